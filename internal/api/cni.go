@@ -1,0 +1,94 @@
+// Package api holds the wire types of the agent's local API: JSON over HTTP/1.1 on a root-only unix socket
+// (/run/warren/agent.sock). The agent serves it; the CNI plugin and the command line speak it. Types only: no
+// behaviour, no goroutine, and nothing but the standard library, because the plugin must stay small.
+package api
+
+import "net/netip"
+
+// Paths of the calls that the CNI plugin makes. All are POST but CNIStatus, which is GET.
+const (
+	CNIAddPath    = "/v1/cni/add"    // AddRequest -> AddReply: reserves addresses for the life of the connection
+	CNICommitPath = "/v1/cni/commit" // CommitRequest: the interface stands, keep the reservation
+	CNIDelPath    = "/v1/cni/del"    // DelRequest -> DelReply: release; succeeds on what is already gone
+	CNICheckPath  = "/v1/cni/check"  // DelRequest -> AddReply: what the record says, 404 without one
+	CNIGCPath     = "/v1/cni/gc"     // GCRequest -> GCReply
+	CNIStatusPath = "/v1/cni/status" // StatusReply
+)
+
+// Error is the body of every answer that is not 200.
+type Error struct {
+	Code    int    `json:"code"` // CNI error code (CNI spec 1.1.0, section 5), 0 where none applies
+	Message string `json:"message"`
+	Details string `json:"details,omitempty"`
+}
+
+// Attachment names one interface of one container: the key of a record (CNI spec: container id + interface name).
+type Attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
+}
+
+// DNS is a Pod's resolver configuration, as the CNI capability `dns` carries it.
+type DNS struct {
+	Servers  []string `json:"servers,omitempty"`
+	Searches []string `json:"searches,omitempty"`
+	Options  []string `json:"options,omitempty"`
+}
+
+// AddRequest asks for addresses for a container's interface.
+type AddRequest struct {
+	Attachment
+	Network      string            `json:"network"` // name of the CNI network configuration
+	Netns        string            `json:"netns"`
+	PodNamespace string            `json:"podNamespace,omitempty"`
+	PodName      string            `json:"podName,omitempty"`
+	PodUID       string            `json:"podUID,omitempty"`
+	IPs          []netip.Addr      `json:"ips,omitempty"` // asked for through the capability `ips`
+	MAC          string            `json:"mac,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"` // args.cni.labels
+	DNS          DNS               `json:"dns"`
+}
+
+// AddReply is what the plugin must build.
+type AddReply struct {
+	Addresses  []netip.Addr `json:"addresses"` // one per family of the cluster, in the cluster's order
+	HostIfName string       `json:"hostIfName"`
+	MTU        int          `json:"mtu"`   // bytes, of the tunnel
+	Table      int          `json:"table"` // routing table that takes the Pods' host routes
+	Protocol   int          `json:"protocol"`
+	DNS        DNS          `json:"dns"` // to be returned in the result
+}
+
+// CommitRequest ends an ADD: the interface stands.
+type CommitRequest struct {
+	Attachment
+	MAC string `json:"mac"` // of the Pod's end
+}
+
+// DelRequest names what is to go, or to be checked.
+type DelRequest struct {
+	Attachment
+}
+
+// DelReply says what was released; HostIfName is empty when nothing was known.
+type DelReply struct {
+	HostIfName string       `json:"hostIfName,omitempty"`
+	Addresses  []netip.Addr `json:"addresses,omitempty"`
+}
+
+// GCRequest names the attachments that are still valid in a network; the others of that network go.
+type GCRequest struct {
+	Network string       `json:"network"`
+	Valid   []Attachment `json:"valid"`
+}
+
+// GCReply lists what was removed.
+type GCReply struct {
+	Removed []Attachment `json:"removed"`
+}
+
+// StatusReply says whether ADD is possible. Code is 0, or 50/51 of the CNI spec with the reason.
+type StatusReply struct {
+	Code   int    `json:"code"`
+	Reason string `json:"reason,omitempty"`
+}

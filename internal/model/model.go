@@ -1,0 +1,161 @@
+// Package model holds warren's plain values: what a cluster is, which nodes it has and who owns which addresses.
+//
+// A Snapshot is immutable once it has been handed on: the store builds a new one for each change, everybody else
+// only reads. The package owns no goroutine, no file and no kernel object, and imports the standard library only.
+package model
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Key is a Curve25519 public or private key as WireGuard uses it: 32 bytes, written in standard base64.
+type Key [32]byte
+
+// ParseKey reads the base64 form of a key that `wg` prints.
+func ParseKey(s string) (Key, error) {
+	var k Key
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(b) != len(k) {
+		return Key{}, fmt.Errorf("key %q: expected 32 bytes in base64 (44 characters)", s)
+	}
+	copy(k[:], b)
+	return k, nil
+}
+
+func (k Key) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
+
+// IsZero reports whether the key is unset.
+func (k Key) IsZero() bool { return k == Key{} }
+
+// MarshalText writes the base64 form.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads the base64 form.
+func (k *Key) UnmarshalText(b []byte) error {
+	v, err := ParseKey(string(b))
+	if err == nil {
+		*k = v
+	}
+	return err
+}
+
+// Cluster is what all nodes of a cluster must agree on. It is written once and verified by every agent.
+type Cluster struct {
+	Name string `json:"name"`
+	// PodCIDRs are the ranges that node blocks are cut from: at most one per family, in the order Pods prefer.
+	PodCIDRs []netip.Prefix `json:"podCIDRs"`
+	// BlockBits is the prefix length of a node's block: [IPv4, IPv6], for instance [24, 64].
+	BlockBits [2]int `json:"blockBits"`
+	Domain    string `json:"domain"`
+	// Port is the WireGuard UDP port a node listens on unless its own configuration says otherwise.
+	Port uint16 `json:"port"`
+}
+
+// Bits returns the block length that applies to a Pod range.
+func (c Cluster) Bits(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return c.BlockBits[0]
+	}
+	return c.BlockBits[1]
+}
+
+// Node is one machine of the cluster as it describes itself to the others.
+type Node struct {
+	Name string `json:"name"`
+	// Identity is made once and kept on the node's disk; it tells a returning node from another one with its name.
+	Identity  string `json:"identity"`
+	PublicKey Key    `json:"publicKey"`
+	// Endpoints are the UDP addresses where the node's tunnel may be reached, the preferred one first.
+	Endpoints []netip.AddrPort `json:"endpoints"`
+	// Addresses are the node's own underlay addresses; Pods reach them through the tunnel.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// PodCIDRs are the blocks the node claims to hold; a reader checks them against Snapshot.Blocks.
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+	// MTU is the largest inner packet in bytes that the node's tunnel takes.
+	MTU     int    `json:"mtu,omitempty"`
+	Zone    string `json:"zone,omitempty"`
+	Version string `json:"version,omitempty"`
+	// Alive is true while the node renews its lease. It is for people: no tunnel is torn down because of it.
+	Alive bool `json:"-"`
+}
+
+// Block is a Pod CIDR and its owner. Nothing but an explicit release ends the ownership.
+type Block struct {
+	CIDR     netip.Prefix `json:"cidr"`
+	Node     string       `json:"node"`
+	Identity string       `json:"identity"`
+	Claimed  time.Time    `json:"claimed"`
+}
+
+// Snapshot is everything the store knows at one revision. It must not be changed after it has been handed on.
+type Snapshot struct {
+	// Revision is the store's own counter (etcd: the mod revision of the newest change); it grows monotonically.
+	Revision int64   `json:"revision"`
+	Cluster  Cluster `json:"cluster"`
+	Nodes    []Node  `json:"nodes"`  // sorted by name
+	Blocks   []Block `json:"blocks"` // sorted by CIDR
+	// Problems are stored records that could not be used, each with its key and the reason.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Node returns the node of that name.
+func (s *Snapshot) Node(name string) (Node, bool) {
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return Node{}, false
+}
+
+// Owned returns the blocks that the node of that name and identity holds.
+func (s *Snapshot) Owned(name, identity string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, b := range s.Blocks {
+		if b.Node == name && b.Identity == identity {
+			out = append(out, b.CIDR)
+		}
+	}
+	return out
+}
+
+// Record wraps a stored value with the version of its layout, so that an old program refuses a newer record.
+type Record struct {
+	Version int             `json:"v"`
+	Value   json.RawMessage `json:"value"`
+}
+
+// Encode writes value as a record of that layout version.
+func Encode(version int, value any) ([]byte, error) {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(Record{Version: version, Value: raw})
+}
+
+// ErrNewer says that a record was written by a newer warren than this one.
+type ErrNewer struct{ Have, Know int }
+
+func (e *ErrNewer) Error() string {
+	return fmt.Sprintf("record layout version %d is newer than this warren knows (%d): upgrade warren on this node", e.Have, e.Know)
+}
+
+// Decode reads a record written by Encode into value. A layout newer than know is refused with *ErrNewer.
+func Decode(data []byte, know int, value any) error {
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return fmt.Errorf("not a warren record: %w", err)
+	}
+	if r.Version < 1 {
+		return fmt.Errorf("not a warren record: layout version %d, expected 1 to %d", r.Version, know)
+	}
+	if r.Version > know {
+		return &ErrNewer{Have: r.Version, Know: know}
+	}
+	return json.Unmarshal(r.Value, value)
+}
