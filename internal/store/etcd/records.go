@@ -1,0 +1,151 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Layout versions of the records. A reader refuses a newer one; a writer always writes its own.
+const (
+	clusterLayout = 1
+	nodeLayout    = 1
+	blockLayout   = 1
+)
+
+// EnsureCluster writes the cluster's configuration if there is none and returns the one that is stored. The caller
+// compares it with its own.
+func (s *Store) EnsureCluster(ctx context.Context, want model.Cluster) (model.Cluster, error) {
+	raw, err := model.Encode(clusterLayout, want)
+	if err != nil {
+		return model.Cluster{}, err
+	}
+	ctx, cancel := request(ctx)
+	defer cancel()
+	key := s.key("config")
+	resp, err := s.cli.Txn(ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, string(raw))).
+		Else(clientv3.OpGet(key)).Commit()
+	if err != nil {
+		return model.Cluster{}, fmt.Errorf("read or create %s: %w", key, err)
+	}
+	if resp.Succeeded {
+		return want, nil
+	}
+	var have model.Cluster
+	kvs := resp.Responses[0].GetResponseRange().Kvs
+	if len(kvs) != 1 {
+		return model.Cluster{}, fmt.Errorf("read %s: no value", key)
+	}
+	if err := model.Decode(kvs[0].Value, clusterLayout, &have); err != nil {
+		return model.Cluster{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	return have, nil
+}
+
+// PutNode writes a node's record. It replaces one of the same identity, or one whose owner is not alive; a name that
+// another living machine holds is refused with ErrNameTaken.
+func (s *Store) PutNode(ctx context.Context, n model.Node) error {
+	raw, err := model.Encode(nodeLayout, n)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := request(ctx)
+	defer cancel()
+	key, alive := s.key("nodes", n.Name), s.key("alive", n.Name)
+	got, err := s.cli.Txn(ctx).Then(clientv3.OpGet(key), clientv3.OpGet(alive)).Commit()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	kvs, living := got.Responses[0].GetResponseRange().Kvs, got.Responses[1].GetResponseRange().Kvs
+	cmp := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", 0)}
+	if len(kvs) == 1 {
+		var have model.Node
+		if err := model.Decode(kvs[0].Value, nodeLayout, &have); err != nil {
+			var newer *model.ErrNewer
+			if errors.As(err, &newer) {
+				return fmt.Errorf("write %s: %w", key, err)
+			}
+		}
+		cmp = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision)}
+		if have.Identity != n.Identity {
+			if len(living) == 1 && string(living[0].Value) != n.Identity {
+				return fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); give this node another nodeName, or run `warren node rm %s` once that machine is gone",
+					ErrNameTaken, n.Name, have.Identity, n.Name)
+			}
+			cmp = append(cmp, aliveUnchanged(alive, living))
+		}
+	}
+	resp, err := s.cli.Txn(ctx).If(cmp...).Then(clientv3.OpPut(key, string(raw))).Commit()
+	if err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	if !resp.Succeeded {
+		return fmt.Errorf("write %s: it changed meanwhile", key)
+	}
+	return nil
+}
+
+// DeleteNode removes a node's record and its blocks if the node still has the given identity; an identity of "" means
+// whoever holds the name. It returns the blocks that are free now.
+func (s *Store) DeleteNode(ctx context.Context, name, identity string) ([]model.Block, error) {
+	all, err := s.Blocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := request(ctx)
+	defer cancel()
+	var freed []model.Block
+	ops := []clientv3.Op{clientv3.OpDelete(s.key("nodes", name))}
+	for _, b := range all {
+		if b.Node == name && (identity == "" || b.Identity == identity) {
+			freed = append(freed, b)
+			ops = append(ops, clientv3.OpDelete(s.key("blocks", blockKey(b.CIDR))))
+		}
+	}
+	resp, err := s.cli.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(s.key("alive", name)), "=", 0)).Then(ops...).Commit()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("remove node %s: %w", name, err)
+	case !resp.Succeeded:
+		return nil, fmt.Errorf("remove node %s: its agent is alive; stop it first (its Pods use the blocks)", name)
+	}
+	return freed, nil
+}
+
+// KeepAlive holds alive/<name> on a lease until ctx ends or the lease is lost. The key is for status only.
+func (s *Store) KeepAlive(ctx context.Context, name, identity string, ttl time.Duration) error {
+	rctx, cancel := request(ctx)
+	defer cancel()
+	lease, err := s.cli.Grant(rctx, int64(ttl/time.Second))
+	if err != nil {
+		return fmt.Errorf("lease for alive/%s: %w", name, err)
+	}
+	key := s.key("alive", name)
+	if _, err := s.cli.Put(rctx, key, identity, clientv3.WithLease(lease.ID)); err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	beats, err := s.cli.KeepAlive(ctx, lease.ID)
+	if err != nil {
+		return fmt.Errorf("keep %s alive: %w", key, err)
+	}
+	for range beats { //nolint:revive // each beat is a renewal; the channel closes when the lease or ctx ends
+	}
+	if ctx.Err() != nil {
+		return s.revoke(lease.ID)
+	}
+	return fmt.Errorf("keep %s alive: the lease ended", key)
+}
+
+// revoke ends the lease at a clean stop, so that status shows it at once. The context of the run is over by then.
+func (s *Store) revoke(id clientv3.LeaseID) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, err := s.cli.Revoke(ctx, id)
+	return err
+}

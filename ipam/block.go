@@ -1,0 +1,146 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// BlockStore is where blocks are claimed: one transaction creates all or none.
+type BlockStore interface {
+	Blocks(ctx context.Context) ([]model.Block, error)
+	ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, err error)
+}
+
+// Owner is who claims: a node name and the identity kept on that node's disk.
+type Owner struct{ Node, Identity string }
+
+// ErrNoFreeBlock says that every block of a Pod range has an owner.
+var ErrNoFreeBlock = errors.New("no free block")
+
+// ClaimBlocks returns the blocks that owner holds, one per Pod range of the cluster at least, claiming what is missing.
+// A claim has no lease: it ends only by release. A request whose outcome is unknown (timeout) is safe to repeat,
+// because the owner finds its own block again.
+func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner) ([]netip.Prefix, error) {
+	have, err := s.Blocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		mine, missing := owned(c, have, o)
+		if len(missing) == 0 {
+			return mine, nil
+		}
+		want, err := pick(c, missing, have, o, try)
+		if err != nil {
+			return mine, err
+		}
+		won, now, err := s.ClaimBlocks(ctx, want)
+		if err != nil {
+			return mine, err
+		}
+		if won {
+			have = append(have, want...)
+			continue
+		}
+		have = now
+	}
+}
+
+// owned returns the owner's blocks and the Pod ranges in which it has none.
+func owned(c model.Cluster, have []model.Block, o Owner) (mine, missing []netip.Prefix) {
+	for _, r := range c.PodCIDRs {
+		n := len(mine)
+		for _, b := range have {
+			if b.Node == o.Node && b.Identity == o.Identity && r.Overlaps(b.CIDR) {
+				mine = append(mine, b.CIDR)
+			}
+		}
+		if len(mine) == n {
+			missing = append(missing, r)
+		}
+	}
+	return mine, missing
+}
+
+// pick chooses one index that is free in every missing range, so that both families of a node carry the same number
+// (10.42.3.0/24 and fd42:0:0:3::/64). The first try takes the lowest, which people like; later tries choose at random
+// among a window that doubles, so that n racing nodes need a constant number of transactions each.
+func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, try int) ([]model.Block, error) {
+	window := 1
+	if try > 0 {
+		window = 4 << min(try, 12)
+	}
+	free := freeIndexes(c, missing, have, window)
+	if len(free) == 0 {
+		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or take a larger Pod range", ErrNoFreeBlock, missing)
+	}
+	i := free[rand.IntN(len(free))]
+	out := make([]model.Block, 0, len(missing))
+	for _, r := range missing {
+		out = append(out, model.Block{CIDR: nth(r, c.Bits(r), i), Node: o.Node, Identity: o.Identity, Claimed: time.Now().UTC().Truncate(time.Second)})
+	}
+	return out, nil
+}
+
+// freeIndexes returns up to limit block numbers that are free in all ranges, lowest first.
+func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, limit int) []int {
+	taken := make(map[netip.Prefix]bool, len(have))
+	var odd []netip.Prefix // blocks of another size than the cluster's: compared one by one
+	for _, b := range have {
+		if taken[b.CIDR] = true; b.CIDR.Bits() != c.Bits(b.CIDR) {
+			odd = append(odd, b.CIDR)
+		}
+	}
+	var out []int
+	for i := 0; i < blockCount(c, ranges) && len(out) < limit; i++ {
+		if isFree(c, ranges, taken, odd, i) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func isFree(c model.Cluster, ranges []netip.Prefix, taken map[netip.Prefix]bool, odd []netip.Prefix, i int) bool {
+	for _, r := range ranges {
+		b := nth(r, c.Bits(r), i)
+		if taken[b] {
+			return false
+		}
+		for _, o := range odd {
+			if o.Overlaps(b) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// maxBlocks bounds the search in a huge IPv6 range.
+const maxBlocks = 1 << 20
+
+// blockCount is the number of blocks that every range has.
+func blockCount(c model.Cluster, ranges []netip.Prefix) int {
+	n := maxBlocks
+	for _, r := range ranges {
+		if bits := c.Bits(r) - r.Bits(); bits < 20 {
+			n = min(n, 1<<max(bits, 0))
+		}
+	}
+	return n
+}
+
+// nth returns block number i of bits length in range r.
+func nth(r netip.Prefix, bits, i int) netip.Prefix {
+	base := new(big.Int).SetBytes(r.Masked().Addr().AsSlice())
+	off := new(big.Int).Lsh(big.NewInt(int64(i)), uint(r.Addr().BitLen()-bits))
+	sum := base.Add(base, off).FillBytes(make([]byte, r.Addr().BitLen()/8))
+	a, _ := netip.AddrFromSlice(sum)
+	return netip.PrefixFrom(a, bits)
+}
