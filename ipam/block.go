@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
@@ -14,8 +15,10 @@ import (
 
 // BlockStore is where blocks are claimed: one transaction creates all or none.
 type BlockStore interface {
-	Blocks(ctx context.Context) ([]model.Block, error)
-	ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, err error)
+	// Blocks lists all claims and the store's revision at that moment.
+	Blocks(ctx context.Context) (all []model.Block, revision int64, err error)
+	// ClaimBlocks creates all of want if none exists (won), else returns what is claimed now.
+	ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, revision int64, err error)
 }
 
 // Owner is who claims: a node name and the identity kept on that node's disk.
@@ -26,24 +29,28 @@ var ErrNoFreeBlock = errors.New("no free block")
 
 // ClaimBlocks returns the blocks that owner holds, one per Pod range of the cluster at least, claiming what is missing.
 // A claim has no lease: it ends only by release. A request whose outcome is unknown (timeout) is safe to repeat,
-// because the owner finds its own block again.
-func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner) ([]netip.Prefix, error) {
-	have, err := s.Blocks(ctx)
+// because the owner finds its own block again. The blocks in prefer are taken where they are free: a node that comes
+// back after the store lost its data claims what its Pods already use. The revision is that of the last answer.
+func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, prefer []netip.Prefix) ([]netip.Prefix, int64, error) {
+	have, rev, err := s.Blocks(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for try := 0; ; try++ {
 		mine, missing := owned(c, have, o)
 		if len(missing) == 0 {
-			return mine, nil
+			return mine, rev, nil
 		}
-		want, err := pick(c, missing, have, o, try)
-		if err != nil {
-			return mine, err
+		want := again(missing, have, o, prefer)
+		if want == nil {
+			if want, err = pick(c, missing, have, o, try); err != nil {
+				return mine, rev, err
+			}
 		}
-		won, now, err := s.ClaimBlocks(ctx, want)
-		if err != nil {
-			return mine, err
+		var won bool
+		var now []model.Block
+		if won, now, rev, err = s.ClaimBlocks(ctx, want); err != nil {
+			return mine, rev, err
 		}
 		if won {
 			have = append(have, want...)
@@ -69,6 +76,21 @@ func owned(c model.Cluster, have []model.Block, o Owner) (mine, missing []netip.
 	return mine, missing
 }
 
+// again returns claims for those preferred blocks that lie in a missing range and overlap nobody's block.
+func again(missing []netip.Prefix, have []model.Block, o Owner, prefer []netip.Prefix) (out []model.Block) {
+	for _, p := range prefer {
+		inside := slices.ContainsFunc(missing, func(r netip.Prefix) bool { return r.Overlaps(p) })
+		if inside && !slices.ContainsFunc(have, func(b model.Block) bool { return b.CIDR.Overlaps(p) }) {
+			out = append(out, newBlock(p, o))
+		}
+	}
+	return out
+}
+
+func newBlock(p netip.Prefix, o Owner) model.Block {
+	return model.Block{CIDR: p, Node: o.Node, Identity: o.Identity, Claimed: time.Now().UTC().Truncate(time.Second)}
+}
+
 // pick chooses one index that is free in every missing range, so that both families of a node carry the same number
 // (10.42.3.0/24 and fd42:0:0:3::/64). The first try takes the lowest, which people like; later tries choose at random
 // among a window that doubles, so that n racing nodes need a constant number of transactions each.
@@ -84,7 +106,7 @@ func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, 
 	i := free[rand.IntN(len(free))]
 	out := make([]model.Block, 0, len(missing))
 	for _, r := range missing {
-		out = append(out, model.Block{CIDR: nth(r, c.Bits(r), i), Node: o.Node, Identity: o.Identity, Claimed: time.Now().UTC().Truncate(time.Second)})
+		out = append(out, newBlock(nth(r, c.Bits(r), i), o))
 	}
 	return out, nil
 }

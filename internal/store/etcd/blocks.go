@@ -15,20 +15,21 @@ import (
 // blockKey writes a CIDR so that it is one path element: 10.42.3.0-24, fd42:0:0:3::-64.
 func blockKey(p netip.Prefix) string { return strings.Replace(p.String(), "/", "-", 1) }
 
-// Blocks lists every claimed block, sorted by CIDR.
-func (s *Store) Blocks(ctx context.Context) ([]model.Block, error) {
+// Blocks lists every claimed block, sorted by CIDR, and the revision of the list.
+func (s *Store) Blocks(ctx context.Context) ([]model.Block, int64, error) {
 	ctx, cancel := request(ctx)
 	defer cancel()
 	resp, err := s.cli.Get(ctx, s.key("blocks", ""), clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("list blocks: %w", err)
+		return nil, 0, fmt.Errorf("list blocks: %w", err)
 	}
-	return decodeBlocks(resp.Kvs)
+	out, err := decodeBlocks(resp.Kvs)
+	return out, resp.Header.Revision, err
 }
 
 // ClaimBlocks creates all the given blocks in one transaction if none of them exists. It returns false and the blocks
 // that are claimed by now if any did.
-func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (bool, []model.Block, error) {
+func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, revision int64, err error) {
 	ctx, cancel := request(ctx)
 	defer cancel()
 	var cmps []clientv3.Cmp
@@ -36,7 +37,7 @@ func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (bool, []mo
 	for _, b := range want {
 		raw, err := model.Encode(blockLayout, b)
 		if err != nil {
-			return false, nil, err
+			return false, nil, 0, err
 		}
 		key := s.key("blocks", blockKey(b.CIDR))
 		cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
@@ -44,13 +45,13 @@ func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (bool, []mo
 	}
 	resp, err := s.cli.Txn(ctx).If(cmps...).Then(puts...).Else(clientv3.OpGet(s.key("blocks", ""), clientv3.WithPrefix())).Commit()
 	if err != nil {
-		return false, nil, fmt.Errorf("claim blocks: %w", err)
+		return false, nil, 0, fmt.Errorf("claim blocks: %w", err)
 	}
 	if resp.Succeeded {
-		return true, want, nil
+		return true, want, resp.Header.Revision, nil
 	}
-	have, err := decodeBlocks(resp.Responses[0].GetResponseRange().Kvs)
-	return false, have, err
+	now, err = decodeBlocks(resp.Responses[0].GetResponseRange().Kvs)
+	return false, now, resp.Header.Revision, err
 }
 
 // decodeBlocks is strict: a block record that cannot be read stops every claim, because a claim that overlooks it

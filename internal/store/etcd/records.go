@@ -94,7 +94,7 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) error {
 // DeleteNode removes a node's record and its blocks if the node still has the given identity; an identity of "" means
 // whoever holds the name. It returns the blocks that are free now.
 func (s *Store) DeleteNode(ctx context.Context, name, identity string) ([]model.Block, error) {
-	all, err := s.Blocks(ctx)
+	all, _, err := s.Blocks(ctx)
 	if err != nil {
 		return nil, err
 	}

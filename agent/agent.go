@@ -1,0 +1,261 @@
+// Package agent is the node's control loop: it watches the store, turns each snapshot into a plan (pure) and applies
+// the plan to the tunnel, the host's network configuration and the Pods' addresses.
+//
+// It owns every goroutine of the program, the state directory and the local API socket. State goes one way: store ->
+// model.Snapshot -> plan -> apply. While the store is away the last snapshot serves, from memory or from disk. A stop,
+// clean or not, leaves the data plane standing; only Uninstall takes it away.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/disk"
+	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/ipam"
+	"github.com/warrennet/warren/tunnel"
+	"golang.org/x/sync/errgroup"
+
+	"net/netip"
+)
+
+// Version is set by the build.
+var Version = "dev"
+
+// Agent is one node's agent. New prepares it, Run does everything.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	disk     disk.Dir
+	identity string
+	key      model.Key
+
+	store  *etcd.Store
+	host   *hostnet.Host
+	tun    *tunnel.Tunnel
+	pool   *ipam.Pool
+	plug   *plug.Server
+	health storeHealth
+
+	snapshot    atomic.Pointer[model.Snapshot]
+	clusterNow  atomic.Pointer[model.Cluster]
+	blocks      atomic.Pointer[[]netip.Prefix]
+	wanted      atomic.Pointer[model.Node] // how the node should be registered
+	applied     atomic.Pointer[appliedState]
+	joinProblem atomic.Value // string: why the node cannot join, "" when it did
+
+	verified   bool  // cluster configuration compared; only the member goroutine uses it
+	claimedAt  int64 // store revision of the last claim; likewise
+	claimed    chan struct{}
+	haveBlocks sync.Once
+	kicked     chan struct{} // wakes the apply loop
+	rejoin     chan struct{} // wakes the member loop
+	foreign    foreignPeers
+}
+
+// appliedState is what the last apply did.
+type appliedState struct {
+	plan     plan
+	revision int64
+	at       time.Time
+	err      error // joined errors of the apply, nil when all of it holds
+	first    bool  // at least one apply succeeded as a whole
+}
+
+// New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
+func New(cfg Config, log *slog.Logger) (*Agent, error) {
+	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
+		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1)}
+	a.joinProblem.Store("")
+	var err error
+	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
+		return nil, err
+	}
+	if a.key, err = tunnel.LoadOrCreateKey(filepath.Join(cfg.StateDir, "private.key")); err != nil {
+		return nil, err
+	}
+	if err := a.remember(); err != nil {
+		return nil, err
+	}
+	if a.store, err = etcd.New(cfg.Etcd); err != nil {
+		return nil, err
+	}
+	a.host = hostnet.New(cfg.ProcSysNet, filepath.Join(cfg.StateDir, "sysctls.json"), log)
+	if err := a.foreign.load(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// remember takes up what the node knew when it last ran.
+func (a *Agent) remember() error {
+	blocks, err := a.disk.Blocks()
+	if err != nil {
+		return err
+	}
+	if len(blocks) > 0 {
+		a.blocks.Store(&blocks)
+		a.haveBlocks.Do(func() { close(a.claimed) })
+	}
+	snap, err := a.disk.Snapshot()
+	if err != nil {
+		// The cache only bridges an outage; a damaged one must not keep the node down. A newer one must.
+		var newer *model.ErrNewer
+		if errors.As(err, &newer) {
+			return err
+		}
+		a.log.Warn("the kept snapshot is unreadable and was passed over", "err", err)
+		return nil
+	}
+	if snap != nil {
+		a.snapshot.Store(snap)
+		a.setCluster(snap.Cluster)
+	}
+	return nil
+}
+
+// Run works until ctx ends or something fails that only a person can mend. It leaves the data plane standing.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.store.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	// With nothing claimed yet there is no plan to make; the socket answers all the same and says so.
+	listener, err := listen(a.cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	if err := a.openPool(); err != nil {
+		listener.Close()
+		return err
+	}
+	g.Go(func() error { return a.serve(ctx, listener) })
+	g.Go(func() error { a.watch(ctx); return nil })
+	g.Go(func() error { a.alive(ctx); return nil })
+	g.Go(func() error { return a.member(ctx) })
+	g.Go(func() error { return a.dataPlane(ctx) })
+	if a.cfg.Metrics != "" {
+		g.Go(func() error { return a.serveMetrics(ctx) })
+	}
+	err = g.Wait()
+	notify("STOPPING=1")
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// dataPlane waits for blocks, brings the tunnel up and keeps applying plans.
+func (a *Agent) dataPlane(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.claimed:
+	}
+	a.warnOverlaps()
+	under, err := a.underlay()
+	if err != nil {
+		return err
+	}
+	t, err := tunnel.New(tunnel.Config{
+		Name: a.cfg.Interface, MTU: deriveMTU(a.self(under)), DisableOffload: !a.cfg.Offload,
+		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
+		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
+	})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return t.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.Ready():
+		}
+		a.tun = t
+		return a.applyLoop(ctx)
+	})
+	g.Go(func() error { return hostnet.Watch(ctx, a.kick) })
+	return g.Wait()
+}
+
+// settle is how long the loop gathers further changes after an apply; reassert is how often it looks after what sends
+// no notification (sysctls, the peers that wg(8) can change).
+const (
+	settle   = 20 * time.Millisecond
+	reassert = 3 * time.Second
+)
+
+func (a *Agent) applyLoop(ctx context.Context) error {
+	for {
+		a.apply()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(settle):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.kicked:
+		case <-time.After(reassert):
+		}
+	}
+}
+
+// kick asks for an apply soon; many kicks make one.
+func (a *Agent) kick() {
+	for _, c := range []chan struct{}{a.kicked, a.rejoin} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (a *Agent) cluster() model.Cluster {
+	if c := a.clusterNow.Load(); c != nil {
+		return *c
+	}
+	return a.cfg.Cluster
+}
+
+func (a *Agent) setCluster(c model.Cluster) {
+	if len(c.PodCIDRs) > 0 {
+		a.clusterNow.Store(&c)
+	}
+}
+
+// port is the node's own UDP port: what was set here, else the cluster's.
+func (a *Agent) port() uint16 {
+	if a.cfg.Given("port") {
+		return a.cfg.Cluster.Port
+	}
+	return a.cluster().Port
+}
+
+func (a *Agent) warnOverlaps() {
+	over, err := hostnet.Overlaps(a.cluster().PodCIDRs)
+	if err != nil {
+		a.log.Warn("cannot compare the Pod ranges with the host's routes", "err", err)
+	}
+	for _, o := range over {
+		a.log.Error("range overlap: Pods cannot reach that network and may take its traffic", "overlap", o)
+	}
+}
+
+func (a *Agent) openPool() error {
+	if err := os.MkdirAll(a.cfg.RunDir, 0o700); err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	return a.openPlug()
+}

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"errors"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+)
+
+// apply makes one plan from the newest snapshot and brings the kernel and the tunnel to it: the tunnel's peers first,
+// then addresses, routes and rules (adds before removals inside each). A part that fails does not stop the others.
+func (a *Agent) apply() {
+	snap := a.snapshot.Load()
+	if snap == nil {
+		snap = &model.Snapshot{}
+	}
+	blocks := a.blocks.Load()
+	under, err := a.underlay()
+	if err != nil {
+		a.log.Warn("cannot read the host's addresses", "err", err)
+		return
+	}
+	me := a.self(under)
+	p := makePlan(me, snap, a.localPods())
+	errs := []error{
+		a.tun.SetMTU(p.MTU),
+		a.tun.SetPeers(p.Peers),
+	}
+	changed, err := a.host.Set(p.Host)
+	errs = append(errs, err, a.pool.SetBlocks(*blocks))
+	a.finish(p, snap, changed, errors.Join(errs...))
+}
+
+// finish publishes what was applied and keeps the snapshot on disk.
+func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
+	last := a.applied.Load()
+	now := &appliedState{plan: p, revision: snap.Revision, at: time.Now(), err: err, first: err == nil || last != nil && last.first}
+	a.applied.Store(now)
+	if err != nil && (last == nil || last.err == nil || last.err.Error() != err.Error()) {
+		a.log.Error("not all of the plan could be applied; trying again", "err", err)
+	}
+	if err == nil && last != nil && last.err != nil {
+		a.log.Info("the plan holds again")
+	}
+	if changed > 0 && last != nil {
+		a.log.Info("host network brought back to the plan", "changes", changed)
+	}
+	if now.first && (last == nil || !last.first) {
+		a.becameReady()
+	}
+	if old := a.wanted.Load(); old == nil || !reflect.DeepEqual(*old, p.Node) {
+		a.wanted.Store(&p.Node)
+		select {
+		case a.rejoin <- struct{}{}:
+		default:
+		}
+	}
+	if snap.Revision > 0 && (last == nil || last.revision != snap.Revision) {
+		if err := a.disk.SetSnapshot(snap); err != nil {
+			a.log.Warn("cannot keep the snapshot on disk", "err", err)
+		}
+	}
+	for _, x := range p.Problems {
+		if last == nil || !contains(last.plan.Problems, x) {
+			a.log.Warn("problem in the cluster's records", "problem", x)
+		}
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// underlay is what the host offers, or what the configuration says it does.
+func (a *Agent) underlay() (hostnet.Underlay, error) {
+	under, err := hostnet.Observe(a.cluster().PodCIDRs)
+	if len(a.cfg.NodeAddresses) > 0 {
+		under.Addrs = a.cfg.NodeAddresses
+	}
+	return under, err
+}
+
+func (a *Agent) self(under hostnet.Underlay) self {
+	var blocks []netip.Prefix
+	if b := a.blocks.Load(); b != nil {
+		blocks = *b
+	}
+	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
+		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.cfg.Zone,
+		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list()}
+}

@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/ipam"
+)
+
+// leaseTTL bounds how long status still calls a dead node alive.
+const leaseTTL = 10 * time.Second
+
+// backoff grows from a quarter of a second to five; a store that comes back is used within that.
+type backoff struct{ d time.Duration }
+
+func (b *backoff) wait(ctx context.Context, kick <-chan struct{}) {
+	b.d = min(max(2*b.d, 250*time.Millisecond), 5*time.Second)
+	select {
+	case <-ctx.Done():
+	case <-kick:
+	case <-time.After(b.d):
+	}
+}
+
+func (b *backoff) reset() { b.d = 0 }
+
+// watch keeps the newest snapshot. While the store is away the last one serves.
+func (a *Agent) watch(ctx context.Context) {
+	var b backoff
+	for ctx.Err() == nil {
+		err := a.store.Watch(ctx, func(s *model.Snapshot) {
+			b.reset()
+			a.health.ok()
+			a.snapshot.Store(s)
+			a.kick()
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		a.health.failed(a.log, err)
+		b.wait(ctx, nil)
+	}
+}
+
+// alive renews the node's leased key, again and again.
+func (a *Agent) alive(ctx context.Context) {
+	var b backoff
+	for ctx.Err() == nil {
+		start := time.Now()
+		if err := a.store.KeepAlive(ctx, a.cfg.NodeName, a.identity, leaseTTL); err != nil && ctx.Err() == nil {
+			a.log.Debug("liveness key lost", "err", err)
+		}
+		if time.Since(start) > leaseTTL {
+			b.reset()
+		}
+		b.wait(ctx, nil)
+	}
+}
+
+// member makes this node a member and keeps it one: the cluster's configuration verified, blocks claimed, the node's
+// record as planned. It runs whenever something changed and repeats what failed.
+func (a *Agent) member(ctx context.Context) error {
+	var b backoff
+	for ctx.Err() == nil {
+		err := a.join(ctx)
+		var mismatch *clusterMismatch
+		if errors.As(err, &mismatch) {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			a.joinProblem.Store(err.Error())
+			a.log.Warn("cannot join yet", "err", err)
+			b.wait(ctx, nil)
+			continue
+		}
+		a.joinProblem.Store("")
+		b.reset()
+		select {
+		case <-ctx.Done():
+		case <-a.rejoin:
+		}
+	}
+	return nil
+}
+
+// join does what is missing, in order; it does nothing when nothing is.
+func (a *Agent) join(ctx context.Context) error {
+	if !a.verified {
+		have, err := a.store.EnsureCluster(ctx, a.cfg.Cluster)
+		if err != nil {
+			return err
+		}
+		if err := a.cfg.agree(have); err != nil {
+			return err
+		}
+		a.verified = true
+		a.setCluster(have)
+	}
+	snap := a.snapshot.Load()
+	if err := a.claim(ctx, snap); err != nil {
+		return err
+	}
+	want := a.wanted.Load()
+	if want == nil || snap == nil {
+		return nil
+	}
+	have, ok := snap.Node(want.Name)
+	have.Alive = false
+	if ok && reflect.DeepEqual(normal(have), normal(*want)) {
+		return nil
+	}
+	err := a.store.PutNode(ctx, *want)
+	if errors.Is(err, etcd.ErrNameTaken) {
+		return err
+	}
+	if err == nil {
+		a.log.Info("registered", "node", want.Name, "podCIDRs", want.PodCIDRs, "endpoints", want.Endpoints)
+	}
+	return err
+}
+
+// normal makes empty and nil lists equal.
+func normal(n model.Node) model.Node {
+	if len(n.Endpoints) == 0 {
+		n.Endpoints = nil
+	}
+	if len(n.Addresses) == 0 {
+		n.Addresses = nil
+	}
+	if len(n.PodCIDRs) == 0 {
+		n.PodCIDRs = nil
+	}
+	return n
+}
+
+// claim makes sure that the blocks this node uses are its own in the store. The blocks on its disk are claimed again
+// when the store lost them; if another node has one by now, this node takes a new one and says so.
+func (a *Agent) claim(ctx context.Context, snap *model.Snapshot) error {
+	held := a.blocks.Load()
+	if held != nil && snap != nil && snap.Revision > a.claimedAt && ownsAll(snap, a.owner(), *held) {
+		return nil
+	}
+	var prefer []netip.Prefix
+	if held != nil {
+		prefer = *held
+	}
+	got, rev, err := ipam.ClaimBlocks(ctx, a.store, a.cluster(), a.owner(), prefer)
+	if err != nil {
+		return err
+	}
+	a.claimedAt = rev
+	if held != nil && slices.Equal(*held, got) {
+		return nil
+	}
+	for _, p := range prefer {
+		if !slices.Contains(got, p) {
+			a.log.Error("this node's block now belongs to another node; its running Pods must be recreated", "block", p)
+		}
+	}
+	if err := a.disk.SetBlocks(got); err != nil {
+		return err
+	}
+	a.log.Info("claimed", "podCIDRs", got)
+	a.blocks.Store(&got)
+	a.haveBlocks.Do(func() { close(a.claimed) })
+	a.kick()
+	return nil
+}
+
+func (a *Agent) owner() ipam.Owner { return ipam.Owner{Node: a.cfg.NodeName, Identity: a.identity} }
+
+func ownsAll(snap *model.Snapshot, o ipam.Owner, blocks []netip.Prefix) bool {
+	mine := snap.Owned(o.Node, o.Identity)
+	for _, b := range blocks {
+		if !slices.Contains(mine, b) {
+			return false
+		}
+	}
+	return len(mine) == len(blocks)
+}
+
+// clusterMismatch says which settings of this node differ from the cluster's.
+type clusterMismatch struct{ diffs []string }
+
+func (e *clusterMismatch) Error() string {
+	return "this node's configuration differs from the cluster's (`config` in the store): " + strings.Join(e.diffs, "; ") +
+		". Change this node's settings, or leave them unset to take the cluster's"
+}
+
+// agree compares what somebody set on this node with what the cluster was created with. Settings that nobody set here
+// are taken from the cluster.
+func (c *Config) agree(have model.Cluster) error {
+	var e clusterMismatch
+	check := func(key string, same bool, mine, theirs any) {
+		if c.Given(key) && !same {
+			e.diffs = append(e.diffs, fmt.Sprintf("%s: %v here, %v in the cluster", key, mine, theirs))
+		}
+	}
+	w := c.Cluster
+	check("podCIDRs", slices.Equal(w.PodCIDRs, have.PodCIDRs), w.PodCIDRs, have.PodCIDRs)
+	check("blockBits.ipv4", w.BlockBits[0] == have.BlockBits[0], w.BlockBits[0], have.BlockBits[0])
+	check("blockBits.ipv6", w.BlockBits[1] == have.BlockBits[1], w.BlockBits[1], have.BlockBits[1])
+	check("domain", w.Domain == have.Domain, w.Domain, have.Domain)
+	if len(e.diffs) > 0 {
+		return &e
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/warrennet/warren/internal/api"
+	"golang.org/x/sys/unix"
+)
+
+// SocketName is the local API's socket in the run directory.
+const SocketName = "agent.sock"
+
+// listen takes over the socket's path: a lock beside it makes sure that no other agent is serving there.
+func listen(dir string) (net.Listener, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("another agent runs in %s (its lock %s is held)", dir, lock.Name())
+	}
+	path := filepath.Join(dir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		lock.Close()
+		return nil, err
+	}
+	old := unix.Umask(0o177) // the socket is root's from its first moment
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &lockedListener{l, lock}, nil
+}
+
+// lockedListener keeps the lock as long as the socket is served.
+type lockedListener struct {
+	net.Listener
+	lock *os.File
+}
+
+func (l *lockedListener) Close() error { return errors.Join(l.Listener.Close(), l.lock.Close()) }
+
+func (a *Agent) serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.StatusPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.status()) })
+	mux.HandleFunc("GET "+api.ReadyPath, a.serveReady)
+	mux.HandleFunc("GET "+api.PodsPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) })
+	mux.HandleFunc("GET "+api.PeersPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) })
+	mux.HandleFunc("POST "+api.PeersPath, a.addPeer)
+	mux.HandleFunc("DELETE "+api.PeersPath, a.removePeer)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	a.plug.Attach(srv, mux)
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client went away; there is nobody to tell
+}
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(api.Error{Message: err.Error()})
+}
+
+func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if why := a.notReady(); why != "" {
+		refuse(w, http.StatusServiceUnavailable, errors.New(why))
+		return
+	}
+	reply(w, struct{}{})
+}
+
+// notReady says what is missing before a Pod can be plugged, "" when nothing is.
+func (a *Agent) notReady() string {
+	if a.blocks.Load() == nil {
+		if why, _ := a.joinProblem.Load().(string); why != "" {
+			return "no Pod CIDR yet: " + why
+		}
+		return "no Pod CIDR yet: waiting for the store"
+	}
+	s := a.applied.Load()
+	if s == nil {
+		return "the tunnel is coming up"
+	}
+	if !s.first {
+		return "the first plan could not be applied: " + s.err.Error()
+	}
+	return ""
+}
+
+func (a *Agent) status() api.Status {
+	st := api.Status{Node: a.cfg.NodeName, Version: Version, Cluster: a.cluster().Name, Store: a.health.get(),
+		PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface}
+	if why := a.notReady(); why != "" {
+		st.Problems = append(st.Problems, why)
+	} else {
+		st.Ready = true
+	}
+	if why, _ := a.joinProblem.Load().(string); why != "" && st.Ready {
+		st.Problems = append(st.Problems, why)
+	}
+	if !st.Store.Connected && st.Store.Error != "" {
+		st.Problems = append(st.Problems, "the store is away: "+st.Store.Error)
+	}
+	if b := a.blocks.Load(); b != nil {
+		st.PodCIDRs = *b
+	}
+	st.Pods = len(a.localPods())
+	snap := a.snapshot.Load()
+	if snap != nil {
+		st.Revision = snap.Revision
+	}
+	if s := a.applied.Load(); s != nil {
+		st.Applied, st.MTU, st.Addresses = s.revision, s.plan.MTU, s.plan.Node.Addresses
+		st.Problems = append(st.Problems, s.plan.Problems...)
+		if s.err != nil {
+			st.Problems = append(st.Problems, "not applied: "+s.err.Error())
+		}
+		st.Peers, st.Tunnel = a.peerStatus(snap, s.plan), a.tun.Stats()
+		st.Problems = append(st.Problems, peerProblems(st.Peers)...)
+	}
+	return st
+}

@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Setting is one value of the agent's configuration: it has a key in the config file, a flag and an environment
+// variable. The list of them is the only place where a setting is named.
+type Setting struct {
+	Key   string // in the config file; nested keys are joined by a dot: etcd.endpoints
+	Usage string
+	List  bool // several values: a YAML list, or separated by commas
+	set   func(*Config, string) error
+	get   func(*Config) string
+}
+
+// Flag is the setting's command line flag, without the dashes: etcd-endpoints.
+func (s Setting) Flag() string { return dashed(s.Key) }
+
+// Env is the setting's environment variable: WARREN_ETCD_ENDPOINTS.
+func (s Setting) Env() string {
+	return "WARREN_" + strings.ToUpper(strings.ReplaceAll(dashed(s.Key), "-", "_"))
+}
+
+// Default returns the value that applies when nobody sets one.
+func (s Setting) Default() string {
+	c := DefaultConfig()
+	return s.get(&c)
+}
+
+// Set parses and stores a value.
+func (s Setting) Set(c *Config, value string) error {
+	if err := s.set(c, strings.TrimSpace(value)); err != nil {
+		return fmt.Errorf("%s: %w", s.Key, err)
+	}
+	c.given[s.Key] = true
+	return nil
+}
+
+// Settings lists every setting, sorted by key.
+func Settings() []Setting {
+	out := []Setting{
+		text("nodeName", "name of this node in the cluster (default: the host name)", func(c *Config) *string { return &c.NodeName }),
+		text("cluster", "name of the cluster: the records live below /warren/<cluster>/", func(c *Config) *string { return &c.Cluster.Name }),
+		text("domain", "cluster domain", func(c *Config) *string { return &c.Cluster.Domain }),
+		list("podCIDRs", "Pod ranges, at most one per family, the preferred family first",
+			func(c *Config) *[]netip.Prefix { return &c.Cluster.PodCIDRs }, parsePrefix),
+		number("blockBits.ipv4", "prefix length of a node's IPv4 block", func(c *Config) *int { return &c.Cluster.BlockBits[0] }),
+		number("blockBits.ipv6", "prefix length of a node's IPv6 block", func(c *Config) *int { return &c.Cluster.BlockBits[1] }),
+		port("port", "UDP port of the tunnel", func(c *Config) *uint16 { return &c.Cluster.Port }),
+		list("etcd.endpoints", "URLs of the etcd servers", func(c *Config) *[]string { return &c.Etcd.Endpoints }, plain),
+		text("etcd.caFile", "PEM file of the authorities that sign the etcd servers", func(c *Config) *string { return &c.Etcd.CAFile }),
+		text("etcd.certFile", "PEM file of this node's etcd client certificate", func(c *Config) *string { return &c.Etcd.CertFile }),
+		text("etcd.keyFile", "PEM file of its key", func(c *Config) *string { return &c.Etcd.KeyFile }),
+		text("etcd.username", "user name, for an etcd with users", func(c *Config) *string { return &c.Etcd.Username }),
+		text("etcd.passwordFile", "file that holds the user's password", func(c *Config) *string { return &c.EtcdPasswordFile }),
+		list("endpoints", "address:port pairs where other nodes reach this node's tunnel, preferred first (default: the node's addresses)",
+			func(c *Config) *[]netip.AddrPort { return &c.Endpoints }, netip.ParseAddrPort),
+		list("nodeAddresses", "this node's own addresses (default: found on the host's links)",
+			func(c *Config) *[]netip.Addr { return &c.NodeAddresses }, netip.ParseAddr),
+		number("mtu", "MTU of the tunnel in bytes; 0 derives it from the underlay (its MTU less 80)", func(c *Config) *int { return &c.MTU }),
+		text("zone", "topology zone of this node", func(c *Config) *string { return &c.Zone }),
+		boolean("offload", "use the kernel's segmentation offloads where it has them", func(c *Config) *bool { return &c.Offload }),
+		duration("keepalive", "interval of WireGuard keepalives to every peer, 0 for none (set it behind NAT)", func(c *Config) *time.Duration { return &c.Keepalive }),
+		text("interface", "name of the tunnel interface", func(c *Config) *string { return &c.Interface }),
+		text("stateDir", "directory of what must outlive a reboot: key, identity, blocks, last snapshot", func(c *Config) *string { return &c.StateDir }),
+		text("runDir", "directory of the agent's socket and locks", func(c *Config) *string { return &c.RunDir }),
+		text("uapiDir", "directory of the WireGuard UAPI socket that wg(8) opens", func(c *Config) *string { return &c.UAPIDir }),
+		text("cniConfDir", "directory the CNI conflist is written to; empty writes none", func(c *Config) *string { return &c.CNIConfDir }),
+		text("procSysNet", "where /proc/sys/net of the host is mounted", func(c *Config) *string { return &c.ProcSysNet }),
+		text("metrics", "address:port of the Prometheus metrics; empty serves none", func(c *Config) *string { return &c.Metrics }),
+		text("logLevel", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Key < out[j].Key })
+	return out
+}
+
+func text(key, usage string, at func(*Config) *string) Setting {
+	return Setting{Key: key, Usage: usage,
+		set: func(c *Config, v string) error { *at(c) = v; return nil },
+		get: func(c *Config) string { return *at(c) }}
+}
+
+func number(key, usage string, at func(*Config) *int) Setting {
+	return Setting{Key: key, Usage: usage,
+		set: func(c *Config, v string) error {
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				return fmt.Errorf("%q is not a whole number", v)
+			}
+			*at(c) = n
+			return nil
+		},
+		get: func(c *Config) string { return strconv.Itoa(*at(c)) }}
+}
+
+func port(key, usage string, at func(*Config) *uint16) Setting {
+	return Setting{Key: key, Usage: usage,
+		set: func(c *Config, v string) error {
+			n, err := strconv.ParseUint(v, 10, 16)
+			if err != nil || n == 0 {
+				return fmt.Errorf("%q is not a port (1 to 65535)", v)
+			}
+			*at(c) = uint16(n)
+			return nil
+		},
+		get: func(c *Config) string { return strconv.Itoa(int(*at(c))) }}
+}
+
+func boolean(key, usage string, at func(*Config) *bool) Setting {
+	return Setting{Key: key, Usage: usage,
+		set: func(c *Config, v string) error {
+			b, err := strconv.ParseBool(v)
+			if err != nil {
+				return fmt.Errorf("%q is neither true nor false", v)
+			}
+			*at(c) = b
+			return nil
+		},
+		get: func(c *Config) string { return strconv.FormatBool(*at(c)) }}
+}
+
+func duration(key, usage string, at func(*Config) *time.Duration) Setting {
+	return Setting{Key: key, Usage: usage,
+		set: func(c *Config, v string) error {
+			d, err := time.ParseDuration(v)
+			if err != nil || d < 0 {
+				return fmt.Errorf("%q is not a duration such as 25s", v)
+			}
+			*at(c) = d
+			return nil
+		},
+		get: func(c *Config) string { return at(c).String() }}
+}
+
+func list[T any](key, usage string, at func(*Config) *[]T, parse func(string) (T, error)) Setting {
+	return Setting{Key: key, Usage: usage, List: true,
+		set: func(c *Config, v string) error {
+			var out []T
+			for _, f := range strings.Split(v, ",") {
+				if f = strings.TrimSpace(f); f == "" {
+					continue
+				}
+				x, err := parse(f)
+				if err != nil {
+					return err
+				}
+				out = append(out, x)
+			}
+			*at(c) = out
+			return nil
+		},
+		get: func(c *Config) string {
+			var s []string
+			for _, x := range *at(c) {
+				s = append(s, fmt.Sprint(x))
+			}
+			return strings.Join(s, ",")
+		}}
+}
+
+func plain(s string) (string, error) { return s, nil }
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q is not a CIDR such as 10.42.0.0/16", s)
+	}
+	if p != p.Masked() {
+		return p, fmt.Errorf("%s has host bits set, expected %s", s, p.Masked())
+	}
+	return p, nil
+}
+
+// dashed turns etcd.caFile into etcd-ca-file and podCIDRs into pod-cidrs.
+func dashed(key string) string {
+	var b strings.Builder
+	prevLower := false
+	for i, r := range key {
+		upper := r >= 'A' && r <= 'Z'
+		switch {
+		case r == '.':
+			b.WriteByte('-')
+		case upper && i > 0 && prevLower:
+			b.WriteByte('-')
+			b.WriteRune(r + 'a' - 'A')
+		case upper:
+			b.WriteRune(r + 'a' - 'A')
+		default:
+			b.WriteRune(r)
+		}
+		prevLower = !upper && r != '.'
+	}
+	return b.String()
+}

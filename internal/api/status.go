@@ -1,0 +1,80 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Paths of the calls that the command line makes.
+const (
+	StatusPath = "/v1/status" // GET -> Status
+	ReadyPath  = "/v1/ready"  // GET -> 200, or 503 with an Error that says what is missing
+	PodsPath   = "/v1/pods"   // GET -> []Pod
+	PeersPath  = "/v1/peers"  // POST ForeignPeer adds, DELETE ?publicKey= removes, GET lists
+)
+
+// Status is what `warren status` shows of one node. Problems come first for people; everything else is for detail.
+type Status struct {
+	Node     string   `json:"node"`
+	Version  string   `json:"version"`
+	Ready    bool     `json:"ready"`
+	Problems []string `json:"problems,omitempty"`
+	Cluster  string   `json:"cluster"`
+	Store    Store    `json:"store"`
+	// Revision is the newest snapshot's, Applied the one the kernel and the tunnel hold.
+	Revision  int64          `json:"revision"`
+	Applied   int64          `json:"applied"`
+	PublicKey string         `json:"publicKey"`
+	Port      uint16         `json:"port"`
+	Interface string         `json:"interface"`
+	MTU       int            `json:"mtu"` // bytes, of the tunnel
+	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
+	Addresses []netip.Addr   `json:"addresses"` // the node's own
+	Pods      int            `json:"pods"`
+	Peers     []Peer         `json:"peers"`
+	Tunnel    any            `json:"tunnel,omitempty"` // counters
+}
+
+// Store says whether etcd answers, since when it does or does not, and the last error.
+type Store struct {
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"`
+	Error     string    `json:"error,omitempty"`
+}
+
+// Peer is another node as this one sees it.
+type Peer struct {
+	Name          string           `json:"name"`
+	PublicKey     string           `json:"publicKey"`
+	Alive         bool             `json:"alive"` // renews its lease in the store
+	Endpoint      string           `json:"endpoint,omitempty"`
+	Endpoints     []netip.AddrPort `json:"endpoints"`
+	AllowedIPs    []netip.Prefix   `json:"allowedIPs"`
+	PodCIDRs      []netip.Prefix   `json:"podCIDRs"`
+	LastHandshake time.Time        `json:"lastHandshake,omitzero"`
+	RxBytes       uint64           `json:"rxBytes"`
+	TxBytes       uint64           `json:"txBytes"`
+	MTU           int              `json:"mtu"`
+	Version       string           `json:"version,omitempty"`
+	Foreign       bool             `json:"foreign,omitempty"`
+}
+
+// Pod is a Pod of this node.
+type Pod struct {
+	Attachment
+	Namespace string            `json:"namespace,omitempty"`
+	Name      string            `json:"name,omitempty"`
+	UID       string            `json:"uid,omitempty"`
+	Addresses []netip.Addr      `json:"addresses"`
+	Link      string            `json:"link"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// ForeignPeer is a WireGuard peer that is no node of the cluster: a laptop, a router, a stock wireguard-go.
+type ForeignPeer struct {
+	Name       string           `json:"name"`
+	PublicKey  string           `json:"publicKey"`
+	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"`
+	AllowedIPs []netip.Prefix   `json:"allowedIPs"`
+	Keepalive  int              `json:"keepalive,omitempty"` // seconds
+}

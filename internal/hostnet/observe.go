@@ -1,0 +1,170 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sort"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Underlay is what the host offers to carry the tunnel: its addresses, preferred first, and the smallest MTU among the
+// links that have them.
+type Underlay struct {
+	Addrs []netip.Addr
+	Links []string // names of all real links that are up
+	MTU   int      // bytes; 0 without any address
+}
+
+// virtual are the name prefixes of links that other container software makes: their addresses are not the node's.
+var virtual = []string{"warren", "wrn", "docker", "br-", "cni", "flannel", "cali", "vxlan.calico", "cilium", "lxc", "veth",
+	"virbr", "kube-", "nodelocaldns", "podman", "kilo"}
+
+// Observe reads the global addresses of the links that are up, without container software's own links and without any
+// address inside exclude. Addresses of the link of the default route come first; within a link IPv4 before IPv6.
+func Observe(exclude []netip.Prefix) (Underlay, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return Underlay{}, fmt.Errorf("list links: %w", err)
+	}
+	def := defaultLinks()
+	type found struct {
+		addr netip.Addr
+		mtu  int
+		rank int
+	}
+	var all []found
+	var u Underlay
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || isVirtual(a.Name) {
+			continue
+		}
+		u.Links = append(u.Links, a.Name)
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return Underlay{}, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+		}
+		for _, x := range addrs {
+			ip, ok := usable(x, exclude)
+			if !ok {
+				continue
+			}
+			rank := a.Index << 1
+			if !def[a.Index] {
+				rank += 1 << 20
+			}
+			if ip.Is6() {
+				rank++
+			}
+			all = append(all, found{ip, a.MTU, rank})
+		}
+	}
+	sort.SliceStable(all, func(i, j int) bool { return all[i].rank < all[j].rank })
+	for _, f := range all {
+		u.Addrs = append(u.Addrs, f.addr)
+		if u.MTU == 0 || f.mtu < u.MTU {
+			u.MTU = f.mtu
+		}
+	}
+	return u, nil
+}
+
+// usable takes global addresses that are neither tentative, deprecated nor temporary.
+func usable(a netlink.Addr, exclude []netip.Prefix) (netip.Addr, bool) {
+	ip := prefixOf(a.IPNet).Addr()
+	if !ip.IsGlobalUnicast() || ip.IsLinkLocalUnicast() || a.Scope == unix.RT_SCOPE_HOST || a.Scope == unix.RT_SCOPE_LINK {
+		return ip, false
+	}
+	if a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0 || ip.Is6() && a.Flags&unix.IFA_F_TEMPORARY != 0 {
+		return ip, false
+	}
+	for _, p := range exclude {
+		if p.Contains(ip) {
+			return ip, false
+		}
+	}
+	return ip, true
+}
+
+func isVirtual(name string) bool {
+	for _, p := range virtual {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func defaultLinks() map[int]bool {
+	out := map[int]bool{}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return out // no preference then; the addresses themselves are still right
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			out[r.LinkIndex] = true
+		}
+	}
+	return out
+}
+
+// Overlaps returns the host's own routes (not warren's, not the default) that overlap any of the ranges: a cluster
+// range that is also somebody else's network would cut that network off.
+func Overlaps(ranges []netip.Prefix) ([]string, error) {
+	var out []string
+	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			p := prefixOf(r.Dst)
+			if !p.IsValid() || p.Bits() == 0 || r.Protocol == Protocol || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
+				continue
+			}
+			for _, c := range ranges {
+				if c.Overlaps(p) {
+					out = append(out, fmt.Sprintf("%s overlaps the host's route %s dev %s", c, p, linkName(r.LinkIndex, &netlink.Dummy{})))
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// DeleteLink removes a link; one that is already gone is removed.
+func DeleteLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		if _, ok := err.(netlink.LinkNotFoundError); ok {
+			return nil
+		}
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	if err := gone(netlink.LinkDel(l)); err != nil {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// Uninstall removes every route and rule with warren's protocol number, the addresses of the link, and puts the
+// sysctls back. What is already gone is fine.
+func (h *Host) Uninstall(link string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		l = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: link, Index: -1}}
+	}
+	s := &setter{want: State{Link: link}, link: l}
+	s.remove("rule", s.addRules())
+	s.remove("route", s.addRoutes())
+	s.did("restore", "sysctls", h.sysctls.restore())
+	return errors.Join(s.errs...)
+}

@@ -1,0 +1,111 @@
+package hostnet
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// sysctls sets values below root and keeps what they were in file, so that an uninstall can put them back.
+type sysctls struct {
+	root string
+	file string
+	old  map[string]string // loaded on first use
+}
+
+func (s *setter) sysctls(c *sysctls) {
+	for _, w := range s.want.Sysctls {
+		changed, err := c.set(w)
+		if err != nil {
+			s.fail("set sysctl %s=%s: %w", w.Path, w.Value, err)
+		} else if changed {
+			s.changes = append(s.changes, "set sysctl "+w.Path+"="+w.Value)
+		}
+	}
+}
+
+func (c *sysctls) set(w Sysctl) (bool, error) {
+	have, err := c.read(w.Path)
+	if errors.Is(err, fs.ErrNotExist) && w.Optional {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if have == w.Value || w.If != "" && have != w.If {
+		return false, nil
+	}
+	if err := c.remember(w.Path, have); err != nil {
+		return false, err
+	}
+	return true, os.WriteFile(filepath.Join(c.root, w.Path), []byte(w.Value), 0o644)
+}
+
+func (c *sysctls) read(path string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(c.root, path))
+	return strings.TrimSpace(string(b)), err
+}
+
+// remember keeps the first value seen of a path; it is on disk before the value is changed.
+func (c *sysctls) remember(path, value string) error {
+	if err := c.load(); err != nil {
+		return err
+	}
+	if _, known := c.old[path]; known {
+		return nil
+	}
+	c.old[path] = value
+	raw, err := json.MarshalIndent(c.old, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := c.file + ".tmp"
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, c.file)
+}
+
+func (c *sysctls) load() error {
+	if c.old != nil {
+		return nil
+	}
+	c.old = map[string]string{}
+	raw, err := os.ReadFile(c.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, &c.old); err != nil {
+		c.old = map[string]string{}
+		return fmt.Errorf("saved sysctls %s: %w", c.file, err)
+	}
+	return nil
+}
+
+// restore puts every former value back and forgets them. A file that is gone (the interface is) counts as restored.
+func (c *sysctls) restore() error {
+	if err := c.load(); err != nil {
+		return err
+	}
+	var errs []error
+	for path, v := range c.old {
+		if err := os.WriteFile(filepath.Join(c.root, path), []byte(v), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("restore sysctl %s=%s: %w", path, v, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	c.old = map[string]string{}
+	if err := os.Remove(c.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

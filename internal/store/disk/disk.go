@@ -1,0 +1,135 @@
+// Package disk keeps what a node must not forget while the store is away: its identity, its blocks and the last
+// snapshot. Everything is a versioned record in one file each, written by rename, mode 0600.
+package disk
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// Layout versions of the files.
+const (
+	identityLayout = 1
+	blocksLayout   = 1
+	snapshotLayout = 1
+)
+
+// Dir is a node's state directory.
+type Dir string
+
+// identity is who this node is: ID is made once; the name is kept to notice a disk that was cloned to another node.
+type identity struct {
+	ID   string `json:"id"`
+	Node string `json:"node"`
+}
+
+// Identity returns the node's identity, making it on first use. A disk that belongs to another node name is refused,
+// because two nodes with one identity would share their addresses.
+func (d Dir) Identity(node string) (string, error) {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return "", err
+	}
+	var id identity
+	err := d.read("identity.json", identityLayout, &id)
+	if errors.Is(err, fs.ErrNotExist) {
+		id = identity{ID: randomID(), Node: node}
+		return id.ID, d.write("identity.json", identityLayout, id)
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(id.ID) != 32 || id.Node == "" {
+		return "", fmt.Errorf("%s: expected an id of 32 hex digits and a node name; restore the file, or remove %s to make this a new node",
+			d.path("identity.json"), string(d))
+	}
+	if id.Node != node {
+		return "", fmt.Errorf("%s belongs to node %q but this node is %q: set nodeName back, or remove the directory if the disk was copied",
+			d.path("identity.json"), id.Node, node)
+	}
+	return id.ID, nil
+}
+
+// Blocks returns the blocks this node held when it last ran; none on a new disk.
+func (d Dir) Blocks() ([]netip.Prefix, error) {
+	var b []netip.Prefix
+	err := d.read("blocks.json", blocksLayout, &b)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// SetBlocks keeps the node's blocks.
+func (d Dir) SetBlocks(b []netip.Prefix) error { return d.write("blocks.json", blocksLayout, b) }
+
+// Snapshot returns the last snapshot kept, or nil on a new disk.
+func (d Dir) Snapshot() (*model.Snapshot, error) {
+	s := &model.Snapshot{}
+	err := d.read("snapshot.json", snapshotLayout, s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// SetSnapshot keeps a snapshot.
+func (d Dir) SetSnapshot(s *model.Snapshot) error { return d.write("snapshot.json", snapshotLayout, s) }
+
+// BootID returns the kernel's id of the current boot, 32 hex digits with dashes.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
+
+func (d Dir) path(name string) string { return filepath.Join(string(d), name) }
+
+func (d Dir) read(name string, layout int, value any) error {
+	raw, err := os.ReadFile(d.path(name))
+	if err != nil {
+		return err
+	}
+	if err := model.Decode(raw, layout, value); err != nil {
+		return fmt.Errorf("read %s: %w", d.path(name), err)
+	}
+	return nil
+}
+
+// write replaces a file as a whole: a power loss leaves the old content or the new one.
+func (d Dir) write(name string, layout int, value any) error {
+	raw, err := model.Encode(layout, value)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(string(d), name+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(raw, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), d.path(name))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("write %s: %w", d.path(name), err)
+	}
+	return nil
+}
+
+func randomID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,106 @@
+// Package server runs etcd itself inside warren: the real server, one member of a cluster. It owns the member's data
+// directory and its listeners while Run runs.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+)
+
+// Config is one member.
+type Config struct {
+	Name       string
+	DataDir    string
+	ClientURLs []string // listened on and advertised
+	PeerURLs   []string
+	// InitialCluster is the first membership: "n1=https://192.0.2.1:2380,n2=...". Empty: this member alone.
+	InitialCluster string
+	Existing       bool // join a running cluster instead of starting one
+	CAFile         string
+	CertFile       string
+	KeyFile        string
+	LogLevel       string // etcd's own log, to stderr: debug, info, warn, error
+	// Election overrides etcd's election timeout (1 s); the heartbeat is a tenth of it.
+	Election time.Duration
+}
+
+// Run serves until ctx ends. ready is called once clients can be answered.
+func Run(ctx context.Context, c Config, ready func()) error {
+	ec, err := c.embed()
+	if err != nil {
+		return err
+	}
+	e, err := embed.StartEtcd(ec)
+	if err != nil {
+		return fmt.Errorf("start etcd member %s: %w", c.Name, err)
+	}
+	defer e.Close()
+	select {
+	case <-e.Server.ReadyNotify():
+		ready()
+	case <-e.Server.StopNotify():
+		return fmt.Errorf("etcd member %s stopped while starting", c.Name)
+	case err := <-e.Err():
+		return fmt.Errorf("etcd member %s: %w", c.Name, err)
+	case <-ctx.Done():
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-e.Server.StopNotify():
+		return fmt.Errorf("etcd member %s stopped", c.Name)
+	case err := <-e.Err():
+		return fmt.Errorf("etcd member %s: %w", c.Name, err)
+	}
+}
+
+func (c Config) embed() (*embed.Config, error) {
+	ec := embed.NewConfig()
+	ec.Name, ec.Dir = c.Name, c.DataDir
+	var errs []error
+	parse := func(field string, in []string) (out []url.URL) {
+		for _, s := range in {
+			u, err := url.Parse(s)
+			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				errs = append(errs, fmt.Errorf("%s: %q is not an http:// or https:// URL", field, s))
+				continue
+			}
+			out = append(out, *u)
+		}
+		return out
+	}
+	ec.ListenClientUrls = parse("client URLs", c.ClientURLs)
+	ec.AdvertiseClientUrls = ec.ListenClientUrls
+	ec.ListenPeerUrls = parse("peer URLs", c.PeerURLs)
+	ec.AdvertisePeerUrls = ec.ListenPeerUrls
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	ec.InitialCluster = c.InitialCluster
+	if ec.InitialCluster == "" {
+		ec.InitialCluster = ec.InitialClusterFromName(c.Name)
+	}
+	ec.InitialClusterToken = "warren"
+	if c.Existing {
+		ec.ClusterState = embed.ClusterStateFlagExisting
+	}
+	if c.CAFile != "" {
+		ec.ClientTLSInfo.TrustedCAFile, ec.ClientTLSInfo.CertFile, ec.ClientTLSInfo.KeyFile = c.CAFile, c.CertFile, c.KeyFile
+		ec.ClientTLSInfo.ClientCertAuth = true
+		ec.PeerTLSInfo = ec.ClientTLSInfo
+	}
+	if c.Election > 0 {
+		ec.ElectionMs = uint(c.Election.Milliseconds())
+		ec.TickMs = ec.ElectionMs / 10
+	}
+	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
+	ec.LogLevel = c.LogLevel
+	ec.LogOutputs = []string{"stderr"}
+	return ec, nil
+}
