@@ -1,0 +1,124 @@
+// Package packet reads and rewrites IP packets where they lie: one parse, no allocation, checksums kept right by
+// differences (RFC 1624) instead of sums over the payload.
+//
+// A Packet may be a super-packet: up to 64 KB of one TCP or UDP flow under a single header, as the kernel hands it
+// through a TUN device with a virtio-net header. Its transport checksum is then only the pseudo-header's sum, to be
+// completed after segmentation; every rewrite here knows the difference. The package owns no memory beyond the
+// Packet it is given, starts nothing and imports the standard library only. Packets are hostile: lengths are
+// checked before each read, and a packet that cannot be understood is a Fault, not an error.
+package packet
+
+import "net/netip"
+
+// IP protocol numbers that the package knows by name.
+const (
+	ProtoICMP    = 1
+	ProtoTCP     = 6
+	ProtoUDP     = 17
+	ProtoICMPv6  = 58
+	ProtoSCTP    = 132
+	ProtoUDPLite = 136
+)
+
+// TCP flags as they stand in byte 13 of the header (RFC 9293).
+const (
+	FIN = 1 << iota
+	SYN
+	RST
+	PSH
+	ACK
+	URG
+	ECE
+	CWR
+)
+
+// Packet is one IP packet or super-packet. Parse fills it; the setters change Buf and the parsed fields together.
+// The zero value is ready for Parse. A Packet is used by one goroutine at a time.
+type Packet struct {
+	// Buf starts with the IP header. It ends with the packet, except when tunnel has coalesced segments: then it
+	// holds the headers and the first segment, and the rest of the payload (Length tells) lies elsewhere.
+	// Its capacity beyond its length is free for answers (Become).
+	Buf []byte
+	// Vnet is the virtio-net header the packet came with; zero means plain packet with complete checksums.
+	Vnet Vnet
+
+	// Src and Dst are the addresses of the IP header, never IPv4-mapped.
+	Src, Dst netip.Addr
+	// Length is the size of the whole IP packet in bytes: what its header says.
+	Length int
+	// L4 is the offset of the transport header in Buf. It is valid only with HasL4.
+	L4 int
+	// FragID and FragOff (in bytes) identify a fragment; see Fragment.
+	FragID  uint32
+	FragOff int
+	// SrcPort and DstPort are set for TCP, UDP, UDP-Lite and SCTP.
+	SrcPort, DstPort uint16
+
+	// Version is 4 or 6.
+	Version uint8
+	// Proto is the transport protocol, behind all IPv6 extension headers.
+	Proto uint8
+	// TCPFlags are FIN to CWR, zero for other protocols.
+	TCPFlags uint8
+	// ICMPType and ICMPCode are set for ICMP and ICMPv6.
+	ICMPType, ICMPCode uint8
+	// MoreFrags is the IP header's more-fragments bit.
+	MoreFrags bool
+	// DontFrag is IPv4's DF; for IPv6 it is always true.
+	DontFrag bool
+	// HasL4 says that the fixed part of the transport header is in Buf: the packet is no later fragment and its
+	// protocol was reached.
+	HasL4 bool
+}
+
+// Fragment reports whether the packet is a part of a larger one.
+func (p *Packet) Fragment() bool { return p.MoreFrags || p.FragOff != 0 }
+
+// HasPorts reports whether SrcPort and DstPort mean something.
+func (p *Packet) HasPorts() bool {
+	if !p.HasL4 {
+		return false
+	}
+	switch p.Proto {
+	case ProtoTCP, ProtoUDP, ProtoUDPLite, ProtoSCTP:
+		return true
+	}
+	return false
+}
+
+// Source returns source address and port; the port is 0 where the protocol has none.
+func (p *Packet) Source() netip.AddrPort { return netip.AddrPortFrom(p.Src, p.SrcPort) }
+
+// Destination returns destination address and port; the port is 0 where the protocol has none.
+func (p *Packet) Destination() netip.AddrPort { return netip.AddrPortFrom(p.Dst, p.DstPort) }
+
+// HeaderLen returns the bytes from the start of the IP header to the end of the transport header: what every
+// segment of a super-packet repeats. It is 0 when the transport header is not in reach or has no known length.
+func (p *Packet) HeaderLen() int {
+	if !p.HasL4 {
+		return 0
+	}
+	switch p.Proto {
+	case ProtoTCP:
+		return p.L4 + int(p.Buf[p.L4+12]>>4)*4
+	case ProtoUDP, ProtoUDPLite, ProtoICMP, ProtoICMPv6:
+		return p.L4 + 8
+	}
+	return 0
+}
+
+// TTL returns IPv4's time to live or IPv6's hop limit.
+func (p *Packet) TTL() uint8 {
+	if p.Version == 4 {
+		return p.Buf[8]
+	}
+	return p.Buf[7]
+}
+
+// TOS returns IPv4's type of service or IPv6's traffic class, ECN bits included.
+func (p *Packet) TOS() uint8 {
+	if p.Version == 4 {
+		return p.Buf[1]
+	}
+	return p.Buf[0]<<4 | p.Buf[1]>>4
+}
