@@ -141,6 +141,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.watch(ctx); return nil })
 	g.Go(func() error { a.alive(ctx); return nil })
 	g.Go(func() error { return a.member(ctx) })
+	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })
 	if a.cfg.Metrics != "" {
 		g.Go(func() error { return a.serveMetrics(ctx) })

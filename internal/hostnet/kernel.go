@@ -48,9 +48,9 @@ func (s *setter) addAddrs() (left []removal) {
 // addRoutes adds the missing routes and returns warren's own ones on the TUN (or without a device) to remove. Routes
 // over a Pod's interface go with the interface, so that a Pod in the middle of its ADD is never touched.
 func (s *setter) addRoutes() (left []removal) {
-	missing := map[Route]bool{}
+	missing, places := map[Route]bool{}, map[place]bool{}
 	for _, r := range s.want.Routes {
-		missing[r] = true
+		missing[r], places[r.place()] = true, true
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		have, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
@@ -64,6 +64,9 @@ func (s *setter) addRoutes() (left []removal) {
 				delete(missing, r)
 				continue
 			}
+			if places[r.place()] {
+				continue // it is replaced, and a removal would hit the new one
+			}
 			if k := k; r.Type != Unicast || k.LinkIndex == s.link.Attrs().Index || k.LinkIndex <= 1 {
 				left = append(left, removal{r.String(), func() error { return gone(netlink.RouteDel(&k)) }})
 			}
@@ -76,6 +79,14 @@ func (s *setter) addRoutes() (left []removal) {
 	}
 	return left
 }
+
+// place is what the kernel takes for the identity of a route: adding another one there replaces it.
+type place struct {
+	table, metric int
+	dst           netip.Prefix
+}
+
+func (r Route) place() place { return place{r.Table, r.Metric, r.Dst} }
 
 func (s *setter) addRoute(r Route) {
 	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, Protocol: Protocol, Family: family(r.Dst.Addr())}

@@ -1,0 +1,38 @@
+# The two commands of the README are `make lab` and `make test`.
+export CGO_ENABLED = 0
+export GOTOOLCHAIN = local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS = -s -w -X github.com/warrennet/warren/agent.Version=$(VERSION)
+GO = go
+GOARCH ?= $(shell $(GO) env GOARCH)
+OUT = bin
+
+.PHONY: build lab down test bench fmt deps cross
+
+build:
+	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren ./cmd/warren
+	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '-s -w' -o $(OUT)/warren-cni ./cmd/warren-cni
+
+lab: build
+	@bin/warren lab down
+	@bin/warren lab up
+	@bin/warren lab demo
+
+down:
+	@bin/warren lab down
+
+deps:
+	@hack/deps.sh
+
+test: deps
+	@hack/test.sh
+
+bench: deps build
+	@hack/bench.sh
+
+cross:
+	$(MAKE) build GOARCH=arm64 OUT=bin/arm64
+	$(MAKE) build GOARCH=amd64 OUT=bin/amd64
+
+fmt:
+	gofmt -w $$(git ls-files '*.go')

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const minimal = "etcd:\n  endpoints: [http://127.0.0.1:2379]\nnodeName: n1\n"
+
+func load(t *testing.T, yaml string, env []string, flags map[string]string) (Config, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return LoadConfig(file, env, flags)
+}
+
+func TestConfigPrecedence(t *testing.T) {
+	c, err := load(t, minimal+"zone: file\ndomain: file.example\nmtu: 1400\n", []string{"WARREN_ZONE=env", "WARREN_MTU=1300"}, map[string]string{"mtu": "1280"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Cluster.Domain != "file.example" || c.Zone != "env" || c.MTU != 1280 {
+		t.Errorf("domain %q zone %q mtu %d, expected file.example, env, 1280: flags win over environment over file", c.Cluster.Domain, c.Zone, c.MTU)
+	}
+	if !c.Given("zone") || c.Given("port") {
+		t.Error("Given must tell what was set from what was not")
+	}
+}
+
+func TestConfigReportsEveryProblem(t *testing.T) {
+	_, err := load(t, `
+nodeName: "Not A Name!"
+podCIDRs: [10.42.0.1/16, fd42::/48]
+blockBits: {ipv4: 8}
+mtu: 100
+prot: 51820
+etcd:
+  endpoints: [https://192.0.2.1:2379, ftp://x]
+  certFile: /nonexistent.crt
+  endpionts: []
+keepalive: fast
+stateDir: relative
+logLevel: loud
+metrics: everywhere
+`, []string{"WARREN_PORT=70000"}, map[string]string{"interface": "much-too-long-a-name"})
+	if err == nil {
+		t.Fatal("a config full of mistakes was accepted")
+	}
+	for _, want := range []string{
+		`nodeName: "not a name!"`, `10.42.0.1/16 has host bits set, expected 10.42.0.0/16`, `blockBits.ipv4: 8`, `mtu: 100`,
+		`unknown key "prot"`, `unknown key "etcd.endpionts"`, `"ftp://x" is not a URL`, `etcd.caFile: is empty`, `etcd.certFile`,
+		`keepalive: "fast"`, `stateDir: "relative"`, `logLevel: "loud"`, `metrics: "everywhere"`,
+		`environment WARREN_PORT: port: "70000"`, `interface: "much-too-long-a-name"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q:\n%v", want, err)
+		}
+	}
+}
+
+func TestConfigSyntax(t *testing.T) {
+	for _, yaml := range []string{"- a\n- b\n", "a: [", "zone: a\nzone: b\n", "\x00\x01"} {
+		if _, err := load(t, yaml, nil, nil); err == nil {
+			t.Errorf("%q was accepted", yaml)
+		}
+	}
+	if _, err := LoadConfig("/nonexistent/warren.yaml", nil, nil); err == nil {
+		t.Error("a named config file that is not there was accepted")
+	}
+}
+
+func TestSettingNames(t *testing.T) {
+	for key, want := range map[string][2]string{
+		"etcd.caFile": {"etcd-ca-file", "WARREN_ETCD_CA_FILE"}, "podCIDRs": {"pod-cidrs", "WARREN_POD_CIDRS"},
+		"mtu": {"mtu", "WARREN_MTU"}, "cniConfDir": {"cni-conf-dir", "WARREN_CNI_CONF_DIR"}, "uapiDir": {"uapi-dir", "WARREN_UAPI_DIR"},
+		"blockBits.ipv4": {"block-bits-ipv4", "WARREN_BLOCK_BITS_IPV4"}, "procSysNet": {"proc-sys-net", "WARREN_PROC_SYS_NET"},
+	} {
+		s := Setting{Key: key}
+		if s.Flag() != want[0] || s.Env() != want[1] {
+			t.Errorf("%s: flag %s env %s, expected %s %s", key, s.Flag(), s.Env(), want[0], want[1])
+		}
+	}
+}
+
+// Every setting's default must be a value that the setting itself accepts.
+func TestSettingDefaultsRoundTrip(t *testing.T) {
+	for _, s := range Settings() {
+		c := DefaultConfig()
+		if err := s.Set(&c, s.Default()); err != nil {
+			t.Errorf("%s: its default %q is refused: %v", s.Key, s.Default(), err)
+		}
+	}
+}
+
+func FuzzConfigFile(f *testing.F) {
+	f.Add(minimal)
+	f.Add("podCIDRs: 10.0.0.0/8\n")
+	f.Fuzz(func(t *testing.T, yaml string) {
+		file := filepath.Join(t.TempDir(), "c.yaml")
+		if os.WriteFile(file, []byte(yaml), 0o600) == nil {
+			_, _ = LoadConfig(file, nil, nil) // must not panic
+		}
+	})
+}

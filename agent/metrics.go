@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are read from the agent's own state at scrape time; nothing counts twice.
+type metrics struct{ a *Agent }
+
+var (
+	metricReady     = prometheus.NewDesc("warren_ready", "1 when Pods can be plugged.", nil, nil)
+	metricStore     = prometheus.NewDesc("warren_store_connected", "1 while the store answers.", nil, nil)
+	metricRevision  = prometheus.NewDesc("warren_snapshot_revision", "Store revision of the newest snapshot.", nil, nil)
+	metricApplied   = prometheus.NewDesc("warren_applied_revision", "Store revision that the kernel and the tunnel hold.", nil, nil)
+	metricProblems  = prometheus.NewDesc("warren_problems", "Problems that `warren status` shows.", nil, nil)
+	metricPods      = prometheus.NewDesc("warren_pods", "Pods of this node.", nil, nil)
+	metricMTU       = prometheus.NewDesc("warren_tunnel_mtu_bytes", "MTU of the tunnel.", nil, nil)
+	metricRx        = prometheus.NewDesc("warren_peer_received_bytes_total", "Bytes received from a peer.", []string{"peer"}, nil)
+	metricTx        = prometheus.NewDesc("warren_peer_sent_bytes_total", "Bytes sent to a peer.", []string{"peer"}, nil)
+	metricHandshake = prometheus.NewDesc("warren_peer_last_handshake_timestamp_seconds", "Time of the last handshake with a peer, 0 for never.", []string{"peer"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricApplied, metricProblems, metricPods, metricMTU, metricRx, metricTx, metricHandshake} {
+		ch <- d
+	}
+	tunnelDescribe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (m metrics) Collect(ch chan<- prometheus.Metric) {
+	st := m.a.status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(metricReady, asNumber(st.Ready))
+	gauge(metricStore, asNumber(st.Store.Connected))
+	gauge(metricRevision, float64(st.Revision))
+	gauge(metricApplied, float64(st.Applied))
+	gauge(metricProblems, float64(len(st.Problems)))
+	gauge(metricPods, float64(st.Pods))
+	gauge(metricMTU, float64(st.MTU))
+	for _, p := range st.Peers {
+		ch <- prometheus.MustNewConstMetric(metricRx, prometheus.CounterValue, float64(p.RxBytes), p.Name)
+		ch <- prometheus.MustNewConstMetric(metricTx, prometheus.CounterValue, float64(p.TxBytes), p.Name)
+		var at float64
+		if !p.LastHandshake.IsZero() {
+			at = float64(p.LastHandshake.UnixNano()) / 1e9
+		}
+		gauge(metricHandshake, at, p.Name)
+	}
+	if m.a.applied.Load() != nil {
+		tunnelCollect(ch, m.a.tun.Stats())
+	}
+}
+
+func asNumber(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(metrics{a}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	srv := &http.Server{Addr: a.cfg.Metrics, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics on %s: %w", a.cfg.Metrics, err)
+	}
+	return nil
+}

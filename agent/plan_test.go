@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel"
+)
+
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
+
+func testKey(b byte) (k model.Key) {
+	k[0] = b
+	return k
+}
+
+// testCluster is a dual-stack cluster of three nodes seen from n1.
+func testCluster() (self, *model.Snapshot) {
+	c := model.Cluster{Name: "t", PodCIDRs: []netip.Prefix{pfx("10.42.0.0/16"), pfx("fd42::/48")}, BlockBits: [2]int{24, 64}, Port: 51820}
+	snap := &model.Snapshot{Revision: 7, Cluster: c}
+	for i := range 3 {
+		name, id := fmt.Sprintf("n%d", i+1), fmt.Sprintf("id%d", i+1)
+		blocks := []netip.Prefix{pfx(fmt.Sprintf("10.42.%d.0/24", i)), pfx(fmt.Sprintf("fd42:0:0:%d::/64", i))}
+		for _, b := range blocks {
+			snap.Blocks = append(snap.Blocks, model.Block{CIDR: b.Masked(), Node: name, Identity: id})
+		}
+		a := ip(fmt.Sprintf("192.0.2.%d", i+1))
+		snap.Nodes = append(snap.Nodes, model.Node{Name: name, Identity: id, PublicKey: testKey(byte(i + 1)), MTU: 1420,
+			Endpoints: []netip.AddrPort{netip.AddrPortFrom(a, 51820)}, Addresses: []netip.Addr{a}, PodCIDRs: masked(blocks)})
+	}
+	me := self{Name: "n1", Identity: "id1", PublicKey: testKey(1), Blocks: masked([]netip.Prefix{pfx("10.42.0.0/24"), pfx("fd42::/64")}),
+		Underlay: hostnet.Underlay{Addrs: []netip.Addr{ip("192.0.2.1")}, Links: []string{"eth0"}, MTU: 1500},
+		Port:     51820, Interface: "warren0", Cluster: c}
+	return me, snap
+}
+
+func masked(in []netip.Prefix) (out []netip.Prefix) {
+	for _, p := range in {
+		out = append(out, p.Masked())
+	}
+	return out
+}
+
+// text prints a plan as a terminal would show its effect.
+func (p plan) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "mtu %d\n", p.MTU)
+	for _, x := range p.Peers {
+		fmt.Fprintf(&b, "peer %s endpoints %v allowed %v mtu %d\n", x.Name, x.Endpoints, x.AllowedIPs, x.MTU)
+	}
+	for _, a := range p.Host.Addrs {
+		fmt.Fprintf(&b, "addr %s\n", a)
+	}
+	for _, r := range p.Host.Routes {
+		fmt.Fprintf(&b, "route %s\n", r)
+	}
+	for _, r := range p.Host.Rules {
+		fmt.Fprintf(&b, "rule %s\n", r)
+	}
+	for _, s := range p.Host.Sysctls {
+		fmt.Fprintf(&b, "sysctl %s=%s\n", s.Path, s.Value)
+	}
+	for _, x := range p.Problems {
+		fmt.Fprintf(&b, "problem %s\n", x)
+	}
+	return b.String()
+}
+
+func TestPlanOfADualStackNode(t *testing.T) {
+	me, snap := testCluster()
+	got := makePlan(me, snap, []pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}).text()
+	want := `mtu 1420
+peer n2 endpoints [192.0.2.2:51820] allowed [10.42.1.0/24 fd42:0:0:1::/64 192.0.2.2/32] mtu 1420
+peer n3 endpoints [192.0.2.3:51820] allowed [10.42.2.0/24 fd42:0:0:2::/64 192.0.2.3/32] mtu 1420
+addr 10.42.0.1/32
+addr fd42::1/128
+route 10.42.0.0/16 dev warren0 table 101 src 10.42.0.1
+route blackhole 10.42.0.0/16 table 101 metric 4096
+route fd42::/48 dev warren0 table 101 src fd42::1
+route blackhole fd42::/48 table 101 metric 4096
+route 10.42.0.3/32 dev wrn1 table 101
+route fd42::3/128 dev wrn1 table 101
+route 192.0.2.2/32 dev warren0 table 103
+route blackhole 192.0.2.2/32 table 103 metric 4096
+route 192.0.2.3/32 dev warren0 table 103
+route blackhole 192.0.2.3/32 table 103 metric 4096
+rule pref 115 lookup 101
+rule pref 116 from 10.42.0.0/16 lookup 103
+rule -6 pref 115 lookup 101
+rule -6 pref 116 from fd42::/48 lookup 103
+sysctl ipv4/ip_forward=1
+sysctl ipv4/conf/warren0/rp_filter=2
+sysctl ipv4/conf/warren0/accept_local=1
+sysctl ipv6/conf/eth0/accept_ra=2
+sysctl ipv6/conf/warren0/disable_ipv6=0
+sysctl ipv6/conf/warren0/addr_gen_mode=1
+sysctl ipv6/conf/all/forwarding=1
+`
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("plan (-want +got):\n%s", d)
+	}
+}
+
+// What a node writes about itself must not give it what belongs to others.
+func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		change  func(*model.Snapshot)
+		problem string
+		without string // must not be in the plan's text
+	}{
+		{"another node's block", func(s *model.Snapshot) { s.Nodes[1].PodCIDRs = append(s.Nodes[1].PodCIDRs, pfx("10.42.2.0/24")) },
+			"node n2: claims 10.42.2.0/24, which belongs to n3", "allowed [10.42.1.0/24 fd42:0:0:1::/64 10.42.2.0/24"},
+		{"our own block", func(s *model.Snapshot) { s.Nodes[1].PodCIDRs = []netip.Prefix{pfx("10.42.0.0/24")} },
+			"node n2: claims 10.42.0.0/24, which belongs to n1", "allowed [10.42.0.0/24"},
+		{"a block nobody owns", func(s *model.Snapshot) { s.Nodes[1].PodCIDRs = []netip.Prefix{pfx("0.0.0.0/0")} },
+			"node n2: claims 0.0.0.0/0, which nobody owns", "0.0.0.0/0"},
+		{"a block of its name's old identity", func(s *model.Snapshot) { s.Nodes[1].Identity = "other" },
+			"node n2: claims 10.42.1.0/24, which belongs to n2", "allowed [10.42.1.0/24"},
+		{"a block outside the Pod ranges", func(s *model.Snapshot) {
+			s.Blocks = append(s.Blocks, model.Block{CIDR: pfx("8.8.8.0/24"), Node: "n2", Identity: "id2"})
+			s.Nodes[1].PodCIDRs = []netip.Prefix{pfx("8.8.8.0/24")}
+		}, "node n2: claims 8.8.8.0/24, which is outside the Pod ranges", "allowed [8.8.8.0/24"},
+		{"our address", func(s *model.Snapshot) { s.Nodes[1].Addresses = []netip.Addr{ip("192.0.2.1")} },
+			"node n2: address 192.0.2.1 is also n1's", "192.0.2.1/32"},
+		{"another node's address", func(s *model.Snapshot) { s.Nodes[2].Addresses = []netip.Addr{ip("192.0.2.2")} },
+			"node n3: address 192.0.2.2 is also n2's", "fd42:0:0:2::/64 192.0.2.2/32"},
+		{"a Pod address as its own", func(s *model.Snapshot) { s.Nodes[1].Addresses = []netip.Addr{ip("10.42.2.9")} },
+			"node n2: address 10.42.2.9 lies in the Pod range 10.42.0.0/16", "10.42.2.9"},
+		{"loopback as its own", func(s *model.Snapshot) { s.Nodes[1].Addresses = []netip.Addr{ip("127.0.0.1")} },
+			"node n2: address 127.0.0.1 is not a unicast address", "127.0.0.1"},
+		{"our public key", func(s *model.Snapshot) { s.Nodes[1].PublicKey = testKey(1) },
+			"node n2: has the public key of n1; no tunnel to it", "peer n2"},
+		{"another node's public key", func(s *model.Snapshot) { s.Nodes[2].PublicKey = testKey(2) },
+			"node n3: has the public key of n2; no tunnel to it", "peer n3"},
+		{"our name", func(s *model.Snapshot) { s.Nodes[0].Identity = "thief" },
+			"node n1: its record belongs to another machine (identity thief)", "peer n1"},
+		{"no endpoint", func(s *model.Snapshot) { s.Nodes[1].Endpoints = nil },
+			"node n2: has no endpoint; it can only reach us", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			me, snap := testCluster()
+			tc.change(snap)
+			got := makePlan(me, snap, nil).text()
+			if !strings.Contains(got, "problem "+tc.problem) {
+				t.Errorf("no problem %q in\n%s", tc.problem, got)
+			}
+			if tc.without != "" && strings.Contains(strings.SplitN(got, "problem", 2)[0], tc.without) {
+				t.Errorf("%q is in\n%s", tc.without, got)
+			}
+		})
+	}
+}
+
+func TestPlanMTU(t *testing.T) {
+	for _, tc := range []struct {
+		underlay, configured int
+		ranges               []string
+		want                 int
+	}{
+		{1500, 0, []string{"10.42.0.0/16"}, 1420},
+		{9000, 0, []string{"10.42.0.0/16", "fd42::/48"}, 8920},
+		{1400, 0, []string{"fd42::/48"}, 1320},
+		{1280, 0, []string{"10.42.0.0/16"}, 1200},
+		{1280, 0, []string{"fd42::/48"}, 1280}, // IPv6 needs it; the outer datagram is fragmented
+		{0, 0, []string{"10.42.0.0/16"}, 1420},
+		{65536, 0, []string{"10.42.0.0/16"}, 65455},
+		{1500, 1300, []string{"10.42.0.0/16"}, 1300},
+	} {
+		me, snap := testCluster()
+		me.Underlay.MTU, me.MTU, me.Cluster.PodCIDRs = tc.underlay, tc.configured, nil
+		for _, r := range tc.ranges {
+			me.Cluster.PodCIDRs = append(me.Cluster.PodCIDRs, pfx(r))
+		}
+		if got := makePlan(me, snap, nil).MTU; got != tc.want {
+			t.Errorf("underlay %d configured %d ranges %v: MTU %d, expected %d", tc.underlay, tc.configured, tc.ranges, got, tc.want)
+		}
+	}
+}
+
+func TestPlanRegistration(t *testing.T) {
+	me, snap := testCluster()
+	if got := makePlan(me, snap, nil).Node.Endpoints; len(got) != 1 || got[0].String() != "192.0.2.1:51820" {
+		t.Errorf("endpoints %v, expected the underlay address with the port", got)
+	}
+	me.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:4000")}
+	if got := makePlan(me, snap, nil).Node.Endpoints; len(got) != 1 || got[0] != me.Endpoints[0] {
+		t.Errorf("endpoints %v, expected the configured one", got)
+	}
+}
+
+// A foreign peer is part of the plan, and planning twice gives the same plan.
+func TestPlanForeignPeersAndPurity(t *testing.T) {
+	me, snap := testCluster()
+	me.Foreign = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(9), AllowedIPs: []netip.Prefix{pfx("10.99.0.5/32")}, Foreign: true}}
+	a, b := makePlan(me, snap, nil).text(), makePlan(me, snap, nil).text()
+	if a != b {
+		t.Error("two plans of one snapshot differ")
+	}
+	if !strings.Contains(a, "peer laptop") {
+		t.Errorf("no foreign peer in\n%s", a)
+	}
+}

@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/cni/veth"
+	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/store/disk"
+	"github.com/warrennet/warren/ipam"
+)
+
+// openPlug takes up the Pods of the node's last run and prepares the plugin's side of the API.
+func (a *Agent) openPlug() error {
+	boot, err := disk.BootID()
+	if err != nil {
+		return err
+	}
+	var blocks []netip.Prefix
+	if b := a.blocks.Load(); b != nil {
+		blocks = *b
+	}
+	if a.pool, err = ipam.OpenPool(ipam.PoolConfig{Dir: a.cfg.StateDir, BootID: boot, Blocks: blocks}); err != nil {
+		return err
+	}
+	for _, p := range a.pool.Problems() {
+		a.log.Warn("the Pods' journal had problems", "problem", p)
+	}
+	a.plug = plug.New(plug.Config{
+		Pool: a.pool, Links: veth.Links{}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
+		Ready: a.notReady, Changed: a.kick, Log: a.log,
+	})
+	return nil
+}
+
+func (a *Agent) podMTU() int {
+	if s := a.applied.Load(); s != nil {
+		return s.plan.MTU
+	}
+	return minMTU
+}
+
+// orphanCheck is how often records are compared with the interfaces that really exist: runtimes may never call GC.
+const orphanCheck = 30 * time.Second
+
+func (a *Agent) reconcilePods(ctx context.Context) {
+	for {
+		report, err := a.plug.Reconcile()
+		if err != nil {
+			a.log.Warn("cannot compare the Pods' records with their interfaces", "err", err)
+		} else if !report.Empty() {
+			a.log.Info("Pods' records and interfaces differed", "report", report)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(orphanCheck):
+		}
+	}
+}
+
+func (a *Agent) localPods() (out []pod) {
+	for _, r := range a.plug.Pods() {
+		out = append(out, pod{Link: r.HostIfName, Addrs: r.Addresses})
+	}
+	return out
+}
+
+func (a *Agent) podList() []api.Pod {
+	out := []api.Pod{}
+	for _, r := range a.plug.Pods() {
+		out = append(out, api.Pod{Attachment: r.Attachment, Namespace: r.PodNamespace, Name: r.PodName, UID: r.PodUID,
+			Addresses: r.Addresses, Link: r.HostIfName, Labels: r.Labels})
+	}
+	return out
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/agent"
+)
+
+func agentCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "run this node's agent",
+		Long: "Run this node's agent.\n\nEvery setting has a key in the config file, an environment variable and a flag; a flag wins over the environment,\n" +
+			"the environment over the file. Keys of the file:\n\n" + settingsHelp(),
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(c)
+			if err != nil {
+				return fmt.Errorf("the configuration has problems:\n%w", err)
+			}
+			a, err := agent.New(cfg, logger(cfg.LogLevel))
+			if err != nil {
+				return err
+			}
+			return a.Run(c.Context())
+		},
+	}
+	configFlags(c)
+	return c
+}
+
+// configFlags gives a command every setting of the agent as a flag.
+func configFlags(c *cobra.Command) {
+	c.Flags().String("config", agent.DefaultConfigFile, "configuration file (YAML)")
+	for _, s := range agent.Settings() {
+		c.Flags().String(s.Flag(), s.Default(), s.Usage)
+	}
+}
+
+func loadConfig(c *cobra.Command) (agent.Config, error) {
+	flags := map[string]string{}
+	for _, s := range agent.Settings() {
+		if f := c.Flags().Lookup(s.Flag()); f != nil && f.Changed {
+			flags[s.Key] = f.Value.String()
+		}
+	}
+	file, err := c.Flags().GetString("config")
+	if err != nil {
+		return agent.Config{}, err
+	}
+	return agent.LoadConfig(file, os.Environ(), flags)
+}
+
+func settingsHelp() string {
+	var b strings.Builder
+	for _, s := range agent.Settings() {
+		fmt.Fprintf(&b, "  %-18s %s (%s)\n", s.Key, s.Usage, s.Env())
+	}
+	return b.String()
+}
+
+func logger(level string) *slog.Logger {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(level)) // validated with the configuration
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+}

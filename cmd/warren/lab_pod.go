@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/lab"
+)
+
+func labPodCmd() *cobra.Command {
+	c := &cobra.Command{Use: "pod", Short: "Pods of the lab"}
+	c.AddCommand(labPodRunCmd(), labPodRmCmd(), labPodExecCmd(), labPodListCmd())
+	return c
+}
+
+func labPodRunCmd() *cobra.Command {
+	spec := lab.PodSpec{}
+	var labels, ips []string
+	c := &cobra.Command{
+		Use:   "run NODE NAME [-- COMMAND [ARG...]]",
+		Short: "run a Pod; without a command it is an echo server on TCP 7, UDP 7 and HTTP 80",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := openLab(c)
+			if err != nil {
+				return err
+			}
+			spec.Node, spec.Name, spec.Args, spec.Labels = args[0], args[1], args[2:], map[string]string{}
+			for _, kv := range labels {
+				k, v, ok := strings.Cut(kv, "=")
+				if !ok || k == "" {
+					return fmt.Errorf("--label %q: expected KEY=VALUE", kv)
+				}
+				spec.Labels[k] = v
+			}
+			for _, s := range ips {
+				a, err := netip.ParseAddr(s)
+				if err != nil {
+					return fmt.Errorf("--ip %q is not an address", s)
+				}
+				spec.IPs = append(spec.IPs, a)
+			}
+			p, err := l.RunPod(c.Context(), spec)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "pod %s on %s: %s\n", p.Name, p.Node, words(p.Addresses))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&spec.Namespace, "namespace", "default", "namespace of the Pod")
+	c.Flags().StringSliceVar(&labels, "label", nil, "label of the Pod, KEY=VALUE")
+	c.Flags().StringSliceVar(&ips, "ip", nil, "address to ask for")
+	c.Flags().StringVar(&spec.MAC, "mac", "", "link address to ask for")
+	return c
+}
+
+func labPodRmCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm [NAMESPACE/]NAME",
+		Short: "end a Pod",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := openLab(c)
+			if err != nil {
+				return err
+			}
+			p, err := l.FindPod(args[0])
+			if err != nil {
+				return err
+			}
+			return l.RemovePod(p)
+		},
+	}
+}
+
+func labPodExecCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exec [NAMESPACE/]NAME -- COMMAND [ARG...]",
+		Short: "run a command in a Pod",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := openLab(c)
+			if err != nil {
+				return err
+			}
+			p, err := l.FindPod(args[0])
+			if err != nil {
+				return err
+			}
+			return l.ExecPod(p, stdio(args[1:]))
+		},
+	}
+}
+
+func labPodListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "list the lab's Pods",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			l, err := openLab(c)
+			if err != nil {
+				return err
+			}
+			return l.PrintPods(c.OutOrStdout())
+		},
+	}
+}

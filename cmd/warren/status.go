@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/api"
+)
+
+func statusCmd() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "show this node, its peers and what is wrong",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var st api.Status
+			if err := callAgent(c, http.MethodGet, api.StatusPath, nil, &st); err != nil {
+				return err
+			}
+			return printStatus(c.OutOrStdout(), format, st)
+		},
+	}
+	socketFlag(c)
+	outputFlag(c, &format)
+	return c
+}
+
+func outputFlag(c *cobra.Command, format *string) {
+	c.Flags().StringVarP(format, "output", "o", "text", "text or json")
+}
+
+func printStatus(w io.Writer, format string, st api.Status) error {
+	switch format {
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(st)
+	case "text":
+	default:
+		return fmt.Errorf("--output %q is neither text nor json", format)
+	}
+	for _, p := range st.Problems {
+		fmt.Fprintf(w, "PROBLEM  %s\n", p)
+	}
+	state := "not ready"
+	if st.Ready {
+		state = "ready"
+	}
+	fmt.Fprintf(w, "node     %s, %s, %d Pods, warren %s\n", st.Node, state, st.Pods, st.Version)
+	fmt.Fprintf(w, "cluster  %s, revision %d, applied %d; store %s\n", st.Cluster, st.Revision, st.Applied, storeText(st.Store))
+	fmt.Fprintf(w, "tunnel   %s, MTU %d, UDP %d, key %s\n", st.Interface, st.MTU, st.Port, st.PublicKey)
+	fmt.Fprintf(w, "Pods     %s\n\n", words(st.PodCIDRs))
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")
+	for _, p := range st.Peers {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", p.Name, aliveText(p), dash(p.Endpoint), words(p.PodCIDRs), ago(p.LastHandshake),
+			bytesText(p.RxBytes), bytesText(p.TxBytes), p.MTU)
+	}
+	return t.Flush()
+}
+
+func storeText(s api.Store) string {
+	switch {
+	case s.Connected:
+		return "connected for " + time.Since(s.Since).Truncate(time.Second).String()
+	case s.Since.IsZero():
+		return "not reached yet"
+	}
+	return "away for " + time.Since(s.Since).Truncate(time.Second).String()
+}
+
+func aliveText(p api.Peer) string {
+	switch {
+	case p.Foreign:
+		return "foreign"
+	case p.Alive:
+		return "yes"
+	}
+	return "NO"
+}
+
+func ago(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return time.Since(t).Truncate(time.Second).String() + " ago"
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func words[T fmt.Stringer](list []T) string {
+	var s []string
+	for _, x := range list {
+		s = append(s, x.String())
+	}
+	return dash(strings.Join(s, " "))
+}
+
+func bytesText(n uint64) string {
+	for _, u := range []struct {
+		name string
+		size uint64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.size {
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(u.size), u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}

@@ -1,0 +1,36 @@
+#!/bin/bash
+# Installs what the tests and benchmarks need from Debian; says what to install where it cannot.
+set -eu
+need=()
+have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
+while read -r cmd pkg; do
+  if [ "${cmd#/}" != "$cmd" ]; then [ -e "$cmd" ] || need+=("$pkg"); else have "$cmd" || need+=("$pkg"); fi
+done <<'LIST'
+ip iproute2
+tc iproute2
+wg wireguard-tools
+iperf3 iperf3
+tcpdump tcpdump
+dig dnsutils
+curl curl
+ping iputils-ping
+ethtool ethtool
+jq jq
+git git
+/usr/lib/cni/ptp containernetworking-plugins
+LIST
+[ ${#need[@]} -eq 0 ] && exit 0
+mapfile -t need < <(printf '%s\n' "${need[@]}" | sort -u)
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+  echo "missing: ${need[*]}; install them with: apt-get install ${need[*]}" >&2
+  exit 1
+fi
+echo "installing ${need[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${need[@]}"; } >"$log" 2>&1; then
+  cat "$log" >&2
+  echo "could not install ${need[*]}" >&2
+  exit 1
+fi

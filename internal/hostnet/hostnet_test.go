@@ -1,0 +1,289 @@
+package hostnet
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// inNetns runs fn on a thread in a new network namespace of its own with a private /proc/sys view; the namespace ends
+// with the thread.
+func inNetns(t *testing.T, fn func(t *testing.T)) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("this test makes network namespaces: run it as root")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("new network namespace: %v", err)
+			return
+		}
+		fn(t)
+	}()
+	<-done
+}
+
+// sh runs a command in the namespace of the calling thread.
+func sh(t *testing.T, command string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", command).CombinedOutput()
+	if err != nil {
+		t.Errorf("%s: %v\n%s", command, err, out)
+	}
+	return string(out)
+}
+
+func testHost(t *testing.T) *Host {
+	// /proc/thread-self/net is the thread's; /proc/sys/net follows the reader's namespace by itself.
+	return New("/proc/sys/net", filepath.Join(t.TempDir(), "sysctls.json"), slog.New(slog.NewTextHandler(io.Discard, nil)))
+}
+
+func p(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func desired() State {
+	return State{
+		Link:  "warren0",
+		Addrs: []netip.Prefix{p("10.42.0.1/32"), p("fd42::1/128")},
+		Routes: []Route{
+			{Table: 101, Type: Unicast, Dst: p("10.42.0.0/16"), Dev: "warren0", Src: netip.MustParseAddr("10.42.0.1")},
+			{Table: 101, Type: Blackhole, Dst: p("10.42.0.0/16"), Metric: 4096},
+			{Table: 101, Type: Unicast, Dst: p("fd42::/48"), Dev: "warren0", Src: netip.MustParseAddr("fd42::1")},
+			{Table: 101, Type: Blackhole, Dst: p("fd42::/48"), Metric: 4096},
+			{Table: 101, Type: Unicast, Dst: p("10.42.0.9/32"), Dev: "pod1"},
+			{Table: 101, Type: Unicast, Dst: p("fd42::9/128"), Dev: "pod1"},
+			{Table: 103, Type: Throw, Dst: p("10.0.0.0/8")},
+			{Table: 103, Type: Unicast, Dst: p("0.0.0.0/0"), Dev: "warren0"},
+			{Table: 103, Type: Unicast, Dst: p("::/0"), Dev: "warren0"},
+		},
+		Rules: []Rule{
+			{Pref: 115, Table: 101}, {Pref: 116, From: p("10.42.0.0/16"), Table: 103},
+			{Pref: 115, V6: true, Table: 101}, {Pref: 116, V6: true, From: p("fd42::/48"), Table: 103},
+			{Pref: 30, IIF: "warren0", Table: 255},
+		},
+		Sysctls: []Sysctl{
+			{Path: "ipv4/ip_forward", Value: "1"},
+			{Path: "ipv4/conf/warren0/rp_filter", Value: "2"},
+			{Path: "ipv6/conf/warren0/accept_ra", Value: "2", If: "1"},
+			{Path: "ipv6/conf/nosuch/accept_ra", Value: "2", Optional: true},
+		},
+	}
+}
+
+// links makes a TUN and a Pod's end; the tun module is here, dummy is not.
+func links(t *testing.T) {
+	t.Helper()
+	sh(t, "ip tuntap add warren0 mode tun; ip link add pod1 type veth peer name pod1p; ip link set pod1 up; ip link set pod1p up")
+}
+
+// state is what the kernel shows of warren's and of everybody's rules and routes.
+func state(t *testing.T) string {
+	return sh(t, "ip -N rule; ip -6 -N rule; ip -N route show table all proto 119; ip -6 -N route show table all proto 119; ip -br addr show dev warren0 | tr -s ' '")
+}
+
+func set(t *testing.T, h *Host, s State, want int) {
+	t.Helper()
+	changed, err := h.Set(s)
+	if err != nil {
+		t.Errorf("Set: %v", err)
+	}
+	if want >= 0 && changed != want {
+		t.Errorf("Set changed %d things, expected %d", changed, want)
+	}
+}
+
+func TestSetIsIdempotentAndReasserts(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		h := testHost(t)
+		set(t, h, desired(), 1+2+9+5+3) // link up, addresses, routes, rules, sysctls
+		first := state(t)
+		set(t, h, desired(), 0)
+		for _, harm := range []string{
+			"ip rule del pref 115", "ip -6 rule del pref 116", "ip route del 10.42.0.0/16 dev warren0 table 101", "ip route del 10.42.0.9 table 101",
+			"ip -6 route flush table 101", "ip addr del 10.42.0.1/32 dev warren0", "sysctl -qw net.ipv4.ip_forward=0",
+			"ip link set warren0 down", "ip route flush table 101", "ip -6 addr flush dev warren0",
+		} {
+			sh(t, harm)
+			set(t, h, desired(), -1)
+			if got := state(t); got != first {
+				t.Errorf("after %q Set did not restore the state:\n%s\nexpected\n%s", harm, got, first)
+			}
+			set(t, h, desired(), 0)
+		}
+	})
+}
+
+func TestSetLeavesOthersAlone(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		sh(t, "ip rule add pref 115 to 192.0.2.0/24 lookup 101; ip route add 198.51.100.0/24 dev pod1 table 101; ip route add 10.42.200.0/24 dev pod1 table 101 proto 5")
+		foreign := "ip -N rule | grep 192.0.2; ip -N route show table 101 | grep -v 'proto 119'"
+		before := sh(t, foreign)
+		h := testHost(t)
+		set(t, h, desired(), -1)
+		small := desired()
+		small.Routes, small.Rules, small.Addrs = small.Routes[:1], nil, small.Addrs[:1]
+		set(t, h, small, -1)
+		if err := h.Uninstall("warren0"); err != nil {
+			t.Error(err)
+		}
+		if after := sh(t, foreign); after != before {
+			t.Errorf("others' rules and routes changed:\n%s\nbefore\n%s", after, before)
+		}
+	})
+}
+
+func TestSetRemovesWhatIsNoLongerWanted(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		h := testHost(t)
+		set(t, h, desired(), -1)
+		small := desired()
+		small.Routes, small.Rules = small.Routes[:2], small.Rules[:1]
+		set(t, h, small, -1)
+		got := state(t)
+		for _, gone := range []string{"throw", "lookup 103", "default dev warren0", "fd42::/48"} {
+			if strings.Contains(got, gone) {
+				t.Errorf("%q is still there:\n%s", gone, got)
+			}
+		}
+		// A Pod's route goes with the Pod's interface, not by Set: its ADD may be under way.
+		if !strings.Contains(got, "10.42.0.9") {
+			t.Errorf("the route of a Pod was removed under it:\n%s", got)
+		}
+	})
+}
+
+func TestUninstallPutsSysctlsBack(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		sh(t, "sysctl -qw net.ipv4.conf.warren0.rp_filter=1")
+		read := "sysctl -n net.ipv4.ip_forward net.ipv4.conf.warren0.rp_filter net.ipv6.conf.warren0.accept_ra"
+		before := sh(t, read)
+		h := testHost(t)
+		set(t, h, desired(), -1)
+		if sh(t, read) == before {
+			t.Error("no sysctl changed")
+		}
+		// A new process knows the former values from the file.
+		h = New("/proc/sys/net", h.sysctls.file, h.log)
+		for range 2 {
+			if err := h.Uninstall("warren0"); err != nil {
+				t.Error(err)
+			}
+		}
+		if after := sh(t, read); after != before {
+			t.Errorf("sysctls after uninstall %q, before %q", after, before)
+		}
+		if got := sh(t, "ip -N rule; ip -6 -N rule; ip -N route show table all proto 119; ip -6 -N route show table all proto 119"); strings.Contains(got, "lookup 101") || strings.Contains(got, "warren0") || strings.Contains(got, "metric 4096") {
+			t.Errorf("left after uninstall:\n%s", got)
+		}
+	})
+}
+
+func TestSetCarriesOnPastFailures(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		s := desired()
+		s.Routes = append([]Route{{Table: 101, Type: Unicast, Dst: p("10.42.0.10/32"), Dev: "nosuch"}}, s.Routes...)
+		_, err := testHost(t).Set(s)
+		if err == nil || !strings.Contains(err.Error(), "10.42.0.10/32") {
+			t.Errorf("error %v, expected one that names the route", err)
+		}
+		if got := state(t); !strings.Contains(got, "10.42.0.9") || !strings.Contains(got, "lookup 103") {
+			t.Errorf("one bad route stopped the others:\n%s", got)
+		}
+	})
+}
+
+func TestObserve(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		sh(t, `ip link add eth1 mtu 1400 type veth peer name x1; ip link add eth0 type veth peer name x0; ip link add docker0 type bridge
+ip addr add 192.0.2.5/24 dev eth0; ip addr add 198.51.100.5/24 dev eth1; ip addr add 2001:db8::5/64 dev eth1 nodad; ip addr add 172.17.0.1/16 dev docker0
+ip addr add 10.42.0.1/24 dev eth0; for l in eth0 eth1 x0 x1 docker0; do ip link set $l up; done; ip route add default via 198.51.100.1 dev eth1`)
+		u, err := Observe([]netip.Prefix{p("10.42.0.0/16")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "[198.51.100.5 2001:db8::5 192.0.2.5]"
+		if got := strings.Join(strings.Fields(strings.Join(addrStrings(u.Addrs), " ")), " "); "["+got+"]" != want || u.MTU != 1400 {
+			t.Errorf("addresses [%s] MTU %d, expected %s (the default route's link first) and 1400", got, u.MTU, want)
+		}
+		over, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("203.0.113.0/24")})
+		if err != nil || len(over) != 1 || !strings.Contains(over[0], "192.0.2.0/24 dev eth0") {
+			t.Errorf("overlaps %v err %v, expected the route of eth0", over, err)
+		}
+	})
+}
+
+func addrStrings(list []netip.Addr) (out []string) {
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+func TestWatchSeesChanges(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		changes, done, started := make(chan struct{}, 100), make(chan error, 1), make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			if err := unix.Setns(threadNetns(t, cancel), unix.CLONE_NEWNET); err != nil {
+				done <- err
+				return
+			}
+			close(started)
+			done <- Watch(ctx, func() { changes <- struct{}{} })
+		}()
+		ns := make(chan int, 1)
+		nsFD <- ns
+		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns <- fd
+		<-started
+		for i := range 200 { // the subscription has no sign of its own; a change it misses is made again
+			sh(t, []string{"ip rule add pref 99 lookup 7", "ip rule del pref 99 lookup 7"}[i%2])
+			select {
+			case <-changes:
+				i = 200
+			default:
+				continue
+			}
+			break
+		}
+		l, err := netlink.LinkByName("lo")
+		if err != nil || netlink.LinkSetUp(l) != nil {
+			t.Error("cannot set lo up")
+		}
+		<-changes
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// nsFD hands the watcher's goroutine the namespace of the test's thread.
+var nsFD = make(chan chan int)
+
+func threadNetns(t *testing.T, fail func()) int {
+	t.Helper()
+	c := <-nsFD
+	return <-c
+}

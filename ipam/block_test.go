@@ -1,0 +1,171 @@
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
+	"github.com/warrennet/warren/ipam"
+)
+
+func cluster(ranges ...string) model.Cluster {
+	c := model.Cluster{Name: "t", BlockBits: [2]int{24, 64}}
+	for _, r := range ranges {
+		c.PodCIDRs = append(c.PodCIDRs, netip.MustParsePrefix(r))
+	}
+	return c
+}
+
+func owner(i int) ipam.Owner {
+	return ipam.Owner{Node: fmt.Sprintf("n%d", i), Identity: fmt.Sprintf("id%d", i)}
+}
+
+// counted counts the requests that claims cost.
+type counted struct {
+	ipam.BlockStore
+	n atomic.Int64
+}
+
+func (c *counted) Blocks(ctx context.Context) ([]model.Block, int64, error) {
+	c.n.Add(1)
+	return c.BlockStore.Blocks(ctx)
+}
+
+func (c *counted) ClaimBlocks(ctx context.Context, want []model.Block) (bool, []model.Block, int64, error) {
+	c.n.Add(1)
+	return c.BlockStore.ClaimBlocks(ctx, want)
+}
+
+func claim(t *testing.T, s ipam.BlockStore, c model.Cluster, o ipam.Owner, prefer ...netip.Prefix) []netip.Prefix {
+	t.Helper()
+	got, rev, err := ipam.ClaimBlocks(context.Background(), s, c, o, prefer)
+	if err != nil {
+		t.Fatalf("claim for %v: %v", o, err)
+	}
+	if rev <= 0 {
+		t.Errorf("claim for %v: revision %d, expected the store's", o, rev)
+	}
+	return got
+}
+
+func TestClaimBlocks(t *testing.T) {
+	url := etcdtest.Start(t)
+	p := netip.MustParsePrefix
+	for _, tc := range []struct {
+		name  string
+		c     model.Cluster
+		first []netip.Prefix
+		next  []netip.Prefix
+	}{
+		{"ipv4", cluster("10.42.0.0/16"), []netip.Prefix{p("10.42.0.0/24")}, []netip.Prefix{p("10.42.1.0/24")}},
+		{"ipv6", cluster("fd42::/48"), []netip.Prefix{p("fd42::/64")}, []netip.Prefix{p("fd42:0:0:1::/64")}},
+		{"dual", cluster("10.42.0.0/16", "fd42::/48"), []netip.Prefix{p("10.42.0.0/24"), p("fd42::/64")},
+			[]netip.Prefix{p("10.42.1.0/24"), p("fd42:0:0:1::/64")}},
+		{"ipv6 first", cluster("fd42::/48", "10.42.0.0/16"), []netip.Prefix{p("fd42::/64"), p("10.42.0.0/24")},
+			[]netip.Prefix{p("fd42:0:0:1::/64"), p("10.42.1.0/24")}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := etcdtest.Open(t, url, "claim-"+tc.c.PodCIDRs[0].String()[:4]+fmt.Sprint(len(tc.c.PodCIDRs)))
+			if got := claim(t, s, tc.c, owner(1)); !slices.Equal(got, tc.first) {
+				t.Errorf("first node: %v, expected %v", got, tc.first)
+			}
+			if got := claim(t, s, tc.c, owner(2)); !slices.Equal(got, tc.next) {
+				t.Errorf("second node: %v, expected %v", got, tc.next)
+			}
+			if got := claim(t, s, tc.c, owner(1)); !slices.Equal(got, tc.first) {
+				t.Errorf("first node again: %v, expected its own %v", got, tc.first)
+			}
+			lost := ipam.Owner{Node: "n1", Identity: "new disk"}
+			if got := claim(t, s, tc.c, lost); slices.Contains(got, tc.first[0]) {
+				t.Errorf("node with a new disk took the block %v of its old identity", got)
+			}
+		})
+	}
+}
+
+func TestClaimPrefersWhatTheNodeHeld(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "prefer")
+	c := cluster("10.42.0.0/16", "fd42::/48")
+	held := []netip.Prefix{netip.MustParsePrefix("10.42.7.0/24"), netip.MustParsePrefix("fd42:0:0:7::/64")}
+	if got := claim(t, s, c, owner(1), held...); !slices.Equal(got, held) {
+		t.Errorf("after the store lost its data: %v, expected what the disk says %v", got, held)
+	}
+	if got := claim(t, s, c, owner(2), held...); slices.Contains(got, held[0]) || slices.Contains(got, held[1]) {
+		t.Errorf("%v overlaps what node 1 holds", got)
+	}
+}
+
+func TestClaimFullRange(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "full")
+	c := cluster("10.42.0.0/23")
+	claim(t, s, c, owner(1))
+	claim(t, s, c, owner(2))
+	_, _, err := ipam.ClaimBlocks(context.Background(), s, c, owner(3), nil)
+	if !errors.Is(err, ipam.ErrNoFreeBlock) {
+		t.Fatalf("third node in a range of two blocks: %v, expected ErrNoFreeBlock", err)
+	}
+	if _, err := s.DeleteNode(context.Background(), "n1", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := claim(t, s, c, owner(3)); got[0].String() != "10.42.0.0/24" {
+		t.Errorf("after release: %v", got)
+	}
+}
+
+// A release must never free the block of another identity under the same name.
+func TestReleaseIsFenced(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "fence")
+	c := cluster("10.42.0.0/16")
+	claim(t, s, c, owner(1))
+	if freed, err := s.DeleteNode(context.Background(), "n1", "another"); err != nil || len(freed) != 0 {
+		t.Errorf("release under a wrong identity freed %v, err %v", freed, err)
+	}
+}
+
+func TestRacingNodesGetDistinctBlocks(t *testing.T) {
+	url := etcdtest.Start(t)
+	for _, n := range []int{8, 64} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			s := &counted{BlockStore: etcdtest.Open(t, url, fmt.Sprintf("race%d", n))}
+			c := cluster("10.42.0.0/16", "fd42::/48")
+			var wg sync.WaitGroup
+			got := make([][]netip.Prefix, n)
+			for i := range n {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					b, _, err := ipam.ClaimBlocks(context.Background(), s, c, owner(i), nil)
+					if err != nil {
+						t.Error(err)
+					}
+					got[i] = b
+				}()
+			}
+			wg.Wait()
+			holder := map[netip.Prefix]int{}
+			for i, bs := range got {
+				if len(bs) != 2 {
+					t.Errorf("node %d holds %v, expected one block per family", i, bs)
+				}
+				for _, b := range bs {
+					if j, dup := holder[b]; dup {
+						t.Errorf("block %v is held by nodes %d and %d", b, i, j)
+					}
+					holder[b] = i
+				}
+			}
+			perNode := float64(s.n.Load()) / float64(n)
+			t.Logf("%d nodes at once: %.1f store requests per node", n, perNode)
+			if perNode > 8 {
+				t.Errorf("%.1f store requests per node with %d racing: expected a small constant", perNode, n)
+			}
+		})
+	}
+}

@@ -1,0 +1,72 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Demo runs an echo Pod on every node, lets each call each other one, and shows what WireGuard says of it.
+func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
+	var pods []*Pod
+	for _, n := range l.NodeNames() {
+		name := "echo-" + n
+		p, err := l.FindPod(name)
+		if err != nil {
+			if p, err = l.RunPod(ctx, PodSpec{Node: n, Name: name}); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(w, "pod %-9s on %s: %s\n", p.Name, n, joinAny(p.Addresses))
+		pods = append(pods, p)
+	}
+	fmt.Fprintln(w, "\nevery Pod calls every Pod (HTTP; the answer names the client's address, which is kept):")
+	for _, from := range pods {
+		for _, to := range pods {
+			if err := l.call1(w, from, to); err != nil {
+				return err
+			}
+		}
+	}
+	first := l.NodeNames()[0]
+	fmt.Fprintf(w, "\n$ warren lab exec %s -- wg show\n", first)
+	out, err := l.Output(first, "wg", "show")
+	if err != nil {
+		fmt.Fprintf(w, "(wg is not installed: apt-get install wireguard-tools)\n")
+	} else {
+		fmt.Fprint(w, out)
+	}
+	fmt.Fprintf(w, "\n$ warren lab status\n")
+	if err := l.Summary(ctx, w, "text"); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, `
+Go on with:
+  bin/warren lab pod run n1 shell -- sleep inf
+  bin/warren lab pod exec shell -- curl -s http://%s/
+  bin/warren lab exec n1 -- tcpdump -ni eth0 -c 5
+  bin/warren lab cut n1 n2; bin/warren lab status; bin/warren lab heal
+  bin/warren lab down
+`, host(pods[len(pods)-1].Addresses[0]))
+	return nil
+}
+
+func (l *Lab) call1(w io.Writer, from, to *Pod) error {
+	for _, a := range to.Addresses {
+		out, err := l.PodOutput(from, "curl", "-s", "-S", "--max-time", "10", "http://"+host(a)+"/")
+		if err != nil {
+			return err
+		}
+		line, _, _ := strings.Cut(out, "\n")
+		fmt.Fprintf(w, "  %s -> %-24s %s\n", from.Name, a, line)
+	}
+	return nil
+}
+
+// host writes an address as a URL wants it.
+func host(a netip.Addr) string {
+	return strings.TrimSuffix(net.JoinHostPort(a.String(), ""), ":")
+}

@@ -1,0 +1,124 @@
+// Package echo is the server in a lab's Pods: it says who it is and whom it saw, over TCP, UDP and HTTP. It owns its
+// three listeners while Serve runs.
+package echo
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sort"
+	"time"
+)
+
+// Config says where to listen; an empty address leaves that server out.
+type Config struct{ TCP, UDP, HTTP string }
+
+// Serve answers until ctx ends.
+//
+// TCP: one line "host=NAME client=ADDR server=ADDR", then everything read is sent back. UDP: each datagram is answered
+// by that line and the datagram. HTTP: the line and the request's headers.
+func Serve(ctx context.Context, c Config) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &server{host: host}
+	var errs []error
+	results := make(chan error, 3)
+	running := 0
+	for _, x := range []struct {
+		addr  string
+		serve func(context.Context, string) error
+	}{{c.TCP, s.tcp}, {c.UDP, s.udp}, {c.HTTP, s.http}} {
+		if x.addr != "" {
+			running++
+			go func() { results <- x.serve(ctx, x.addr) }()
+		}
+	}
+	for range running {
+		if err := <-results; err != nil {
+			errs = append(errs, err)
+			cancel()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+type server struct{ host string }
+
+func (s *server) line(client, local net.Addr) string {
+	return fmt.Sprintf("host=%s client=%s server=%s\n", s.host, client, local)
+}
+
+func (s *server) tcp(ctx context.Context, addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			if _, err := io.WriteString(c, s.line(c.RemoteAddr(), c.LocalAddr())); err == nil {
+				_, _ = io.Copy(c, bufio.NewReader(c)) // ends with the client
+			}
+		}()
+	}
+}
+
+func (s *server) udp(ctx context.Context, addr string) error {
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	buf := make([]byte, 65535)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_, _ = c.WriteTo(append([]byte(s.line(from, c.LocalAddr())), buf[:n]...), from) // UDP: a lost answer is the client's to notice
+	}
+}
+
+func (s *server) http(ctx context.Context, addr string) error {
+	srv := &http.Server{Addr: addr, Handler: http.HandlerFunc(s.page), ReadHeaderTimeout: 10 * time.Second}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *server) page(w http.ResponseWriter, r *http.Request) {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	fmt.Fprintf(w, "host=%s client=%s server=%s\n%s %s %s\nHost: %s\n", s.host, r.RemoteAddr, local, r.Method, r.URL, r.Proto, r.Host)
+	var names []string
+	for k := range r.Header {
+		names = append(names, k)
+	}
+	sort.Strings(names)
+	for _, k := range names {
+		for _, v := range r.Header[k] {
+			fmt.Fprintf(w, "%s: %s\n", k, v)
+		}
+	}
+}
