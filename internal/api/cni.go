@@ -1,6 +1,7 @@
 // Package api holds the wire types of the agent's local API: JSON over HTTP/1.1 on a root-only unix socket
-// (/run/warren/agent.sock). The agent serves it; the CNI plugin and the command line speak it. Types only: no
-// behaviour, no goroutine, and nothing but the standard library, because the plugin must stay small.
+// (/run/warren/agent.sock). The agent serves it; the CNI plugin and the command line speak it. Types, and the names
+// that both sides derive; no state, no goroutine, and nothing but the standard library, because the plugin must stay
+// small.
 package api
 
 import "net/netip"
@@ -91,4 +92,33 @@ type GCReply struct {
 type StatusReply struct {
 	Code   int    `json:"code"`
 	Reason string `json:"reason,omitempty"`
+}
+
+// Codes of Error and StatusReply. Those below 100 are the CNI spec's (1.1.0, section 5), the others warren's own.
+const (
+	CodeVersion     = 1  // incompatible CNI version
+	CodeUnsupported = 2  // a field that is not supported
+	CodeUnknown     = 3  // unknown container: nothing needs to be cleaned up
+	CodeEnvironment = 4  // invalid CNI_* variable
+	CodeIO          = 5  // I/O failure
+	CodeDecode      = 6  // undecodable content
+	CodeConfig      = 7  // invalid network configuration
+	CodeTryAgain    = 11 // transient
+	CodeUnavailable = 50 // ADD is not possible
+	CodeLimited     = 51 // ADD is not possible, and Pods may have limited connectivity
+
+	CodeAttached = 100 // the attachment exists already
+	CodeHeld     = 101 // a requested address belongs to somebody else, or to nobody's block
+	CodeFull     = 102 // no address is left in the node's blocks
+	CodeKernel   = 103 // an interface, address, route or filter could not be made
+	CodeMissing  = 104 // CHECK: something is not as ADD left it
+	CodeInternal = 999
+)
+
+// Error makes an error of the answer.
+func (e *Error) Error() string {
+	if e.Details == "" {
+		return e.Message
+	}
+	return e.Message + ": " + e.Details
 }

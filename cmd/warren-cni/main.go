@@ -1,0 +1,22 @@
+// Command warren-cni is warren's CNI plugin. Container runtimes execute it; see package cni.
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/warrennet/warren/cni"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	if os.Getenv("CNI_COMMAND") == "" {
+		fmt.Printf("warren-cni %s: a CNI plugin, executed by container runtimes; CNI versions %v\n", version, cni.Versions)
+		return
+	}
+	runtime.LockOSThread() // it visits the Pod's network namespace
+	os.Exit(cni.Run(cni.Process{Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout}))
+}

@@ -1,0 +1,57 @@
+package veth
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoNS says that there is no network namespace at a path.
+var ErrNoNS = errors.New("no network namespace")
+
+// ErrSameNS says that a Pod's namespace is the node's own.
+var ErrSameNS = errors.New("is the network namespace of the node itself")
+
+// openNS opens a Pod's network namespace and refuses the node's own.
+func openNS(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoNS, err)
+	}
+	var pod, own unix.Stat_t
+	var fs unix.Statfs_t
+	err = errors.Join(unix.Fstat(int(f.Fd()), &pod), unix.Fstatfs(int(f.Fd()), &fs), unix.Stat("/proc/thread-self/ns/net", &own))
+	switch {
+	case err != nil:
+		err = fmt.Errorf("look at the network namespace %s: %w", path, err)
+	case fs.Type != unix.NSFS_MAGIC:
+		err = fmt.Errorf("%w at %s: the file is something else", ErrNoNS, path)
+	case pod.Ino == own.Ino && pod.Dev == own.Dev:
+		err = fmt.Errorf("%s %w", path, ErrSameNS)
+	default:
+		return f, nil
+	}
+	f.Close()
+	return nil, err
+}
+
+// inside runs f with the calling thread in namespace ns. A thread that cannot come back must not go on with anything,
+// so that is a panic.
+func inside(ns *os.File, f func() error) error {
+	back, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open the node's network namespace: %w", err)
+	}
+	defer back.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the network namespace %s: %w", ns.Name(), err)
+	}
+	defer func() {
+		if err := unix.Setns(int(back.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(fmt.Sprintf("cannot return to the node's network namespace: %v", err))
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,116 @@
+// Package veth makes, checks and removes the kernel objects of one Pod interface: a veth pair, the addresses, routes
+// and permanent neighbours on both ends, and the filter on the host's end that stops a Pod from sending with an
+// address that is not its own.
+//
+// It speaks netlink itself, in batches, because the wall time of a plugin is mostly round trips and start-up: three
+// sendmsg make a whole interface. Everything hangs on the host's end: deleting that link removes the other end, every
+// address, route, neighbour and the filter, which makes undo one request. The package changes the network namespaces
+// it is told to and nothing else, owns no goroutine, and imports neither encoding/json nor net.
+package veth
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/warrennet/warren/internal/api"
+)
+
+// Gateways that a Pod sees. They exist nowhere: the Pod has a permanent neighbour entry for them with the MAC of the
+// host's end, so that no packet is ever spent on resolving them.
+var (
+	Gateway4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+	Gateway6 = netip.MustParseAddr("fe80::1")
+)
+
+// Gateway returns the gateway of an address's family.
+func Gateway(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return Gateway4
+	}
+	return Gateway6
+}
+
+// Default returns the default route's destination in an address's family.
+func Default(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// MAC is a hardware address.
+type MAC [6]byte
+
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// ParseMAC reads six octets in hex, separated by colons or hyphens, and refuses what no interface can have.
+func ParseMAC(s string) (MAC, error) {
+	var m MAC
+	const hex = "0123456789abcdef"
+	low := strings.ToLower(s)
+	if len(low) != 17 {
+		return MAC{}, fmt.Errorf("MAC address %q: expected six octets like 02:00:5e:10:00:01", s)
+	}
+	for i := range m {
+		hi, lo := strings.IndexByte(hex, low[3*i]), strings.IndexByte(hex, low[3*i+1])
+		if hi < 0 || lo < 0 || (i < 5 && low[3*i+2] != ':' && low[3*i+2] != '-') {
+			return MAC{}, fmt.Errorf("MAC address %q: expected six octets like 02:00:5e:10:00:01", s)
+		}
+		m[i] = byte(hi<<4 | lo)
+	}
+	if m == (MAC{}) || m[0]&1 != 0 {
+		return MAC{}, fmt.Errorf("MAC address %q is no address of a single interface", s)
+	}
+	return m, nil
+}
+
+// Spec is the interface that a Pod is to have.
+type Spec struct {
+	HostIf, PodIf   string
+	HostMAC, PodMAC MAC
+	MTU             int          // bytes; both ends
+	Addresses       []netip.Addr // at most one per family
+	Table, Protocol int          // of the host routes to the Pod
+	Alias           string       // shown by `ip link`, and how the agent knows an interface whose record was lost
+}
+
+func (s Spec) has6() bool {
+	for _, a := range s.Addresses {
+		if a.Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// maxAlias is IFALIASZ without its zero byte.
+const maxAlias = 255
+
+// Alias writes whose interface it is: "warren <container id>/<interface> <namespace>/<name>".
+func Alias(at api.Attachment, pod string) string {
+	s := "warren " + at.ContainerID + "/" + at.IfName
+	if pod != "" && len(s)+1+len(pod) <= maxAlias {
+		s += " " + pod
+	}
+	if len(s) > maxAlias {
+		return ""
+	}
+	return s
+}
+
+// ParseAlias reads what Alias wrote.
+func ParseAlias(s string) (at api.Attachment, pod string, ok bool) {
+	rest, ok := strings.CutPrefix(s, "warren ")
+	if !ok {
+		return at, "", false
+	}
+	rest, pod, _ = strings.Cut(rest, " ")
+	i := strings.LastIndexByte(rest, '/')
+	if i <= 0 || i == len(rest)-1 {
+		return at, "", false
+	}
+	return api.Attachment{ContainerID: rest[:i], IfName: rest[i+1:]}, pod, true
+}
