@@ -1,0 +1,248 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// bind is the engine's network: one UDP socket per address family, either of which may be missing.
+//
+// Fragmentation of the datagrams that carry the tunnel: IPv4 goes out without DF (IP_PMTUDISC_DONT, as the kernel's
+// own WireGuard does), so that a path narrower than anybody knew fragments it instead of losing it, even where ICMP
+// is filtered. IPv6 routers cannot fragment, so there the kernel does it for the path MTU it has learned
+// (IPV6_PMTUDISC_WANT). Fragmentation is a safety net, not a plan: the tunnel's MTU is derived from the path.
+type bind struct {
+	log   *slog.Logger
+	stats *counters
+	gso   bool // UDP_SEGMENT and UDP_GRO are allowed by the configuration
+
+	mu   sync.RWMutex // guards the sockets against reopening
+	v4   *socket
+	v6   *socket
+	mark uint32
+	pool sync.Pool
+}
+
+var _ conn.Bind = (*bind)(nil)
+
+// socket is one UDP socket and how its offloads do.
+type socket struct {
+	conn *net.UDPConn
+	raw  syscall.RawConn
+	six  bool
+	gro  bool        // UDP_GRO is on
+	gso  atomic.Bool // UDP_SEGMENT is in use
+	good atomic.Bool // and has worked
+}
+
+func newBind(gso bool, log *slog.Logger, stats *counters) *bind {
+	b := &bind{gso: gso, log: log, stats: stats}
+	b.pool.New = func() any { return newBatch() }
+	return b
+}
+
+// socketBuffer holds about 10 ms at 5 Gbit/s; the kernel's default of 200 KB overflows in one scheduling delay.
+const socketBuffer = 7 << 20
+
+// Open binds both families to one port; port 0 chooses one that is free in both.
+func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.v4 != nil || b.v6 != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	var err error
+	for range 100 {
+		var got uint16
+		if got, err = b.openBoth(port); err == nil {
+			return b.receivers(), got, nil
+		}
+		if port != 0 || !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	return nil, 0, err
+}
+
+func (b *bind) openBoth(port uint16) (uint16, error) {
+	v4, err4 := b.listen("udp4", port)
+	if err4 != nil && !absent(err4) {
+		return 0, err4
+	}
+	if v4 != nil {
+		port = v4.port()
+	}
+	v6, err6 := b.listen("udp6", port)
+	if err6 != nil && (v4 == nil || !absent(err6)) {
+		if v4 != nil {
+			v4.conn.Close()
+		}
+		return 0, err6
+	}
+	if v6 != nil {
+		port = v6.port()
+	}
+	b.v4, b.v6 = v4, v6
+	return port, nil
+}
+
+// absent says that the host does not speak the address family.
+func absent(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+func (s *socket) port() uint16 { return uint16(s.conn.LocalAddr().(*net.UDPAddr).Port) }
+
+func (b *bind) listen(network string, port uint16) (*socket, error) {
+	s := &socket{six: network == "udp6"}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = b.options(int(fd), s) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	pc, err := lc.ListenPacket(context.Background(), network, ":"+strconv.Itoa(int(port)))
+	if err != nil {
+		return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
+	}
+	s.conn = pc.(*net.UDPConn)
+	s.raw, err = s.conn.SyscallConn()
+	return s, err
+}
+
+// options prepares a socket. Buffers and offloads are wishes, the rest must be.
+func (b *bind) options(fd int, s *socket) error {
+	for _, o := range []int{unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE} {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o, socketBuffer)
+	}
+	if b.mark != 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(b.mark)); err != nil {
+			return fmt.Errorf("set mark: %w", err)
+		}
+	}
+	if b.gso {
+		_, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT)
+		s.gso.Store(err == nil)
+		s.gro = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) == nil
+		if !s.gso.Load() || !s.gro {
+			b.stats.downgrades.Add(1)
+			b.log.Warn("UDP offload not known to the kernel, going on without", "ipv6", s.six, "segment", s.gso.Load(), "gro", s.gro)
+		}
+	}
+	if s.six {
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT))
+	}
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT))
+}
+
+func (b *bind) receivers() (fns []conn.ReceiveFunc) {
+	for _, s := range []*socket{b.v4, b.v6} {
+		if s != nil {
+			fns = append(fns, newReceiver(s, b.stats).receive)
+		}
+	}
+	return fns
+}
+
+// Close closes the sockets; receive functions then return net.ErrClosed.
+func (b *bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var err error
+	for _, s := range []*socket{b.v4, b.v6} {
+		if s != nil {
+			err = errors.Join(err, s.conn.Close())
+		}
+	}
+	b.v4, b.v6 = nil, nil
+	return err
+}
+
+// SetMark sets SO_MARK on the sockets, now and when they are opened again.
+func (b *bind) SetMark(mark uint32) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mark = mark
+	var err error
+	for _, s := range []*socket{b.v4, b.v6} {
+		if s != nil {
+			cerr := s.raw.Control(func(fd uintptr) {
+				err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
+			})
+			err = errors.Join(err, cerr)
+		}
+	}
+	return err
+}
+
+// ParseEndpoint reads "address:port".
+func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, err
+	}
+	return newEndpoint(ap), nil
+}
+
+// BatchSize is constant.
+func (b *bind) BatchSize() int { return maxBatch }
+
+// socketFor returns the socket of the endpoint's family; nil when the host does not speak it or the bind is closed.
+func (b *bind) socketFor(a netip.Addr) *socket {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if a.Is4() {
+		return b.v4
+	}
+	return b.v6
+}
+
+// zoneIndex turns a zone into an interface index; a name that does not exist is 0, and the send will fail.
+func zoneIndex(zone string) uint32 {
+	if zone == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n)
+	}
+	if i, err := net.InterfaceByName(zone); err == nil {
+		return uint32(i.Index)
+	}
+	return 0
+}
+
+// offloads names what is in use.
+func (b *bind) offloads() (names []string) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for _, s := range []*socket{b.v4, b.v6} {
+		if s == nil {
+			continue
+		}
+		family := map[bool]string{false: "4", true: "6"}[s.six]
+		if s.gso.Load() {
+			names = append(names, "udp"+family+"-segment")
+		}
+		if s.gro {
+			names = append(names, "udp"+family+"-gro")
+		}
+	}
+	return names
+}

@@ -1,0 +1,106 @@
+package tunnel
+
+import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/warrennet/warren/internal/model"
+	"golang.org/x/sys/unix"
+)
+
+// LoadOrCreateKey reads the node's private key from a file that only its owner can read, or makes both once. The
+// key is never replaced: a file that is garbage or readable to others is an error that says what to do.
+func LoadOrCreateKey(path string) (model.Key, error) {
+	key, err := loadKey(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	key, err = newKey()
+	if err != nil {
+		return model.Key{}, err
+	}
+	switch err := writeOnce(path, []byte(key.String()+"\n")); {
+	case errors.Is(err, fs.ErrExist):
+		return loadKey(path) // another process was faster: its key counts
+	case err != nil:
+		return model.Key{}, fmt.Errorf("write key %s: %w", path, err)
+	}
+	return key, nil
+}
+
+// PublicKey returns the public key that belongs to a private one.
+func PublicKey(private model.Key) (model.Key, error) {
+	k, err := ecdh.X25519().NewPrivateKey(private[:])
+	if err != nil {
+		return model.Key{}, fmt.Errorf("derive public key: %w", err)
+	}
+	return model.Key(k.PublicKey().Bytes()), nil
+}
+
+func newKey() (model.Key, error) {
+	k, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return model.Key{}, fmt.Errorf("make a key: %w", err)
+	}
+	key := model.Key(k.Bytes())
+	key[0] &= 248 // clamped as wg(8) writes it, so that both print the same key
+	key[31] = key[31]&127 | 64
+	return key, nil
+}
+
+func loadKey(path string) (model.Key, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return model.Key{}, fmt.Errorf("open key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return model.Key{}, fmt.Errorf("open key: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return model.Key{}, fmt.Errorf("key %s is no regular file", path)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return model.Key{}, fmt.Errorf("key %s can be read by others (mode %#o): run chmod 600 on it, and if others had access, delete it so that a new one is made", path, info.Mode().Perm())
+	}
+	b := make([]byte, 64)
+	n, _ := f.Read(b)
+	key, err := model.ParseKey(strings.TrimSpace(string(b[:n])))
+	if err != nil || key.IsZero() {
+		return model.Key{}, fmt.Errorf("key %s holds no private key (44 characters of base64): restore it, or delete it so that a new one is made", path)
+	}
+	return key, nil
+}
+
+// writeOnce makes a file whole or not at all, and only if there is none: written beside, synced, linked into place.
+func writeOnce(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".key-*") // made with mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(tmp.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
