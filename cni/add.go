@@ -52,18 +52,23 @@ func (c *call) addOnce() (err error) {
 	if err := stage("reserve"); err != nil {
 		return err
 	}
-	reserved, err := c.reserve(agent)
-	if err != nil {
+	// The agent works on the request while the plugin looks for the Pod's namespace.
+	if err := agent.send(api.CNIAddPath, c.request()); err != nil {
+		return err
+	}
+	builder, missing := veth.NewBuilder(c.netns)
+	if missing == nil {
+		defer builder.Close()
+	}
+	var reserved api.AddReply
+	if err := agent.receive(api.CNIAddPath, &reserved); err != nil {
 		return err
 	}
 	u.push(func() error { return c.giveBack(agent) })
-
-	spec := c.spec(reserved)
-	builder, err := veth.NewBuilder(c.netns)
-	if err != nil {
-		return netnsError(err)
+	if missing != nil {
+		return netnsError(missing)
 	}
-	defer builder.Close()
+	spec := c.spec(reserved)
 	if err := stage("create"); err != nil {
 		return err
 	}
@@ -79,14 +84,17 @@ func (c *call) addOnce() (err error) {
 	if err := builder.Dress(spec, host, pod); err != nil {
 		return kernelError(err)
 	}
-	result, err := c.result(spec, reserved.DNS)
-	if err != nil {
-		return err
-	}
 	if err := stage("commit"); err != nil {
 		return err
 	}
-	if err := agent.call(api.CNICommitPath, api.CommitRequest{Attachment: c.attachment(), MAC: spec.PodMAC.String()}, nil); err != nil {
+	if err := agent.send(api.CNICommitPath, api.CommitRequest{Attachment: c.attachment(), MAC: spec.PodMAC.String()}); err != nil {
+		return err
+	}
+	result, err := c.result(spec, reserved.DNS) // while the agent writes the record
+	if err != nil {
+		return err
+	}
+	if err := agent.receive(api.CNICommitPath, nil); err != nil {
 		return err
 	}
 	if err := stage("print"); err != nil {
@@ -95,7 +103,7 @@ func (c *call) addOnce() (err error) {
 	return print(c.out, result)
 }
 
-func (c *call) reserve(agent *client) (r api.AddReply, err error) {
+func (c *call) request() api.AddRequest {
 	q := api.AddRequest{Attachment: c.attachment(), Network: c.network, Netns: c.netns, PodNamespace: c.podNamespace,
 		PodName: c.podName, PodUID: c.podUID, IPs: c.ips, Labels: c.labels, DNS: c.podDNS}
 	if len(q.IPs) == 0 {
@@ -104,8 +112,7 @@ func (c *call) reserve(agent *client) (r api.AddReply, err error) {
 	if m := c.wantedMAC(); m != nil {
 		q.MAC = m.String()
 	}
-	err = agent.call(api.CNIAddPath, q, &r)
-	return r, err
+	return q
 }
 
 // giveBack releases at once, so that nothing is held any more when the runtime sees the error. Without an agent it is

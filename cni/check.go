@@ -17,13 +17,8 @@ func (c *call) check() error {
 	if err != nil {
 		return err
 	}
-	agent, err := dial(c.socket)
-	if err != nil {
-		return tryAgain(err, c.socket)
-	}
-	defer agent.close()
 	var r api.AddReply
-	if err := agent.call(api.CNICheckPath, api.DelRequest{Attachment: c.attachment()}, &r); err != nil {
+	if err := c.askAgent(api.CNICheckPath, api.DelRequest{Attachment: c.attachment()}, &r); err != nil {
 		return tryAgain(err, c.socket)
 	}
 	var p problems

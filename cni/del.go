@@ -7,44 +7,43 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// del unplugs the Pod: first the interface, then the address, so that nobody gets an address that is still in use. It
-// needs neither the Pod's namespace nor the agent. What an absent agent could not release it finds itself when it is
-// back: a record whose interface is gone (plug.Server.Reconcile); no tombstone is needed for that.
+// del unplugs the Pod: first the interface, then the address, so that nobody gets an address that is still in use. The
+// agent does both, because the kernel lets its caller wait for the memory of a deleted interface (16 ms and more, see
+// veth.Kernel.Delete) and the agent need not. Without an agent the plugin deletes the interface itself; the address is
+// released by the agent when it is back and finds the record's interface gone (plug.Server.Reconcile), so no tombstone
+// is needed.
 func (c *call) del() error {
 	if err := stage("delete"); err != nil {
 		return err
 	}
-	name := api.HostIfName(c.attachment())
-	if err := veth.Delete(name); err != nil {
-		return kernelError(err)
-	}
-	if err := stage("release"); err != nil {
+	err := c.askAgent(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()}, nil)
+	if !errors.Is(err, errAway) {
 		return err
 	}
+	if err := stage("delete alone"); err != nil {
+		return err
+	}
+	if err := veth.Delete(api.HostIfName(c.attachment())); err != nil {
+		return kernelError(err)
+	}
+	return nil
+}
+
+// askAgent is one call on a connection of its own.
+func (c *call) askAgent(path string, q, a any) error {
 	agent, err := dial(c.socket)
 	if err != nil {
-		return nil
+		return err
 	}
 	defer agent.close()
-	var r api.DelReply
-	err = agent.call(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()}, &r)
-	if errors.Is(err, errAway) {
-		return nil
-	}
-	return err
+	return agent.call(path, q, a)
 }
 
 // gc has the agent remove what is not in the runtime's list.
 func (c *call) gc() error {
-	agent, err := dial(c.socket)
-	if err != nil {
-		return tryAgain(err, c.socket)
+	q := api.GCRequest{Network: c.network, Valid: c.valid}
+	if q.Valid == nil {
+		q.Valid = []api.Attachment{}
 	}
-	defer agent.close()
-	valid := c.valid
-	if valid == nil {
-		valid = []api.Attachment{}
-	}
-	var r api.GCReply
-	return tryAgain(agent.call(api.CNIGCPath, api.GCRequest{Network: c.network, Valid: valid}, &r), c.socket)
+	return tryAgain(c.askAgent(api.CNIGCPath, q, nil), c.socket)
 }

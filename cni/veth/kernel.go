@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/warrennet/warren/internal/api"
 	"golang.org/x/sys/unix"
@@ -14,32 +17,72 @@ import (
 
 // Kernel looks at and removes Pods' host interfaces in one network namespace, for the agent. Safe for concurrent use.
 type Kernel struct {
-	mu    sync.Mutex
-	s     *socket
+	ns    *os.File
 	table int
+
+	mu      sync.Mutex
+	idle    []*socket
+	deletes sync.WaitGroup
 }
 
-// NewKernel opens a socket in the namespace of the calling thread. table holds the Pods' host routes.
+// NewKernel works in the namespace of the calling thread. table holds the Pods' host routes.
 func NewKernel(table int) (*Kernel, error) {
-	s, err := open()
+	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
+		return nil, fmt.Errorf("open the node's network namespace: %w", err)
+	}
+	k := &Kernel{ns: ns, table: table}
+	s, err := k.take()
+	if err != nil {
+		ns.Close()
 		return nil, err
 	}
-	return &Kernel{s: s, table: table}, nil
+	k.give(s)
+	return k, nil
 }
 
-// Close lets go of the socket.
+// Close lets go of namespace and sockets after the deletions under way have ended.
 func (k *Kernel) Close() {
+	k.deletes.Wait()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.s.close()
+	for _, s := range k.idle {
+		s.close()
+	}
+	k.idle = nil
+	k.ns.Close()
+}
+
+// take returns a socket for one conversation; there are as many as conversations at once.
+func (k *Kernel) take() (s *socket, err error) {
+	k.mu.Lock()
+	if n := len(k.idle); n > 0 {
+		s, k.idle = k.idle[n-1], k.idle[:n-1]
+	}
+	k.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err = inside(k.ns, func() (err error) { s, err = open(); return err })
+	return s, err
+}
+
+func (k *Kernel) give(s *socket) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.idle = append(k.idle, s)
 }
 
 // Exists says whether there is a link of that name.
 func (k *Kernel) Exists(name string) (bool, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	err := k.s.do(getLink(name))
+	s, err := k.take()
+	if err != nil {
+		return false, err
+	}
+	defer k.give(s)
+	err = s.do(getLink(name))
 	if errors.Is(err, unix.ENODEV) {
 		return false, nil
 	}
@@ -47,11 +90,38 @@ func (k *Kernel) Exists(name string) (bool, error) {
 }
 
 // Delete removes a link, and with it the Pod's end and everything that hangs on both. One that is gone is no error.
+//
+// It returns when both ends have left the system: no name, no address, no route, no packet. The kernel keeps its
+// caller waiting longer, until the memory can be freed (netdev_run_todo: an RCU barrier, 12 to 30 ms); a goroutine
+// does that, and Close joins it. What tells the one from the other is a second request: the first holds the RTNL
+// lock until the link is gone, so looking for the name waits for exactly that.
 func (k *Kernel) Delete(name string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.s.deleteLink(name)
+	if live, err := k.Exists(name); err != nil || !live {
+		return err
+	}
+	s, err := k.take()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	k.deletes.Go(func() {
+		defer k.give(s)
+		done <- s.deleteLink(name)
+	})
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(lookAgain):
+		}
+		if live, err := k.Exists(name); err == nil && !live {
+			return nil
+		}
+	}
 }
+
+// lookAgain is the pause between two looks at a link that is being deleted. One look is mostly enough.
+const lookAgain = 100 * time.Microsecond
 
 func (s *socket) deleteLink(name string) error {
 	m := request("delete link "+name, unix.RTM_DELLINK, 0, ifinfo(0, 0, 0))
@@ -83,12 +153,15 @@ type Link struct {
 
 // List returns the host interfaces of all Pods of the namespace.
 func (k *Kernel) List() ([]Link, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	s, err := k.take()
+	if err != nil {
+		return nil, err
+	}
+	defer k.give(s)
 	byIndex, order := map[int32]*Link{}, []int32{}
 	m := request("list links", unix.RTM_GETLINK, unix.NLM_F_DUMP, ifinfo(0, 0, 0))
 	m.u32(unix.IFLA_EXT_MASK, skipStats)
-	err := k.s.dump(m, func(b []byte) {
+	err = s.dump(m, func(b []byte) {
 		if i, l, ok := parseLink(b); ok && strings.HasPrefix(l.Name, api.HostIfPrefix) {
 			byIndex[i] = &l
 			order = append(order, i)
@@ -98,7 +171,7 @@ func (k *Kernel) List() ([]Link, error) {
 		return nil, err
 	}
 	for _, fam := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := k.s.routes(fam, k.table, func(r route) {
+		err := s.routes(fam, k.table, func(r route) {
 			if l := byIndex[r.oif]; l != nil && r.table == k.table && r.dst.IsSingleIP() && r.typ == unix.RTN_UNICAST {
 				l.Addresses = append(l.Addresses, r.dst.Addr())
 			}
