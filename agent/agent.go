@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
@@ -25,8 +27,6 @@ import (
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sync/errgroup"
-
-	"net/netip"
 )
 
 // Version is set by the build.
@@ -45,6 +45,7 @@ type Agent struct {
 	tun    *tunnel.Tunnel
 	pool   *ipam.Pool
 	plug   *plug.Server
+	links  *veth.Kernel
 	health storeHealth
 
 	snapshot    atomic.Pointer[model.Snapshot]
@@ -147,6 +148,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.serveMetrics(ctx) })
 	}
 	err = g.Wait()
+	a.links.Close()
+	err = errors.Join(err, a.pool.Close())
 	notify("STOPPING=1")
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

@@ -29,8 +29,11 @@ func (a *Agent) openPlug() error {
 	for _, p := range a.pool.Problems() {
 		a.log.Warn("the Pods' journal had problems", "problem", p)
 	}
+	if a.links, err = veth.NewKernel(tablePods); err != nil {
+		return err
+	}
 	a.plug = plug.New(plug.Config{
-		Pool: a.pool, Links: veth.Links{}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
+		Pool: a.pool, Links: plug.Kernel{Kernel: a.links}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
 		Ready: a.notReady, Changed: a.kick, Log: a.log,
 	})
 	return nil

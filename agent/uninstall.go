@@ -31,7 +31,11 @@ func Uninstall(cfg Config, purge bool, log *slog.Logger) (done []string, err err
 	if cfg.CNIConfDir != "" {
 		did("CNI conflist", removeFile(filepath.Join(cfg.CNIConfDir, ConflistName)))
 	}
-	links := veth.Links{}
+	links, err := veth.NewKernel(tablePods)
+	if err != nil {
+		return done, err
+	}
+	defer links.Close()
 	pods, err := links.List()
 	errs = append(errs, err)
 	for _, p := range pods {

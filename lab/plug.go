@@ -31,6 +31,12 @@ type plugRequest struct {
 	MAC         string            `json:"mac,omitempty"`
 }
 
+// plugReply is what `warren lab plug add` prints.
+type plugReply struct {
+	ContainerID string       `json:"containerID"`
+	Addresses   []netip.Addr `json:"addresses"`
+}
+
 // Plug does on a node what a container runtime does: it makes a network namespace and has libcni call the plugin with
 // the node's own conflist. It is started inside the node's namespaces.
 func Plug(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
@@ -61,12 +67,11 @@ func Plug(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return errors.Join(err, cni.DelNetworkList(ctx, list, r.runtimeConf(id)), removeNetns(r.Netns))
 	}
-	p, err := plugged(res)
+	addrs, err := plugged(res)
 	if err != nil {
 		return err
 	}
-	p.ContainerID = id
-	return json.NewEncoder(out).Encode(p)
+	return json.NewEncoder(out).Encode(plugReply{ContainerID: id, Addresses: addrs})
 }
 
 func firstConflist(dir string) (*libcni.NetworkConfigList, error) {
@@ -119,17 +124,16 @@ func (r plugRequest) runtimeConf(id string) *libcni.RuntimeConf {
 	return rt
 }
 
-func plugged(res types.Result) (*Pod, error) {
+func plugged(res types.Result) (out []netip.Addr, err error) {
 	r, err := types100.NewResultFromResult(res)
 	if err != nil {
 		return nil, err
 	}
-	p := &Pod{}
 	for _, ip := range r.IPs {
 		a, _ := netip.AddrFromSlice(ip.Address.IP)
-		p.Addresses = append(p.Addresses, a.Unmap())
+		out = append(out, a.Unmap())
 	}
-	return p, nil
+	return out, nil
 }
 
 // makeNetns makes a network namespace with lo up, kept by a bind mount, as `ip netns add` does.

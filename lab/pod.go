@@ -71,9 +71,11 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "plug", "add"}, Stdin: bytes.NewReader(raw), Stdout: &out, Stderr: &errOut}); err != nil {
 		return nil, fmt.Errorf("plug pod %s on %s: %s", s.Name, s.Node, strings.TrimSpace(errOut.String()))
 	}
-	if err := json.Unmarshal(out.Bytes(), p); err != nil {
-		return nil, err
+	var got plugReply
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		return nil, fmt.Errorf("plug pod %s on %s: answer %q: %w", s.Name, s.Node, out.String(), err)
 	}
+	p.ContainerID, p.Addresses = got.ContainerID, got.Addresses
 	if err := l.savePod(p); err != nil {
 		return nil, errors.Join(err, l.RemovePod(p))
 	}
