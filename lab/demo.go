@@ -56,7 +56,7 @@ Go on with:
 
 func (l *Lab) call1(w io.Writer, from, to *Pod) error {
 	for _, a := range to.Addresses {
-		out, err := l.PodOutput(from, "curl", "-s", "-S", "--max-time", "10", "http://"+host(a)+"/")
+		out, err := l.PodOutput(from, l.Exe, "lab", "get", "http://"+host(a)+"/")
 		if err != nil {
 			return err
 		}

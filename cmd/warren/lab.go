@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"time"
@@ -23,7 +24,7 @@ func labCmd() *cobra.Command {
 	c.PersistentFlags().String("root", lab.DefaultRoot, "directory of the labs")
 	c.AddCommand(labUpCmd(), labDownCmd(), labStatusCmd(), labExecCmd(), labPodCmd(), labDemoCmd(),
 		labTwo("cut", "cut the link between two machines (nodes or etcd members)", (*lab.Lab).Cut), labHealCmd(), labRestartCmd(), labLogsCmd(), labListCmd())
-	c.AddCommand(labHoldCmd(), labPlugCmd(), labPodInitCmd(), labEchoCmd())
+	c.AddCommand(labHoldCmd(), labPlugCmd(), labPodInitCmd(), labEchoCmd(), labGetCmd())
 	return c
 }
 
@@ -275,4 +276,23 @@ func labEchoCmd() *cobra.Command {
 	c.Flags().StringVar(&cfg.UDP, "udp", ":7", "address of the UDP server, empty for none")
 	c.Flags().StringVar(&cfg.HTTP, "http", ":80", "address of the HTTP server, empty for none")
 	return c
+}
+
+func labGetCmd() *cobra.Command {
+	return &cobra.Command{Use: "get URL", Short: "print what a URL answers, as curl does; for Pods of a machine without curl", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			_, err = io.Copy(c.OutOrStdout(), resp.Body)
+			return err
+		}}
 }
