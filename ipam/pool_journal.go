@@ -11,9 +11,11 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// compactAfter is the number of events after which the journal may be rewritten; it is rewritten once the dead lines
-// are also twice as many as the live ones, so the cost per event stays constant.
+// compactAfter is how many events are added before the journal is rewritten; live records count on top, so the cost
+// per event stays constant.
 const compactAfter = 2048
+
+func limit(live int) int { return 2*live + compactAfter }
 
 // journal is the append-only file of a pool: a header line, then one event per line, each with a checksum in front
 // (pool_lines.go). A rewritten journal is put in place by rename.
@@ -23,6 +25,7 @@ type journal struct {
 	f       *os.File
 	size    int64 // of the good part; what follows is a torn write
 	events  int
+	limit   int                 // number of events at which it is rewritten
 	cursors map[bool]netip.Addr // by family (true: IPv4): the address given out last
 	broken  bool                // the file's end is unknown: rewrite before the next event
 }
@@ -64,7 +67,7 @@ func (j *journal) resume(s *journalState) error {
 		f.Close()
 		return err
 	}
-	j.f, j.size, j.events = f, s.good, s.events
+	j.f, j.size, j.events, j.limit = f, s.good, s.events, limit(len(s.records))
 	return nil
 }
 
@@ -89,7 +92,7 @@ func (j *journal) append(e event, live func() []Record) error {
 	j.size += int64(len(line))
 	j.events++
 	e.moveCursors(j.cursors)
-	if j.events >= compactAfter {
+	if j.events >= j.limit {
 		j.compact(e, live())
 	}
 	return nil
@@ -98,9 +101,6 @@ func (j *journal) append(e event, live func() []Record) error {
 // compact rewrites the journal when most of it is dead. The event just written is not in live yet. A failure is no
 // harm: the old file goes on.
 func (j *journal) compact(e event, live []Record) {
-	if j.events < 2*len(live)+compactAfter {
-		return
-	}
 	kept := live[:0]
 	for _, r := range live {
 		if (e.Del == nil || r.Attachment != *e.Del) && (e.Put == nil || r.Attachment != e.Put.Attachment) {
@@ -110,7 +110,9 @@ func (j *journal) compact(e event, live []Record) {
 	if e.Put != nil {
 		kept = append(kept, *e.Put)
 	}
-	_ = j.rewrite(kept)
+	if j.rewrite(kept) != nil {
+		j.limit = j.events + compactAfter
+	}
 }
 
 // rewrite puts a journal in place that holds these records and nothing else.
@@ -142,7 +144,7 @@ func (j *journal) rewrite(live []Record) error {
 	if j.f != nil {
 		j.f.Close()
 	}
-	j.f, j.size, j.events, j.broken = f, int64(b.Len()), len(live), false
+	j.f, j.size, j.events, j.limit, j.broken = f, int64(b.Len()), len(live), limit(len(live)), false
 	return nil
 }
 
