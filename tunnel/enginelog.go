@@ -15,7 +15,7 @@ import (
 const (
 	sayNoAnswer  = "Handshake did not complete after %d seconds"
 	sayReplay    = "handshake replay"
-	sayResponse  = "Received handshake response"
+	sayResponse  = "Received handshake "
 	sayBadSource = "packet with disallowed source address from"
 	sayNoInit    = "Failed to send handshake initiation"
 	sayNoAddress = "no known endpoint"

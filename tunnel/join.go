@@ -105,9 +105,11 @@ func (j *joiner) joinable(p *packet.Packet) bool {
 // flowHash need not be strong: it only spares comparisons within a batch.
 func flowHash(p *packet.Packet) uint32 {
 	h := uint32(p.SrcPort)<<16 | uint32(p.DstPort)
-	b := p.Buf[8:40]
+	b := p.Buf[8:]
 	if p.Version == 4 {
 		b = p.Buf[12:20]
+	} else {
+		b = b[:32]
 	}
 	for i := 0; i+4 <= len(b); i += 4 {
 		h = h*0x9e3779b1 ^ binary.LittleEndian.Uint32(b[i:])

@@ -110,6 +110,10 @@ func (t *Tunnel) serve(ctx context.Context, engine *device.Device) error {
 	}
 	g.Go(func() error { t.greet(ctx, engine); return nil })
 	g.Go(func() error {
+		stagger(ctx, engine, func() uint64 { return t.stats.segments.Load() + t.stats.received.Load() })
+		return nil
+	})
+	g.Go(func() error {
 		defer t.dev.Close() // ends the readers
 		select {
 		case <-ctx.Done():
