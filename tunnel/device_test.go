@@ -1,0 +1,603 @@
+package tunnel
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/warrennet/warren/internal/packet"
+	"golang.org/x/sys/unix"
+)
+
+// hookFunc decides by functions; nil ones pass.
+type hookFunc struct {
+	out, in func(p *packet.Packet) Verdict
+}
+
+func (h hookFunc) Outbound(p *packet.Packet) Verdict {
+	if h.out == nil || bytes.Equal(p.Buf, mark) {
+		return ToPeer
+	}
+	return h.out(p)
+}
+
+func (h hookFunc) Inbound(p *packet.Packet) Verdict {
+	if h.in == nil {
+		return Reflect
+	}
+	return h.in(p)
+}
+
+func always(v Verdict) func(*packet.Packet) Verdict { return func(*packet.Packet) Verdict { return v } }
+
+// testDevice is a device on a fake kernel with one peer that owns the "far" ends of the test packets.
+func testDevice(t testing.TB, k *fakeKernel, h Hook) *tunDevice {
+	t.Helper()
+	d := newTunDevice("test0", k, 1, featAll, h, quietLog, &counters{})
+	if err := d.open(1420); err != nil {
+		t.Fatal(err)
+	}
+	setOwner(d, Peer{Name: "far", AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("fd42:0:0:1::/64")}})
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func setOwner(d *tunDevice, p Peer) {
+	d.table.Store(newRoutes([]*peerState{{want: p}}))
+}
+
+// reads calls Read once and returns copies of what came.
+func reads(t testing.TB, d *tunDevice, n int) (out [][]byte) {
+	t.Helper()
+	bufs, sizes := buffers(n)
+	got, err := d.Read(bufs, sizes, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		out = append(out, bytes.Clone(bufs[i][16:16+sizes[i]]))
+	}
+	return out
+}
+
+// writes passes packets in as the engine does, with room in front.
+func writes(t testing.TB, d *tunDevice, pkts ...[]byte) {
+	t.Helper()
+	bufs := make([][]byte, len(pkts))
+	for i, p := range pkts {
+		b := make([]byte, maxPacket)
+		bufs[i] = b[:16+copy(b[16:], p)]
+	}
+	if _, err := d.Write(bufs, 16); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// segmentsOf cuts what the host was given back into packets with complete checksums.
+func segmentsOf(t testing.TB, written [][]byte) (out [][]byte) {
+	t.Helper()
+	for _, raw := range written {
+		p := packet.Packet{}
+		p.Vnet.Decode(raw)
+		if f := p.Parse(raw[packet.VnetLen:]); f != packet.OK || p.VnetFault() != packet.OK {
+			t.Fatalf("the host was given no packet: %v", f)
+		}
+		out = append(out, cutAll(&p, int(p.Vnet.GSOSize))...)
+	}
+	return out
+}
+
+func TestCarryOver(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	s := tcpSpec(4, 5, pattern(60000))
+	k.queues[0].feed(s.super(300))
+	k.queues[0].feed(s.super(300))
+	want := append(naive(s, 300), naive(s, 300)...)
+	var got [][]byte
+	calls := 0
+	for len(got) < len(want) {
+		part := reads(t, d, maxBatch)
+		got = append(got, part...)
+		calls++
+	}
+	if !sameStream(got, want) || calls != 4 {
+		t.Errorf("%d segments in %d reads, want %d in 4 and the same", len(got), calls, len(want))
+	}
+}
+
+func TestReadTakesAllThatWaits(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	for i := range 50 {
+		k.queues[0].feed(packet.Vnet{}, udpSpec(4, uint16(i), pattern(64)).bytes())
+	}
+	if got := reads(t, d, maxBatch); len(got) != 50 {
+		t.Errorf("%d packets in one read, want 50", len(got))
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	outgoing := tcpSpec(6, 1, pattern(20000))
+	answer := func(p *packet.Packet) Verdict {
+		if !p.BecomeUnreachable(p.Dst, packet.NoPort) {
+			t.Error("no answer")
+		}
+		return Reply
+	}
+	incoming := outgoing
+	incoming.src, incoming.dst = outgoing.dst, outgoing.src
+	back := func(p *packet.Packet) Verdict { // to the peer again, under another address of it
+		p.SetDestination(netip.MustParseAddrPort("[fd42:0:0:1::99]:81"))
+		return ToPeer
+	}
+	turned := incoming
+	turned.dst = "[fd42:0:0:1::99]:81"
+	reply := func(p *packet.Packet) Verdict {
+		if p.Super() {
+			return Drop
+		}
+		p.BecomeReset()
+		return Reply
+	}
+	small := incoming
+	small.payload = pattern(10)
+	cases := []struct {
+		name string
+		hook Hook
+		in   bool
+		give spec
+		host [][]byte // segments the host must get
+		peer [][]byte // and the peer
+	}{
+		{"out peer", hookFunc{}, false, outgoing, nil, naive(outgoing, 1300)},
+		{"out reflect", hookFunc{out: always(Reflect)}, false, outgoing, naive(outgoing, 1300), nil},
+		{"out drop", hookFunc{out: always(Drop)}, false, outgoing, nil, nil},
+		{"out reply", hookFunc{out: answer}, false, outgoing, [][]byte{unreachableAbout(t, outgoing, 1300)}, nil},
+		{"in reflect", hookFunc{}, true, incoming, naive(incoming, 1300), nil},
+		{"in peer", hookFunc{in: back}, true, incoming, nil, naive(turned, 1300)},
+		{"in drop", hookFunc{in: always(Drop)}, true, incoming, nil, nil},
+		{"in reply", hookFunc{in: reply}, true, small, nil, [][]byte{resetAbout(t, small)}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			k := &fakeKernel{}
+			d := testDevice(t, k, c.hook)
+			if c.in {
+				writes(t, d, naive(c.give, 1300)...)
+			} else {
+				k.queues[0].feed(c.give.super(1300))
+			}
+			k.queues[0].feed(packet.Vnet{}, mark) // ends the read also when the verdict keeps everything here
+			got := reads(t, d, maxBatch)
+			if len(got) == 0 || !bytes.Equal(got[len(got)-1], mark) {
+				t.Fatal("no end mark")
+			}
+			got = got[:len(got)-1]
+			host := segmentsOf(t, k.queues[0].taken())
+			if !sameStream(host, c.host) {
+				t.Errorf("host got %d segments, want %d", len(host), len(c.host))
+			}
+			if !sameStream(got, c.peer) {
+				t.Errorf("peer got %d segments, want %d", len(got), len(c.peer))
+			}
+		})
+	}
+}
+
+// mark is a packet for the peer that no test hook touches.
+var mark = udpSpec(4, 1, []byte("mark")).bytes()
+
+func unreachableAbout(t *testing.T, s spec, chunk int) []byte {
+	v, b := s.super(chunk)
+	p := packet.Packet{Vnet: v}
+	p.Parse(b)
+	return p.AppendUnreachable(nil, p.Dst, packet.NoPort)
+}
+
+func resetAbout(t *testing.T, s spec) []byte {
+	var p packet.Packet
+	p.Parse(s.bytes())
+	return p.AppendReset(nil)
+}
+
+func TestReflectWritesSuperPacketWhole(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, hookFunc{out: func(p *packet.Packet) Verdict {
+		if !p.Super() {
+			return ToPeer
+		}
+		p.SetDestination(netip.MustParseAddrPort("10.42.0.3:8080"))
+		return Reflect
+	}})
+	s := tcpSpec(4, 9, pattern(64000))
+	k.queues[0].feed(s.super(1388))
+	k.queues[0].feed(packet.Vnet{}, mark)
+	reads(t, d, maxBatch)
+	out := k.queues[0].taken()
+	if len(out) != 1 {
+		t.Fatalf("%d writes, want 1", len(out))
+	}
+	s.dst = "10.42.0.3:8080"
+	if got := segmentsOf(t, out); !sameStream(got, naive(s, 1388)) {
+		t.Error("reflected segments are wrong")
+	}
+}
+
+func TestFailClosed(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	lost, group := udpSpec(4, 1, pattern(9)), udpSpec(4, 1, pattern(9))
+	lost.dst, group.dst = "10.99.0.1:1", "224.0.0.5:1"
+	k.queues[0].feed(packet.Vnet{}, lost.bytes())
+	k.queues[0].feed(packet.Vnet{}, group.bytes())
+	k.queues[0].feed(packet.Vnet{}, []byte("garbage"))
+	k.queues[0].feed(packet.Vnet{}, mark)
+	if got := reads(t, d, maxBatch); len(got) != 1 {
+		t.Errorf("%d packets left, want the mark only", len(got))
+	}
+	s := d.stats.read()
+	if s.Drops["no_peer"] != 1 || s.Drops["multicast"] != 1 || s.Drops["malformed"] != 1 {
+		t.Errorf("drops %v", s.Drops)
+	}
+	if out := k.queues[0].taken(); len(out) != 0 {
+		t.Errorf("%d packets went back to the host", len(out))
+	}
+}
+
+func TestPeerMTU(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	peer := Peer{Name: "narrow", MTU: 1290, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("fd42:0:0:1::/64")}}
+	setOwner(d, peer)
+	const limit = 1280 // the engine pads to 16 bytes
+	q := k.queues[0]
+
+	t.Run("tcp super-packet is cut smaller", func(t *testing.T) {
+		s := tcpSpec(4, 7, pattern(30000))
+		q.feed(s.super(1368))
+		if got := reads(t, d, maxBatch); !sameStream(got, naive(s, limit-52)) {
+			t.Errorf("%d segments, largest %d", len(got), longest(got))
+		}
+	})
+	t.Run("tcp packet is cut smaller", func(t *testing.T) {
+		s := tcpSpec(6, 7, pattern(1340))
+		q.feed(packet.Vnet{}, s.bytes())
+		if got := reads(t, d, maxBatch); !sameStream(got, naive(s, limit-72)) {
+			t.Errorf("%d segments, largest %d", len(got), longest(got))
+		}
+	})
+	t.Run("damaged tcp packet is not repaired", func(t *testing.T) {
+		s := tcpSpec(6, 7, pattern(1340))
+		s.badChecksum = true
+		q.feed(packet.Vnet{}, s.bytes())
+		q.feed(packet.Vnet{}, mark)
+		if got := reads(t, d, maxBatch); len(got) != 1 || d.stats.read().Drops["bad_checksum"] != 1 {
+			t.Error("a damaged packet got a good checksum")
+		}
+	})
+	for _, version := range []uint8{4, 6} {
+		t.Run("df is answered", func(t *testing.T) {
+			s := udpSpec(version, 3, pattern(1350))
+			s.df = true
+			q.feed(packet.Vnet{}, s.bytes())
+			q.feed(packet.Vnet{}, mark)
+			if got := reads(t, d, maxBatch); len(got) != 1 {
+				t.Errorf("%d packets left", len(got))
+			}
+			out := segmentsOf(t, q.taken())
+			var p packet.Packet
+			if len(out) != 1 || p.Parse(out[0]) != packet.OK || !p.ICMPError() || p.Dst != netip.MustParseAddrPort(s.src).Addr() {
+				t.Fatalf("no answer: %d packets", len(out))
+			}
+			if mtu := int(p.Buf[p.L4+6])<<8 | int(p.Buf[p.L4+7]); mtu != limit {
+				t.Errorf("answer names MTU %d, want %d", mtu, limit)
+			}
+		})
+	}
+	t.Run("ipv4 without df is fragmented", func(t *testing.T) {
+		q.feed(udpSpec(4, 3, pattern(4000)).super(1360))
+		got := reads(t, d, maxBatch)
+		if len(got) != 3*2-1 && len(got) != 3*2 || longest(got) > limit {
+			t.Errorf("%d packets, longest %d", len(got), longest(got))
+		}
+	})
+	t.Run("mss is clamped both ways", func(t *testing.T) {
+		s := tcpSpec(4, 1, nil)
+		s.flags, s.opts = packet.SYN, []byte{2, 4, 5, 0xb4}
+		q.feed(packet.Vnet{}, s.bytes())
+		got := reads(t, d, maxBatch)
+		if mss := int(got[0][42])<<8 | int(got[0][43]); mss != limit-40 {
+			t.Errorf("outbound MSS %d, want %d", mss, limit-40)
+		}
+		s.src, s.dst = s.dst, s.src
+		writes(t, d, s.bytes())
+		in := segmentsOf(t, q.taken())
+		if mss := int(in[0][42])<<8 | int(in[0][43]); mss != limit-40 {
+			t.Errorf("inbound MSS %d, want %d", mss, limit-40)
+		}
+	})
+}
+
+func longest(b [][]byte) (n int) {
+	for _, x := range b {
+		n = max(n, len(x))
+	}
+	return n
+}
+
+func TestOffloadStepsDownAtOpen(t *testing.T) {
+	for name, c := range map[string]struct {
+		k     *fakeKernel
+		lost  feature
+		count uint64
+	}{
+		"all accepted": {&fakeKernel{}, 0, 0},
+		"no USO":       {&fakeKernel{refuse: unix.TUN_F_USO4 | unix.TUN_F_USO6}, featUSO, 1},
+		"no ECN":       {&fakeKernel{refuse: unix.TUN_F_USO4 | unix.TUN_F_TSO_ECN}, featUSO | featECN, 2},
+		"no TSO":       {&fakeKernel{refuse: unix.TUN_F_TSO4}, featUSO | featECN | featTSO, 3},
+		"nothing":      {&fakeKernel{refuse: unix.TUN_F_CSUM}, featUSO | featECN | featTSO | featCsum, 4},
+		"no header":    {&fakeKernel{noVnet: true}, featAll, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := testDevice(t, c.k, nil)
+			if got := feature(d.feat.Load()); got != featAll&^c.lost {
+				t.Errorf("in use %v, want %v", got.names(), (featAll &^ c.lost).names())
+			}
+			if got := d.stats.read().Downgrades; got != c.count {
+				t.Errorf("%d downgrades counted, want %d", got, c.count)
+			}
+			if !c.k.queues[len(c.k.queues)-1].persist {
+				t.Error("not persistent")
+			}
+		})
+	}
+}
+
+func TestNoVirtioHeader(t *testing.T) {
+	k := &fakeKernel{noVnet: true}
+	d := testDevice(t, k, nil)
+	k.queues[0].in <- mark
+	if got := reads(t, d, 4); len(got) != 1 || !bytes.Equal(got[0], mark) {
+		t.Error("plain packet did not pass")
+	}
+	s := tcpSpec(4, 1, pattern(3000))
+	s.src, s.dst = s.dst, s.src
+	writes(t, d, naive(s, 1000)...)
+	if got := k.queues[0].taken(); !sameStream(got, naive(s, 1000)) {
+		t.Errorf("host got %d packets, want the segments as they came", len(got))
+	}
+}
+
+// TestOffloadStepsDownAtRunTime: the host gets every segment in spite of the refusal, and the feature goes.
+func TestOffloadStepsDownAtRunTime(t *testing.T) {
+	for _, refusal := range []error{unix.EINVAL, unix.EIO} {
+		for _, s := range []spec{tcpSpec(4, 1, pattern(9000)), udpSpec(6, 1, pattern(9000))} {
+			k := &fakeKernel{refuseTo: refusal}
+			d := testDevice(t, k, nil)
+			s.src, s.dst = s.dst, s.src
+			for range 3 {
+				writes(t, d, naive(s, 1000)...)
+				if got := segmentsOf(t, k.queues[0].taken()); !sameStream(got, naive(s, 1000)) {
+					t.Fatalf("%v: host got %d segments, want 9", refusal, len(got))
+				}
+			}
+			_, feat := kindOf(&packet.Packet{Proto: s.proto})
+			if d.has(feat) || d.stats.read().Downgrades != 1 {
+				t.Errorf("%v: still in use %v", refusal, feature(d.feat.Load()).names())
+			}
+			if !d.has(featTCPGRO | featUDPGRO) {
+				t.Error("the other kind went too")
+			}
+		}
+	}
+}
+
+// TestOneRefusalIsForgiven: what has worked before is not given up for a single packet.
+func TestOneRefusalIsForgiven(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	s := tcpSpec(4, 1, pattern(9000))
+	s.src, s.dst = s.dst, s.src
+	writes(t, d, naive(s, 1000)...)
+	for range patience - 1 {
+		k.refuseTo = unix.EINVAL
+		writes(t, d, naive(s, 1000)...)
+	}
+	k.refuseTo = nil
+	writes(t, d, naive(s, 1000)...)
+	if !d.has(featTCPGRO) {
+		t.Error("given up too early")
+	}
+	k.refuseTo = unix.EINVAL
+	for range patience {
+		writes(t, d, naive(s, 1000)...)
+	}
+	if d.has(featTCPGRO) {
+		t.Error("never given up")
+	}
+}
+
+func TestLinkDownIsNoOffloadTrouble(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	k.up = false
+	s := tcpSpec(4, 1, pattern(9000))
+	writes(t, d, naive(s, 1000)...)
+	if st := d.stats.read(); st.Drops["link_down"] == 0 || st.Downgrades != 0 {
+		t.Errorf("drops %v, downgrades %d", st.Drops, st.Downgrades)
+	}
+}
+
+func TestReadRefusalStepsDown(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	k.queues[0].next = unix.EINVAL
+	k.queues[0].feed(packet.Vnet{}, mark)
+	if got := reads(t, d, 4); len(got) != 1 || d.has(featUSO) || !d.has(featTSO) {
+		t.Errorf("in use %v after a refused read", feature(d.feat.Load()).names())
+	}
+}
+
+func TestDeletedDeviceIsMadeAnew(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, nil)
+	k.queues[0].next = unix.EBADFD
+	got := make(chan [][]byte)
+	go func() { got <- reads(t, d, 4) }()
+	for d.stats.reopens.Load() == 0 {
+		select {
+		case <-got:
+			t.Fatal("read ended")
+		default:
+		}
+	}
+	d.mu.Lock()
+	k.mu.Lock()
+	q := k.queues[len(k.queues)-1]
+	k.mu.Unlock()
+	d.mu.Unlock()
+	q.feed(packet.Vnet{}, mark)
+	if n := len(<-got); n != 1 || !q.persist || k.mtuSet != 1420 {
+		t.Errorf("%d packets, persistent %v, MTU %d", n, q.persist, k.mtuSet)
+	}
+}
+
+func TestCloseEndsRead(t *testing.T) {
+	d := testDevice(t, &fakeKernel{}, nil)
+	done := make(chan error)
+	go func() {
+		bufs, sizes := buffers(4)
+		_, err := d.Read(bufs, sizes, 16)
+		done <- err
+	}()
+	d.Close()
+	if err := <-done; !errors.Is(err, errClosed) {
+		t.Errorf("read ended with %v", err)
+	}
+	if _, open := <-d.Events(); open {
+		<-d.Events()
+	}
+}
+
+func TestSecondQueueHandsOver(t *testing.T) {
+	k := &fakeKernel{}
+	d := newTunDevice("test0", k, 2, featAll, nil, quietLog, &counters{})
+	if err := d.open(1420); err != nil {
+		t.Fatal(err)
+	}
+	setOwner(d, Peer{AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}})
+	done := make(chan error)
+	go func() { done <- newReader(d, 1).run() }()
+	s := tcpSpec(4, 1, pattern(50000))
+	var got [][]byte
+	for range 5 {
+		k.queues[1].feed(s.super(1000))
+	}
+	for len(got) < 250 {
+		got = append(got, reads(t, d, maxBatch)...) // waits on queue 0 and is woken for the line
+	}
+	want := naive(s, 1000)
+	for i := range 5 {
+		if !sameStream(got[i*50:i*50+50], want) {
+			t.Fatalf("super-packet %d came out differently", i)
+		}
+	}
+	d.Close()
+	if err := <-done; err != nil {
+		t.Errorf("second reader: %v", err)
+	}
+}
+
+func TestInject(t *testing.T) {
+	k := &fakeKernel{}
+	d := testDevice(t, k, hookFunc{out: always(Drop), in: always(Drop)})
+	tn := &Tunnel{dev: d}
+	mark := udpSpec(6, 0, pattern(99)).bytes() // one that the hook would drop
+	if err := tn.InjectHost(mark, mark); err != nil {
+		t.Fatal(err)
+	}
+	if got := segmentsOf(t, k.queues[0].taken()); len(got) != 2 || !bytes.Equal(got[0], mark) {
+		t.Error("host did not get the packets")
+	}
+	if err := tn.InjectPeer(mark); err != nil {
+		t.Fatal(err)
+	}
+	if got := reads(t, d, 4); len(got) != 1 || !bytes.Equal(got[0], mark) {
+		t.Error("peer did not get the packet")
+	}
+	if err := tn.InjectPeer([]byte("x")); err == nil {
+		t.Error("garbage was taken")
+	}
+	var full error
+	for range 2 * maxFrames {
+		full = errors.Join(full, tn.InjectPeer(mark))
+	}
+	if !errors.Is(full, ErrFull) {
+		t.Error("the line has no end")
+	}
+}
+
+// nullKernel swallows and gives without end, for allocation tests and benchmarks.
+type nullQueue struct {
+	fakeQueue
+	raw  []byte
+	left int
+}
+
+func (q *nullQueue) read(b []byte, wait bool) (int, error) {
+	if q.left == 0 && !wait {
+		return 0, errAgain
+	}
+	q.left--
+	return copy(b, q.raw), nil
+}
+func (q *nullQueue) write([][]byte) error { return nil }
+
+func nullDevice(tb testing.TB, h Hook, v packet.Vnet, b []byte) (*tunDevice, *nullQueue) {
+	d := testDevice(tb, &fakeKernel{}, h)
+	q := &nullQueue{raw: make([]byte, packet.VnetLen)}
+	v.Encode(q.raw)
+	q.raw = append(q.raw, b...)
+	q.gone = make(chan struct{})
+	d.queues.Store(&[]queue{q})
+	return d, q
+}
+
+func TestNoAllocationsOnTheWay(t *testing.T) {
+	s := tcpSpec(4, 1, pattern(60000))
+	v, b := s.super(1368)
+	for name, h := range map[string]Hook{"peer": nil, "reflect": hookFunc{out: reflectSupers}} {
+		d, q := nullDevice(t, h, v, b)
+		bufs, sizes := buffers(maxBatch)
+		r := newReader(d, 0)
+		if n := testing.AllocsPerRun(50, func() {
+			q.left = 2
+			if h != nil { // nothing reaches the engine, so its reader would wait for ever
+				if r.receive(true) == nil {
+					r.judge()
+				}
+				return
+			}
+			d.Read(bufs, sizes, 16)
+		}); n != 0 {
+			t.Errorf("%s: %v allocations per read", name, n)
+		}
+	}
+	d, _ := nullDevice(t, nil, v, b)
+	segs := naive(s, 1368)
+	bufs := make([][]byte, len(segs))
+	for i := range bufs {
+		bufs[i] = append(make([]byte, 16, 2000), segs[i]...)
+	}
+	first := bytes.Clone(bufs[0])
+	if n := testing.AllocsPerRun(50, func() {
+		copy(bufs[0], first)
+		d.Write(bufs, 16)
+	}); n != 0 {
+		t.Errorf("%v allocations per write", n)
+	}
+}
+
+func reflectSupers(p *packet.Packet) Verdict { return Reflect }
