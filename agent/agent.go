@@ -55,13 +55,14 @@ type Agent struct {
 	applied     atomic.Pointer[appliedState]
 	joinProblem atomic.Value // string: why the node cannot join, "" when it did
 
-	verified   bool  // cluster configuration compared; only the member goroutine uses it
-	claimedAt  int64 // store revision of the last claim; likewise
-	claimed    chan struct{}
-	haveBlocks sync.Once
-	kicked     chan struct{} // wakes the apply loop
-	rejoin     chan struct{} // wakes the member loop
-	foreign    foreignPeers
+	verified     bool  // cluster configuration compared; only the member goroutine uses it
+	claimedAt    int64 // store revision of the last claim; likewise
+	registeredAt int64 // store revision of the last write of the node's record; likewise
+	claimed      chan struct{}
+	haveBlocks   sync.Once
+	kicked       chan struct{} // wakes the apply loop
+	rejoin       chan struct{} // wakes the member loop
+	foreign      foreignPeers
 }
 
 // appliedState is what the last apply did.
@@ -169,11 +170,19 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := tunnel.New(tunnel.Config{
+	tc := tunnel.Config{
 		Name: a.cfg.Interface, MTU: deriveMTU(a.self(under)), DisableOffload: !a.cfg.Offload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
 		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
-	})
+	}
+	for _, b := range *a.blocks.Load() {
+		if b.Addr().Is4() {
+			tc.Source4 = PodNetAddr(b)
+		} else {
+			tc.Source6 = PodNetAddr(b)
+		}
+	}
+	t, err := tunnel.New(tc)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
 	if err == nil && last != nil && last.err != nil {
 		a.log.Info("the plan holds again")
 	}
-	if changed > 0 && last != nil {
+	if changed > 0 && last != nil && last.err == nil && reflect.DeepEqual(last.plan.Host, p.Host) {
 		a.log.Info("host network brought back to the plan", "changes", changed)
 	}
 	if now.first && (last == nil || !last.first) {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
-	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/ipam"
 )
 
@@ -114,14 +113,15 @@ func (a *Agent) join(ctx context.Context) error {
 	}
 	have, ok := snap.Node(want.Name)
 	have.Alive = false
+	if snap.Revision < a.registeredAt {
+		return nil // the watch has not shown our last write yet
+	}
 	if ok && reflect.DeepEqual(normal(have), normal(*want)) {
 		return nil
 	}
-	err := a.store.PutNode(ctx, *want)
-	if errors.Is(err, etcd.ErrNameTaken) {
-		return err
-	}
+	rev, err := a.store.PutNode(ctx, *want)
 	if err == nil {
+		a.registeredAt = rev
 		a.log.Info("registered", "node", want.Name, "podCIDRs", want.PodCIDRs, "endpoints", want.Endpoints)
 	}
 	return err

@@ -217,7 +217,7 @@ func (p *plan) host(me self, pods []pod) {
 	}
 	for _, x := range pods {
 		for _, a := range x.Addrs {
-			h.Routes = append(h.Routes, hostnet.Route{Table: tablePods, Type: hostnet.Unicast, Dst: netip.PrefixFrom(a, a.BitLen()), Dev: x.Link})
+			h.PodRoutes = append(h.PodRoutes, hostnet.Route{Table: tablePods, Type: hostnet.Unicast, Dst: netip.PrefixFrom(a, a.BitLen()), Dev: x.Link})
 		}
 	}
 	p.nodeRoutes(me, src)

@@ -57,7 +57,7 @@ func (p plan) text() string {
 	for _, a := range p.Host.Addrs {
 		fmt.Fprintf(&b, "addr %s\n", a)
 	}
-	for _, r := range p.Host.Routes {
+	for _, r := range append(p.Host.PodRoutes, p.Host.Routes...) {
 		fmt.Fprintf(&b, "route %s\n", r)
 	}
 	for _, r := range p.Host.Rules {
@@ -80,12 +80,12 @@ peer n2 endpoints [192.0.2.2:51820] allowed [10.42.1.0/24 fd42:0:0:1::/64 192.0.
 peer n3 endpoints [192.0.2.3:51820] allowed [10.42.2.0/24 fd42:0:0:2::/64 192.0.2.3/32] mtu 1420
 addr 10.42.0.1/32
 addr fd42::1/128
+route 10.42.0.3/32 dev wrn1 table 101
+route fd42::3/128 dev wrn1 table 101
 route 10.42.0.0/16 dev warren0 table 101 src 10.42.0.1
 route blackhole 10.42.0.0/16 table 101 metric 4096
 route fd42::/48 dev warren0 table 101 src fd42::1
 route blackhole fd42::/48 table 101 metric 4096
-route 10.42.0.3/32 dev wrn1 table 101
-route fd42::3/128 dev wrn1 table 101
 route 192.0.2.2/32 dev warren0 table 103
 route blackhole 192.0.2.2/32 table 103 metric 4096
 route 192.0.2.3/32 dev warren0 table 103

@@ -90,7 +90,8 @@ func joinOne(ctx context.Context, url string, c model.Cluster, i int, requests *
 		return nil, err
 	}
 	requests.Add(2) // PutNode reads, then writes
-	return blocks, s.PutNode(ctx, model.Node{Name: o.Node, Identity: o.Identity, PublicKey: model.Key{byte(i), 1}, PodCIDRs: blocks})
+	_, err = s.PutNode(ctx, model.Node{Name: o.Node, Identity: o.Identity, PublicKey: model.Key{byte(i), 1}, PodCIDRs: blocks})
+	return blocks, err
 }
 
 // counting counts what claims ask of the store.

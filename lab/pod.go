@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Pod is a network namespace on a node with a process in it, plugged by the real CNI plugin.
@@ -79,15 +80,45 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 	if err := l.savePod(p); err != nil {
 		return nil, errors.Join(err, l.RemovePod(p))
 	}
-	if len(s.Args) == 0 {
+	isEcho := len(s.Args) == 0
+	if isEcho {
 		s.Args = []string{l.Exe, "lab", "echo"}
+		_ = os.Remove(l.podLog(p)) // a former Pod's line must not count
 	}
 	args := append([]string{"ip", "netns", "exec", filepath.Base(p.netns()), l.Exe, "lab", "pod-init", p.Name}, s.Args...)
 	if err := l.spawn(s.Node, pid, p.process(), Cmd{Args: args, Env: s.Env}); err != nil {
 		return nil, errors.Join(err, l.RemovePod(p))
 	}
 	p.PID = l.Pid(s.Node, p.process())
+	if isEcho {
+		if err := l.waitEcho(ctx, p); err != nil {
+			return nil, errors.Join(err, l.RemovePod(p))
+		}
+	}
 	return p, nil
+}
+
+// EchoReady is what the echo server prints once it listens.
+const EchoReady = "listening"
+
+func (l *Lab) podLog(p *Pod) string { return filepath.Join(l.machineDir(p.Node), p.process()+".log") }
+
+// waitEcho waits until the Pod's echo server listens.
+func (l *Lab) waitEcho(ctx context.Context, p *Pod) error {
+	for {
+		raw, err := os.ReadFile(l.podLog(p))
+		if err == nil && strings.Contains(string(raw), EchoReady+"\n") {
+			return nil
+		}
+		if l.Pid(p.Node, p.process()) == 0 {
+			return fmt.Errorf("the process of pod %s ended: %s", p.Name, tail(string(raw), 5))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func (p *Pod) process() string { return "pod-" + p.Namespace + "-" + p.Name }

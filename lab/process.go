@@ -136,11 +136,42 @@ func (l *Lab) Pid(machine, name string) int {
 
 // ours reports whether a process carries this lab's mark and is not a zombie.
 func (l *Lab) ours(pid int) bool {
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	mark := []byte("\x00" + envMark + "=" + l.Dir + "\x00")
+	for range 5000 {
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && len(env) > 0 {
+			return bytes.Contains(append([]byte{0}, env...), mark)
+		}
+		// Empty or unreadable: it has no program (a zombie, a kernel thread), it is gone, or it is in the middle of
+		// execve.
+		if !mayExec(pid) {
+			return false
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false
+}
+
+// mayExec reports whether a process exists, is neither a zombie nor a kernel thread (flag PF_KTHREAD; proc(5)), and is so
+// young that an empty environment may be that of execve under way. Some programs just have none.
+func mayExec(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false
 	}
-	return bytes.Contains(append([]byte{0}, env...), []byte("\x00"+envMark+"="+l.Dir+"\x00"))
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 20 {
+		return false
+	}
+	const kthread, hz = 0x00200000, 100
+	flags, errFlags := strconv.ParseUint(f[6], 10, 64)
+	start, errStart := strconv.ParseInt(f[19], 10, 64)
+	var now unix.Timespec
+	if errFlags != nil || errStart != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return false
+	}
+	return flags&kthread == 0 && f[0] != "Z" && f[0] != "X" && now.Sec-start/hz < 5
 }
 
 // processes lists every process that carries the lab's mark, whoever its parent is by now.

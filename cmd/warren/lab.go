@@ -271,7 +271,9 @@ func labPodInitCmd() *cobra.Command {
 func labEchoCmd() *cobra.Command {
 	var cfg echo.Config
 	c := &cobra.Command{Use: "echo", Short: "the server of the lab's Pods: says its host name and the client's address", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return echo.Serve(c.Context(), cfg) }}
+		RunE: func(c *cobra.Command, _ []string) error {
+			return echo.Serve(c.Context(), cfg, func() { fmt.Fprintln(c.OutOrStdout(), lab.EchoReady) })
+		}}
 	c.Flags().StringVar(&cfg.TCP, "tcp", ":7", "address of the TCP server, empty for none")
 	c.Flags().StringVar(&cfg.UDP, "udp", ":7", "address of the UDP server, empty for none")
 	c.Flags().StringVar(&cfg.HTTP, "http", ":80", "address of the HTTP server, empty for none")

@@ -25,6 +25,8 @@ type State struct {
 	Link    string         // the TUN, "warren0"
 	Addrs   []netip.Prefix // on Link
 	Routes  []Route
+	// PodRoutes go over Pods' interfaces, which vanish at any time: one without its interface is passed over.
+	PodRoutes []Route
 	Rules   []Rule
 	Sysctls []Sysctl
 }

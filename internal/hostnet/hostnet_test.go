@@ -62,11 +62,14 @@ func desired() State {
 			{Table: 101, Type: Blackhole, Dst: p("10.42.0.0/16"), Metric: 4096},
 			{Table: 101, Type: Unicast, Dst: p("fd42::/48"), Dev: "warren0", Src: netip.MustParseAddr("fd42::1")},
 			{Table: 101, Type: Blackhole, Dst: p("fd42::/48"), Metric: 4096},
-			{Table: 101, Type: Unicast, Dst: p("10.42.0.9/32"), Dev: "pod1"},
-			{Table: 101, Type: Unicast, Dst: p("fd42::9/128"), Dev: "pod1"},
 			{Table: 103, Type: Throw, Dst: p("10.0.0.0/8")},
 			{Table: 103, Type: Unicast, Dst: p("0.0.0.0/0"), Dev: "warren0"},
 			{Table: 103, Type: Unicast, Dst: p("::/0"), Dev: "warren0"},
+		},
+		PodRoutes: []Route{
+			{Table: 101, Type: Unicast, Dst: p("10.42.0.9/32"), Dev: "pod1"},
+			{Table: 101, Type: Unicast, Dst: p("fd42::9/128"), Dev: "pod1"},
+			{Table: 101, Type: Unicast, Dst: p("10.42.0.8/32"), Dev: "vanished"},
 		},
 		Rules: []Rule{
 			{Pref: 115, Table: 101}, {Pref: 116, From: p("10.42.0.0/16"), Table: 103},

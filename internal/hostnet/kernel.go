@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -49,7 +50,8 @@ func (s *setter) addAddrs() (left []removal) {
 // over a Pod's interface go with the interface, so that a Pod in the middle of its ADD is never touched.
 func (s *setter) addRoutes() (left []removal) {
 	missing, places := map[Route]bool{}, map[place]bool{}
-	for _, r := range s.want.Routes {
+	all := append(slices.Clone(s.want.Routes), s.want.PodRoutes...)
+	for _, r := range all {
 		missing[r], places[r.place()] = true, true
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -72,9 +74,9 @@ func (s *setter) addRoutes() (left []removal) {
 			}
 		}
 	}
-	for _, r := range s.want.Routes {
+	for i, r := range all {
 		if missing[r] {
-			s.addRoute(r)
+			s.addRoute(r, i >= len(s.want.Routes))
 		}
 	}
 	return left
@@ -88,7 +90,7 @@ type place struct {
 
 func (r Route) place() place { return place{r.Table, r.Metric, r.Dst} }
 
-func (s *setter) addRoute(r Route) {
+func (s *setter) addRoute(r Route, ofPod bool) {
 	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, Protocol: Protocol, Family: family(r.Dst.Addr())}
 	switch r.Type {
 	case Blackhole:
@@ -97,6 +99,9 @@ func (s *setter) addRoute(r Route) {
 		k.Type = unix.RTN_THROW
 	default:
 		link, err := netlink.LinkByName(r.Dev)
+		if errors.As(err, &netlink.LinkNotFoundError{}) && ofPod {
+			return
+		}
 		if err != nil {
 			s.fail("add route %s: link: %w", r, err)
 			return
@@ -106,7 +111,11 @@ func (s *setter) addRoute(r Route) {
 	if r.Src.IsValid() {
 		k.Src = r.Src.AsSlice()
 	}
-	s.did("add", "route "+r.String(), netlink.RouteReplace(k))
+	err := netlink.RouteReplace(k)
+	if ofPod {
+		err = gone(err)
+	}
+	s.did("add", "route "+r.String(), err)
 }
 
 func (s *setter) fromKernel(k netlink.Route, family int) Route {

@@ -18,11 +18,11 @@ import (
 // Config says where to listen; an empty address leaves that server out.
 type Config struct{ TCP, UDP, HTTP string }
 
-// Serve answers until ctx ends.
+// Serve answers until ctx ends; ready is called once all servers listen.
 //
 // TCP: one line "host=NAME client=ADDR server=ADDR", then everything read is sent back. UDP: each datagram is answered
 // by that line and the datagram. HTTP: the line and the request's headers.
-func Serve(ctx context.Context, c Config) error {
+func Serve(ctx context.Context, c Config, ready func()) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return err
@@ -30,19 +30,38 @@ func Serve(ctx context.Context, c Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &server{host: host}
-	var errs []error
-	results := make(chan error, 3)
-	running := 0
-	for _, x := range []struct {
-		addr  string
-		serve func(context.Context, string) error
-	}{{c.TCP, s.tcp}, {c.UDP, s.udp}, {c.HTTP, s.http}} {
-		if x.addr != "" {
-			running++
-			go func() { results <- x.serve(ctx, x.addr) }()
+	var serve []func(context.Context) error
+	if c.TCP != "" {
+		l, err := net.Listen("tcp", c.TCP)
+		if err != nil {
+			return err
 		}
+		defer l.Close()
+		serve = append(serve, func(ctx context.Context) error { return s.tcp(ctx, l) })
 	}
-	for range running {
+	if c.UDP != "" {
+		l, err := net.ListenPacket("udp", c.UDP)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		serve = append(serve, func(ctx context.Context) error { return s.udp(ctx, l) })
+	}
+	if c.HTTP != "" {
+		l, err := net.Listen("tcp", c.HTTP)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		serve = append(serve, func(ctx context.Context) error { return s.http(ctx, l) })
+	}
+	ready()
+	results := make(chan error)
+	for _, f := range serve {
+		go func() { results <- f(ctx) }()
+	}
+	var errs []error
+	for range serve {
 		if err := <-results; err != nil {
 			errs = append(errs, err)
 			cancel()
@@ -57,11 +76,7 @@ func (s *server) line(client, local net.Addr) string {
 	return fmt.Sprintf("host=%s client=%s server=%s\n", s.host, client, local)
 }
 
-func (s *server) tcp(ctx context.Context, addr string) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
+func (s *server) tcp(ctx context.Context, l net.Listener) error {
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
 		c, err := l.Accept()
@@ -80,11 +95,7 @@ func (s *server) tcp(ctx context.Context, addr string) error {
 	}
 }
 
-func (s *server) udp(ctx context.Context, addr string) error {
-	c, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		return err
-	}
+func (s *server) udp(ctx context.Context, c net.PacketConn) error {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	buf := make([]byte, 65535)
 	for {
@@ -99,10 +110,10 @@ func (s *server) udp(ctx context.Context, addr string) error {
 	}
 }
 
-func (s *server) http(ctx context.Context, addr string) error {
-	srv := &http.Server{Addr: addr, Handler: http.HandlerFunc(s.page), ReadHeaderTimeout: 10 * time.Second}
+func (s *server) http(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{Handler: http.HandlerFunc(s.page), ReadHeaderTimeout: 10 * time.Second}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

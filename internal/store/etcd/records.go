@@ -49,18 +49,18 @@ func (s *Store) EnsureCluster(ctx context.Context, want model.Cluster) (model.Cl
 }
 
 // PutNode writes a node's record. It replaces one of the same identity, or one whose owner is not alive; a name that
-// another living machine holds is refused with ErrNameTaken.
-func (s *Store) PutNode(ctx context.Context, n model.Node) error {
+// another living machine holds is refused with ErrNameTaken. It returns the revision of the write.
+func (s *Store) PutNode(ctx context.Context, n model.Node) (int64, error) {
 	raw, err := model.Encode(nodeLayout, n)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	ctx, cancel := request(ctx)
 	defer cancel()
 	key, alive := s.key("nodes", n.Name), s.key("alive", n.Name)
 	got, err := s.cli.Txn(ctx).Then(clientv3.OpGet(key), clientv3.OpGet(alive)).Commit()
 	if err != nil {
-		return fmt.Errorf("read %s: %w", key, err)
+		return 0, fmt.Errorf("read %s: %w", key, err)
 	}
 	kvs, living := got.Responses[0].GetResponseRange().Kvs, got.Responses[1].GetResponseRange().Kvs
 	cmp := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", 0)}
@@ -69,13 +69,13 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) error {
 		if err := model.Decode(kvs[0].Value, nodeLayout, &have); err != nil {
 			var newer *model.ErrNewer
 			if errors.As(err, &newer) {
-				return fmt.Errorf("write %s: %w", key, err)
+				return 0, fmt.Errorf("write %s: %w", key, err)
 			}
 		}
 		cmp = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision)}
 		if have.Identity != n.Identity {
 			if len(living) == 1 && string(living[0].Value) != n.Identity {
-				return fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); give this node another nodeName, or run `warren node rm %s` once that machine is gone",
+				return 0, fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); give this node another nodeName, or run `warren node rm %s` once that machine is gone",
 					ErrNameTaken, n.Name, have.Identity, n.Name)
 			}
 			cmp = append(cmp, aliveUnchanged(alive, living))
@@ -83,12 +83,12 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) error {
 	}
 	resp, err := s.cli.Txn(ctx).If(cmp...).Then(clientv3.OpPut(key, string(raw))).Commit()
 	if err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
+		return 0, fmt.Errorf("write %s: %w", key, err)
 	}
 	if !resp.Succeeded {
-		return fmt.Errorf("write %s: it changed meanwhile", key)
+		return 0, fmt.Errorf("write %s: it changed meanwhile", key)
 	}
-	return nil
+	return resp.Header.Revision, nil
 }
 
 // DeleteNode removes a node's record and its blocks if the node still has the given identity; an identity of "" means
