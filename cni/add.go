@@ -2,6 +2,7 @@ package cni
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/warrennet/warren/cni/veth"
@@ -35,24 +36,16 @@ func tryAgain(err error, socket string) error {
 	return err
 }
 
-// addOnce is one attempt: reserve, make the interface, commit, tell the runtime.
-func (c *call) addOnce() (err error) {
-	var u undo
-	defer func() {
-		if err != nil {
-			err = u.run(err)
-		}
-	}()
+// addOnce is one attempt. The agent works on the request while the plugin looks for the Pod's namespace.
+func (c *call) addOnce() error {
 	agent, err := dial(c.socket)
 	if err != nil {
 		return err
 	}
 	defer agent.close()
-
 	if err := stage("reserve"); err != nil {
 		return err
 	}
-	// The agent works on the request while the plugin looks for the Pod's namespace.
 	if err := agent.send(api.CNIAddPath, c.request()); err != nil {
 		return err
 	}
@@ -64,10 +57,18 @@ func (c *call) addOnce() (err error) {
 	if err := agent.receive(api.CNIAddPath, &reserved); err != nil {
 		return err
 	}
-	u.push(func() error { return c.giveBack(agent) })
 	if missing != nil {
-		return netnsError(missing)
+		return c.giveBack(agent, netnsError(missing))
 	}
+	if err := c.plug(agent, builder, reserved); err != nil {
+		return c.giveBack(agent, err)
+	}
+	return nil
+}
+
+// plug makes the interface, commits and tells the runtime. When it fails the interface is gone again; the reservation
+// is the caller's.
+func (c *call) plug(agent *client, builder *veth.Builder, reserved api.AddReply) (err error) {
 	spec := c.spec(reserved)
 	if err := stage("create"); err != nil {
 		return err
@@ -76,8 +77,11 @@ func (c *call) addOnce() (err error) {
 	if err != nil {
 		return kernelError(err)
 	}
-	u.push(func() error { return builder.Delete(spec.HostIf) })
-
+	defer func() {
+		if err != nil {
+			err = withUndo(err, builder.Delete(spec.HostIf))
+		}
+	}()
 	if err := stage("dress"); err != nil {
 		return err
 	}
@@ -115,14 +119,15 @@ func (c *call) request() api.AddRequest {
 	return q
 }
 
-// giveBack releases at once, so that nothing is held any more when the runtime sees the error. Without an agent it is
-// the agent that takes the reservation back, by the end of the connection or when it starts again.
-func (c *call) giveBack(agent *client) error {
+// giveBack releases after a failed ADD, so that nothing is held any more when the runtime sees the error. Where the
+// agent has gone away it takes the reservation back itself, and its going is the reason: a dying agent deletes the
+// interface under the plugin's hands.
+func (c *call) giveBack(agent *client, failed error) error {
 	err := agent.call(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()}, nil)
 	if errors.Is(err, errAway) {
-		return nil
+		return fmt.Errorf("%w: %w", err, failed)
 	}
-	return err
+	return withUndo(failed, err)
 }
 
 // wantedMAC is the capability's address, else that of CNI_ARGS.
@@ -165,27 +170,18 @@ func kernelError(err error) error {
 	return &api.Error{Code: api.CodeKernel, Message: err.Error()}
 }
 
-// undo is the stack of what must be taken back when an ADD fails.
-type undo []func() error
-
-func (u *undo) push(f func() error) { *u = append(*u, f) }
-
-// run takes everything back, the last first, and adds to err what could not be.
-func (u *undo) run(err error) error {
-	for i := len(*u) - 1; i >= 0; i-- {
-		if e := (*u)[i](); e != nil {
-			out := *asError(err)
-			out.Details = join(out.Details, "undo: "+e.Error())
-			err = &out
-		}
+// withUndo adds to an error what could not be undone.
+func withUndo(err, undo error) error {
+	if undo == nil {
+		return err
 	}
-	*u = nil
-	return err
-}
-
-func join(a, b string) string {
-	if a == "" {
-		return b
+	if errors.Is(err, errAway) {
+		return fmt.Errorf("%w; undo: %w", err, undo)
 	}
-	return a + "; " + b
+	out := *asError(err)
+	if out.Details != "" {
+		out.Details += "; "
+	}
+	out.Details += "undo: " + undo.Error()
+	return &out
 }
