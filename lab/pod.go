@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"sort"
 	"strconv"
 	"strings"
@@ -246,6 +247,7 @@ func (l *Lab) PodOutput(p *Pod, args ...string) (string, error) {
 
 // PodInit gives a Pod's process its host name and becomes the command.
 func PodInit(name string, args []string) error {
+	runtime.LockOSThread() // the namespace is this thread's until it becomes the command
 	if err := syscall.Unshare(syscall.CLONE_NEWUTS); err != nil {
 		return fmt.Errorf("unshare uts: %w", err)
 	}

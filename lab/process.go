@@ -171,7 +171,9 @@ func mayExec(pid int) bool {
 	if errFlags != nil || errStart != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
 		return false
 	}
-	return flags&kthread == 0 && f[0] != "Z" && f[0] != "X" && now.Sec-start/hz < 5
+	// A first thread that is a zombie while others live waits for one of them to take over the process by execve.
+	dead := f[0] == "X" || f[0] == "Z" && f[17] == "1"
+	return flags&kthread == 0 && !dead && now.Sec-start/hz < 5
 }
 
 // processes lists every process that carries the lab's mark, whoever its parent is by now.
