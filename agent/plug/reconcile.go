@@ -23,7 +23,8 @@ func (r Report) Empty() bool {
 
 // Reconcile brings records and interfaces together. It never deletes an interface that a committed record or an
 // unknown owner may stand behind, and keeps its hands off attachments with a call under way. Safe at any time; it
-// succeeds on what it can do and joins the errors of the rest.
+// succeeds on what it can do and joins the errors of the rest. Called before the first ADD is served, it also keeps the
+// addresses of adopted Pods from being given out; later, the kernel refuses a second route to them.
 func (s *Server) Reconcile() (Report, error) {
 	links, err := s.Links.List()
 	if err != nil {
