@@ -15,7 +15,8 @@ import (
 const (
 	sayNoAnswer  = "Handshake did not complete after %d seconds"
 	sayReplay    = "handshake replay"
-	sayResponse  = "Received handshake "
+	sayHandshake = "Received handshake "
+	sayCrossed   = "Received invalid response message from"
 	sayBadSource = "packet with disallowed source address from"
 	sayNoInit    = "Failed to send handshake initiation"
 	sayNoAddress = "no known endpoint"
@@ -30,6 +31,7 @@ type engineLog struct {
 	stats    *counters
 	noAnswer func(*device.Peer) // called in the engine's timer, before it tries again
 	replay   func(*device.Peer)
+	crossed  func(from string) // an answer came that fits no question of ours
 
 	mu   sync.Mutex
 	last map[string]time.Time
@@ -51,7 +53,11 @@ func (l *engineLog) verbose(format string, args ...any) {
 		if p, ok := first(args); ok {
 			l.replay(p)
 		}
-	case strings.Contains(format, sayResponse):
+	case strings.Contains(format, sayCrossed):
+		if from, ok := args[0].(string); ok {
+			l.crossed(from)
+		}
+	case strings.Contains(format, sayHandshake):
 		l.stats.handshakes.Add(1)
 	case strings.Contains(format, sayBadSource):
 		l.stats.drop(DropSource)

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -40,12 +41,18 @@ func (t *Tunnel) apply() error {
 	for _, c := range changes {
 		errs = errors.Join(errs, t.tell(c.peer, "set", c.add))
 	}
-	greet := t.adopt(state)
+	now, later := t.adopt(state)
 	for _, c := range changes {
 		errs = errors.Join(errs, t.tell(c.peer, "remove from", c.remove))
 	}
-	for _, p := range greet {
-		p.SendKeepalive()
+	for _, p := range now {
+		p.SendKeepalive() // without a session: a handshake
+	}
+	if len(later) > 0 {
+		select {
+		case t.shy <- later:
+		default: // their traffic will do it
+		}
 	}
 	return errs
 }
@@ -69,9 +76,10 @@ func (t *Tunnel) state() (deviceState, error) {
 }
 
 // adopt makes the routes point at the wish and returns the peers that are new to the engine and can be reached. A
-// handshake with them starts at once: after a restart they still send into a session that is gone, and would take
-// 15 seconds to find out.
-func (t *Tunnel) adopt(had deviceState) (greet []*device.Peer) {
+// handshake with them starts right away: after a restart they still send into a session that is gone, and would
+// take 15 seconds to find out. Two nodes that meet for the first time would both start one, and handshakes that
+// cross cost five seconds or the first packets; so the one with the higher key gives the other some time.
+func (t *Tunnel) adopt(had deviceState) (now, later []*device.Peer) {
 	states := make(map[model.Key]*peerState, len(t.want))
 	var all []*peerState
 	live := map[*device.Peer]bool{}
@@ -85,8 +93,13 @@ func (t *Tunnel) adopt(had deviceState) (greet []*device.Peer) {
 		if p := t.engine.LookupPeer(device.NoisePublicKey(w.PublicKey)); p != nil {
 			t.byPeer.Store(p, s)
 			live[p] = true
-			if _, old := had.peers[w.PublicKey]; !old && len(w.Endpoints) > 0 {
-				greet = append(greet, p)
+			if _, old := had.peers[w.PublicKey]; old || len(w.Endpoints) == 0 {
+				continue
+			}
+			if bytes.Compare(t.public[:], w.PublicKey[:]) < 0 {
+				now = append(now, p)
+			} else {
+				later = append(later, p)
 			}
 		}
 	}
@@ -98,7 +111,7 @@ func (t *Tunnel) adopt(had deviceState) (greet []*device.Peer) {
 		}
 		return true
 	})
-	return greet
+	return now, later
 }
 
 // Peers returns all peers as the engine has them, in the order of the last SetPeers. Before Run and after it there

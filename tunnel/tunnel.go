@@ -23,7 +23,12 @@ type Tunnel struct {
 	bind   conn.Bind
 	dev    *tunDevice
 	ready  chan struct{}
-	stale  chan *device.Peer // peers whose handshakes we refuse because their clock went back
+	stale  chan *device.Peer   // peers whose handshakes we refuse because their clock went back
+	shy    chan []*device.Peer // new peers that get the time to start the handshake
+
+	crossings chan string // addresses that answered handshakes which crossed
+
+	forgetSession func(handshake time.Time) bool // sessionGone; tests do not wait three minutes
 
 	mu     sync.Mutex // guards what follows, and orders SetPeers calls
 	engine *device.Device
@@ -50,8 +55,8 @@ func newTunnel(cfg Config, k kernel, b conn.Bind) (*Tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{cfg: cfg, public: public, kernel: k, bind: b, ready: make(chan struct{}), stale: make(chan *device.Peer, 16),
-		states: map[model.Key]*peerState{}}
+	t := &Tunnel{cfg: cfg, public: public, kernel: k, bind: b, ready: make(chan struct{}), stale: make(chan *device.Peer, 16), shy: make(chan []*device.Peer, 16), crossings: make(chan string, 16),
+		states: map[model.Key]*peerState{}, forgetSession: sessionGone}
 	if b == nil {
 		t.bind = newBind(!cfg.DisableOffload, cfg.Log, &t.stats)
 	}
@@ -75,7 +80,7 @@ func (t *Tunnel) Run(ctx context.Context) (err error) {
 	if err := t.dev.open(t.cfg.MTU); err != nil {
 		return err
 	}
-	log := &engineLog{log: t.cfg.Log, stats: &t.stats, noAnswer: t.noAnswer, replay: t.replay}
+	log := &engineLog{log: t.cfg.Log, stats: &t.stats, noAnswer: t.noAnswer, replay: t.replay, crossed: t.cross}
 	engine := device.NewDevice(t.dev, t.bind, log.logger())
 	defer engine.Close()
 	if err := engine.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)); err != nil {
@@ -108,7 +113,7 @@ func (t *Tunnel) serve(ctx context.Context, engine *device.Device) error {
 		r := newReader(t.dev, i)
 		g.Go(r.run)
 	}
-	g.Go(func() error { t.greet(ctx, engine); return nil })
+	g.Go(func() error { t.greet(ctx); return nil })
 	g.Go(func() error {
 		stagger(ctx, engine, func() uint64 { return t.stats.segments.Load() + t.stats.received.Load() })
 		return nil
@@ -178,60 +183,4 @@ func Delete(name, lockFile string) error {
 		return attachError(name, err)
 	}
 	return errors.Join(q.setPersist(false), q.close())
-}
-
-// greet looks after handshakes that the engine cannot save by itself.
-func (t *Tunnel) greet(ctx context.Context, engine *device.Device) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case p := <-t.stale:
-			t.answerStale(p)
-		}
-	}
-}
-
-// noAnswer is the engine's word that five seconds passed without an answer to a handshake. It is about to try
-// again, so the next endpoint is set right here. This runs in the engine's timer: it must take no lock that is held
-// while timers are stopped, which SetEndpointFromPacket does not.
-func (t *Tunnel) noAnswer(p *device.Peer) {
-	v, ok := t.byPeer.Load(p)
-	if !ok {
-		return
-	}
-	if e := v.(*peerState).rotate(); e != nil {
-		t.stats.rotations.Add(1)
-		p.SetEndpointFromPacket(e)
-	}
-}
-
-// replay is the engine's word that a handshake was refused as older than one before: a replay, or a peer whose
-// clock was set back, which would be shut out until its clock has caught up.
-func (t *Tunnel) replay(p *device.Peer) {
-	select {
-	case t.stale <- p:
-	default:
-	}
-}
-
-// freshSession is how old a session may be for a refused handshake not to matter.
-const freshSession = 150 * time.Second
-
-// answerStale starts a handshake of our own with a peer whose clock went back: our clock is fine, so the peer will
-// accept it. With a session in place nothing is done: then it was a replay, or will be settled by the next rekey.
-func (t *Tunnel) answerStale(p *device.Peer) {
-	v, ok := t.byPeer.Load(p)
-	if !ok {
-		return
-	}
-	for _, s := range t.Peers() {
-		if s.PublicKey != v.(*peerState).want.PublicKey {
-			continue
-		}
-		if age := time.Since(s.LastHandshake); s.LastHandshake.IsZero() || age > freshSession || age < 0 {
-			t.cfg.Log.Warn("peer sends handshakes from the past, its clock may have been set back; starting one from here", "peer", s.Name)
-			_ = p.SendHandshakeInitiation(false) // the engine logs failures
-		}
-	}
 }

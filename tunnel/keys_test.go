@@ -1,0 +1,76 @@
+package tunnel
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+func TestKeyIsMadeOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "key")
+	first, err := LoadOrCreateKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := LoadOrCreateKey(path)
+	if err != nil || again != first || first.IsZero() {
+		t.Errorf("second load: %v, same key %v", err, again == first)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".key-*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestKeyRace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	keys := make([]model.Key, 16)
+	var wg sync.WaitGroup
+	for i := range keys {
+		wg.Go(func() { keys[i], _ = LoadOrCreateKey(path) })
+	}
+	wg.Wait()
+	for _, k := range keys {
+		if k != keys[0] || k.IsZero() {
+			t.Fatal("two keys were made")
+		}
+	}
+}
+
+func TestKeyRefusals(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(p, mode); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	good := model.Key{1, 2, 3}.String()
+	for path, want := range map[string]string{
+		write("open", good, 0o644):                 "can be read by others",
+		write("group", good, 0o640):                "can be read by others",
+		write("garbage", "secret", 0o600):          "holds no private key",
+		write("empty", "", 0o600):                  "holds no private key",
+		write("zero", model.Key{}.String(), 0o600): "holds no private key",
+		dir: "no regular file",
+	} {
+		_, err := LoadOrCreateKey(path)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", filepath.Base(path), err, want)
+		}
+		if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), good)) {
+			t.Error("the error shows the file's content")
+		}
+	}
+}

@@ -1,0 +1,338 @@
+package tunnel
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/packet"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+)
+
+func portOf(addr string) uint16 { return netip.MustParseAddrPort(addr).Port() }
+
+// crossing sends super-packets and single packets of all kinds both ways and compares every byte.
+func crossing(t *testing.T, a, b *node) {
+	t.Helper()
+	for _, s := range []spec{tcpSpec(4, 1, pattern(50000)), tcpSpec(6, 9, pattern(61000)), udpSpec(4, 1, pattern(40000)), udpSpec(6, 3, pattern(30000))} {
+		for _, way := range []struct{ from, to *node }{{a, b}, {b, a}} {
+			s := s
+			if way.from == b {
+				s.src, s.dst = s.dst, s.src
+			}
+			want := naive(s, 1300)
+			way.to.queue().taken()
+			way.from.queue().feed(s.super(1300))
+			var got [][]byte
+			wait(t, "segments at the other end", func() bool {
+				got = append(got, segmentsOf(t, way.to.queue().taken())...)
+				return len(got) >= len(want)
+			})
+			if !sameStream(got, want) {
+				t.Errorf("proto %d: stream differs at the other end", s.proto)
+			}
+		}
+	}
+}
+
+func TestTwoTunnels(t *testing.T) {
+	binds(t, func(t *testing.T, ba, bb conn.Bind, addrA, addrB string) {
+		noLeaks(t)
+		a, b := twoNodes(t, ba, bb, portOf(addrA), portOf(addrB), addrA, addrB)
+		settle(t, a, b)
+		crossing(t, a, b)
+		if s := a.Peers(); len(s) != 1 || s[0].Name != "b" || s[0].LastHandshake.IsZero() || s[0].RxBytes == 0 || s[0].MTU != 1420 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestUnchangedPeersKeepTheirSession(t *testing.T) {
+	noLeaks(t)
+	n := newNetwork()
+	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	settle(t, a, b)
+	crossing(t, a, b)
+	before, count := a.Peers()[0].LastHandshake, a.Stats().Handshakes
+	peers := []Peer{b.peer("b", ipsB, "192.0.2.2:1")}
+	for i := range 20 {
+		extra := Peer{Name: "other", PublicKey: key(byte(77 + i)), AllowedIPs: prefixes("10.43.0.0/24")}
+		must(t, a.SetPeers(append(peers, extra)))
+		must(t, a.SetPeers(peers))
+	}
+	crossing(t, a, b)
+	if a.Peers()[0].LastHandshake != before || a.Stats().Handshakes != count {
+		t.Error("a peer that did not change made a new handshake")
+	}
+}
+
+// TestPrefixMoves holds that a prefix has an owner at every moment of its move.
+func TestPrefixMoves(t *testing.T) {
+	n := newNetwork()
+	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	c := startNode(t, 3, n.bind("192.0.2.3:1"), 1, nil)
+	must(t, c.SetPeers([]Peer{a.peer("a", ipsA, "192.0.2.1:1")}))
+	settle(t, a, b)
+	all := [][]Peer{
+		{b.peer("b", ipsB, "192.0.2.2:1"), c.peer("c", nil, "192.0.2.3:1")},
+		{b.peer("b", nil, "192.0.2.2:1"), c.peer("c", ipsB, "192.0.2.3:1")},
+	}
+	must(t, a.SetPeers(all[0]))
+	ctx, cancel := context.WithCancel(context.Background())
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		for ctx.Err() == nil {
+			if len(a.queue().in) < 100 {
+				a.queue().feed(packet.Vnet{}, mark)
+			}
+		}
+	}()
+	for i := range 100 {
+		must(t, a.SetPeers(all[i%2]))
+	}
+	cancel()
+	<-fed
+	if got := a.Stats().Drops["no_peer"]; got != 0 {
+		t.Errorf("%d packets had no owner while the prefix moved", got)
+	}
+	settle(t, a, c) // the last move was to c
+}
+
+// TestNextEndpoint: the first address of a peer is dead; five seconds later the next one is in use.
+func TestNextEndpoint(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the engine's own five seconds")
+	}
+	n := newNetwork()
+	a, b := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil), startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil)
+	must(t, b.SetPeers([]Peer{a.peer("a", ipsA)}))
+	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.99:1", "192.0.2.2:1")}))
+	a.queue().feed(packet.Vnet{}, mark)
+	wait(t, "the handshake over the second address", func() bool { return !a.Peers()[0].LastHandshake.IsZero() })
+	if e := a.Peers()[0].Endpoint; e.String() != "192.0.2.2:1" || a.Stats().Rotations == 0 {
+		t.Errorf("endpoint %v after %d rotations", e, a.Stats().Rotations)
+	}
+	wait(t, "the packet", func() bool { return len(b.queue().taken()) > 0 })
+}
+
+// TestRoamingSurvivesSetPeers: a peer that moved keeps its new address until the wish for it changes.
+func TestRoamingSurvivesSetPeers(t *testing.T) {
+	n := newNetwork()
+	bb := n.bind("192.0.2.2:1")
+	a, b := twoNodes(t, n.bind("192.0.2.1:1"), bb, 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	settle(t, a, b)
+	crossing(t, a, b)
+	n.mu.Lock()
+	n.hosts[netip.MustParseAddrPort("198.51.100.7:9")] = n.hosts[bb.addr]
+	bb.addr = netip.MustParseAddrPort("198.51.100.7:9")
+	n.mu.Unlock()
+	back := tcpSpec(4, 1, pattern(10))
+	back.src, back.dst = back.dst, back.src
+	b.queue().feed(packet.Vnet{}, back.bytes())
+	wait(t, "the new address", func() bool { return a.Peers()[0].Endpoint.String() == "198.51.100.7:9" })
+	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
+	if e := a.Peers()[0].Endpoint; e.String() != "198.51.100.7:9" {
+		t.Errorf("endpoint went back to %v", e)
+	}
+	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.3:1")}))
+	if e := a.Peers()[0].Endpoint; e.String() != "192.0.2.3:1" {
+		t.Errorf("a new wish was not followed: %v", e)
+	}
+}
+
+// TestLossyNetwork: packets get lost, none gets through damaged or to the wrong place, and handshakes recover.
+func TestLossyNetwork(t *testing.T) {
+	n := newNetwork()
+	count := 0
+	lose := func(_, _ netip.AddrPort, b []byte) bool { count++; return len(b) > 200 && count%3 == 0 }
+	n.serial(&lose)
+	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	settle(t, a, b)
+	want := map[string]bool{}
+	s := tcpSpec(6, 1, pattern(60000))
+	for _, x := range naive(s, 1000) {
+		want[string(x)] = true
+	}
+	a.queue().feed(s.super(1000))
+	seen := 0
+	wait(t, "what the network did not lose", func() bool {
+		for _, x := range segmentsOf(t, b.queue().taken()) {
+			if !want[string(x)] {
+				t.Fatal("a segment that was never sent")
+			}
+			seen++
+		}
+		return seen >= 40
+	})
+}
+
+func TestForeignSourceIsCounted(t *testing.T) {
+	n := newNetwork()
+	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	settle(t, a, b)
+	s := udpSpec(4, 1, pattern(10))
+	s.src = "10.99.0.1:1"
+	a.queue().feed(packet.Vnet{}, s.bytes())
+	wait(t, "the drop", func() bool { return b.Stats().Drops["source_not_allowed"] == 1 })
+	if len(b.queue().taken()) != 0 {
+		t.Error("it got through")
+	}
+}
+
+func TestPeerWithoutEndpointIsCounted(t *testing.T) {
+	n := newNetwork()
+	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
+	must(t, a.SetPeers([]Peer{{Name: "b", PublicKey: key(3), AllowedIPs: ipsB}}))
+	a.queue().feed(packet.Vnet{}, mark)
+	wait(t, "the drop", func() bool { return a.Stats().Drops["no_endpoint"] == 1 })
+}
+
+// TestClockWentBack: a's clock is set back by replaying the memory of b instead: b has seen a handshake from the
+// future and lost its session since. Handshakes of a are refused, so b must start one.
+func TestClockWentBack(t *testing.T) {
+	n := newNetwork()
+	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	settle(t, a, b)
+	peer := b.engine.LookupPeer(device.NoisePublicKey(a.PublicKey()))
+	var first []byte
+	record := func(from, _ netip.AddrPort, d []byte) bool {
+		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType && from.Addr() == netip.MustParseAddr("192.0.2.1") && first == nil {
+			first = bytes.Clone(d)
+		}
+		return false
+	}
+	n.serial(&record)
+	other := a.engine.LookupPeer(device.NoisePublicKey(b.PublicKey()))
+	other.ExpireCurrentKeypairs()
+	a.queue().feed(packet.Vnet{}, mark)
+	wait(t, "a handshake of a", func() bool { return first != nil && len(b.queue().taken()) > 0 })
+
+	was := b.Peers()[0].LastHandshake
+	replay := func() { // what b gets from a is now always older than what it had
+		n.mu.Lock()
+		n.hosts[netip.MustParseAddrPort("192.0.2.2:1")] <- datagram{netip.MustParseAddrPort("192.0.2.1:1"), first}
+		n.mu.Unlock()
+	}
+	replay()
+	settle(t, a, b)
+	if b.Peers()[0].LastHandshake != was {
+		t.Error("a replay made a new handshake while the session was alive")
+	}
+	forget := b.forgetSession
+	defer func() { b.forgetSession = forget }()
+	b.forgetSession = func(time.Time) bool { return true } // three minutes later
+	peer.ExpireCurrentKeypairs()
+	wait(t, "the handshake that b starts", func() bool {
+		replay()
+		return b.Peers()[0].LastHandshake.After(was)
+	})
+}
+
+// settle waits until packets get through both ways. The first ones may be lost to handshakes that cross.
+func settle(t *testing.T, a, b *node) {
+	t.Helper()
+	back := udpSpec(4, 1, []byte("settle"))
+	back.src, back.dst = back.dst, back.src
+	for _, way := range []struct {
+		from, to *node
+		b        []byte
+	}{{a, b, mark}, {b, a, back.bytes()}} {
+		way.to.queue().taken()
+		last := time.Time{}
+		wait(t, "the way to be open", func() bool {
+			if time.Since(last) > 100*time.Millisecond {
+				way.from.queue().feed(packet.Vnet{}, way.b)
+				last = time.Now()
+			}
+			return len(way.to.queue().taken()) > 0
+		})
+	}
+}
+
+// TestCrossedHandshakes: both nodes have traffic for each other at the same moment. The engine alone would take five
+// seconds; here the session is there long before.
+func TestCrossedHandshakes(t *testing.T) {
+	n := newNetwork()
+	a, b := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil), startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil)
+	var held []func()
+	hold := func(from, to netip.AddrPort, d []byte) bool { // both handshakes are on the way before either arrives
+		if d[0] != device.MessageInitiationType || len(held) >= 2 {
+			return false
+		}
+		d = bytes.Clone(d)
+		held = append(held, func() { n.hosts[to] <- datagram{from, d} })
+		if len(held) == 2 {
+			held[0]()
+			held[1]()
+		}
+		return true
+	}
+	n.serial(&hold)
+	must(t, b.SetPeers([]Peer{a.peer("a", ipsA, "192.0.2.1:1")}))
+	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
+	back := udpSpec(4, 1, []byte("x"))
+	back.src, back.dst = back.dst, back.src
+	a.queue().feed(packet.Vnet{}, mark)
+	b.queue().feed(packet.Vnet{}, back.bytes())
+	settle(t, a, b)
+	if r := a.Stats().Rotations + b.Stats().Rotations; r != 0 {
+		t.Errorf("the engine's five seconds have passed %d times", r)
+	}
+}
+
+func TestSecondProcessIsRefused(t *testing.T) {
+	n := newNetwork()
+	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
+	other, err := newTunnel(a.cfg, &fakeKernel{}, n.bind("192.0.2.1:2"))
+	must(t, err)
+	if err := other.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "held by process") {
+		t.Errorf("second run: %v", err)
+	}
+	a.stop()
+	if a.Peers() != nil {
+		t.Error("peers after the end")
+	}
+}
+
+func TestConfigReportsEverything(t *testing.T) {
+	_, err := New(Config{Name: "much/too/long/name", MTU: 5, Queues: 999, Source4: netip.MustParseAddr("fd00::1"), Source6: netip.MustParseAddr("10.0.0.1")})
+	for _, want := range []string{"device name", "MTU 5", "queues 999", "no private key", "not IPv4", "not IPv6"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not mention %q", err, want)
+		}
+	}
+}
+
+func TestRunReportsWhatFails(t *testing.T) {
+	dir := t.TempDir()
+	for name, cfg := range map[string]Config{
+		"lock": {LockFile: "/proc/nowhere/lock"},
+		"uapi": {LockFile: filepath.Join(dir, "l"), UAPIDir: "/proc/nowhere"},
+	} {
+		noLeaks(t)
+		cfg.Name, cfg.PrivateKey, cfg.ListenPort = "test9", testKey(t, 9), 1
+		tn, err := newTunnel(cfg.withDefaults(), &fakeKernel{}, newNetwork().bind("192.0.2.1:1"))
+		must(t, err)
+		if err := tn.Run(context.Background()); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestSetMTU(t *testing.T) {
+	a := startNode(t, 1, newNetwork().bind("192.0.2.1:1"), 1, nil)
+	must(t, a.SetPeers([]Peer{{Name: "b", PublicKey: key(3), AllowedIPs: ipsB, MTU: 1400}}))
+	must(t, a.SetMTU(1300))
+	if a.k.mtuSet != 1300 || a.Peers()[0].MTU != 1300 {
+		t.Errorf("device %d, peer %d", a.k.mtuSet, a.Peers()[0].MTU)
+	}
+	if a.SetMTU(1) == nil {
+		t.Error("MTU 1 was taken")
+	}
+}
