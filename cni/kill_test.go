@@ -101,9 +101,7 @@ func TestRandomKills(t *testing.T) {
 		calls = 200
 	}
 	plugin := filepath.Join(t.TempDir(), "warren-cni")
-	if out, err := exec.Command("go", "build", "-o", plugin, "github.com/warrennet/warren/cmd/warren-cni").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	build(t, plugin, "github.com/warrennet/warren/cmd/warren-cni")
 	var next, killed, added atomic.Int64
 	var wg sync.WaitGroup
 	for w := range 8 {

@@ -53,10 +53,6 @@ func (s *Server) Reconcile() (Report, error) {
 	for _, l := range byName {
 		s.adopt(l, &out)
 	}
-	if !out.Empty() {
-		s.Log.Info("Pods reconciled", "released", len(out.Released), "undone", len(out.Undone),
-			"adopted", len(out.Adopted), "strangers", out.Strangers)
-	}
 	if len(out.Released)+len(out.Adopted) > 0 {
 		s.Changed()
 	}
