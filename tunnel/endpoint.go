@@ -53,7 +53,8 @@ func newEndpoint(dst netip.AddrPort) *endpoint {
 // stick remembers the local address a datagram came to.
 func (e *endpoint) stick(s source) {
 	if old := e.source.Load(); old == nil || *old != s {
-		e.source.Store(&s)
+		fresh := s // only a change may cost an allocation
+		e.source.Store(&fresh)
 	}
 }
 

@@ -183,7 +183,7 @@ func (b *bind) transmit(m *batch, s *socket, e *endpoint, bufs [][]byte) error {
 		if err == nil {
 			continue
 		}
-		if errors.Is(err, unix.EINVAL) && e.source.Load() != nil {
+		if e.source.Load() != nil && wrongSource(err) {
 			// Most likely that local address is gone from this host; the kernel shall choose.
 			e.ClearSrc()
 			for i := m.from; i < m.count; i++ {
@@ -204,6 +204,11 @@ func (b *bind) transmit(m *batch, s *socket, e *endpoint, bufs [][]byte) error {
 		}
 	}
 	return lost
+}
+
+// wrongSource is what kernels answer when the local address asked for does not exist or has no way to the peer.
+func wrongSource(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
 // mayRepeat decides what the refusal of a segmented message means, and whether its datagrams are worth sending

@@ -127,18 +127,18 @@ func readLine(in *bufio.Reader) (string, error) {
 	return strings.TrimSuffix(string(line), "\n"), nil
 }
 
-// errnoOf is what wg(8) prints as the reason.
+// errnoOf is what wg(8) prints as the reason; it expects the number below zero, as the engine's own socket sends it.
 func errnoOf(err error) int {
 	var errno unix.Errno
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &errno):
-		return int(errno)
+		return -int(errno)
 	case errors.Is(err, errProtocol):
-		return int(unix.EPROTO)
+		return -int(unix.EPROTO)
 	}
-	return int(unix.EIO)
+	return -int(unix.EIO)
 }
 
 func (t *Tunnel) uapiGet() (string, error) {
