@@ -75,8 +75,9 @@ func (a *Agent) member(ctx context.Context) error {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
-			a.joinProblem.Store(err.Error())
-			a.log.Warn("cannot join yet", "err", err)
+			if last := a.joinProblem.Swap(err.Error()); last != err.Error() {
+				a.log.Warn("cannot join yet; trying again", "err", err)
+			}
 			b.wait(ctx, nil)
 			continue
 		}

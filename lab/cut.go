@@ -28,7 +28,7 @@ func (l *Lab) Cut(a, b string) error {
 func (l *Lab) Heal(a, b string) error {
 	return l.bothWays(a, b, func(sw int, port, from string) error {
 		_, err := l.output(sw, "tc", "filter", "del", "dev", port, "egress", "pref", pref(from))
-		if err != nil && (strings.Contains(err.Error(), "No such file") || strings.Contains(err.Error(), "not found") ||
+		if err != nil && (strings.Contains(err.Error(), "No such file") || strings.Contains(err.Error(), "Cannot find") || strings.Contains(err.Error(), "not found") ||
 			strings.Contains(err.Error(), "Invalid argument") || strings.Contains(err.Error(), "does not exist")) {
 			return nil
 		}

@@ -2,6 +2,7 @@ package plug
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -105,7 +106,7 @@ type plugin struct {
 }
 
 func (r *rig) plugin() *plugin {
-	tr := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", r.socket) }, MaxConnsPerHost: 1}
+	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", r.socket) }, MaxConnsPerHost: 1}
 	r.t.Cleanup(tr.CloseIdleConnections)
 	return &plugin{r, &http.Client{Transport: tr}}
 }

@@ -22,13 +22,13 @@ const Protocol = 119
 
 // State is everything warren wants of one node's network configuration.
 type State struct {
-	Link    string         // the TUN, "warren0"
-	Addrs   []netip.Prefix // on Link
-	Routes  []Route
+	Link   string         // the TUN, "warren0"
+	Addrs  []netip.Prefix // on Link
+	Routes []Route
 	// PodRoutes go over Pods' interfaces, which vanish at any time: one without its interface is passed over.
 	PodRoutes []Route
-	Rules   []Rule
-	Sysctls []Sysctl
+	Rules     []Rule
+	Sysctls   []Sysctl
 }
 
 // RouteType is the kind of a route.

@@ -127,8 +127,8 @@ func (s *Store) KeepAlive(ctx context.Context, name, identity string, ttl time.D
 		return fmt.Errorf("lease for alive/%s: %w", name, err)
 	}
 	key := s.key("alive", name)
-	if _, err := s.cli.Put(rctx, key, identity, clientv3.WithLease(lease.ID)); err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
+	if err := s.putAlive(rctx, key, identity, lease.ID); err != nil {
+		return errors.Join(err, s.revoke(lease.ID))
 	}
 	beats, err := s.cli.KeepAlive(ctx, lease.ID)
 	if err != nil {
@@ -140,6 +140,21 @@ func (s *Store) KeepAlive(ctx context.Context, name, identity string, ttl time.D
 		return s.revoke(lease.ID)
 	}
 	return fmt.Errorf("keep %s alive: the lease ended", key)
+}
+
+// putAlive writes the key unless it is another machine's that is alive: that one holds the name.
+func (s *Store) putAlive(ctx context.Context, key, identity string, lease clientv3.LeaseID) error {
+	put := clientv3.OpPut(key, identity, clientv3.WithLease(lease))
+	for _, ours := range []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0), clientv3.Compare(clientv3.Value(key), "=", identity)} {
+		resp, err := s.cli.Txn(ctx).If(ours).Then(put).Commit()
+		if err != nil {
+			return fmt.Errorf("write %s: %w", key, err)
+		}
+		if resp.Succeeded {
+			return nil
+		}
+	}
+	return fmt.Errorf("write %s: %w by another machine", key, ErrNameTaken)
 }
 
 // revoke ends the lease at a clean stop, so that status shows it at once. The context of the run is over by then.

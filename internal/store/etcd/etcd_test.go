@@ -1,0 +1,203 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+func node(name, identity string) model.Node {
+	return model.Node{Name: name, Identity: identity, PublicKey: model.Key{1, 2, byte(len(name))}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}}
+}
+
+// watching runs a Watch and delivers its snapshots.
+func watching(t *testing.T, s *etcd.Store) <-chan *model.Snapshot {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	out, done := make(chan *model.Snapshot, 100), make(chan error, 1)
+	go func() {
+		for ctx.Err() == nil { // as the agent does
+			_ = s.Watch(ctx, func(x *model.Snapshot) { out <- x })
+		}
+		done <- nil
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return out
+}
+
+// until waits for a snapshot that fits.
+func until(t *testing.T, from <-chan *model.Snapshot, what string, fits func(*model.Snapshot) bool) *model.Snapshot {
+	t.Helper()
+	var last *model.Snapshot
+	deadline := time.After(20 * time.Second)
+	for {
+		select {
+		case last = <-from:
+			if fits(last) {
+				return last
+			}
+		case <-deadline:
+			t.Fatalf("no snapshot with %s; the last one: %+v", what, last)
+		}
+	}
+}
+
+func TestWatchShowsEveryChange(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "watch")
+	ctx := context.Background()
+	snaps := watching(t, s)
+	until(t, snaps, "nothing", func(x *model.Snapshot) bool { return len(x.Nodes) == 0 })
+	c := model.Cluster{Name: "watch", Domain: "cluster.local"}
+	if got, err := s.EnsureCluster(ctx, c); err != nil || got.Domain != c.Domain {
+		t.Fatalf("%v %v", got, err)
+	}
+	rev, err := s.PutNode(ctx, node("n1", "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := until(t, snaps, "a node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 && x.Cluster.Name == "watch" })
+	if x.Revision < rev || x.Nodes[0].Alive {
+		t.Errorf("revision %d alive %v, expected at least %d and not alive", x.Revision, x.Nodes[0].Alive, rev)
+	}
+	actx, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- s.KeepAlive(actx, "n1", "a", 5*time.Second) }()
+	until(t, snaps, "a living node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 && x.Nodes[0].Alive })
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("keepalive: %v", err)
+	}
+	until(t, snaps, "a node that stopped cleanly", func(x *model.Snapshot) bool { return !x.Nodes[0].Alive })
+	if _, err := s.DeleteNode(ctx, "n1", ""); err != nil {
+		t.Fatal(err)
+	}
+	until(t, snaps, "no node", func(x *model.Snapshot) bool { return len(x.Nodes) == 0 })
+}
+
+// A name belongs to the machine that is alive under it, whichever of its goroutines comes first.
+func TestNameBelongsToTheLiving(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "names")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if _, err := s.PutNode(ctx, node("n1", "a")); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.KeepAlive(ctx, "n1", "a", 5*time.Second) }()
+	snaps := watching(t, s)
+	until(t, snaps, "a living node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 && x.Nodes[0].Alive })
+	if err := s.KeepAlive(ctx, "n1", "thief", 5*time.Second); !errors.Is(err, etcd.ErrNameTaken) {
+		t.Errorf("a thief's liveness: %v, expected ErrNameTaken", err)
+	}
+	if _, err := s.PutNode(ctx, node("n1", "thief")); !errors.Is(err, etcd.ErrNameTaken) {
+		t.Errorf("a thief's record: %v, expected ErrNameTaken", err)
+	}
+	if _, err := s.DeleteNode(ctx, "n1", ""); err == nil || !strings.Contains(err.Error(), "alive") {
+		t.Errorf("removal of a living node: %v", err)
+	}
+	cancel()
+	<-done
+	if _, err := s.PutNode(context.Background(), node("n1", "heir")); err != nil {
+		t.Errorf("the name of a dead machine: %v", err)
+	}
+}
+
+// Records that cannot be used are problems to see, not a reason to stop; a newer layout is never overwritten.
+func TestBadRecords(t *testing.T) {
+	url := etcdtest.Start(t)
+	s := etcdtest.Open(t, url, "bad")
+	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	ctx := context.Background()
+	put := func(key, value string) {
+		if _, err := raw.Put(ctx, "/warren/bad/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("nodes/garbage", "\x00\xff{")
+	put("nodes/newer", `{"v":99,"value":{}}`)
+	put("nodes/liar", `{"v":1,"value":{"name":"other","identity":"x","publicKey":"AQIDAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`)
+	put("nodes/nokey", `{"v":1,"value":{"name":"nokey","identity":"x"}}`)
+	put("blocks/10.42.9.0-24", `{"v":1,"value":{"cidr":"10.42.8.0/24","node":"n","identity":"i"}}`)
+	if _, err := s.PutNode(ctx, node("good", "g")); err != nil {
+		t.Fatal(err)
+	}
+	x := until(t, watching(t, s), "the good node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 })
+	for _, want := range []string{"nodes/garbage", "nodes/newer: record layout version 99 is newer", `nodes/liar: names the node "other"`, "nodes/nokey: publicKey is empty", "blocks/10.42.9.0-24"} {
+		found := false
+		for _, p := range x.Problems {
+			found = found || strings.Contains(p, want)
+		}
+		if !found {
+			t.Errorf("no problem says %q: %q", want, x.Problems)
+		}
+	}
+	var newer *model.ErrNewer
+	if _, err := s.PutNode(ctx, node("newer", "g")); !errors.As(err, &newer) {
+		t.Errorf("a newer record was overwritten: %v", err)
+	}
+	if _, _, err := s.Blocks(ctx); err == nil {
+		t.Error("claims must stop at a block record that cannot be read")
+	}
+}
+
+// A compaction under the watch makes it list again, not miss something.
+func TestWatchSurvivesCompaction(t *testing.T) {
+	url := etcdtest.Start(t)
+	s := etcdtest.Open(t, url, "compact")
+	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	ctx := context.Background()
+	snaps := watching(t, s)
+	for i := range 50 {
+		rev, err := s.PutNode(ctx, node(fmt.Sprintf("n%d", i), "a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := raw.Compact(ctx, rev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, snaps, "all nodes", func(x *model.Snapshot) bool { return len(x.Nodes) == 50 })
+}
+
+// While no server answers every call fails within its bound and says what it tried.
+func TestServerAway(t *testing.T) {
+	s, err := etcd.New(etcd.Config{Endpoints: []string{fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))}, Cluster: "away"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Watch(context.Background(), func(*model.Snapshot) {}); err == nil || !strings.Contains(err.Error(), "list /warren/away/") {
+		t.Errorf("watch without a server: %v", err)
+	}
+	if _, err := etcd.New(etcd.Config{Endpoints: []string{"https://127.0.0.1:1"}, CAFile: "/nonexistent"}); err == nil {
+		t.Error("a missing CA file was accepted")
+	}
+}
+
+func FuzzDecodeRecords(f *testing.F) {
+	f.Add([]byte(`{"v":1,"value":{"name":"n1"}}`))
+	f.Add([]byte(`{"v":-1,"value":null}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var n model.Node
+		var b model.Block
+		var c model.Cluster
+		_, _, _ = model.Decode(raw, 1, &n), model.Decode(raw, 1, &b), model.Decode(raw, 1, &c) // must not panic
+	})
+}

@@ -1,0 +1,577 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/api"
+)
+
+// interval is what iperf3 says of a second.
+type iperfResult struct {
+	Intervals []struct {
+		Sum struct {
+			Bytes float64 `json:"bytes"`
+		} `json:"sum"`
+	} `json:"intervals"`
+	End struct {
+		SumReceived struct {
+			Bytes float64 `json:"bytes"`
+		} `json:"sum_received"`
+	} `json:"end"`
+	Error string `json:"error"`
+}
+
+// stream runs iperf3 between two Pods for some seconds in the background.
+func stream(t *testing.T, l *Lab, from, to *Pod, seconds int, more ...string) *task {
+	t.Helper()
+	server := begin(t, l, in(l, to), "iperf3", "-s", "-1", "--forceflush")
+	eventually(t, "iperf3 server", func() error {
+		if !strings.Contains(server.text(), "listening") {
+			return errors.New(server.text())
+		}
+		return nil
+	})
+	args := append([]string{"iperf3", "-J", "-i", "0.1", "-c", to.Addresses[0].String(), "-t", fmt.Sprint(seconds)}, more...)
+	return begin(t, l, in(l, from), args...)
+}
+
+// finish waits for a stream, which must not have broken, and returns the longest time without a byte.
+func finish(t *testing.T, k *task, seconds int) (stall time.Duration) {
+	t.Helper()
+	text, err := k.wait(t, time.Duration(seconds+60)*time.Second)
+	var r iperfResult
+	if jsonErr := json.Unmarshal([]byte(text), &r); err != nil || jsonErr != nil || r.Error != "" {
+		t.Errorf("the stream broke: %v %v %s", err, jsonErr, r.Error)
+		return 0
+	}
+	var run time.Duration
+	for _, i := range r.Intervals {
+		if i.Sum.Bytes > 0 {
+			run = 0
+			continue
+		}
+		run += 100 * time.Millisecond
+		stall = max(stall, run)
+	}
+	if r.End.SumReceived.Bytes == 0 {
+		t.Error("the stream carried nothing")
+	}
+	return stall
+}
+
+// kill -9 of an agent under load: no connection breaks, across nodes or on one node, and same-node traffic does not
+// notice. A capture shows that nothing left the node in clear meanwhile.
+func TestKillAgentUnderLoad(t *testing.T) {
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	pods := onePodEach(t, l)
+	near := run(t, l, "n1", "near")
+	wire := capture(t, l, "n1", "eth0", "net 10.42.0.0/16 or net fd42::/48")
+	const seconds = 6
+	across := stream(t, l, pods[0], pods[1], seconds)
+	back := stream(t, l, pods[1], near, seconds, "-R")
+	local := stream(t, l, near, pods[0], seconds)
+	eventually(t, "traffic", func() error {
+		st, err := l.Status(context.Background(), "n1")
+		if err == nil && (len(st.Peers) == 0 || st.Peers[0].TxBytes < 1<<20) {
+			err = errors.New("nothing sent yet")
+		}
+		return err
+	})
+	dead := time.Now()
+	if err := l.StopAgent("n1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartAgent("n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.waitNode(context.Background(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("agent absent for %s", time.Since(dead))
+	t.Logf("stall across nodes %s, reverse %s, on the same node %s", finish(t, across, seconds), finish(t, back, seconds), finish(t, local, seconds))
+	if text := wire(); text != "" {
+		t.Errorf("in clear on the wire:\n%s", text)
+	}
+}
+
+// While etcd is away everything goes on: agents restart from their disks, Pods are plugged and reach each other.
+func TestEtcdAway(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 3, Family: Dual})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	// The newest snapshot must be on the disks before etcd goes.
+	eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
+	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	for _, n := range l.NodeNames() {
+		if err := l.StopAgent(n, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.StartAgent(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	fresh := run(t, l, "n2", "fresh")
+	for _, p := range pods {
+		eventually(t, "call without etcd", func() error { _, err := calls(l, p, fresh.Addresses[0]); return err })
+		mustCall(t, l, p, fresh)
+		mustCall(t, l, fresh, p)
+	}
+	eventually(t, "status says that the store is away", func() error {
+		st, err := l.Status(ctx, "n1")
+		if err == nil && (st.Store.Connected || !slices.ContainsFunc(st.Problems, func(s string) bool { return strings.Contains(s, "store is away") })) {
+			err = fmt.Errorf("problems %v", st.Problems)
+		}
+		return err
+	})
+	before := sh(t, l, "n1", "ip -j addr show dev warren0")
+	if err := l.StartEtcd("etcd1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the store is back", func() error {
+		for _, n := range l.NodeNames() {
+			st, err := l.Status(ctx, n)
+			if err != nil || !st.Store.Connected || len(st.Problems) > 0 {
+				return fmt.Errorf("%s: %v %v", n, err, st.Problems)
+			}
+		}
+		return nil
+	})
+	if after := sh(t, l, "n1", "ip -j addr show dev warren0"); after != before {
+		t.Errorf("the node renumbered over an outage: %s, before %s", after, before)
+	}
+	mustCall(t, l, pods[2], fresh)
+}
+
+func peersKnown(l *Lab, n int) error {
+	for _, node := range l.NodeNames() {
+		st, err := l.Status(context.Background(), node)
+		if err != nil {
+			return err
+		}
+		if len(st.Peers) != n || st.Revision != st.Applied {
+			return fmt.Errorf("%s has %d peers", node, len(st.Peers))
+		}
+	}
+	return nil
+}
+
+// etcd loses all its data: the nodes claim again what their disks say, and nothing is renumbered.
+func TestEtcdLosesItsData(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 3})
+	pods := onePodEach(t, l)
+	eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
+	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(l.machineDir("etcd1"), "lib", "etcd")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartEtcd("etcd1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range l.NodeNames() {
+		if err := l.StopAgent(n, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.StartAgent(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the cluster is whole again", func() error {
+		if err := peersKnown(l, 2); err != nil {
+			return err
+		}
+		for i, n := range l.NodeNames() {
+			st, err := l.Status(context.Background(), n)
+			if err != nil || !st.Store.Connected {
+				return fmt.Errorf("%s: %v", n, err)
+			}
+			if !st.PodCIDRs[0].Contains(pods[i].Addresses[0]) {
+				t.Fatalf("%s was renumbered to %v, its Pod has %v", n, st.PodCIDRs, pods[i].Addresses)
+			}
+		}
+		return nil
+	})
+	mustCall(t, l, pods[0], pods[2])
+}
+
+// What somebody else removes comes back within seconds; what others added stays.
+func TestReassert(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	sh(t, l, "n1", "ip rule add pref 115 to 192.0.2.0/24 lookup 77")
+	for _, harm := range []string{
+		"ip rule del pref 115 lookup 101", "ip -6 rule del pref 116", "ip route flush table 101", "ip -6 route flush table 101",
+		"sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv6.conf.all.forwarding=0", "ip addr flush dev warren0", "ip link set warren0 down",
+		"ip link del warren0",
+		"wg set warren0 peer $(wg show warren0 peers) remove", "wg set warren0 peer $(wg show warren0 peers) allowed-ips 203.0.113.0/24",
+	} {
+		sh(t, l, "n1", harm+" || true")
+		eventually(t, "after "+harm, func() error {
+			for i := range 2 {
+				if _, err := calls(l, pods[0], pods[1].Addresses[i]); err != nil {
+					return err
+				}
+				if _, err := calls(l, pods[1], pods[0].Addresses[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if out := sh(t, l, "n1", "ip rule show"); !strings.Contains(out, "192.0.2.0/24 lookup 77") {
+		t.Errorf("somebody else's rule is gone:\n%s", out)
+	}
+}
+
+// Without a tunnel there is no traffic: a packet for a Pod CIDR that no peer owns is dropped and counted.
+func TestFailClosed(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	wire := capture(t, l, "n1", "eth0", "net 10.42.0.0/16 or net fd42::/48")
+	drops := func() float64 {
+		st, err := l.Status(context.Background(), "n1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _ := st.Tunnel.(map[string]any)
+		d, _ := m["Drops"].(map[string]any)
+		n, _ := d["no_peer"].(float64)
+		return n
+	}
+	before := drops()
+	for _, a := range []string{"10.42.250.9", "fd42:0:0:fa::9"} {
+		if out, err := l.PodOutput(pods[0], "ping", "-c2", "-i0.2", "-W1", a); err == nil {
+			t.Errorf("an address nobody owns answered:\n%s", out)
+		}
+	}
+	if after := drops(); after < before+4 {
+		t.Errorf("%v drops for want of a peer were counted, expected at least 4", after-before)
+	}
+	// The device gone and the agent dead: the blackholes hold.
+	if err := l.StopAgent("n1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, l, "n1", "ip link del warren0")
+	sh(t, l, "n1", "ip route add default via 192.168.77.12 dev eth0; ip -6 route add default via fd77::c dev eth0")
+	for _, a := range pods[1].Addresses {
+		if out, err := l.PodOutput(pods[0], "ping", "-c2", "-i0.2", "-W1", a.String()); err == nil {
+			t.Errorf("a Pod was reached without a tunnel:\n%s", out)
+		}
+	}
+	if text := wire(); text != "" {
+		t.Errorf("in clear on the wire:\n%s", text)
+	}
+}
+
+// A node that comes back with an empty disk is a new one: it gets a new block, the old one stays claimed until it is
+// released by hand, and a living node cannot be removed.
+func TestNodeLifecycle(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	ctx := context.Background()
+	old, err := l.Status(ctx, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := l.Output("n1", l.Exe, "node", "rm", "n2"); err == nil || !strings.Contains(err.Error(), "alive") {
+		t.Errorf("node rm of a living node: %v %s", err, out)
+	}
+	if err := l.StopAgent("n2", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"lib/warren"} {
+		if err := os.RemoveAll(filepath.Join(l.machineDir("n2"), f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.StartAgent("n2"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "n2 joins with a new disk", func() error {
+		st, err := l.Status(ctx, "n2")
+		if err == nil && (!st.Ready || len(st.PodCIDRs) == 0) {
+			err = fmt.Errorf("not ready: %v", st.Problems)
+		}
+		if err == nil && slices.Contains(st.PodCIDRs, old.PodCIDRs[0]) {
+			t.Fatalf("the new disk took the block %v of the old one, whose Pods may still run", old.PodCIDRs)
+		}
+		return err
+	})
+	a, b := run(t, l, "n1", "a"), run(t, l, "n2", "b")
+	eventually(t, "the new n2 is reached", func() error { _, err := calls(l, a, b.Addresses[0]); return err })
+	if err := l.StopAgent("n2", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	var out string
+	eventually(t, "node rm n2", func() error {
+		var err error
+		out, err = l.Output("n1", l.Exe, "node", "rm", "n2")
+		return err
+	})
+	if strings.Count(out, "released") != 2 || !strings.Contains(out, old.PodCIDRs[0].String()) {
+		t.Errorf("node rm said %q, expected both blocks released", out)
+	}
+	eventually(t, "n1 forgets n2", func() error {
+		st, err := l.Status(ctx, "n1")
+		if err == nil && len(st.Peers) != 0 {
+			err = fmt.Errorf("peers %v", st.Peers)
+		}
+		return err
+	})
+}
+
+// Two machines with one name, a configuration that differs, a copied disk: each is refused with a message that says so,
+// and the cluster goes on.
+func TestMistakesAreRefused(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 3})
+	pods := onePodEach(t, l)
+	for _, tc := range []struct{ name, change, want string }{
+		{"another node's name", "sed -i 's/nodeName: n2/nodeName: n1/' /etc/warren/config.yaml; rm -rf /var/lib/warren", "belongs to another machine that is alive"},
+		{"another Pod range", "sed -i 's/10.42.0.0/10.77.0.0/' /etc/warren/config.yaml", "podCIDRs: [10.77.0.0/16] here, [10.42.0.0/16] in the cluster"},
+		{"a renamed node", "sed -i 's/nodeName: n2/nodeName: other/' /etc/warren/config.yaml", `belongs to node "n2" but this node is "other"`},
+		{"an unknown key", "echo 'prot: 1' >> /etc/warren/config.yaml", `unknown key "prot"`},
+		{"a newer record", `sed -i 's/"v":1/"v":9/' /var/lib/warren/blocks.json`, "layout version 9 is newer"},
+		{"garbage for a key", "head -c 20 /dev/urandom > /var/lib/warren/private.key", "private.key"},
+		{"a key others can read", "chmod 644 /var/lib/warren/private.key", "private.key"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if err := l.StopAgent("n2", syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			sh(t, l, "n2", "rm -rf /run/saved; mkdir /run/saved; cp -a /etc/warren/config.yaml /var/lib/warren /run/saved/")
+			sh(t, l, "n2", tc.change)
+			defer func() {
+				_ = l.StopAgent("n2", syscall.SIGKILL)
+				sh(t, l, "n2", "cp -a /run/saved/config.yaml /etc/warren/; rm -rf /var/lib/warren; cp -a /run/saved/warren /var/lib/")
+			}()
+			k := begin(t, l, on(l, "n2"), l.Exe, "agent")
+			eventually(t, tc.name, func() error {
+				if !strings.Contains(k.text(), tc.want) {
+					return fmt.Errorf("expected %q in:\n%s", tc.want, k.text())
+				}
+				return nil
+			})
+			k.stop(syscall.SIGKILL)
+			mustCall(t, l, pods[0], pods[2])
+		})
+	}
+	if err := l.StartAgent("n2"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "n2 is well again", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+}
+
+// uninstall leaves nothing, and refuses while the agent runs.
+func TestUninstall(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	onePodEach(t, l)
+	if _, err := l.Output("n1", l.Exe, "uninstall"); err == nil || !strings.Contains(err.Error(), "stop the agent first") {
+		t.Errorf("uninstall under a running agent: %v", err)
+	}
+	if err := l.StopAgent("n1", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	left := func() string {
+		return sh(t, l, "n1", "ip -o link | grep -E 'warren|wrn' ; ip rule | grep -vE '^(0|32766|32767):'; ip -6 rule | grep -vE '^(0|32766):'; ip route show table all proto 119; ip -6 route show table all proto 119; ls /etc/cni/net.d; ls -d /run/warren /var/run/wireguard/warren0.sock /var/lib/warren 2>/dev/null; sysctl -n net.ipv4.ip_forward | grep 1; true")
+	}
+	if before := left(); !strings.Contains(before, "warren0") || !strings.Contains(before, "05-warren.conflist") {
+		t.Errorf("a stopped agent must leave the data plane standing; there is only:\n%s", before)
+	}
+	for range 2 {
+		if out, err := l.Output("n1", l.Exe, "uninstall", "--purge"); err != nil {
+			t.Errorf("uninstall: %v\n%s", err, out)
+		}
+	}
+	if after := left(); strings.TrimSpace(after) != "" {
+		t.Errorf("left after uninstall:\n%s", after)
+	}
+}
+
+// The underlay changes: a node gets another address, and the others find it there.
+func TestNodeAddressChanges(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	sh(t, l, "n2", "ip addr add 192.168.77.112/24 dev eth0; ip addr del 192.168.77.12/24 dev eth0; ip addr add 192.168.77.112/24 dev eth0 2>/dev/null; true")
+	eventually(t, "n1 sees the new endpoint", func() error {
+		st, err := l.Status(context.Background(), "n1")
+		if err == nil && (len(st.Peers) != 1 || st.Peers[0].Endpoint != "192.168.77.112:51820") {
+			err = fmt.Errorf("peers %+v", st.Peers)
+		}
+		return err
+	})
+	eventually(t, "Pods reach each other at the new address", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+}
+
+// A node has endpoints of both families and the preferred one is dead: the next one is taken after seconds.
+func TestNextEndpoint(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: IPv4, Underlay: Dual})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	for _, n := range l.NodeNames() {
+		// IPv4 dies between the nodes: a more specific blackhole in the node, as a broken router would be.
+		other := map[string]string{"n1": "192.168.77.12", "n2": "192.168.77.11"}[n]
+		sh(t, l, n, "ip route add blackhole "+other+"/32")
+	}
+	for _, n := range l.NodeNames() {
+		if err := l.Restart(context.Background(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "Pods reach each other over the other endpoint", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	st, err := l.Status(context.Background(), "n1")
+	if err != nil || !strings.HasPrefix(st.Peers[0].Endpoint, "[fd77::c]") {
+		t.Errorf("endpoint %v err %v, expected the IPv6 one", st.Peers, err)
+	}
+}
+
+// A cut is seen by status, and healed.
+func TestPartition(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 3})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	if err := l.Cut("n1", "n2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.PodOutput(pods[0], "ping", "-c1", "-W1", pods[1].Addresses[0].String()); err == nil {
+		t.Error("a Pod beyond the cut answered")
+	}
+	mustCall(t, l, pods[0], pods[2])
+	mustCall(t, l, pods[1], pods[2])
+	if err := l.HealAll(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "after the cut", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	if err := errors.Join(l.Cut("n1", "n2"), l.Heal("n1", "n2"), l.Heal("n1", "n2")); err != nil {
+		t.Error(err)
+	}
+	if err := l.Cut("n1", "nobody"); err == nil {
+		t.Error("a cut to nobody was accepted")
+	}
+}
+
+// A stock WireGuard host joins as a foreign peer, and talks both ways.
+func TestStockWireGuardPeer(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	pods := onePodEach(t, l)
+	st, err := l.Status(context.Background(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stock := buildStock(t)
+	// etcd1 plays the laptop: a machine of the lab that is no node.
+	begin(t, l, on(l, "etcd1"), stock, "-f", "wg0")
+	var pub string
+	eventually(t, "stock wireguard-go", func() error {
+		pub, err = l.Output("etcd1", "sh", "-ec", `umask 077; wg genkey >/run/k; wg set wg0 private-key /run/k listen-port 51821 peer `+st.PublicKey+
+			` endpoint 192.168.77.11:51820 allowed-ips `+st.PodCIDRs[0].String()+`; ip addr replace 10.99.0.5/32 dev wg0; ip link set wg0 mtu 1420 up; ip route replace `+st.PodCIDRs[0].String()+` dev wg0; wg pubkey </run/k`)
+		return err
+	})
+	pub = strings.TrimSpace(pub)
+	if out, err := l.Output("n1", l.Exe, "peer", "add", "laptop", pub, "--allowed-ips", "10.42.0.0/16"); err == nil || !strings.Contains(err.Error(), "overlaps") {
+		t.Errorf("a foreign peer that claims the nodes' blocks: %v %s", err, out)
+	}
+	sh(t, l, "n1", l.Exe+" peer add laptop "+pub+" --allowed-ips 10.99.0.5/32")
+	sh(t, l, "n1", "ip route replace 10.99.0.5/32 dev warren0")
+	eventually(t, "laptop to Pod", func() error {
+		out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "3", "http://"+host(pods[0].Addresses[0])+"/")
+		if err == nil && !strings.Contains(out, "client=10.99.0.5:") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	k := begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--tcp", "", "--udp", "")
+	eventually(t, "Pod to laptop", func() error {
+		out, err := l.PodOutput(pods[0], "curl", "-sS", "--max-time", "3", "http://10.99.0.5/")
+		if err == nil && !strings.Contains(out, "client="+pods[0].Addresses[0].String()) {
+			err = errors.New(out)
+		}
+		return err
+	})
+	k.stop(syscall.SIGKILL)
+	if out := sh(t, l, "n1", l.Exe+" peer list; "+l.Exe+" status"); !strings.Contains(out, "laptop") || !strings.Contains(out, "foreign") {
+		t.Errorf("the foreign peer is not shown:\n%s", out)
+	}
+	sh(t, l, "n1", l.Exe+" peer rm "+pub)
+	eventually(t, "the peer is gone", func() error {
+		if out, err := l.Output("n1", "wg", "show", "warren0", "peers"); err != nil || strings.Contains(out, pub) {
+			return fmt.Errorf("%v %s", err, out)
+		}
+		return nil
+	})
+}
+
+// wg(8) shows the truth, in all its forms, and what it may not change it is told so.
+func TestWgTool(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 3})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	st, err := l.Status(context.Background(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	show := sh(t, l, "n1", "wg show; wg show all; wg show interfaces; wg show warren0 dump; wg show warren0 peers; wg show warren0 allowed-ips; wg show warren0 endpoints; wg show warren0 transfer; wg show warren0 latest-handshakes; wg show warren0 listen-port; wg showconf warren0")
+	for _, p := range st.Peers {
+		if !strings.Contains(show, p.PublicKey) || !strings.Contains(show, p.AllowedIPs[0].String()) {
+			t.Errorf("wg show misses %s %v:\n%s", p.Name, p.AllowedIPs, show)
+		}
+	}
+	if !regexp.MustCompile(`(?m)^51820$`).MatchString(show) || !strings.Contains(show, "public key: "+st.PublicKey) {
+		t.Errorf("wg show misses the port or the key:\n%s", show)
+	}
+	for _, refused := range []string{"wg set warren0 listen-port 4000", "wg genkey | wg set warren0 private-key /dev/stdin"} {
+		if out, err := l.Output("n1", "sh", "-c", refused); err == nil {
+			t.Errorf("%q was accepted: %s", refused, out)
+		}
+	}
+	mustCall(t, l, pods[0], pods[2])
+}
+
+// What an agent serves is root's alone, and garbage on its socket does it no harm.
+func TestLocalAPI(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 1})
+	if fi, err := os.Stat(l.Socket("n1")); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("socket mode %v err %v, expected 0600", fi.Mode(), err)
+	}
+	for _, garbage := range []string{"printf 'GET / HTTP/9.9\r\n\r\n'", "head -c 100000 /dev/urandom", "printf 'POST /v1/cni/add HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{{{{{'", "printf 'POST /v1/peers HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}'"} {
+		_, _ = l.Output("n1", "sh", "-c", garbage+" | timeout 1 python3 -c 'import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/warren/agent.sock\"); s.sendall(sys.stdin.buffer.read()); s.recv(100)' 2>/dev/null; true")
+	}
+	if err := l.call(context.Background(), "n1", api.ReadyPath, nil); err != nil {
+		t.Errorf("after garbage: %v", err)
+	}
+	if _, err := l.Output("n1", l.Exe, "agent"); err == nil || !strings.Contains(err.Error(), "another agent runs") {
+		t.Errorf("a second agent on the node: %v", err)
+	}
+}
