@@ -98,6 +98,9 @@ type Snapshot struct {
 	Cluster  Cluster `json:"cluster"`
 	Nodes    []Node  `json:"nodes"`  // sorted by name
 	Blocks   []Block `json:"blocks"` // sorted by CIDR
+	Services []Service       `json:"services,omitempty"` // sorted by namespace and name
+	Slices   []EndpointSlice `json:"slices,omitempty"`   // sorted by namespace and name
+	Pods     []Pod           `json:"pods,omitempty"`     // sorted by namespace and name
 	// Problems are stored records that could not be used, each with its key and the reason.
 	Problems []string `json:"problems,omitempty"`
 }

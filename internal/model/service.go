@@ -1,0 +1,166 @@
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Protocol is an IANA IP protocol number of a Service port.
+type Protocol uint8
+
+// The protocols of Service ports (core/v1 Protocol).
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	}
+	return "unknown"
+}
+
+// ServiceType is core/v1 ServiceType; a headless Service is a ClusterIP one without addresses.
+type ServiceType uint8
+
+// The types of Services.
+const (
+	ClusterIP ServiceType = iota
+	NodePort
+	LoadBalancer
+	ExternalName
+)
+
+// TrafficPolicy is core/v1's internal or external traffic policy.
+type TrafficPolicy uint8
+
+// The traffic policies.
+const (
+	PolicyCluster TrafficPolicy = iota
+	PolicyLocal
+)
+
+// Distribution is core/v1 Service.spec.trafficDistribution.
+type Distribution uint8
+
+// The traffic distributions; PreferClose is the older name of PreferSameZone.
+const (
+	DistributionAny Distribution = iota
+	PreferSameZone
+	PreferSameNode
+)
+
+// ObjectName names an object of a namespace.
+type ObjectName struct{ Namespace, Name string }
+
+func (n ObjectName) String() string { return n.Namespace + "/" + n.Name }
+
+// Service is core/v1 Service, reduced to what the network acts on and with every address parsed.
+type Service struct {
+	ObjectName
+	UID     string
+	Type    ServiceType
+	Created time.Time
+	// Headless Services have no cluster address (clusterIP: None); DNS serves their endpoints.
+	Headless   bool
+	ClusterIPs []netip.Addr // at most one per family, the preferred one first
+	Ports      []ServicePort
+	Selector   map[string]string
+
+	ExternalIPs []netip.Addr
+	// LBAddresses are the addresses in status.loadBalancer with ipMode VIP.
+	LBAddresses []netip.Addr
+	// LBClass is spec.loadBalancerClass, "" for the default class.
+	LBClass           string
+	LBSourceRanges    []netip.Prefix // empty: everybody
+	AllocateNodePorts bool
+	// HealthCheckNodePort serves the health of externalTrafficPolicy Local, 0 for none.
+	HealthCheckNodePort uint16
+	ExternalPolicy      TrafficPolicy
+	InternalPolicy      TrafficPolicy
+	Distribution        Distribution
+	// Affinity is the timeout of sessionAffinity ClientIP, 0 for none.
+	Affinity        time.Duration
+	PublishNotReady bool
+	ExternalName    string // target of an ExternalName Service
+	// Foreign Services carry service.kubernetes.io/service-proxy-name: another proxy serves them, DNS still knows them.
+	Foreign     bool
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+// ServicePort is core/v1 ServicePort.
+type ServicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+	NodePort uint16 // 0 for none
+	// TargetPort is a number, or 0 with a name that each endpoint slice resolves.
+	TargetPort     uint16
+	TargetPortName string
+	AppProtocol    string
+}
+
+// EndpointSlice is discovery/v1 EndpointSlice of one address family. Slices of type FQDN never get here.
+type EndpointSlice struct {
+	ObjectName
+	UID       string
+	Service   string // name of the Service in the same namespace, label kubernetes.io/service-name
+	V6        bool
+	Ports     []EndpointPort
+	Endpoints []Endpoint
+}
+
+// EndpointPort is discovery/v1 EndpointPort: Name is that of the Service port it belongs to.
+type EndpointPort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// Endpoint is discovery/v1 Endpoint with its conditions resolved as the API defines them: a nil ready is true, a nil
+// serving is ready, a nil terminating is false.
+type Endpoint struct {
+	Addr        netip.Addr
+	Ready       bool
+	Serving     bool
+	Terminating bool
+	Node        string // nodeName, "" when unknown
+	Zone        string
+	ZoneHints   []string // hints.forZones
+	NodeHints   []string // hints.forNodes
+	Hostname    string
+	Pod         ObjectName // targetRef, zero for endpoints that are no Pods
+}
+
+// Pod is a Pod as the cluster sees it: from the Kubernetes API, or published by its node's agent.
+type Pod struct {
+	ObjectName
+	UID         string
+	Node        string
+	Addrs       []netip.Addr
+	HostNetwork bool
+	Ready       bool
+	Terminating bool
+	Labels      map[string]string
+	Hostname    string
+	Subdomain   string
+	// NamedPorts are container ports by name, for targetPort names.
+	NamedPorts []EndpointPort
+	HostPorts  []HostPort
+}
+
+// HostPort is a port of the node that leads to a Pod (capability portMappings of the CNI convention).
+type HostPort struct {
+	Protocol      Protocol
+	HostPort      uint16
+	ContainerPort uint16
+	HostIP        netip.Addr // invalid or unspecified: every address of the node
+}
