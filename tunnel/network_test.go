@@ -127,7 +127,7 @@ func testKey(t testing.TB, n byte) model.Key {
 }
 
 // startNode runs a tunnel until the test ends, and joins it.
-func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook) *node {
+func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook, setup ...func(*Tunnel)) *node {
 	t.Helper()
 	dir := t.TempDir()
 	k := &fakeKernel{}
@@ -136,6 +136,9 @@ func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook) *node {
 	tn, err := newTunnel(cfg, k, b)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range setup {
+		f(tn)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -9,21 +9,19 @@ import (
 
 // spec describes a test packet; bytes makes it with complete checksums.
 type spec struct {
-	src, dst     string // "10.0.0.1:80" or "[fd00::1]:80"
-	proto        uint8
-	flags        uint8
-	seq, ack     uint32
-	id           uint16
-	df           bool
-	ttl, tos     uint8
-	window       uint16
-	opts         []byte
-	payload      []byte
-	noUDPSum     bool
-	badChecksum  bool
-	partial      bool
-	ipOptions    []byte
-	partialChunk int // with partial: GSO size
+	src, dst    string // "10.0.0.1:80" or "[fd00::1]:80"
+	proto       uint8
+	flags       uint8
+	seq, ack    uint32
+	id          uint16
+	df          bool
+	ttl, tos    uint8
+	window      uint16
+	opts        []byte
+	payload     []byte
+	noUDPSum    bool
+	badChecksum bool
+	ipOptions   []byte
 }
 
 func (s spec) bytes() []byte {

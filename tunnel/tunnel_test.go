@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,13 +198,20 @@ func TestPeerWithoutEndpointIsCounted(t *testing.T) {
 // future and lost its session since. Handshakes of a are refused, so b must start one.
 func TestClockWentBack(t *testing.T) {
 	n := newNetwork()
-	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
+	var later atomic.Bool // three minutes later: no session counts
+	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
+	b := startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil, func(t *Tunnel) {
+		t.forgetSession = func(at time.Time) bool { return later.Load() || sessionGone(at) }
+	})
+	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
+	must(t, b.SetPeers([]Peer{a.peer("a", ipsA, "192.0.2.1:1")}))
 	settle(t, a, b)
 	peer := b.engine.LookupPeer(device.NoisePublicKey(a.PublicKey()))
-	var first []byte
+	var first atomic.Pointer[[]byte]
 	record := func(from, _ netip.AddrPort, d []byte) bool {
-		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType && from.Addr() == netip.MustParseAddr("192.0.2.1") && first == nil {
-			first = bytes.Clone(d)
+		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType && from.Addr() == netip.MustParseAddr("192.0.2.1") && first.Load() == nil {
+			c := bytes.Clone(d)
+			first.Store(&c)
 		}
 		return false
 	}
@@ -211,12 +219,12 @@ func TestClockWentBack(t *testing.T) {
 	other := a.engine.LookupPeer(device.NoisePublicKey(b.PublicKey()))
 	other.ExpireCurrentKeypairs()
 	a.queue().feed(packet.Vnet{}, mark)
-	wait(t, "a handshake of a", func() bool { return first != nil && len(b.queue().taken()) > 0 })
+	wait(t, "a handshake of a", func() bool { return first.Load() != nil && len(b.queue().taken()) > 0 })
 
 	was := b.Peers()[0].LastHandshake
 	replay := func() { // what b gets from a is now always older than what it had
 		n.mu.Lock()
-		n.hosts[netip.MustParseAddrPort("192.0.2.2:1")] <- datagram{netip.MustParseAddrPort("192.0.2.1:1"), first}
+		n.hosts[netip.MustParseAddrPort("192.0.2.2:1")] <- datagram{netip.MustParseAddrPort("192.0.2.1:1"), *first.Load()}
 		n.mu.Unlock()
 	}
 	replay()
@@ -224,9 +232,7 @@ func TestClockWentBack(t *testing.T) {
 	if b.Peers()[0].LastHandshake != was {
 		t.Error("a replay made a new handshake while the session was alive")
 	}
-	forget := b.forgetSession
-	defer func() { b.forgetSession = forget }()
-	b.forgetSession = func(time.Time) bool { return true } // three minutes later
+	later.Store(true)
 	peer.ExpireCurrentKeypairs()
 	wait(t, "the handshake that b starts", func() bool {
 		replay()

@@ -57,9 +57,8 @@ func hexOf(k model.Key) string { return hex.EncodeToString(k[:]) }
 func TestUAPI(t *testing.T) {
 	noLeaks(t)
 	n := newNetwork()
-	a := startNode(t, 1, n.bind("192.0.2.1:51820"), 51820, nil)
 	var log logBuffer
-	a.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	a := startNode(t, 1, n.bind("192.0.2.1:51820"), 51820, nil, func(t *Tunnel) { t.cfg.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	store, foreign := key(3), key(4)
 	must(t, a.SetPeers([]Peer{{Name: "store", PublicKey: store, AllowedIPs: ipsB, Endpoints: addrPorts("192.0.2.2:51820")},
 		{Name: "guest", PublicKey: foreign, AllowedIPs: prefixes("10.50.0.0/24"), Foreign: true}}))
