@@ -82,3 +82,6 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 	}
 	return nil
 }
+
+// DescribeMetrics sends the description of every metric the agent itself serves, for the test of the documents.
+func DescribeMetrics(ch chan<- *prometheus.Desc) { metrics{}.Describe(ch) }

@@ -17,6 +17,9 @@ ping iputils-ping
 ethtool ethtool
 jq jq
 git git
+python3 python3
+gcc gcc
+podman podman
 /usr/lib/cni/ptp containernetworking-plugins
 LIST
 [ ${#need[@]} -eq 0 ] && exit 0
