@@ -1,0 +1,181 @@
+// Package objects reads, validates and converts the Kubernetes objects that warren serves: core/v1 Service and
+// Endpoints, discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR. They are the same whether they come from a
+// file, from etcd or from an API server; what leaves the package is plain model values. It owns nothing and does no
+// input or output.
+package objects
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+// Object is a Kubernetes object with its metadata.
+type Object interface {
+	metav1.Object
+}
+
+// Kind is a kind of objects that warren keeps.
+type Kind struct {
+	Name       string // "Service"
+	Plural     string // "services": the key in etcd and the word on the command line
+	Short      string
+	APIVersion string
+	Namespaced bool
+	New        func() Object
+}
+
+// Kinds lists the kinds, in the order in which a file with all of them is applied.
+var Kinds = []Kind{
+	{"ServiceCIDR", "servicecidrs", "", "networking.k8s.io/v1", false, func() Object { return &networkingv1.ServiceCIDR{} }},
+	{"Service", "services", "svc", "v1", true, func() Object { return &corev1.Service{} }},
+	{"Endpoints", "endpoints", "ep", "v1", true, func() Object { return &corev1.Endpoints{} }}, //nolint:staticcheck // users still write it by hand
+	{"EndpointSlice", "endpointslices", "", "discovery.k8s.io/v1", true, func() Object { return &discoveryv1.EndpointSlice{} }},
+}
+
+// KindNamed finds a kind by any of its names: Service, service, services, svc.
+func KindNamed(name string) (Kind, error) {
+	var known []string
+	for _, k := range Kinds {
+		if strings.EqualFold(name, k.Name) || strings.EqualFold(name, k.Plural) || name != "" && name == k.Short {
+			return k, nil
+		}
+		known = append(known, k.Plural)
+	}
+	return Kind{}, fmt.Errorf("%q is none of the kinds %s", name, strings.Join(known, ", "))
+}
+
+// maxManifest bounds one document.
+const maxManifest = 1 << 20
+
+// Parse reads manifests: YAML documents or JSON, List objects included. Every problem of every document is in the error.
+func Parse(r io.Reader, defaultNamespace string) ([]Object, error) {
+	var out []Object
+	var errs []error
+	docs := yaml.NewYAMLReader(bufReader(r))
+	for n := 1; ; n++ {
+		raw, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("document %d: %w", n, err)
+		}
+		if len(bytes.TrimSpace(raw)) == 0 {
+			continue
+		}
+		objs, err := parseDocument(raw)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("document %d: %w", n, err))
+		}
+		for _, o := range objs {
+			if k, err := KindOf(o); err == nil && k.Namespaced && o.GetNamespace() == "" {
+				o.SetNamespace(defaultNamespace)
+			}
+			out = append(out, o)
+		}
+	}
+	if len(out) == 0 && len(errs) == 0 {
+		errs = append(errs, errors.New("no object found"))
+	}
+	return out, errors.Join(errs...)
+}
+
+func parseDocument(raw []byte) ([]Object, error) {
+	if len(raw) > maxManifest {
+		return nil, fmt.Errorf("%d bytes are more than the %d an object may have", len(raw), maxManifest)
+	}
+	js, err := sigsyaml.YAMLToJSONStrict(raw)
+	if err != nil {
+		return nil, err
+	}
+	var head struct {
+		metav1.TypeMeta `json:",inline"`
+		Items           []json.RawMessage `json:"items"`
+	}
+	if err := json.Unmarshal(js, &head); err != nil {
+		return nil, err
+	}
+	if head.Kind == "List" {
+		var out []Object
+		var errs []error
+		for i, item := range head.Items {
+			objs, err := parseDocument(item)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("items[%d]: %w", i, err))
+			}
+			out = append(out, objs...)
+		}
+		return out, errors.Join(errs...)
+	}
+	if string(bytes.TrimSpace(js)) == "null" {
+		return nil, nil
+	}
+	o, err := Decode(head.APIVersion, head.Kind, js)
+	if err != nil {
+		return nil, err
+	}
+	return []Object{o}, nil
+}
+
+// Decode reads the JSON of one object strictly: unknown and repeated fields are errors.
+func Decode(apiVersion, kind string, js []byte) (Object, error) {
+	if kind == "" {
+		return nil, errors.New("kind: is empty")
+	}
+	for _, k := range Kinds {
+		if k.Name != kind {
+			continue
+		}
+		if apiVersion != k.APIVersion {
+			return nil, fmt.Errorf("%s: apiVersion: %q, expected %q", kind, apiVersion, k.APIVersion)
+		}
+		o := k.New()
+		dec := json.NewDecoder(bytes.NewReader(js))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(o); err != nil {
+			return nil, fmt.Errorf("%s: %s", kind, strings.TrimPrefix(err.Error(), "json: "))
+		}
+		return o, nil
+	}
+	_, err := KindNamed(kind)
+	return nil, fmt.Errorf("kind: %w", err)
+}
+
+// KindOf returns the kind of an object.
+func KindOf(o Object) (Kind, error) {
+	for _, k := range Kinds {
+		if fmt.Sprintf("%T", k.New()) == fmt.Sprintf("%T", o) {
+			return k, nil
+		}
+	}
+	return Kind{}, fmt.Errorf("%T is no kind that warren keeps", o)
+}
+
+// Encode writes an object's JSON with its kind.
+func Encode(o Object) ([]byte, error) {
+	k, err := KindOf(o)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	var m map[string]any
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	m["apiVersion"], m["kind"] = k.APIVersion, k.Name
+	return json.Marshal(m)
+}
