@@ -604,3 +604,62 @@ func TestNoAllocationsOnTheWay(t *testing.T) {
 }
 
 func reflectSupers(p *packet.Packet) Verdict { return Reflect }
+
+// BenchmarkHook is the whole way of a super-packet through the device up to the engine's buffers or back to the
+// host; the hook itself costs what the difference to "none" is.
+func BenchmarkHook(b *testing.B) {
+	nat := netip.MustParseAddrPort("10.42.1.99:8080")
+	s := tcpSpec(4, 1, pattern(60000))
+	v, raw := s.super(1368)
+	for name, h := range map[string]Hook{
+		"none":      nil,
+		"peer":      hookFunc{},
+		"translate": hookFunc{out: func(p *packet.Packet) Verdict { p.SetDestination(nat); return ToPeer }},
+	} {
+		b.Run("out/"+name, func(b *testing.B) {
+			d, q := nullDevice(b, h, v, raw)
+			bufs, sizes := buffers(maxBatch)
+			b.SetBytes(60000)
+			b.ReportAllocs()
+			for b.Loop() {
+				q.left = 1
+				d.Read(bufs, sizes, 16)
+			}
+		})
+	}
+	b.Run("reflect", func(b *testing.B) {
+		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) Verdict { p.SetDestination(nat); return Reflect }}, v, raw)
+		r := newReader(d, 0)
+		b.SetBytes(60000)
+		b.ReportAllocs()
+		for b.Loop() {
+			q.left = 1
+			r.receive(true)
+			r.judge()
+		}
+	})
+	b.Run("small", func(b *testing.B) {
+		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) Verdict { p.SetDestination(nat); return ToPeer }}, packet.Vnet{}, udpSpec(4, 1, pattern(64)).bytes())
+		bufs, sizes := buffers(maxBatch)
+		b.ReportAllocs()
+		for b.Loop() {
+			q.left = 1
+			d.Read(bufs, sizes, 16)
+		}
+	})
+	b.Run("in", func(b *testing.B) {
+		segs := naive(s, 1368)
+		d, _ := nullDevice(b, hookFunc{in: func(p *packet.Packet) Verdict { p.SetSource(nat); return Reflect }}, v, raw)
+		bufs := make([][]byte, len(segs))
+		for i := range bufs {
+			bufs[i] = append(make([]byte, 16, 2000), segs[i]...)
+		}
+		first := bytes.Clone(bufs[0])
+		b.SetBytes(60000)
+		b.ReportAllocs()
+		for b.Loop() {
+			copy(bufs[0], first)
+			d.Write(bufs, 16)
+		}
+	})
+}

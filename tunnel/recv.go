@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -61,6 +62,7 @@ func (r *receiver) call(fd uintptr) bool {
 func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	bufs = bufs[:min(len(bufs), maxBatch)]
 	at, messages := 0, uint64(0)
+	runtime.Gosched() // decryption of the last batch first, as in Read
 	for at == 0 || len(bufs)-at >= maxSegments {
 		span := min(len(bufs)-at, maxSegments)
 		r.lay(bufs[at : at+span])
