@@ -42,7 +42,7 @@ const DefaultWait = 5 * time.Second
 // stage is called before each step with its name. Only tests set it, to stop or fail there.
 var stage = func(string) error { return nil }
 
-// Run does what the runtime asks for and returns the exit code. The calling goroutine must be locked to its thread.
+// Run does what the runtime asks for and returns the exit code.
 func Run(p Process) int {
 	version, err := run(p)
 	if err == nil {

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,7 +27,6 @@ import (
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "warren-cni" {
 		stage = testStage(os.Getenv("CNI_ARGS"))
-		runtime.LockOSThread()
 		os.Exit(Run(Process{Getenv: withoutTestArgs, Stdin: os.Stdin, Stdout: os.Stdout, Wait: 2 * time.Second}))
 	}
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // for the plugins: a second per call otherwise

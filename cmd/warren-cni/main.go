@@ -4,7 +4,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/warrennet/warren/cni"
 )
@@ -17,6 +16,5 @@ func main() {
 		fmt.Printf("warren-cni %s: a CNI plugin, executed by container runtimes; CNI versions %v\n", version, cni.Versions)
 		return
 	}
-	runtime.LockOSThread() // it visits the Pod's network namespace
 	os.Exit(cni.Run(cni.Process{Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout}))
 }

@@ -1,6 +1,6 @@
 // Command cnibench measures CNI ADD and DEL as container runtimes call them (libcni in process, one exec per plugin)
 // and compares warren-cni with the reference plugins ptp and host-local, in one run: both in the same node namespace,
-// in turns round by round, so that drifts of the machine hit both. It needs root and changes nothing outside
+// in turns every few calls, so that what else the machine does hits both. It needs root and changes nothing outside
 // namespaces of its own.
 //
 // The agent's side runs inside this process, with the real handlers and the real address pool.
@@ -8,7 +8,6 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"log"
 	"net/netip"
 	"os"
@@ -69,25 +68,10 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	var pods []*sandbox.Namespace
-	defer func() {
-		for _, p := range pods {
-			p.Close()
-		}
-	}()
-	for range o.pods + o.calls {
-		p, err := sandbox.New()
-		if err != nil {
-			return err
-		}
-		pods = append(pods, p)
-	}
 	t := table{}
-	for round := range o.rounds {
-		for _, p := range peers {
-			if err := measure(o, node, p, pods, t); err != nil {
-				return fmt.Errorf("round %d, %s: %w", round+1, p.name, err)
-			}
+	for range o.rounds {
+		if err := measure(o, node, peers, t); err != nil {
+			return err
 		}
 	}
 	t.print(os.Stdout, peers)

@@ -3,15 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/warrennet/warren/cni/internal/sandbox"
+	"golang.org/x/sys/unix"
 )
 
 // peer is one plugin under measurement.
@@ -19,6 +18,7 @@ type peer struct {
 	name string
 	list *libcni.NetworkConfigList
 	cni  *libcni.CNIConfig
+	pods []*sandbox.Namespace
 }
 
 func makePeers(o options, node *sandbox.Node) ([]peer, error) {
@@ -40,40 +40,65 @@ func makePeers(o options, node *sandbox.Node) ([]peer, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, peer{c.name, list, libcni.NewCNIConfigWithCacheDir([]string{path}, filepath.Join(node.Dir, "cache"), nil)})
+		p := peer{name: c.name, list: list, cni: libcni.NewCNIConfigWithCacheDir([]string{path}, filepath.Join(node.Dir, "cache"), nil)}
+		for range o.pods + o.calls {
+			pod, err := sandbox.New()
+			if err != nil {
+				return out, err
+			}
+			p.pods = append(p.pods, pod)
+		}
+		out = append(out, p)
 	}
 	return out, nil
 }
 
-// measure runs one round of a peer: sequential and parallel, at no Pods and at many.
-func measure(o options, node *sandbox.Node, p peer, pods []*sandbox.Namespace, t table) error {
-	defer os.RemoveAll(filepath.Join(node.Dir, "cache"))
+// part is how a measurement is done: with so many Pods there already, so many calls at once.
+type part struct{ have, par int }
+
+// measure runs one round. The peers take turns every few calls, so that what else the machine does hits all alike.
+func measure(o options, node *sandbox.Node, peers []peer, t table) error {
 	for _, have := range []int{0, o.pods} {
-		old, fresh := pods[:have], pods[have:have+o.calls]
-		if _, err := each(node, p, "ADD", o.parallel, old); err != nil {
-			return err
-		}
-		for _, par := range []int{1, o.parallel} {
-			for _, op := range []string{"ADD", "DEL"} {
-				r, err := each(node, p, op, par, fresh)
-				if err != nil {
-					return err
-				}
-				k := key{p.name, op, have, par}
-				t[k] = append(t[k], r)
+		for _, p := range peers {
+			if _, err := each(node, p, "ADD", o.parallel, p.pods[:have]); err != nil {
+				return err
 			}
 		}
-		if _, err := each(node, p, "DEL", o.parallel, old); err != nil {
-			return err
+		for _, par := range []int{1, o.parallel} {
+			turn := max(4*par, 5)
+			for from := have; from < have+o.calls; from += turn {
+				if err := takeTurns(node, peers, part{have, par}, from, min(from+turn, have+o.calls), t); err != nil {
+					return err
+				}
+			}
+		}
+		for _, p := range peers {
+			if _, err := each(node, p, "DEL", o.parallel, p.pods[:have]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// result is one measurement: wall times of single calls in ms, sorted, and calls per second of all together.
+func takeTurns(node *sandbox.Node, peers []peer, how part, from, to int, t table) error {
+	for _, op := range []string{"ADD", "DEL"} {
+		for _, p := range peers {
+			r, err := each(node, p, op, how.par, p.pods[from:to])
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", p.name, op, err)
+			}
+			t.add(key{p.name, op, how.have, how.par}, r)
+		}
+	}
+	return nil
+}
+
+// result is what some calls took.
 type result struct {
-	ms   []float64
-	rate float64
+	ms   []float64     // wall time of each
+	wall time.Duration // of all together
+	cpu  time.Duration // of the plugins' processes; holds under noise, unlike the wall times
 }
 
 // each calls the plugin for every Pod, so many at once, from inside the node.
@@ -85,7 +110,7 @@ func each(node *sandbox.Node, p peer, op string, parallel int, pods []*sandbox.N
 		first error
 		next  atomic.Int32
 	)
-	start := time.Now()
+	start, cpu := time.Now(), childrenCPU()
 	for range parallel {
 		wg.Go(func() {
 			err := node.Do(func() error {
@@ -112,9 +137,15 @@ func each(node *sandbox.Node, p peer, op string, parallel int, pods []*sandbox.N
 		})
 	}
 	wg.Wait()
-	out.rate = float64(len(pods)) / time.Since(start).Seconds()
-	slices.Sort(out.ms)
+	out.wall, out.cpu = time.Since(start), childrenCPU()-cpu
 	return out, first
+}
+
+// childrenCPU is the CPU time of all processes that ended so far.
+func childrenCPU() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_CHILDREN, &u) // fails for a bad argument only
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func one(p peer, op string, pod *sandbox.Namespace) error {

@@ -34,8 +34,8 @@ type Builder struct {
 	podNS     *os.File
 }
 
-// NewBuilder opens the Pod's network namespace at path and the sockets. The calling goroutine must be locked to its
-// thread, which stands in the node's namespace and does so again afterwards.
+// NewBuilder opens the Pod's network namespace at path and the sockets. The node's namespace is that of the calling
+// thread; a caller whose threads stand in several must be locked to one.
 func NewBuilder(path string) (*Builder, error) {
 	ns, err := openNS(path)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -63,8 +62,6 @@ func (k *Kernel) take() (s *socket, err error) {
 	if s != nil {
 		return s, nil
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	err = inside(k.ns, func() (err error) { s, err = open(); return err })
 	return s, err
 }
