@@ -29,6 +29,9 @@ type State struct {
 	PodRoutes []Route
 	Rules     []Rule
 	Sysctls   []Sysctl
+	// LocalPref moves the rule of the table local from preference 0 to this one, so that rules can stand before it; 0
+	// leaves it where the kernel puts it.
+	LocalPref int
 }
 
 // RouteType is the kind of a route.
@@ -70,13 +73,20 @@ func (r Route) String() string {
 	return s
 }
 
-// Rule is one policy rule of warren's.
+// Ports is a range of ports, both ends included; the zero value matches every port. A range must not end in 65535,
+// which the kernel takes for "no range".
+type Ports struct{ Lo, Hi uint16 }
+
+// Rule is one policy rule of warren's. Either Table or Goto is set.
 type Rule struct {
-	Pref     int
-	V6       bool
-	From, To netip.Prefix // optional
-	IIF      string       // optional
-	Table    int          // lookup
+	Pref         int
+	V6           bool
+	From, To     netip.Prefix // optional
+	IIF          string       // optional
+	Proto        uint8        // IP protocol number, 0 for any; needs Linux 4.17
+	Sport, Dport Ports        // optional, with Proto; needs Linux 4.17
+	Table        int          // lookup
+	Goto         int          // preference of a later rule
 }
 
 func (r Rule) String() string {
@@ -92,6 +102,20 @@ func (r Rule) String() string {
 	}
 	if r.IIF != "" {
 		s += " iif " + r.IIF
+	}
+	if r.Proto != 0 {
+		s += fmt.Sprintf(" ipproto %d", r.Proto)
+	}
+	for _, p := range []struct {
+		name string
+		r    Ports
+	}{{"sport", r.Sport}, {"dport", r.Dport}} {
+		if p.r != (Ports{}) {
+			s += fmt.Sprintf(" %s %d-%d", p.name, p.r.Lo, p.r.Hi)
+		}
+	}
+	if r.Goto != 0 {
+		return s + fmt.Sprintf(" goto %d", r.Goto)
 	}
 	return s + fmt.Sprintf(" lookup %d", r.Table)
 }
@@ -133,6 +157,7 @@ func (h *Host) Set(want State) (changed int, err error) {
 	addrsLeft := s.addAddrs()
 	routesLeft := s.addRoutes()
 	rulesLeft := s.addRules()
+	s.moveLocal(want.LocalPref)
 	s.remove("rule", rulesLeft)
 	s.remove("route", routesLeft)
 	s.remove("address", addrsLeft)

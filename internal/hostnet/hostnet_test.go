@@ -46,6 +46,33 @@ func sh(t *testing.T, command string) string {
 	return string(out)
 }
 
+// The node's own addresses must be reachable at every moment of the move, and after somebody removed all other rules.
+func TestLocalIsNeverLost(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		sh(t, "ip link set lo up; ip addr add 192.0.2.7/32 dev lo")
+		h := testHost(t)
+		for range 3 {
+			set(t, h, desired(), -1)
+			sh(t, "ping -c1 -W1 192.0.2.7; ping -c1 -W1 127.0.0.1; ping -c1 -W1 ::1")
+			without := desired()
+			without.LocalPref = 0
+			set(t, h, without, -1)
+			sh(t, "ping -c1 -W1 192.0.2.7; ping -c1 -W1 ::1")
+		}
+		set(t, h, desired(), -1)
+		// As systemd-networkd does: every rule but those of protocol kernel goes (iproute2 shows no protocol for those).
+		sh(t, "for f in -4 -6; do ip $f -N rule | grep -v 'from all lookup 255$' | awk -F: '$1>0{print $1}' | while read p; do ip $f rule del pref $p || true; done; done")
+		sh(t, "ping -c1 -W1 192.0.2.7; ping -c1 -W1 ::1")
+		if err := h.Uninstall("warren0"); err != nil {
+			t.Error(err)
+		}
+		if got := sh(t, "ip rule; ip -6 rule"); strings.Count(got, "0:\tfrom all lookup local") != 2 || strings.Contains(got, "100:") {
+			t.Errorf("after uninstall:\n%s", got)
+		}
+	})
+}
+
 func testHost(t *testing.T) *Host {
 	// /proc/thread-self/net is the thread's; /proc/sys/net follows the reader's namespace by itself.
 	return New("/proc/sys/net", filepath.Join(t.TempDir(), "sysctls.json"), slog.New(slog.NewTextHandler(io.Discard, nil)))
@@ -75,7 +102,12 @@ func desired() State {
 			{Pref: 115, Table: 101}, {Pref: 116, From: p("10.42.0.0/16"), Table: 103},
 			{Pref: 115, V6: true, Table: 101}, {Pref: 116, V6: true, From: p("fd42::/48"), Table: 103},
 			{Pref: 30, IIF: "warren0", Table: 255},
+			{Pref: 31, IIF: "warren0", Goto: 115},
+			{Pref: 60, Proto: 6, Dport: Ports{30000, 32767}, Table: 102},
+			{Pref: 60, V6: true, Proto: 17, Dport: Ports{30000, 32767}, Table: 102},
+			{Pref: 110, From: p("10.42.0.0/16"), Proto: 6, Sport: Ports{8080, 8080}, Table: 100},
 		},
+		LocalPref: 100,
 		Sysctls: []Sysctl{
 			{Path: "ipv4/ip_forward", Value: "1"},
 			{Path: "ipv4/conf/warren0/rp_filter", Value: "2"},
@@ -111,12 +143,13 @@ func TestSetIsIdempotentAndReasserts(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
-		set(t, h, desired(), 1+2+9+5+3) // link up, addresses, routes, rules, sysctls
+		set(t, h, desired(), 1+2+9+9+6+3) // link up, addresses, routes, rules, the moved rule of table local, sysctls
 		first := state(t)
 		set(t, h, desired(), 0)
 		for _, harm := range []string{
 			"ip rule del pref 115", "ip -6 rule del pref 116", "ip route del 10.42.0.0/16 dev warren0 table 101", "ip route del 10.42.0.9 table 101",
 			"ip -6 route flush table 101", "ip addr del 10.42.0.1/32 dev warren0", "sysctl -qw net.ipv4.ip_forward=0",
+			"ip rule del pref 100", "ip -6 rule del pref 100; ip -6 rule del pref 32765", "ip rule add pref 0 lookup local", "ip rule del pref 60",
 			"ip link set warren0 down", "ip route flush table 101", "ip -6 addr flush dev warren0",
 		} {
 			sh(t, harm)

@@ -173,7 +173,7 @@ func (s *setter) addRules() (left []removal) {
 			if k.Protocol != Protocol {
 				continue
 			}
-			r := Rule{Pref: k.Priority, V6: fam == netlink.FAMILY_V6, From: prefixOf(k.Src), To: prefixOf(k.Dst), IIF: k.IifName, Table: k.Table}
+			r := ruleFromKernel(k, fam)
 			if missing[r] {
 				delete(missing, r)
 				continue
@@ -187,17 +187,7 @@ func (s *setter) addRules() (left []removal) {
 		if !missing[r] {
 			continue
 		}
-		k := netlink.NewRule()
-		k.Priority, k.Table, k.Protocol, k.IifName, k.Family = r.Pref, r.Table, Protocol, r.IIF, netlink.FAMILY_V4
-		if r.V6 {
-			k.Family = netlink.FAMILY_V6
-		}
-		if r.From.IsValid() {
-			k.Src = ipNet(r.From)
-		}
-		if r.To.IsValid() {
-			k.Dst = ipNet(r.To)
-		}
+		k := r.kernel()
 		err := netlink.RuleAdd(k)
 		if errors.Is(err, syscall.EEXIST) {
 			err = nil
@@ -205,6 +195,46 @@ func (s *setter) addRules() (left []removal) {
 		s.did("add", "rule "+r.String(), err)
 	}
 	return left
+}
+
+func ruleFromKernel(k netlink.Rule, fam int) Rule {
+	r := Rule{Pref: k.Priority, V6: fam == netlink.FAMILY_V6, From: prefixOf(k.Src), To: prefixOf(k.Dst), IIF: k.IifName, Table: k.Table, Proto: uint8(k.IPProto)}
+	if k.Sport != nil {
+		r.Sport = Ports{k.Sport.Start, k.Sport.End}
+	}
+	if k.Dport != nil {
+		r.Dport = Ports{k.Dport.Start, k.Dport.End}
+	}
+	if k.Goto > 0 {
+		r.Goto, r.Table = k.Goto, 0
+	}
+	return r
+}
+
+func (r Rule) kernel() *netlink.Rule {
+	k := netlink.NewRule()
+	k.Priority, k.Protocol, k.IifName, k.Family, k.IPProto = r.Pref, Protocol, r.IIF, netlink.FAMILY_V4, int(r.Proto)
+	if r.V6 {
+		k.Family = netlink.FAMILY_V6
+	}
+	if r.Goto != 0 {
+		k.Goto = r.Goto
+	} else {
+		k.Table = r.Table
+	}
+	if r.From.IsValid() {
+		k.Src = ipNet(r.From)
+	}
+	if r.To.IsValid() {
+		k.Dst = ipNet(r.To)
+	}
+	if r.Sport != (Ports{}) {
+		k.Sport = netlink.NewRulePortRange(r.Sport.Lo, r.Sport.Hi)
+	}
+	if r.Dport != (Ports{}) {
+		k.Dport = netlink.NewRulePortRange(r.Dport.Lo, r.Dport.Hi)
+	}
+	return k
 }
 
 // gone takes an error of a removal: what is already away is removed.

@@ -163,6 +163,7 @@ func (h *Host) Uninstall(link string) error {
 		l = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: link, Index: -1}}
 	}
 	s := &setter{want: State{Link: link}, link: l}
+	s.moveLocal(0)
 	s.remove("rule", s.addRules())
 	s.remove("route", s.addRoutes())
 	s.did("restore", "sysctls", h.sysctls.restore())
