@@ -1,0 +1,208 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/objects"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// objectLayout is the layout version of the records under objects/.
+const objectLayout = 1
+
+// ErrNotFound says that there is no such object.
+var ErrNotFound = errors.New("not found")
+
+// maxTries bounds how often a write that raced with another one is tried again.
+const maxTries = 32
+
+func (s *Store) objectKey(k objects.Kind, namespace, name string) string {
+	if k.Namespaced {
+		return s.key("objects", k.Plural, namespace, name)
+	}
+	return s.key("objects", k.Plural, name)
+}
+
+// Get returns one object, or ErrNotFound.
+func (s *Store) Get(ctx context.Context, k objects.Kind, namespace, name string) (objects.Object, error) {
+	o, _, err := s.get(ctx, k, namespace, name)
+	return o, err
+}
+
+func (s *Store) get(ctx context.Context, k objects.Kind, namespace, name string) (objects.Object, int64, error) {
+	ctx, cancel := request(ctx)
+	defer cancel()
+	key := s.objectKey(k, namespace, name)
+	resp, err := s.cli.Get(ctx, key)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", key, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, 0, fmt.Errorf("%s %q: %w", k.Plural, strings.Trim(namespace+"/"+name, "/"), ErrNotFound)
+	}
+	o, err := decodeObject(k, resp.Kvs[0])
+	return o, resp.Kvs[0].ModRevision, err
+}
+
+func decodeObject(k objects.Kind, kv *mvccpb.KeyValue) (objects.Object, error) {
+	o := k.New()
+	if err := model.Decode(kv.Value, objectLayout, o); err != nil {
+		return nil, fmt.Errorf("read %s: %w", kv.Key, err)
+	}
+	o.SetResourceVersion(fmt.Sprint(kv.ModRevision))
+	return o, nil
+}
+
+// List returns the objects of a kind in a namespace, or in all for "".
+func (s *Store) List(ctx context.Context, k objects.Kind, namespace string) ([]objects.Object, error) {
+	ctx, cancel := request(ctx)
+	defer cancel()
+	prefix := s.key("objects", k.Plural, "")
+	if k.Namespaced && namespace != "" {
+		prefix += namespace + "/"
+	}
+	resp, err := s.cli.Get(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", k.Plural, err)
+	}
+	var out []objects.Object
+	for _, kv := range resp.Kvs {
+		o, err := decodeObject(k, kv)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// Applied says what Apply did.
+type Applied string
+
+// What Apply can have done.
+const (
+	Created    Applied = "created"
+	Configured Applied = "configured"
+	Unchanged  Applied = "unchanged"
+)
+
+// Apply validates an object and makes the stored one like it. A Service's addresses and node ports are allocated in the
+// same transaction that writes it: either all of it holds, or nothing changed.
+func (s *Store) Apply(ctx context.Context, o objects.Object) (Applied, error) {
+	k, err := objects.KindOf(o)
+	if err != nil {
+		return "", err
+	}
+	if err := objects.Validate(o); err != nil {
+		return "", fmt.Errorf("%s %q is invalid: %w", k.Name, o.GetName(), err)
+	}
+	for range maxTries {
+		done, err := s.applyOnce(ctx, k, o)
+		if !errors.Is(err, errRaced) {
+			return done, err
+		}
+	}
+	return "", fmt.Errorf("%s %q: others kept changing the store; try again", k.Name, o.GetName())
+}
+
+// errRaced says that a transaction found another state than it was made for.
+var errRaced = errors.New("the store changed meanwhile")
+
+func (s *Store) applyOnce(ctx context.Context, k objects.Kind, want objects.Object) (Applied, error) {
+	old, rev, err := s.get(ctx, k, want.GetNamespace(), want.GetName())
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return "", err
+	}
+	o, err := clone(k, want)
+	if err != nil {
+		return "", err
+	}
+	if old != nil {
+		o.SetUID(old.GetUID())
+		o.SetCreationTimestamp(old.GetCreationTimestamp())
+	}
+	objects.Default(o, time.Now())
+	key := s.objectKey(k, o.GetNamespace(), o.GetName())
+	txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}}
+	if svc, ok := o.(*corev1.Service); ok {
+		before, _ := old.(*corev1.Service)
+		if err := s.allocate(ctx, svc, before, txn); err != nil {
+			return "", err
+		}
+	}
+	o.SetResourceVersion("")
+	raw, err := model.Encode(objectLayout, o)
+	if err != nil {
+		return "", err
+	}
+	if old != nil {
+		old.SetResourceVersion("")
+		if was, err := model.Encode(objectLayout, old); err == nil && string(was) == string(raw) {
+			return Unchanged, nil
+		}
+	}
+	txn.ops = append(txn.ops, clientv3.OpPut(key, string(raw)))
+	if err := s.commit(ctx, txn); err != nil {
+		return "", fmt.Errorf("write %s: %w", key, err)
+	}
+	if old == nil {
+		return Created, nil
+	}
+	return Configured, nil
+}
+
+// clone copies an object, so that a retry starts from what the user gave.
+func clone(k objects.Kind, o objects.Object) (objects.Object, error) {
+	raw, err := objects.Encode(o)
+	if err != nil {
+		return nil, err
+	}
+	return objects.Decode(k.APIVersion, k.Name, raw)
+}
+
+// transaction gathers what one write needs.
+type transaction struct {
+	cmps []clientv3.Cmp
+	ops  []clientv3.Op
+}
+
+func (s *Store) commit(ctx context.Context, t *transaction) error {
+	ctx, cancel := request(ctx)
+	defer cancel()
+	resp, err := s.cli.Txn(ctx).If(t.cmps...).Then(t.ops...).Commit()
+	if err != nil {
+		return err
+	}
+	if !resp.Succeeded {
+		return errRaced
+	}
+	return nil
+}
+
+// Delete removes an object and frees what was allocated for it.
+func (s *Store) Delete(ctx context.Context, k objects.Kind, namespace, name string) error {
+	for range maxTries {
+		o, rev, err := s.get(ctx, k, namespace, name)
+		if err != nil {
+			return err
+		}
+		key := s.objectKey(k, namespace, name)
+		txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}, ops: []clientv3.Op{clientv3.OpDelete(key)}}
+		if svc, ok := o.(*corev1.Service); ok {
+			for _, a := range s.held(svc) {
+				txn.ops = append(txn.ops, clientv3.OpDelete(a))
+			}
+		}
+		if err := s.commit(ctx, txn); !errors.Is(err, errRaced) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s %q: others kept changing it; try again", k.Plural, name)
+}
