@@ -32,6 +32,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd())
+	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
+		applyCmd(), getCmd(), describeCmd(), deleteCmd())
 	return c
 }

@@ -94,13 +94,15 @@ type Block struct {
 // Snapshot is everything the store knows at one revision. It must not be changed after it has been handed on.
 type Snapshot struct {
 	// Revision is the store's own counter (etcd: the mod revision of the newest change); it grows monotonically.
-	Revision int64           `json:"revision"`
-	Cluster  Cluster         `json:"cluster"`
-	Nodes    []Node          `json:"nodes"`              // sorted by name
-	Blocks   []Block         `json:"blocks"`             // sorted by CIDR
-	Services []Service       `json:"services,omitempty"` // sorted by namespace and name
-	Slices   []EndpointSlice `json:"slices,omitempty"`   // sorted by namespace and name
-	Pods     []Pod           `json:"pods,omitempty"`     // sorted by namespace and name
+	Revision int64   `json:"revision"`
+	Cluster  Cluster `json:"cluster"`
+	Nodes    []Node  `json:"nodes"`  // sorted by name
+	Blocks   []Block `json:"blocks"` // sorted by CIDR
+	// ServiceCIDRs are the ranges that cluster addresses come from; they come and go live.
+	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs,omitempty"`
+	Services     []Service       `json:"services,omitempty"` // sorted by namespace and name
+	Slices       []EndpointSlice `json:"slices,omitempty"`   // sorted by namespace and name
+	Pods         []Pod           `json:"pods,omitempty"`     // sorted by namespace and name
 	// Problems are stored records that could not be used, each with its key and the reason.
 	Problems []string `json:"problems,omitempty"`
 }

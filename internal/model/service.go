@@ -145,6 +145,7 @@ type Pod struct {
 	ObjectName
 	UID         string
 	Node        string
+	Zone        string
 	Addrs       []netip.Addr
 	HostNetwork bool
 	Ready       bool

@@ -63,12 +63,13 @@ type table struct {
 	nodes    map[string]model.Node
 	blocks   map[string]model.Block
 	alive    map[string]string // node -> identity
+	objects  objectTable
 	problems map[string]string // key -> why it cannot be used
 }
 
 func newTable(prefix string) *table {
 	return &table{prefix: prefix, nodes: map[string]model.Node{}, blocks: map[string]model.Block{},
-		alive: map[string]string{}, problems: map[string]string{}}
+		alive: map[string]string{}, objects: newObjectTable(), problems: map[string]string{}}
 }
 
 func (t *table) apply(e *clientv3.Event) {
@@ -89,6 +90,8 @@ func (t *table) drop(key string) {
 		delete(t.blocks, name)
 	case "alive":
 		delete(t.alive, name)
+	case "objects":
+		t.objects.drop(name)
 	}
 }
 
@@ -114,6 +117,8 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 		}
 	case "alive":
 		t.alive[name] = string(kv.Value)
+	case "objects":
+		err = t.objects.put(name, kv)
 	}
 	if err != nil {
 		t.problems[key] = err.Error()
@@ -157,6 +162,7 @@ func (t *table) snapshot(rev int64) *model.Snapshot {
 		s.Blocks = append(s.Blocks, b)
 	}
 	sort.Slice(s.Blocks, func(i, j int) bool { return s.Blocks[i].CIDR.Compare(s.Blocks[j].CIDR) < 0 })
+	t.objects.fill(s)
 	for k, why := range t.problems {
 		s.Problems = append(s.Problems, k+": "+why)
 	}
