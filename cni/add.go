@@ -46,21 +46,21 @@ func (c *call) addOnce() error {
 	if err := stage("reserve"); err != nil {
 		return err
 	}
-	if err := agent.send(api.CNIAddPath, c.request()); err != nil {
+	if err := agent.send(api.CNIAddPath, writeAdd(c.request())); err != nil {
 		return err
 	}
 	builder, missing := veth.NewBuilder(c.netns)
 	if missing == nil {
 		defer builder.Close()
 	}
-	var reserved api.AddReply
-	if err := agent.receive(api.CNIAddPath, &reserved); err != nil {
+	answer, err := agent.receive(api.CNIAddPath)
+	if err != nil {
 		return err
 	}
 	if missing != nil {
 		return c.giveBack(agent, netnsError(missing))
 	}
-	if err := c.plug(agent, builder, reserved); err != nil {
+	if err := c.plug(agent, builder, readAdd(answer)); err != nil {
 		return c.giveBack(agent, err)
 	}
 	return nil
@@ -91,14 +91,11 @@ func (c *call) plug(agent *client, builder *veth.Builder, reserved api.AddReply)
 	if err := stage("commit"); err != nil {
 		return err
 	}
-	if err := agent.send(api.CNICommitPath, api.CommitRequest{Attachment: c.attachment(), MAC: spec.PodMAC.String()}); err != nil {
+	if err := agent.send(api.CNICommitPath, writeCommit(api.CommitRequest{Attachment: c.attachment(), MAC: spec.PodMAC.String()})); err != nil {
 		return err
 	}
-	result, err := c.result(spec, reserved.DNS) // while the agent writes the record
-	if err != nil {
-		return err
-	}
-	if err := agent.receive(api.CNICommitPath, nil); err != nil {
+	result := c.result(spec, reserved.DNS) // while the agent writes the record
+	if _, err := agent.receive(api.CNICommitPath); err != nil {
 		return err
 	}
 	if err := stage("print"); err != nil {
@@ -123,7 +120,7 @@ func (c *call) request() api.AddRequest {
 // agent has gone away it takes the reservation back itself, and its going is the reason: a dying agent deletes the
 // interface under the plugin's hands.
 func (c *call) giveBack(agent *client, failed error) error {
-	err := agent.call(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()}, nil)
+	_, err := agent.call(api.CNIDelPath, writeDel(api.DelRequest{Attachment: c.attachment()}))
 	if errors.Is(err, errAway) {
 		return fmt.Errorf("%w: %w", err, failed)
 	}

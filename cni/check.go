@@ -1,12 +1,11 @@
 package cni
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 )
@@ -17,10 +16,11 @@ func (c *call) check() error {
 	if err != nil {
 		return err
 	}
-	var r api.AddReply
-	if err := c.askAgent(api.CNICheckPath, api.DelRequest{Attachment: c.attachment()}, &r); err != nil {
+	answer, err := c.askAgent(api.CNICheckPath, writeDel(api.DelRequest{Attachment: c.attachment()}))
+	if err != nil {
 		return tryAgain(err, c.socket)
 	}
+	r := readAdd(answer)
 	var p problems
 	for _, a := range r.Addresses {
 		if !slices.Contains(ips, a) {
@@ -42,21 +42,16 @@ func (c *call) check() error {
 
 // prevAddresses reads the addresses of prevResult, which CHECK cannot do without.
 func (c *call) prevAddresses() ([]netip.Addr, error) {
-	if c.prev == nil {
+	if c.prev.Kind == tree.Absent {
 		return nil, &api.Error{Code: api.CodeConfig, Message: "CHECK needs prevResult"}
 	}
-	var ips []struct {
-		Address netip.Prefix `json:"address"`
-	}
-	if err := json.Unmarshal(c.prev["ips"], &ips); err != nil {
-		return nil, &api.Error{Code: api.CodeConfig, Message: "prevResult: ips", Details: err.Error()}
-	}
 	var out []netip.Addr
-	for _, ip := range ips {
-		out = append(out, ip.Address.Addr())
-	}
-	if len(out) == 0 {
-		return nil, errors.New("prevResult has no addresses")
+	for _, ip := range c.prev.Get("ips").Items {
+		p, err := netip.ParsePrefix(ip.Get("address").Text)
+		if err != nil {
+			return nil, &api.Error{Code: api.CodeConfig, Message: "prevResult: ips", Details: err.Error()}
+		}
+		out = append(out, p.Addr())
 	}
 	return out, nil
 }

@@ -2,13 +2,13 @@ package cni
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/internal/api"
 	"golang.org/x/sys/unix"
 )
@@ -47,21 +47,17 @@ func dial(socket string) (*client, error) {
 // close ends the connection. The agent takes back a reservation that was not committed.
 func (c *client) close() { unix.Close(c.fd) }
 
-// call posts q and reads the answer into a; a nil q is a GET.
-func (c *client) call(path string, q, a any) error {
-	if err := c.send(path, q); err != nil {
-		return err
+// call posts a body and returns the answer; no body makes it a GET.
+func (c *client) call(path string, body []byte) (tree.Value, error) {
+	if err := c.send(path, body); err != nil {
+		return tree.Value{}, err
 	}
-	return c.receive(path, a)
+	return c.receive(path)
 }
 
-func (c *client) send(path string, q any) error {
-	method, body := "GET", []byte(nil)
-	if q != nil {
-		var err error
-		if body, err = json.Marshal(q); err != nil {
-			return err
-		}
+func (c *client) send(path string, body []byte) error {
+	method := "GET"
+	if body != nil {
 		method = "POST"
 	}
 	msg := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: warren\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", method, path, len(body))
@@ -78,28 +74,26 @@ func (c *client) send(path string, q any) error {
 	return nil
 }
 
-func (c *client) receive(path string, a any) error {
+func (c *client) receive(path string) (tree.Value, error) {
 	status, body, err := c.answer()
 	if err != nil {
-		return fmt.Errorf("%w: read the answer to %s: %w", errAway, path, err)
+		return tree.Value{}, fmt.Errorf("%w: read the answer to %s: %w", errAway, path, err)
 	}
+	v, err := tree.Parse(body)
 	if status != 200 {
-		e := &api.Error{}
-		if json.Unmarshal(body, e) != nil || e.Message == "" {
-			return fmt.Errorf("the agent answered %s with HTTP status %d", path, status)
+		e := readError(v)
+		if e.Message == "" {
+			return v, fmt.Errorf("the agent answered %s with HTTP status %d", path, status)
 		}
 		if e.Code == 0 {
 			e.Code = api.CodeInternal
 		}
-		return e
+		return v, e
 	}
-	if a == nil {
-		return nil
+	if err != nil {
+		return v, fmt.Errorf("read the agent's answer to %s: %w", path, err)
 	}
-	if err := json.Unmarshal(body, a); err != nil {
-		return fmt.Errorf("read the agent's answer to %s: %w", path, err)
-	}
-	return nil
+	return v, nil
 }
 
 // answer reads one response. The agent sends nothing unasked, so nothing may stand behind it.

@@ -3,6 +3,7 @@ package cni
 import (
 	"errors"
 
+	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 )
@@ -16,7 +17,7 @@ func (c *call) del() error {
 	if err := stage("delete"); err != nil {
 		return err
 	}
-	err := c.askAgent(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()}, nil)
+	_, err := c.askAgent(api.CNIDelPath, writeDel(api.DelRequest{Attachment: c.attachment()}))
 	if !errors.Is(err, errAway) {
 		return err
 	}
@@ -30,20 +31,17 @@ func (c *call) del() error {
 }
 
 // askAgent is one call on a connection of its own.
-func (c *call) askAgent(path string, q, a any) error {
+func (c *call) askAgent(path string, body []byte) (tree.Value, error) {
 	agent, err := dial(c.socket)
 	if err != nil {
-		return err
+		return tree.Value{}, err
 	}
 	defer agent.close()
-	return agent.call(path, q, a)
+	return agent.call(path, body)
 }
 
 // gc has the agent remove what is not in the runtime's list.
 func (c *call) gc() error {
-	q := api.GCRequest{Network: c.network, Valid: c.valid}
-	if q.Valid == nil {
-		q.Valid = []api.Attachment{}
-	}
-	return tryAgain(c.askAgent(api.CNIGCPath, q, nil), c.socket)
+	_, err := c.askAgent(api.CNIGCPath, writeGC(api.GCRequest{Network: c.network, Valid: c.valid}))
+	return tryAgain(err, c.socket)
 }

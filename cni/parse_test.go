@@ -3,11 +3,14 @@ package cni
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/internal/api"
 )
 
@@ -35,10 +38,13 @@ func FuzzConfig(f *testing.F) {
 		}
 		// What was accepted passes on whole to the agent.
 		call := call{config: c, env: env{containerID: "x", ifName: "eth0"}}
-		raw, err = json.Marshal(call.request())
+		want, _ := json.Marshal(call.request())
 		var back api.AddRequest
-		if err != nil || json.Unmarshal(raw, &back) != nil {
+		if err := json.Unmarshal(writeAdd(call.request()), &back); err != nil {
 			t.Fatalf("cannot ask for %+v: %v", c, err)
+		}
+		if got, _ := json.Marshal(back); string(got) != string(want) {
+			t.Fatalf("the agent reads %s, meant was %s", got, want)
 		}
 	})
 }
@@ -75,6 +81,56 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
+// TestWire holds the hand-written codecs against encoding/json: a field that is added to a type and not here fails.
+func TestWire(t *testing.T) {
+	at := api.Attachment{ContainerID: "c\"1", IfName: "eth0"}
+	d := api.DNS{Servers: []string{"10.43.0.10"}, Searches: []string{"a", "b"}, Options: []string{"ndots:5"}}
+	addrs := []netip.Addr{netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd42::3")}
+	add := api.AddRequest{Attachment: at, Network: "n", Netns: "/x", PodNamespace: "s", PodName: "p", PodUID: "u", IPs: addrs,
+		MAC: "m", Labels: map[string]string{"k": "v"}, DNS: d}
+	commit := api.CommitRequest{Attachment: at, MAC: "m"}
+	del := api.DelRequest{Attachment: at}
+	gc := api.GCRequest{Network: "n", Valid: []api.Attachment{at, {ContainerID: "d", IfName: "eth1"}}}
+	for _, c := range []struct {
+		in  any
+		out []byte
+	}{{&add, writeAdd(add)}, {&commit, writeCommit(commit)}, {&del, writeDel(del)}, {&gc, writeGC(gc)}} {
+		full(t, reflect.ValueOf(c.in).Elem())
+		back := reflect.New(reflect.TypeOf(c.in).Elem())
+		if err := json.Unmarshal(c.out, back.Interface()); err != nil || !reflect.DeepEqual(back.Interface(), c.in) {
+			t.Errorf("%s: %v", c.out, err)
+		}
+	}
+	reply := api.AddReply{Addresses: addrs, HostIfName: "wrnx", MTU: 1420, Table: 101, Protocol: 157, DNS: d}
+	status := api.StatusReply{Code: 50, Reason: "r"}
+	failure := api.Error{Code: 11, Message: "m", Details: "d"}
+	for _, c := range []struct {
+		in   any
+		read func(tree.Value) any
+	}{
+		{reply, func(v tree.Value) any { return readAdd(v) }},
+		{status, func(v tree.Value) any { return readStatus(v) }},
+		{failure, func(v tree.Value) any { return *readError(v) }},
+	} {
+		full(t, reflect.ValueOf(c.in))
+		raw, _ := json.Marshal(c.in)
+		v, err := tree.Parse(raw)
+		if got := c.read(v); err != nil || !reflect.DeepEqual(got, c.in) {
+			t.Errorf("%s was read as %+v, %v", raw, got, err)
+		}
+	}
+}
+
+// full makes sure that the test's own values leave no field out.
+func full(t *testing.T, v reflect.Value) {
+	t.Helper()
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Errorf("the test leaves %s.%s empty", v.Type(), v.Type().Field(i).Name)
+		}
+	}
+}
+
 func TestArgs(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"A=b", "unknown keys A and no IgnoreUnknown"},
@@ -100,10 +156,10 @@ func TestPluginStaysSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	allowed := []string{"github.com/warrennet/warren/cmd/warren-cni", "github.com/warrennet/warren/cni", "github.com/warrennet/warren/cni/veth",
-		"github.com/warrennet/warren/internal/api", "golang.org/x/sys/unix"}
+		"github.com/warrennet/warren/internal/api", "github.com/warrennet/warren/cni/internal/tree", "golang.org/x/sys/unix"}
 	for _, dep := range strings.Fields(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")
-		if strings.Contains(first, ".") && !slices.Contains(allowed, dep) || dep == "net" || dep == "net/http" {
+		if strings.Contains(first, ".") && !slices.Contains(allowed, dep) || slices.Contains([]string{"net", "net/http", "encoding/json", "crypto/sha256"}, dep) {
 			t.Errorf("the plugin imports %s", dep)
 		}
 	}

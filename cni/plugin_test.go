@@ -143,6 +143,24 @@ func TestRequestedAddressesAndMAC(t *testing.T) {
 	r.nothingLeft()
 }
 
+// TestIPv6SwitchedOff: some runtimes make namespaces with IPv6 off; a Pod that was given an address gets it on.
+func TestIPv6SwitchedOff(t *testing.T) {
+	r := newRig(t)
+	p := r.pod()
+	for _, k := range []string{"all", "default"} {
+		if err := p.Sysctl("ipv6/conf/"+k+"/disable_ipv6", "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.mustAdd(p)
+	if got, err := p.describe(); err != nil || got != seen {
+		t.Errorf("in the Pod: %v\n%s", err, got)
+	}
+	if err := r.checkPod(r.list("1.1.0"), p); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestResultsPassThrough: behind another plugin warren keeps what that one said.
 func TestResultsPassThrough(t *testing.T) {
 	r := newRig(t, both[0])

@@ -20,8 +20,8 @@ const awayGrace = 30 * time.Second
 // same way. Where not even the agent's directory exists, no agent has run since the node booted.
 func (c *call) status() error {
 	marker := filepath.Join(filepath.Dir(c.socket), awayName)
-	var r api.StatusReply
-	err := c.askAgent(api.CNIStatusPath, nil, &r)
+	answer, err := c.askAgent(api.CNIStatusPath, nil)
+	r := readStatus(answer)
 	if err == nil {
 		_ = os.Remove(marker) // it is there only after an absence
 	}

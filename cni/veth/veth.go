@@ -4,8 +4,9 @@
 //
 // It speaks netlink itself, in batches, because the wall time of a plugin is mostly round trips and start-up: three
 // sendmsg make a whole interface. Everything hangs on the host's end: deleting that link removes the other end, every
-// address, route, neighbour and the filter, which makes undo one request. The package changes the network namespaces
-// it is told to and nothing else, owns no goroutine, and imports neither encoding/json nor net.
+// address, route, neighbour and the filter, which makes undo one request. The package changes what it is
+// told to in two network namespaces and nothing else: a Pod's lo, for one, is the runtime's business. Its one goroutine
+// waits for the kernel's last step of a deletion (Kernel.Delete); Kernel.Close joins it.
 package veth
 
 import (
