@@ -5,6 +5,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/warrennet/warren/internal/model"
 	"golang.zx2c4.com/wireguard/device"
 )
 
@@ -20,7 +21,7 @@ const freshSession = 150 * time.Second
 
 func (t *Tunnel) greet(ctx context.Context) {
 	var waiting []*device.Peer
-	crossed := map[*device.Peer]bool{}
+	again := retries{}
 	due := time.NewTimer(shyness)
 	defer due.Stop()
 	for {
@@ -33,19 +34,16 @@ func (t *Tunnel) greet(ctx context.Context) {
 			waiting = append(waiting, ps...)
 			due.Reset(shyness)
 		case from := <-t.crossings:
-			if p := t.mayStartAgain(from); p != nil && !crossed[p] {
-				crossed[p] = true
-				due.Reset(shyness)
-			}
-		case <-due.C:
+			t.noteCrossing(again, from, time.Now())
+			due.Reset(shyness)
+		case now := <-due.C:
 			for _, p := range waiting {
 				p.SendKeepalive() // with a session that has come about meanwhile: one empty packet
 			}
-			for p := range crossed {
-				t.startAgain(p)
-			}
 			waiting = nil
-			clear(crossed)
+			if t.startAgain(again, now) {
+				due.Reset(shyness)
+			}
 		}
 	}
 }
@@ -111,26 +109,71 @@ func (t *Tunnel) cross(from string) {
 	}
 }
 
-// mayStartAgain finds the peer at an address, if it is up to this node (the one with the lower key) to try again.
-// Anybody can send bad answers from forged addresses, so a peer with a session is left alone.
-func (t *Tunnel) mayStartAgain(from string) *device.Peer {
-	for _, s := range t.Peers() {
-		if s.Endpoint.String() == from && t.forgetSession(s.LastHandshake) && bytes.Compare(t.public[:], s.PublicKey[:]) < 0 {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			if t.engine == nil {
-				return nil
-			}
-			return t.engine.LookupPeer(device.NoisePublicKey(s.PublicKey))
-		}
-	}
-	return nil
+// retries are the handshakes to be started again, by peer.
+type retries map[*device.Peer]retry
+
+type retry struct {
+	due   time.Time // zero: done, kept to limit the rate
+	last  time.Time // the last time it was done
+	noted time.Time // when the answer came; a handshake made well after it makes the retry needless
 }
 
-// startAgain makes the engine forget that it has just sent a handshake, and send another.
-func (t *Tunnel) startAgain(p *device.Peer) {
-	if s, ok := t.statusOf(p); ok && t.forgetSession(s.LastHandshake) {
-		p.ExpireCurrentKeypairs()
-		_ = p.SendHandshakeInitiation(false) // the engine logs failures
+const (
+	// crossingWindow is how young a session must be for a misfit answer to be about it: handshakes that cross can
+	// leave one that works in one direction only.
+	crossingWindow = 2 * time.Second
+	// retryPause bounds what forged answers can do to a peer: one handshake in that time.
+	retryPause = 10 * time.Second
+)
+
+// noteCrossing plans to start the handshake with the peer at that address again: soon on the node with the lower
+// key, and on the other one only when that has not helped. An answer that cannot be about the present session is
+// left alone, since anybody can forge one.
+func (t *Tunnel) noteCrossing(again retries, from string, now time.Time) {
+	for _, s := range t.Peers() {
+		if s.Endpoint.String() != from {
+			continue
+		}
+		p := t.lookup(s.PublicKey)
+		if p == nil || !again[p].due.IsZero() || now.Sub(again[p].last) < retryPause ||
+			!t.forgetSession(s.LastHandshake) && now.Sub(s.LastHandshake) > crossingWindow {
+			continue
+		}
+		wait := shyness
+		if bytes.Compare(t.public[:], s.PublicKey[:]) > 0 {
+			wait *= 3
+		}
+		again[p] = retry{due: now.Add(wait), last: again[p].last, noted: now}
 	}
+}
+
+func (t *Tunnel) lookup(key model.Key) *device.Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.engine == nil {
+		return nil
+	}
+	return t.engine.LookupPeer(device.NoisePublicKey(key))
+}
+
+// startAgain carries out the retries that are due and reports whether others wait. It makes the engine forget that
+// it has just sent a handshake, so that it sends another.
+func (t *Tunnel) startAgain(again retries, now time.Time) (more bool) {
+	for p, r := range again {
+		s, known := t.statusOf(p)
+		switch {
+		case !known || r.due.IsZero() && now.Sub(r.last) > retryPause:
+			delete(again, p)
+		case r.due.IsZero():
+		case now.Before(r.due):
+			more = true
+		case s.LastHandshake.After(r.noted.Add(shyness / 2)): // the crossing ones are done within milliseconds
+			delete(again, p)
+		default:
+			again[p] = retry{last: now}
+			p.ExpireCurrentKeypairs()
+			_ = p.SendHandshakeInitiation(false) // the engine logs failures
+		}
+	}
+	return more
 }
