@@ -1,0 +1,141 @@
+package servicelb
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// Self is what the balancer knows of the node it runs on. Prefixes are masked, addresses unmapped.
+type Self struct {
+	Node, Zone string
+	PodRanges  []netip.Prefix // of the cluster
+	Blocks     []netip.Prefix // of this node
+	// SNAT4 and SNAT6 are the sources of clients that cannot be kept: addresses of this node's blocks that are not
+	// local to the host, so that replies to them come back through the TUN.
+	SNAT4, SNAT6 netip.Addr
+	// PodNet4 and PodNet6 are the node's own addresses inside its blocks.
+	PodNet4, PodNet6 netip.Addr
+	// Addrs are the node's own addresses, Peers the other nodes': those are reached through the tunnel.
+	Addrs []netip.Addr
+	Peers []netip.Addr
+	// NodePortAddrs are the addresses that serve node ports.
+	NodePortAddrs []netip.Addr
+	// NonMasquerade are destinations that Pods reach with their own address.
+	NonMasquerade []netip.Prefix
+	// MasqueradePorts is the range of source ports for what leaves the cluster, both ends included.
+	MasqueradePorts [2]uint16
+}
+
+// snat returns the SNAT address of a family.
+func (s *Self) snat(v4 bool) netip.Addr {
+	if v4 {
+		return s.SNAT4
+	}
+	return s.SNAT6
+}
+
+// frontKey is where clients send to.
+type frontKey struct {
+	addr  netip.Addr
+	port  uint16
+	proto uint8
+}
+
+// kind says what sort of address a frontend is.
+type kind uint8
+
+const (
+	kindCluster  kind = iota
+	kindExternal      // externalIP or LoadBalancer address
+	kindNodePort
+	kindHostPort
+)
+
+// frontend is one address, port and protocol of a Service.
+type frontend struct {
+	name     model.ObjectName
+	port     string // name of the Service port
+	kind     kind
+	affinity time.Duration
+	pick     picker
+	sources  []netip.Prefix // loadBalancerSourceRanges; empty: everybody
+	// internal serves Pods and nodes, external clients from outside.
+	internal, external *pool
+}
+
+// pool is a set of backends to choose from.
+type pool struct {
+	backends []backend
+	// drop: a policy forbids every backend that there is; without it an empty pool rejects.
+	drop bool
+	// maglev is the lookup table of that algorithm, nil for the others.
+	maglev []uint16
+}
+
+// backend is an endpoint with its port.
+type backend struct {
+	addr netip.Addr
+	port uint16
+}
+
+func (b backend) addrPort() netip.AddrPort { return netip.AddrPortFrom(b.addr, b.port) }
+
+// Table is everything the packet path looks up. It is immutable.
+type Table struct {
+	self     Self
+	fronts   map[frontKey]*frontend
+	vips     map[netip.Addr]bool // Service addresses: an unknown port on one is rejected
+	ranges   []netip.Prefix      // Service ranges: likewise
+	local    map[netip.Addr]bool // the node's own addresses
+	peers    map[netip.Addr]bool // other nodes' addresses
+	live     map[backendKey]bool // backends that may keep their flows
+	steering Steering
+}
+
+// backendKey is a backend of one frontend: a flow to it goes on while the pair exists.
+type backendKey struct {
+	front frontKey
+	back  netip.AddrPort
+}
+
+// Port is a port of a protocol.
+type Port struct {
+	Proto uint8
+	Port  uint16
+}
+
+// Steering is what the host must route to the TUN for the table to work.
+type Steering struct {
+	// VIPs are Service addresses outside the Service ranges.
+	VIPs []netip.Addr
+	// Targets are the target ports of backends in Pods of this node: their replies pass the TUN.
+	Targets []Port
+	// HostTargets are those of backends that are this node itself.
+	HostTargets []Port
+}
+
+// Steering returns what the host must route to the TUN.
+func (t *Table) Steering() Steering { return t.steering }
+
+// Len returns the number of frontends.
+func (t *Table) Len() int { return len(t.fronts) }
+
+// inPods reports whether an address belongs to the Pod network.
+func (t *Table) inPods(a netip.Addr) bool { return within(t.self.PodRanges, a) }
+
+// here reports whether a Pod address belongs to this node.
+func (t *Table) here(a netip.Addr) bool { return within(t.self.Blocks, a) }
+
+// remote reports whether an address is reached through the tunnel.
+func (t *Table) remote(a netip.Addr) bool { return t.inPods(a) && !t.here(a) || t.peers[a] }
+
+func within(ranges []netip.Prefix, a netip.Addr) bool {
+	for _, r := range ranges {
+		if r.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
