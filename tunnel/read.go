@@ -43,7 +43,7 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 	r, n := d.reader, 0
 	// Let the encryption of the last batch run on this processor before looking for more: it is wanted next, and
-	// meanwhile the next batch grows. Worth a third of the idle round trip and 6 % of the CPU per byte.
+	// meanwhile the next batch grows. Measured: 5 to 7 % less CPU per byte; the idle round trip stays the same.
 	runtime.Gosched()
 	for n < len(bufs) {
 		if r.cut.more() || r.outer.more() {
