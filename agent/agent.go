@@ -139,6 +139,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		listener.Close()
 		return err
 	}
+	a.reconcileOnce() // before the first ADD can be given an address that a live interface holds
 	g.Go(func() error { return a.serve(ctx, listener) })
 	g.Go(func() error { a.watch(ctx); return nil })
 	g.Go(func() error { a.alive(ctx); return nil })

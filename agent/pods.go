@@ -51,17 +51,23 @@ const orphanCheck = 30 * time.Second
 
 func (a *Agent) reconcilePods(ctx context.Context) {
 	for {
-		report, err := a.plug.Reconcile()
-		if err != nil {
-			a.log.Warn("cannot compare the Pods' records with their interfaces", "err", err)
-		} else if !report.Empty() {
-			a.log.Info("Pods' records and interfaces differed", "report", report)
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(orphanCheck):
 		}
+		a.reconcileOnce()
+	}
+}
+
+func (a *Agent) reconcileOnce() {
+	r, err := a.plug.Reconcile()
+	if err != nil {
+		a.log.Warn("cannot compare the Pods' records with their interfaces", "err", err)
+	}
+	if !r.Empty() {
+		a.log.Info("the Pods' records and interfaces differed", "released", len(r.Released), "undone", len(r.Undone),
+			"adopted", len(r.Adopted), "strangers", r.Strangers)
 	}
 }
 

@@ -57,6 +57,9 @@ func mesh(ctx context.Context, o options) (err error) {
 	}
 	warren := contestant{name: "warren", on: func() error { return steer(l, pods, false) }, pids: []int{l.Pid("n1", "agent"), l.Pid("n2", "agent")}}
 	t := newTable("wireguard-go")
+	for _, c := range []contestant{stock, warren} {
+		t.add("RSS idle MB", c.name, rssMB(c.pids[0]))
+	}
 	for range o.rounds {
 		for _, c := range []contestant{stock, warren} {
 			if err := c.on(); err != nil {
@@ -154,6 +157,7 @@ func measure(l *lab.Lab, t *table, c contestant, from, to *lab.Pod, o options) e
 		}
 		cpu = cpuSeconds(c.pids) - cpu
 		t.add(x.name+" Gbit/s", c.name, bps/1e9)
+		t.add("RSS under load MB", c.name, rssMB(c.pids[0]))
 		if len(c.pids) > 0 && bytes > 0 {
 			t.add(x.name+" CPU s/GB", c.name, cpu/(bytes/1e9))
 		}
@@ -262,6 +266,14 @@ func cpuSeconds(pids []int) float64 {
 		}
 	}
 	return sum
+}
+
+// rssMB reads a process's resident set.
+func rssMB(pid int) float64 {
+	raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)) // 0 for one that ended
+	var size, resident float64
+	_, _ = fmt.Sscan(string(raw), &size, &resident)
+	return resident * float64(os.Getpagesize()) / 1e6
 }
 
 // sameNode compares two Pods of one node with two namespaces joined to the same node by bare veths and routes.
