@@ -73,7 +73,7 @@ func (t *objectTable) put(key string, kv *mvccpb.KeyValue) error {
 		if s, ok := objects.Slice(o); ok {
 			t.slices[key] = []model.EndpointSlice{s}
 		}
-	case *corev1.Endpoints: //nolint:staticcheck // users still write it by hand
+	case *objects.HandEndpoints:
 		t.slices[key] = objects.Endpoints(o)
 	case *networkingv1.ServiceCIDR:
 		for _, c := range o.Spec.CIDRs {

@@ -3,34 +3,33 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/objects"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"net/netip"
-
-	"github.com/warrennet/warren/internal/store/objects"
-	"time"
 )
 
 func (s *Store) podKey(n model.ObjectName) string {
 	return s.key("objects", "pods", n.Namespace, n.Name)
 }
 
-// PutPod publishes a Pod of this node.
-func (s *Store) PutPod(ctx context.Context, p model.Pod) error {
+// PutPod publishes a Pod of this node and returns the revision of the write.
+func (s *Store) PutPod(ctx context.Context, p model.Pod) (int64, error) {
 	raw, err := model.Encode(podLayout, p)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	ctx, cancel := request(ctx)
 	defer cancel()
-	if _, err := s.cli.Put(ctx, s.podKey(p.ObjectName), string(raw)); err != nil {
-		return fmt.Errorf("publish pod %s: %w", p, err)
+	resp, err := s.cli.Put(ctx, s.podKey(p.ObjectName), string(raw))
+	if err != nil {
+		return 0, fmt.Errorf("publish pod %s: %w", p, err)
 	}
-	return nil
+	return resp.Header.Revision, nil
 }
 
 // DeletePod withdraws a Pod that this node published; one that another node has published by now stays.

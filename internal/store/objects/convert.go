@@ -120,11 +120,9 @@ func Slice(s *discoveryv1.EndpointSlice) (out model.EndpointSlice, ok bool) {
 		out.Ports = append(out.Ports, model.EndpointPort{Name: deref(p.Name), Protocol: protocol(proto), Port: uint16(*p.Port)})
 	}
 	for _, e := range s.Endpoints {
-		for _, a := range addrs(e.Addresses) {
-			if a.Is6() == out.V6 {
-				out.Endpoints = append(out.Endpoints, endpoint(e, a))
-			}
-			break // only the first address counts (discovery/v1: the others are reserved)
+		// Only the first address counts (discovery/v1: the others are reserved).
+		if a := addrs(e.Addresses); len(a) > 0 && a[0].Is6() == out.V6 {
+			out.Endpoints = append(out.Endpoints, endpoint(e, a[0]))
 		}
 	}
 	return out, true
@@ -153,7 +151,7 @@ func endpoint(e discoveryv1.Endpoint, a netip.Addr) model.Endpoint {
 }
 
 // Endpoints converts hand-written Endpoints into slices, one per subset and family.
-func Endpoints(e *corev1.Endpoints) (out []model.EndpointSlice) { //nolint:staticcheck // users still write it by hand
+func Endpoints(e *HandEndpoints) (out []model.EndpointSlice) {
 	for i, sub := range e.Subsets {
 		for _, v6 := range []bool{false, true} {
 			s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: e.Namespace, Name: e.Name + "-" + strconv.Itoa(i) + family(v6)},

@@ -39,7 +39,7 @@ type Kind struct {
 var Kinds = []Kind{
 	{"ServiceCIDR", "servicecidrs", "", "networking.k8s.io/v1", false, func() Object { return &networkingv1.ServiceCIDR{} }},
 	{"Service", "services", "svc", "v1", true, func() Object { return &corev1.Service{} }},
-	{"Endpoints", "endpoints", "ep", "v1", true, func() Object { return &corev1.Endpoints{} }}, //nolint:staticcheck // users still write it by hand
+	{"Endpoints", "endpoints", "ep", "v1", true, func() Object { return &HandEndpoints{} }},
 	{"EndpointSlice", "endpointslices", "", "discovery.k8s.io/v1", true, func() Object { return &discoveryv1.EndpointSlice{} }},
 }
 

@@ -21,7 +21,7 @@ func Validate(o Object) error {
 		errs = append(errs, validateService(o)...)
 	case *discoveryv1.EndpointSlice:
 		errs = append(errs, validateSlice(o)...)
-	case *corev1.Endpoints: //nolint:staticcheck // users still write it by hand
+	case *HandEndpoints:
 		errs = append(errs, validateEndpoints(o)...)
 	case *networkingv1.ServiceCIDR:
 		errs = append(errs, validateServiceCIDR(o)...)
@@ -308,7 +308,7 @@ func endpointAddr(at *field.Path, s string, t discoveryv1.AddressType) field.Err
 	return nil
 }
 
-func validateEndpoints(e *corev1.Endpoints) (errs field.ErrorList) { //nolint:staticcheck // users still write it by hand
+func validateEndpoints(e *HandEndpoints) (errs field.ErrorList) {
 	for i, sub := range e.Subsets {
 		at := field.NewPath("subsets").Index(i)
 		if len(sub.Addresses)+len(sub.NotReadyAddresses) == 0 {
