@@ -1,0 +1,225 @@
+package objects
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/warrennet/warren/internal/model"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+func manifest(kind, spec string) string {
+	api := map[string]string{"Service": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1"}[kind]
+	return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x}\n" + spec + "\n"
+}
+
+// Every mistake is refused with the field that is wrong; the texts are those of the API server where it has one.
+func TestMistakes(t *testing.T) {
+	for _, tc := range []struct{ yaml, want string }{
+		{"", "no object found"},
+		{"a: [", "document 1"},
+		{"kind: Pod\napiVersion: v1\n", `"Pod" is none of the kinds`},
+		{"apiVersion: v1\n", "kind: is empty"},
+		{"kind: Service\napiVersion: v2\n", `apiVersion: "v2", expected "v1"`},
+		{manifest("Service", "spec: {prots: []}"), `unknown field "prots"`},
+		{manifest("Service", "spec: {ports: [{port: 80}], ports: []}"), "already set"},
+		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "name: x", "name: 1x", 1), "metadata.name"},
+		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "name: x", "name: ''", 1), "metadata.name: Required"},
+		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "{name: x}", "{name: x, namespace: A_B}", 1), "metadata.namespace"},
+		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "{name: x}", "{name: x, labels: {'a b': c}}", 1), "metadata.labels"},
+		{manifest("Service", "spec: {}"), "spec.ports: Required"},
+		{manifest("Service", "spec: {type: Magic, ports: [{port: 80}]}"), "spec.type: Unsupported value"},
+		{manifest("Service", "spec: {ports: [{port: 0}]}"), "spec.ports[0].port"},
+		{manifest("Service", "spec: {ports: [{port: 70000}]}"), "spec.ports[0].port"},
+		{manifest("Service", "spec: {ports: [{port: 80, protocol: ICMP}]}"), "spec.ports[0].protocol: Unsupported value"},
+		{manifest("Service", "spec: {ports: [{port: 80}, {port: 81}]}"), "spec.ports[1].name: Required"},
+		{manifest("Service", "spec: {ports: [{name: a, port: 80}, {name: a, port: 81}]}"), "spec.ports[1].name: Duplicate"},
+		{manifest("Service", "spec: {ports: [{name: a, port: 80}, {name: b, port: 80}]}"), "spec.ports[1]: Duplicate"},
+		{manifest("Service", "spec: {ports: [{port: 80, targetPort: 'NOT A NAME'}]}"), "spec.ports[0].targetPort"},
+		{manifest("Service", "spec: {ports: [{port: 80, nodePort: 30000}]}"), "spec.ports[0].nodePort: Forbidden"},
+		{manifest("Service", "spec: {type: NodePort, ports: [{name: a, port: 80, nodePort: 30000}, {name: b, port: 81, nodePort: 30000}]}"), "spec.ports[1].nodePort: Duplicate"},
+		{manifest("Service", "spec: {clusterIP: 10.0.0.300, ports: [{port: 80}]}"), "spec.clusterIPs[0]"},
+		{manifest("Service", "spec: {clusterIPs: [10.0.0.1, 10.0.0.2], ports: [{port: 80}]}"), "at most one address per family"},
+		{manifest("Service", "spec: {clusterIP: None, type: NodePort, ports: [{port: 80}]}"), "may not be None"},
+		{manifest("Service", "spec: {externalIPs: [127.0.0.1], ports: [{port: 80}]}"), "spec.externalIPs[0]"},
+		{manifest("Service", "spec: {type: LoadBalancer, loadBalancerSourceRanges: [1.2.3.4/99], ports: [{port: 80}]}"), "spec.loadBalancerSourceRanges[0]"},
+		{manifest("Service", "spec: {loadBalancerSourceRanges: [1.2.3.0/24], ports: [{port: 80}]}"), "spec.loadBalancerSourceRanges: Forbidden"},
+		{manifest("Service", "spec: {externalTrafficPolicy: Local, ports: [{port: 80}]}"), "spec.externalTrafficPolicy"},
+		{manifest("Service", "spec: {type: NodePort, externalTrafficPolicy: Near, ports: [{port: 80}]}"), "spec.externalTrafficPolicy: Unsupported"},
+		{manifest("Service", "spec: {internalTrafficPolicy: Near, ports: [{port: 80}]}"), "spec.internalTrafficPolicy: Unsupported"},
+		{manifest("Service", "spec: {sessionAffinity: Cookie, ports: [{port: 80}]}"), "spec.sessionAffinity: Unsupported"},
+		{manifest("Service", "spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 80}]}"), "timeoutSeconds"},
+		{manifest("Service", "spec: {sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}, ports: [{port: 80}]}"), "spec.sessionAffinityConfig: Forbidden"},
+		{manifest("Service", "spec: {trafficDistribution: Nearby, ports: [{port: 80}]}"), "spec.trafficDistribution: Unsupported"},
+		{manifest("Service", "spec: {healthCheckNodePort: 30001, ports: [{port: 80}]}"), "spec.healthCheckNodePort"},
+		{manifest("Service", "spec: {loadBalancerClass: x, ports: [{port: 80}]}"), "spec.loadBalancerClass: Forbidden"},
+		{manifest("Service", "spec: {allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}"), "spec.allocateLoadBalancerNodePorts: Forbidden"},
+		{manifest("Service", "spec: {type: ExternalName}"), "spec.externalName: Required"},
+		{manifest("Service", "spec: {type: ExternalName, externalName: 'not a name'}"), "spec.externalName: Invalid"},
+		{manifest("Service", "spec: {ipFamilies: [IPv5], ports: [{port: 80}]}"), "spec.ipFamilies[0]: Unsupported"},
+		{manifest("Service", "spec: {ipFamilyPolicy: Many, ports: [{port: 80}]}"), "spec.ipFamilyPolicy: Unsupported"},
+		{manifest("Service", "spec: {selector: {'a b': c}, ports: [{port: 80}]}"), "spec.selector"},
+		{manifest("EndpointSlice", "endpoints: []"), "addressType: Required"},
+		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: []}]"), "endpoints[0].addresses: Required"},
+		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: ['fd00::1']}]"), "endpoints[0].addresses[0]"},
+		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]"), "loopback"},
+		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: []\nports: [{name: a, port: 1}, {name: a, port: 2}]"), "ports[1].name: Duplicate"},
+		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: []\nports: [{port: 0}]"), "ports[0].port"},
+		{manifest("Endpoints", "subsets: [{ports: [{port: 80}]}]"), "subsets[0]: Required"},
+		{manifest("Endpoints", "subsets: [{addresses: [{ip: 169.254.1.1}], ports: [{port: 80}]}]"), "subsets[0].addresses[0].ip"},
+		{manifest("ServiceCIDR", "spec: {cidrs: []}"), "spec.cidrs"},
+		{manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.1/16]}"), "spec.cidrs[0]"},
+		{manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16, 10.44.0.0/16]}"), "spec.cidrs[1]"},
+		{strings.Replace(manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16]}"), "{name: x}", "{name: x, namespace: ns}", 1), "metadata.namespace: Forbidden"},
+	} {
+		objs, err := Parse(strings.NewReader(tc.yaml), "default")
+		for _, o := range objs {
+			if err == nil {
+				err = Validate(o)
+			}
+		}
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("error %v, expected %q for\n%s", err, tc.want, tc.yaml)
+		}
+	}
+}
+
+// All mistakes of an object are reported at once.
+func TestAllMistakesAtOnce(t *testing.T) {
+	objs, err := Parse(strings.NewReader(manifest("Service", "spec: {type: Magic, sessionAffinity: Cookie, ports: [{port: 0}]}")), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = Validate(objs[0])
+	for _, want := range []string{"spec.type", "spec.sessionAffinity", "spec.ports[0].port"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not name %s", err, want)
+		}
+	}
+}
+
+func TestServiceConversion(t *testing.T) {
+	objs, err := Parse(strings.NewReader(`
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: prod, uid: u1, labels: {service.kubernetes.io/service-proxy-name: other}, annotations: {a: b}}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.43.0.5, "fd43::5"]
+  selector: {app: web}
+  externalIPs: [192.0.2.9]
+  loadBalancerSourceRanges: [198.51.100.7/24]
+  loadBalancerClass: example.com/lb
+  allocateLoadBalancerNodePorts: false
+  externalTrafficPolicy: Local
+  internalTrafficPolicy: Local
+  healthCheckNodePort: 30999
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}
+  trafficDistribution: PreferClose
+  publishNotReadyAddresses: true
+  ports: [{name: http, port: 80, targetPort: web, nodePort: 30080}, {name: dns, port: 53, protocol: UDP, targetPort: "5353"}]
+status: {loadBalancer: {ingress: [{ip: 192.0.2.50, ipMode: VIP}, {ip: 192.0.2.51, ipMode: Proxy}, {ip: 192.0.2.52}]}}
+---
+kind: List
+apiVersion: v1
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: ext}, spec: {type: ExternalName, externalName: example.org}}
+- {apiVersion: v1, kind: Service, metadata: {name: less}, spec: {clusterIP: None, ports: [{port: 1}]}}
+`), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip := netip.MustParseAddr
+	want := []model.Service{
+		{ObjectName: model.ObjectName{Namespace: "prod", Name: "web"}, UID: "u1", Type: model.LoadBalancer, Foreign: true,
+			ClusterIPs: []netip.Addr{ip("10.43.0.5"), ip("fd43::5")}, Selector: map[string]string{"app": "web"}, ExternalIPs: []netip.Addr{ip("192.0.2.9")},
+			LBAddresses: []netip.Addr{ip("192.0.2.50"), ip("192.0.2.52")}, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			HealthCheckNodePort: 30999, ExternalPolicy: model.PolicyLocal, InternalPolicy: model.PolicyLocal, Distribution: model.PreferSameZone,
+			Affinity: time.Minute, PublishNotReady: true, Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "other"}, Annotations: map[string]string{"a": "b"},
+			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPortName: "web"}, {Name: "dns", Protocol: model.UDP, Port: 53, TargetPort: 5353}}},
+		{ObjectName: model.ObjectName{Namespace: "default", Name: "ext"}, Type: model.ExternalName, ExternalName: "example.org", AllocateNodePorts: true},
+		{ObjectName: model.ObjectName{Namespace: "default", Name: "less"}, Headless: true, AllocateNodePorts: true, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1, TargetPort: 1}}},
+	}
+	for i, o := range objs {
+		if err := Validate(o); err != nil && o.GetName() != "web" { // web has a foreign health port on purpose
+			t.Error(err)
+		}
+		if d := cmp.Diff(want[i], Service(o.(*corev1.Service)), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); d != "" {
+			t.Errorf("service %d (-want +got):\n%s", i, d)
+		}
+	}
+}
+
+// Conditions that are nil mean what discovery/v1 says; FQDN slices and slices of no Service are passed over.
+func TestSliceConversion(t *testing.T) {
+	objs, err := Parse(strings.NewReader(`
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 80}, {name: any}]
+endpoints:
+- {addresses: [10.42.0.5, 10.42.0.6], nodeName: n1, zone: a, hints: {forZones: [{name: a}]}, targetRef: {kind: Pod, namespace: default, name: p}}
+- {addresses: [10.42.0.7], conditions: {ready: false}}
+- {addresses: [10.42.0.8], conditions: {ready: false, serving: true, terminating: true}, hostname: h}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: fqdn, labels: {kubernetes.io/service-name: web}}
+addressType: FQDN
+endpoints: [{addresses: [example.org]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: orphan}
+addressType: IPv4
+endpoints: []
+`), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip := netip.MustParseAddr
+	got, ok := Slice(objs[0].(*discoveryv1.EndpointSlice))
+	want := []model.Endpoint{
+		{Addr: ip("10.42.0.5"), Ready: true, Serving: true, Node: "n1", Zone: "a", ZoneHints: []string{"a"}, Pod: model.ObjectName{Namespace: "default", Name: "p"}},
+		{Addr: ip("10.42.0.7")},
+		{Addr: ip("10.42.0.8"), Serving: true, Terminating: true, Hostname: "h"},
+	}
+	if d := cmp.Diff(want, got.Endpoints, cmpopts.EquateComparable(netip.Addr{})); d != "" || !ok {
+		t.Errorf("endpoints (-want +got):\n%s", d)
+	}
+	if len(got.Ports) != 1 || got.Ports[0].Port != 80 || got.Ports[0].Protocol != model.TCP {
+		t.Errorf("ports %v", got.Ports)
+	}
+	for _, o := range objs[1:] {
+		if _, ok := Slice(o.(*discoveryv1.EndpointSlice)); ok {
+			t.Errorf("slice %s was taken", o.GetName())
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(manifest("Service", "spec: {ports: [{port: 80}]}"))
+	f.Add("kind: List\nitems: [{}]")
+	f.Fuzz(func(t *testing.T, yaml string) {
+		objs, _ := Parse(strings.NewReader(yaml), "default")
+		for _, o := range objs {
+			_ = Validate(o) // must not panic
+			switch o := o.(type) {
+			case *corev1.Service:
+				Default(o, time.Unix(0, 0))
+				Service(o)
+			case *discoveryv1.EndpointSlice:
+				Slice(o)
+			case *HandEndpoints:
+				Endpoints(o)
+			}
+		}
+	})
+}
