@@ -2,8 +2,11 @@ package servicelb
 
 import (
 	"cmp"
+	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"github.com/warrennet/warren/internal/model"
 )
@@ -11,7 +14,7 @@ import (
 // Build compiles Services and endpoints into a table for one node. It is pure: the same input gives the same table.
 func Build(self Self, snap *model.Snapshot) *Table {
 	t := &Table{self: self, fronts: map[frontKey]*frontend{}, vips: map[netip.Addr]bool{}, ranges: snap.ServiceCIDRs,
-		local: map[netip.Addr]bool{}, peers: map[netip.Addr]bool{}, live: map[backendKey]bool{}}
+		local: map[netip.Addr]bool{}, peers: map[netip.Addr]bool{}, opened: map[model.ObjectName]*atomic.Uint64{}}
 	for _, a := range self.Addrs {
 		t.local[a] = true
 	}
@@ -45,20 +48,20 @@ func Build(self Self, snap *model.Snapshot) *Table {
 func (t *Table) service(svc *model.Service, parts []*model.EndpointSlice, st *steer) {
 	for i := range svc.Ports {
 		p := &svc.Ports[i]
-		pools := map[bool][2]*pool{} // by family: is IPv6
-		poolsOf := func(v6 bool) [2]*pool {
+		pools := map[bool]port{} // by family: is IPv6
+		poolsOf := func(v6 bool) port {
 			if have, ok := pools[v6]; ok {
 				return have
 			}
 			eps := endpointsOf(parts, p, v6, svc.PublishNotReady)
-			x := [2]*pool{t.pool(svc, eps, false), t.pool(svc, eps, true)}
+			x := port{t.pool(svc, eps, false), t.pool(svc, eps, true), backends(eps)}
 			pools[v6] = x
 			return x
 		}
 		add := func(k kind, addr netip.Addr, port uint16) {
 			x := poolsOf(addr.Is6())
 			f := &frontend{name: svc.ObjectName, port: p.Name, kind: k, affinity: svc.Affinity, pick: pickerOf(svc.Annotations),
-				internal: x[0], external: x[1]}
+				id: portID(svc.ObjectName, p), internal: x.internal, external: x.external, all: x.all, opened: t.counter(svc.ObjectName)}
 			if k == kindExternal && svc.Type == model.LoadBalancer && slices.Contains(svc.LBAddresses, addr) {
 				f.sources = svc.LBSourceRanges
 			}
@@ -73,7 +76,9 @@ func (t *Table) service(svc *model.Service, parts []*model.EndpointSlice, st *st
 			add(kindCluster, a, p.Port)
 		}
 		for _, a := range slices.Concat(svc.ExternalIPs, svc.LBAddresses) {
-			t.vips[a] = true
+			if !t.local[a] && !t.peers[a] { // a node's address has other uses
+				t.vips[a] = true
+			}
 			add(kindExternal, a, p.Port)
 		}
 		if p.NodePort != 0 {
@@ -91,7 +96,6 @@ func (t *Table) add(k frontKey, f *frontend, st *steer) {
 	t.fronts[k] = f
 	for _, p := range []*pool{f.internal, f.external} {
 		for _, b := range p.backends {
-			t.live[backendKey{k, b.addrPort()}] = true
 			st.backend(t, b, k.proto)
 		}
 	}
@@ -154,16 +158,44 @@ func (t *Table) pool(svc *model.Service, eps []endpoint, outside bool) *pool {
 	}
 	out := &pool{}
 	if policy == model.PolicyLocal {
-		local := keep(eps, func(e endpoint) bool { return e.Node == t.self.Node })
-		out.drop = true
-		eps = usable(local)
+		all := usable(eps)
+		eps = usable(keep(eps, func(e endpoint) bool { return e.Node == t.self.Node }))
+		out.drop = len(eps) == 0 && len(all) > 0
 	} else {
 		eps = t.near(usable(eps))
 	}
+	out.backends = backends(eps)
+	return out
+}
+
+func backends(eps []endpoint) []backend {
+	out := make([]backend, 0, len(eps))
 	for _, e := range eps {
-		out.backends = append(out.backends, backend{e.Addr, e.port})
+		out = append(out, backend{e.Addr, e.port})
 	}
 	return out
+}
+
+// port is what the frontends of one Service port and family share.
+type port struct {
+	internal, external *pool
+	all                []backend
+}
+
+// portID hashes the name of a Service port.
+func portID(n model.ObjectName, p *model.ServicePort) uint64 {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s/%s/%s/%d", n.Namespace, n.Name, p.Name, p.Protocol)
+	return h.Sum64()
+}
+
+func (t *Table) counter(n model.ObjectName) *atomic.Uint64 {
+	c := t.opened[n]
+	if c == nil {
+		c = new(atomic.Uint64)
+		t.opened[n] = c
+	}
+	return c
 }
 
 func keep(eps []endpoint, ok func(endpoint) bool) (out []endpoint) {

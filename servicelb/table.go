@@ -2,6 +2,7 @@ package servicelb
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
@@ -53,25 +54,33 @@ const (
 	kindHostPort
 )
 
+// onNode reports whether the address is the node's own, so that peers may send to it.
+func (k kind) onNode() bool { return k == kindNodePort || k == kindHostPort }
+
 // frontend is one address, port and protocol of a Service.
 type frontend struct {
 	name     model.ObjectName
 	port     string // name of the Service port
+	id       uint64 // of the Service port, the same on every node and after a restart
 	kind     kind
 	affinity time.Duration
 	pick     picker
 	sources  []netip.Prefix // loadBalancerSourceRanges; empty: everybody
 	// internal serves Pods and nodes, external clients from outside.
 	internal, external *pool
+	// all are the endpoints in any condition, sorted: a connection goes on while its backend is one of them.
+	all    []backend
+	opened *atomic.Uint64
 }
 
 // pool is a set of backends to choose from.
 type pool struct {
-	backends []backend
-	// drop: a policy forbids every backend that there is; without it an empty pool rejects.
+	backends []backend // sorted
+	// drop: a policy forbids every backend that there is. An empty pool without it rejects.
 	drop bool
 	// maglev is the lookup table of that algorithm, nil for the others.
 	maglev []uint16
+	turn   atomic.Uint32 // of round robin
 }
 
 // backend is an endpoint with its port.
@@ -86,18 +95,12 @@ func (b backend) addrPort() netip.AddrPort { return netip.AddrPortFrom(b.addr, b
 type Table struct {
 	self     Self
 	fronts   map[frontKey]*frontend
-	vips     map[netip.Addr]bool // Service addresses: an unknown port on one is rejected
-	ranges   []netip.Prefix      // Service ranges: likewise
-	local    map[netip.Addr]bool // the node's own addresses
-	peers    map[netip.Addr]bool // other nodes' addresses
-	live     map[backendKey]bool // backends that may keep their flows
+	vips     map[netip.Addr]bool                 // Service addresses: an unknown port on one is rejected
+	ranges   []netip.Prefix                      // Service ranges: likewise
+	local    map[netip.Addr]bool                 // the node's own addresses
+	peers    map[netip.Addr]bool                 // other nodes' addresses
+	opened   map[model.ObjectName]*atomic.Uint64 // connections of each Service
 	steering Steering
-}
-
-// backendKey is a backend of one frontend: a flow to it goes on while the pair exists.
-type backendKey struct {
-	front frontKey
-	back  netip.AddrPort
 }
 
 // Port is a port of a protocol.
@@ -121,6 +124,22 @@ func (t *Table) Steering() Steering { return t.steering }
 
 // Len returns the number of frontends.
 func (t *Table) Len() int { return len(t.fronts) }
+
+func (t *Table) front(k frontKey) *frontend { return t.fronts[k] }
+
+// vip reports whether an address is one of a Service's.
+func (t *Table) vip(a netip.Addr) bool { return t.vips[a] }
+
+// connections adds the counters of the busiest Services.
+func (t *Table) connections(into map[string]uint64) {
+	var all []connections
+	for name, n := range t.opened {
+		all = append(all, connections{name.String(), n.Load()})
+	}
+	for _, c := range busiest(all) {
+		into[c.name] = c.n
+	}
+}
 
 // inPods reports whether an address belongs to the Pod network.
 func (t *Table) inPods(a netip.Addr) bool { return within(t.self.PodRanges, a) }

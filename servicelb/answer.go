@@ -1,0 +1,46 @@
+package servicelb
+
+import (
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// reset answers a TCP segment by RST; other packets, and RSTs, are dropped.
+func (b *Balancer) reset(p *packet.Packet, why reason) Verdict {
+	b.counters.dropped[why].Add(1)
+	if p.Super() && len(p.Buf) < p.Length || !p.BecomeReset() {
+		return Drop
+	}
+	return Reply
+}
+
+// reject answers as a host without such a listener would: RST, or port unreachable from the address itself.
+func (b *Balancer) reject(p *packet.Packet, why reason) Verdict {
+	if p.Proto == packet.ProtoTCP {
+		return b.reset(p, why)
+	}
+	return b.unreachable(p, packet.NoPort, why)
+}
+
+func (b *Balancer) unreachable(p *packet.Packet, what packet.Unreachable, why reason) Verdict {
+	b.counters.dropped[why].Add(1)
+	if len(p.Buf) < p.Length || !p.BecomeUnreachable(p.Dst, what) {
+		return Drop
+	}
+	return Reply
+}
+
+// noService handles what is sent to a Service address but to no port of it.
+func (b *Balancer) noService(v *view, p *packet.Packet) Verdict {
+	_, request, echo := p.Echo()
+	switch {
+	case !p.HasL4:
+		return b.drop(dropNoPortOfService)
+	case echo && request && v.vip(p.Dst):
+		return b.pong(p)
+	case echo:
+		return b.unreachable(p, packet.NoHost, dropNoAddress)
+	case p.Proto == packet.ProtoICMP || p.Proto == packet.ProtoICMPv6:
+		return b.drop(dropNoPortOfService)
+	}
+	return b.reject(p, dropNoPortOfService)
+}

@@ -1,0 +1,118 @@
+package servicelb
+
+import (
+	"net/netip"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// from is the side a packet entered by.
+type from uint8
+
+const (
+	fromHost from = iota
+	fromPeer
+)
+
+// pass is what becomes of a packet that is none of the balancer's business.
+func (f from) pass() Verdict {
+	if f == fromHost {
+		return Peer
+	}
+	return Reflect
+}
+
+// Outbound decides about a packet that the host has routed to the TUN.
+func (b *Balancer) Outbound(p *packet.Packet) Verdict { return b.handle(p, fromHost) }
+
+// Inbound decides about a packet from a peer.
+func (b *Balancer) Inbound(p *packet.Packet) Verdict { return b.handle(p, fromPeer) }
+
+// handle is the way of every packet: source checks, pieces of fragmented packets, errors, known flows, new ones.
+func (b *Balancer) handle(p *packet.Packet, in from) Verdict {
+	v := b.view.Load()
+	if why := v.forged(p, in); why != 0 {
+		return b.drop(why)
+	}
+	if p.Fragment() {
+		return b.fragment(v, p, in)
+	}
+	return b.whole(v, p, in)
+}
+
+// whole handles a packet that has its transport header.
+func (b *Balancer) whole(v *view, p *packet.Packet, in from) Verdict {
+	if p.ICMPError() {
+		return b.icmpError(v, p, in)
+	}
+	k, ok := keyOf(p)
+	if !ok {
+		return b.unknown(v, p, in)
+	}
+	if verdict, known := b.known(v, p, &k, in); known {
+		return verdict
+	}
+	return b.fresh(v, p, &k, in)
+}
+
+// fresh handles a packet with a key but without a flow.
+func (b *Balancer) fresh(v *view, p *packet.Packet, k *key, in from) Verdict {
+	if f := v.front(frontKey{p.Dst, p.DstPort, p.Proto}); f != nil && p.HasPorts() {
+		if in == fromPeer && !f.kind.onNode() {
+			return b.drop(dropPeerService)
+		}
+		return b.open(v, p, k, f, in)
+	}
+	return b.unknown(v, p, in)
+}
+
+// unknown handles what belongs to no flow and to no frontend.
+func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
+	switch {
+	case v.serviceAddr(p.Dst):
+		if in == fromPeer {
+			return b.drop(dropPeerService)
+		}
+		return b.noService(v, p)
+	case in == fromPeer:
+		return Reflect
+	case v.local[p.Dst]:
+		return b.reject(p, dropNoListener)
+	case v.here(p.Src) && v.world(p.Dst):
+		return b.masquerade(v, p)
+	}
+	return in.pass()
+}
+
+// forged returns why the source of a packet cannot be what it says, or 0.
+func (t *Table) forged(p *packet.Packet, in from) reason {
+	if in == fromPeer {
+		switch {
+		case t.local[p.Src] || t.here(p.Src):
+			return dropSpoofed
+		case t.peers[p.Src] && !t.local[p.Dst] && !t.here(p.Dst):
+			return dropSpoofed // a node may talk to this node and its Pods, not through it
+		}
+		return 0
+	}
+	if t.inPods(p.Src) && !t.here(p.Src) {
+		return dropSpoofed
+	}
+	return 0
+}
+
+// serviceAddr reports whether an address belongs to Services alone.
+func (t *Table) serviceAddr(a netip.Addr) bool { return t.vip(a) || within(t.ranges, a) }
+
+// world reports whether a destination is outside of everything this cluster is made of, so that a Pod must not show
+// its address there.
+func (t *Table) world(a netip.Addr) bool {
+	return !t.inCluster(a) && !within(t.self.NonMasquerade, a) && !a.IsMulticast() && !a.IsLinkLocalUnicast() &&
+		!a.IsLoopback() && !a.IsUnspecified() && a != broadcast
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+func (t *Table) inCluster(a netip.Addr) bool {
+	return t.inPods(a) || t.local[a] || t.peers[a] || t.serviceAddr(a)
+}

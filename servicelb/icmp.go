@@ -1,0 +1,142 @@
+package servicelb
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// icmpError sends an error to the end of the flow that caused it, in the words that end knows. It is never balanced.
+func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
+	if verdict, ok := b.quoted(v, p); ok {
+		return verdict
+	}
+	switch {
+	case v.serviceAddr(p.Dst):
+		return b.drop(dropNoFlow)
+	case in == fromHost && v.here(p.Src) && v.world(p.Dst):
+		return b.drop(dropLeak)
+	}
+	return in.pass()
+}
+
+// quoted finds the flow that an error speaks of and rewrites the error. What is quoted was on its way in one
+// direction; the error goes in the other.
+func (b *Balancer) quoted(v *view, p *packet.Packet) (Verdict, bool) {
+	inner, ok := p.Inner()
+	if !ok || inner.Version != p.Version {
+		return 0, false
+	}
+	k, ok := answersOf(p, &inner)
+	if !ok {
+		return 0, false
+	}
+	ways, way, ok := b.flows.peek(&k)
+	if !ok {
+		return 0, false
+	}
+	to := ways[1-way]
+	src, dst := p.Src, to.source().Addr()
+	switch {
+	case way == reply:
+		if svc := to.destination().Addr(); src == ways[reply].source().Addr() || v.inPods(src) && !v.inPods(dst) {
+			src = svc
+		}
+	case ways[orig].source().Addr() != to.destination().Addr():
+		src = to.destination().Addr() // the client is not shown, nor is who stands near it
+	}
+	if inner.Echo {
+		p.SetInnerEcho(&inner, to.sport|to.dport)
+	}
+	if !p.SetInnerSource(&inner, to.source()) || !p.SetInnerDestination(&inner, to.destination()) ||
+		!p.SetSource(netip.AddrPortFrom(src, 0)) || !p.SetDestination(netip.AddrPortFrom(dst, 0)) {
+		return b.drop(dropFamily), true
+	}
+	return v.toward(dst), true
+}
+
+// answersOf is the key of the packets that would answer the quoted one.
+func answersOf(p *packet.Packet, in *packet.Inner) (k key, ok bool) {
+	k.proto = in.Proto
+	k.src, k.dst = in.Dst.As16(), in.Src.As16()
+	switch {
+	case in.HasPorts:
+		k.sport, k.dport = in.DstPort, in.SrcPort
+	case in.Echo && (p.Buf[in.L4] == 8 || p.Buf[in.L4] == 128):
+		k.dport = in.EchoID
+	case in.Echo:
+		k.sport = in.EchoID
+	default:
+		return k, false
+	}
+	return k, true
+}
+
+// peek copies the tuples of a flow.
+func (f *flows) peek(k *key) (ways [2]tuple, way int, ok bool) {
+	h := k.hash(f.seed)
+	s := f.shard(h)
+	s.Lock()
+	defer s.Unlock()
+	ref := f.find(h, k)
+	if ref == 0 {
+		return ways, 0, false
+	}
+	e, way := f.at(ref)
+	return e.way, way, true
+}
+
+// FromHost translates an ICMP error or echo reply that came to one of the node's own addresses, and that nothing
+// steers to the TUN (steering it would break neighbour discovery): the agent reads it from a raw socket. What belongs
+// to no flow is dropped: the kernel has its own copy.
+func (b *Balancer) FromHost(p *packet.Packet) (deliver Verdict) {
+	v := b.view.Load()
+	if v.gen == 0 || p.Fragment() {
+		return Drop
+	}
+	if p.ICMPError() {
+		if verdict, ok := b.quoted(v, p); ok {
+			return verdict
+		}
+		return Drop
+	}
+	if _, request, ok := p.Echo(); !ok || request {
+		return Drop
+	}
+	k, ok := keyOf(p)
+	if !ok {
+		return Drop
+	}
+	if verdict, ok := b.known(v, p, &k, fromHost); ok {
+		return verdict
+	}
+	return Drop
+}
+
+// pong turns an echo request to a Service address into its reply.
+func (b *Balancer) pong(p *packet.Packet) Verdict {
+	if p.Fragment() || len(p.Buf) < p.Length {
+		return b.drop(dropFragment)
+	}
+	p.CompleteChecksum()
+	h := p.Buf[p.L4:]
+	was := binary.BigEndian.Uint16(h)
+	h[0] = map4or6(p.Version, 0, 129)
+	p.ICMPType = h[0]
+	sum := uint32(^binary.BigEndian.Uint16(h[2:])) + uint32(^was) + uint32(binary.BigEndian.Uint16(h))
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(h[2:], ^uint16(sum>>16+sum))
+	src, dst := p.Src, p.Dst
+	p.SetSource(netip.AddrPortFrom(dst, 0))
+	p.SetDestination(netip.AddrPortFrom(src, 0))
+	p.SetTTL(64)
+	return Reply
+}
+
+func map4or6(version, four, six uint8) uint8 {
+	if version == 4 {
+		return four
+	}
+	return six
+}

@@ -1,0 +1,92 @@
+package servicelb
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Flow is a flow as people want to see it.
+type Flow struct {
+	Proto uint8
+	// Client sent to Service, which became Source sending to Backend.
+	Client, Service, Source, Backend netip.AddrPort
+	State                            string
+	// Masquerade: no Service, but a Pod that talks to the world.
+	Masquerade bool
+	Age, Idle  time.Duration
+}
+
+// Flows returns at most max flows (0: all) for which filter, if any, is true.
+func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
+	var out, part []Flow
+	now := b.now()
+	for i := range b.flows.shards {
+		part = b.flows.list(part[:0], uint64(i), now)
+		for _, f := range part {
+			if filter != nil && !filter(f) {
+				continue
+			}
+			if out = append(out, f); len(out) == max {
+				return out
+			}
+		}
+	}
+	return out
+}
+
+// list appends the flows whose first tuple lies in a shard. What is linked there stays while the lock is held.
+func (f *flows) list(out []Flow, shard uint64, now uint32) []Flow {
+	s := &f.shards[shard]
+	s.Lock()
+	defer s.Unlock()
+	for bucket := shard; bucket < uint64(len(f.heads)); bucket += shards {
+		for ref := f.heads[bucket]; ref != 0; {
+			e, way := f.at(ref)
+			if state := e.status.Load() & stateMask; way == orig && state > dying {
+				out = append(out, e.flow(state, now))
+			}
+			ref = e.next[way]
+		}
+	}
+	return out
+}
+
+func (e *entry) flow(state, now uint32) Flow {
+	o, r := &e.way[orig], &e.way[reply]
+	return Flow{Proto: e.proto, Client: o.source(), Service: o.destination(), Source: r.destination(), Backend: r.source(),
+		State: stateNames[min(state, states-1)], Masquerade: e.flags&flagMasquerade != 0,
+		Age: seconds(now - e.created), Idle: seconds(now - e.seen.Load())}
+}
+
+func seconds(n uint32) time.Duration { return time.Duration(max(int32(n), 0)) * time.Second }
+
+// maxServices bounds the Services that Stats names; it keeps those with the most connections.
+const maxServices = 1000
+
+// Stats counts. It walks all flows: call it every few seconds, not for every packet.
+func (b *Balancer) Stats() Stats {
+	s := Stats{Flows: map[string]uint64{}, Dropped: map[string]uint64{}, Services: map[string]uint64{},
+		Opened: b.counters.opened.Load(), Ended: b.counters.ended.Load()}
+	for slot := range b.flows.ever() {
+		if state := b.flows.slots[slot].status.Load() & stateMask; state > dying && state < states {
+			s.Flows[stateNames[state]]++
+		}
+	}
+	for why := reason(1); why < reasons; why++ {
+		s.Dropped[reasonNames[why]] = b.counters.dropped[why].Load()
+	}
+	b.view.Load().connections(s.Services)
+	return s
+}
+
+type connections struct {
+	name string
+	n    uint64
+}
+
+func busiest(all []connections) []connections {
+	slices.SortFunc(all, func(a, b connections) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name)) })
+	return all[:min(len(all), maxServices)]
+}
