@@ -25,6 +25,7 @@ import (
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/ipam"
+	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sync/errgroup"
 )
@@ -43,6 +44,8 @@ type Agent struct {
 	store  *etcd.Store
 	host   *hostnet.Host
 	tun    *tunnel.Tunnel
+	lb     *servicelb.Balancer
+	tables tableCache // only the apply loop uses it
 	pool   *ipam.Pool
 	plug   *plug.Server
 	links  *veth.Kernel
@@ -58,6 +61,7 @@ type Agent struct {
 	verified     bool  // cluster configuration compared; only the member goroutine uses it
 	claimedAt    int64 // store revision of the last claim; likewise
 	registeredAt int64 // store revision of the last write of the node's record; likewise
+	publishedAt  int64 // store revision of the last write of a Pod; likewise
 	claimed      chan struct{}
 	haveBlocks   sync.Once
 	kicked       chan struct{} // wakes the apply loop
@@ -171,7 +175,15 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tc := tunnel.Config{
+	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), Log: a.log}); err != nil {
+		return err
+	}
+	defer func() {
+		if err := a.lb.Close(); err != nil {
+			a.log.Warn("close the flow table", "err", err)
+		}
+	}()
+	tc := tunnel.Config{Hook: hook{a.lb},
 		Name: a.cfg.Interface, MTU: deriveMTU(a.self(under)), DisableOffload: !a.cfg.Offload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
 		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
@@ -189,6 +201,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.Run(ctx) })
+	g.Go(func() error { return a.lb.Run(ctx) })
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -196,6 +209,13 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		case <-t.Ready():
 		}
 		a.tun = t
+		v4, v6 := a.self(under).families()
+		if v4 {
+			g.Go(func() error { return a.watchICMP(ctx, false) })
+		}
+		if v6 {
+			g.Go(func() error { return a.watchICMP(ctx, true) })
+		}
 		return a.applyLoop(ctx)
 	})
 	g.Go(func() error { return hostnet.Watch(ctx, a.kick) })

@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/servicelb"
 )
 
 // apply makes one plan from the newest snapshot and brings the kernel and the tunnel to it: the tunnel's peers first,
@@ -15,7 +16,7 @@ import (
 func (a *Agent) apply() {
 	snap := a.snapshot.Load()
 	if snap == nil {
-		snap = &model.Snapshot{}
+		snap = noSnapshot
 	}
 	blocks := a.blocks.Load()
 	under, err := a.underlay()
@@ -24,15 +25,22 @@ func (a *Agent) apply() {
 		return
 	}
 	me := a.self(under)
-	p := makePlan(me, snap, a.localPods())
+	p := makePlan(me, snap, a.localPods(), a.tables.build)
 	errs := []error{
 		a.tun.SetMTU(p.MTU),
 		a.tun.SetPeers(p.Peers),
 	}
 	changed, err := a.host.Set(p.Host)
 	errs = append(errs, err, a.pool.SetBlocks(*blocks))
+	// After the steering: a flow whose replies are not steered yet would break.
+	if last := a.applied.Load(); last == nil || last.plan.Table != p.Table {
+		a.lb.Set(p.Table)
+	}
 	a.finish(p, snap, changed, errors.Join(errs...))
 }
+
+// noSnapshot stands for the time before the first one.
+var noSnapshot = &model.Snapshot{}
 
 // finish publishes what was applied and keeps the snapshot on disk.
 func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
@@ -96,4 +104,18 @@ func (a *Agent) self(under hostnet.Underlay) self {
 	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.cfg.Zone,
 		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list()}
+}
+
+// tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services.
+type tableCache struct {
+	self  servicelb.Self
+	snap  *model.Snapshot
+	table *servicelb.Table
+}
+
+func (c *tableCache) build(me servicelb.Self, snap *model.Snapshot) *servicelb.Table {
+	if c.table == nil || c.snap != snap || !reflect.DeepEqual(c.self, me) {
+		c.self, c.snap, c.table = me, snap, servicelb.Build(me, snap)
+	}
+	return c.table
 }

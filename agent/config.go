@@ -24,6 +24,7 @@ const DefaultConfigFile = "/etc/warren/config.yaml"
 type Config struct {
 	NodeName         string
 	Cluster          model.Cluster
+	ServiceCIDRs     []netip.Prefix // of a new cluster
 	Etcd             etcd.Config
 	EtcdPasswordFile string
 	Endpoints        []netip.AddrPort
@@ -54,16 +55,17 @@ func DefaultConfig() Config {
 			Domain:    "cluster.local",
 			Port:      51820,
 		},
-		Offload:    true,
-		Interface:  "warren0",
-		StateDir:   "/var/lib/warren",
-		RunDir:     "/run/warren",
-		UAPIDir:    "/var/run/wireguard",
-		CNIConfDir: "/etc/cni/net.d",
-		ProcSysNet: "/proc/sys/net",
-		Metrics:    "127.0.0.1:9551",
-		LogLevel:   "info",
-		given:      map[string]bool{},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd43::/112")},
+		Offload:      true,
+		Interface:    "warren0",
+		StateDir:     "/var/lib/warren",
+		RunDir:       "/run/warren",
+		UAPIDir:      "/var/run/wireguard",
+		CNIConfDir:   "/etc/cni/net.d",
+		ProcSysNet:   "/proc/sys/net",
+		Metrics:      "127.0.0.1:9551",
+		LogLevel:     "info",
+		given:        map[string]bool{},
 	}
 }
 
@@ -186,6 +188,7 @@ func (c *Config) finish() (errs []error) {
 		bad("domain", "%q is not a DNS name", c.Cluster.Domain)
 	}
 	c.checkRanges(bad)
+	c.checkOverlap(bad)
 	c.checkEtcd(bad)
 	if c.MTU != 0 && (c.MTU < 576 || c.MTU > 65000) {
 		bad("mtu", "%d is outside 576 to 65000 (0 derives it)", c.MTU)
@@ -240,6 +243,22 @@ func (c *Config) checkRanges(bad func(key, format string, args ...any)) {
 		}
 		if a := p.Addr(); a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
 			bad("podCIDRs", "%s is not a range for unicast addresses", p)
+		}
+	}
+}
+
+// checkOverlap: an address must belong to one range only.
+func (c *Config) checkOverlap(bad func(key, format string, args ...any)) {
+	for i, s := range c.ServiceCIDRs {
+		for _, p := range c.Cluster.PodCIDRs {
+			if s.Overlaps(p) {
+				bad("serviceCIDRs", "%s overlaps the Pod range %s", s, p)
+			}
+		}
+		for _, o := range c.ServiceCIDRs[:i] {
+			if s.Overlaps(o) || s.Addr().Is4() == o.Addr().Is4() {
+				bad("serviceCIDRs", "%s and %s: expected one range per family that do not overlap", o, s)
+			}
 		}
 	}
 }

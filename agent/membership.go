@@ -101,6 +101,9 @@ func (a *Agent) join(ctx context.Context) error {
 		if err := a.cfg.agree(have); err != nil {
 			return err
 		}
+		if err := a.store.EnsureServiceCIDR(ctx, serviceRanges(a.cfg.ServiceCIDRs, have)); err != nil {
+			return err
+		}
 		a.verified = true
 		a.setCluster(have)
 	}
@@ -108,15 +111,35 @@ func (a *Agent) join(ctx context.Context) error {
 	if err := a.claim(ctx, snap); err != nil {
 		return err
 	}
-	want := a.wanted.Load()
-	if want == nil || snap == nil {
+	if snap == nil {
 		return nil
+	}
+	if err := a.register(ctx, snap); err != nil {
+		return err
+	}
+	return a.publish(ctx, snap)
+}
+
+// serviceRanges are those of the families that Pods have.
+func serviceRanges(all []netip.Prefix, c model.Cluster) (out []netip.Prefix) {
+	for _, r := range c.PodCIDRs {
+		for _, s := range all {
+			if s.Addr().Is4() == r.Addr().Is4() {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+// register writes the node's record when it differs from the plan.
+func (a *Agent) register(ctx context.Context, snap *model.Snapshot) error {
+	want := a.wanted.Load()
+	if want == nil || snap.Revision < a.registeredAt {
+		return nil // no plan yet, or the watch has not shown our last write
 	}
 	have, ok := snap.Node(want.Name)
 	have.Alive = false
-	if snap.Revision < a.registeredAt {
-		return nil // the watch has not shown our last write yet
-	}
 	if ok && reflect.DeepEqual(normal(have), normal(*want)) {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 )
 
@@ -58,16 +59,19 @@ type plan struct {
 	Peers    []tunnel.Peer
 	Host     hostnet.State
 	Node     model.Node // how this node should be registered
-	Problems []string   // records and settings that could not be used, each with the reason
+	Table    *servicelb.Table
+	Problems []string // records and settings that could not be used, each with the reason
 }
 
-// makePlan is pure: the same input gives the same plan.
-func makePlan(me self, snap *model.Snapshot, pods []pod) plan {
+// makePlan is pure: the same input gives the same plan. build is servicelb.Build, or a cache of it.
+func makePlan(me self, snap *model.Snapshot, pods []pod, build func(servicelb.Self, *model.Snapshot) *servicelb.Table) plan {
 	var p plan
 	p.MTU = deriveMTU(me)
 	p.Node = registration(me, p.MTU)
 	p.peers(me, snap)
 	p.host(me, pods)
+	p.Table = build(me.balancer(p.nodeAddrs(me)), snap)
+	p.services(me, snap.ServiceCIDRs, p.Table.Steering())
 	p.Problems = append(p.Problems, snap.Problems...)
 	sort.Strings(p.Problems)
 	return p
@@ -199,17 +203,12 @@ func (p *plan) host(me self, pods []pod) {
 	h := &p.Host
 	h.Link = me.Interface
 	h.Sysctls = sysctlsFor(me)
-	src := map[bool]netip.Addr{} // by family: is IPv4
+	src := me.sources()
 	for _, b := range me.Blocks {
-		if a := PodNetAddr(b); !src[a.Is4()].IsValid() {
-			src[a.Is4()] = a
-		}
 		h.Addrs = append(h.Addrs, netip.PrefixFrom(PodNetAddr(b), b.Addr().BitLen()))
 	}
 	for _, r := range me.Cluster.PodCIDRs {
-		h.Routes = append(h.Routes,
-			hostnet.Route{Table: tablePods, Type: hostnet.Unicast, Dst: r, Dev: me.Interface, Src: src[r.Addr().Is4()]},
-			hostnet.Route{Table: tablePods, Type: hostnet.Blackhole, Dst: r, Metric: lastMetric})
+		h.Routes = append(h.Routes, overTUN(me, tablePods, r, src[r.Addr().Is4()])...)
 		v6 := r.Addr().Is6()
 		h.Rules = append(h.Rules,
 			hostnet.Rule{Pref: prefPods, V6: v6, Table: tablePods},
@@ -230,11 +229,21 @@ func (p *plan) nodeRoutes(me self, src map[bool]netip.Addr) {
 			if !a.IsSingleIP() || inRanges(me.Cluster.PodCIDRs, a.Addr()) || !src[a.Addr().Is4()].IsValid() {
 				continue
 			}
-			p.Host.Routes = append(p.Host.Routes,
-				hostnet.Route{Table: tableWorld, Type: hostnet.Unicast, Dst: a, Dev: me.Interface},
-				hostnet.Route{Table: tableWorld, Type: hostnet.Blackhole, Dst: a, Metric: lastMetric})
+			p.Host.Routes = append(p.Host.Routes, overTUN(me, tableWorld, a, netip.Addr{})...)
 		}
 	}
+}
+
+// nodeAddrs are the other nodes' own addresses that the tunnel leads to.
+func (p *plan) nodeAddrs(me self) (out []netip.Addr) {
+	for _, peer := range p.Peers {
+		for _, a := range peer.AllowedIPs {
+			if a.IsSingleIP() && !peer.Foreign && !inRanges(me.Cluster.PodCIDRs, a.Addr()) {
+				out = append(out, a.Addr())
+			}
+		}
+	}
+	return out
 }
 
 func inRanges(ranges []netip.Prefix, a netip.Addr) bool {

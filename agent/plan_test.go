@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 )
 
@@ -74,7 +75,7 @@ func (p plan) text() string {
 
 func TestPlanOfADualStackNode(t *testing.T) {
 	me, snap := testCluster()
-	got := makePlan(me, snap, []pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}).text()
+	got := makePlan(me, snap, []pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}, servicelb.Build).text()
 	want := `mtu 1420
 peer n2 endpoints [192.0.2.2:51820] allowed [10.42.1.0/24 fd42:0:0:1::/64 192.0.2.2/32] mtu 1420
 peer n3 endpoints [192.0.2.3:51820] allowed [10.42.2.0/24 fd42:0:0:2::/64 192.0.2.3/32] mtu 1420
@@ -147,7 +148,7 @@ func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			me, snap := testCluster()
 			tc.change(snap)
-			got := makePlan(me, snap, nil).text()
+			got := makePlan(me, snap, nil, servicelb.Build).text()
 			if !strings.Contains(got, "problem "+tc.problem) {
 				t.Errorf("no problem %q in\n%s", tc.problem, got)
 			}
@@ -178,7 +179,7 @@ func TestPlanMTU(t *testing.T) {
 		for _, r := range tc.ranges {
 			me.Cluster.PodCIDRs = append(me.Cluster.PodCIDRs, pfx(r))
 		}
-		if got := makePlan(me, snap, nil).MTU; got != tc.want {
+		if got := makePlan(me, snap, nil, servicelb.Build).MTU; got != tc.want {
 			t.Errorf("underlay %d configured %d ranges %v: MTU %d, expected %d", tc.underlay, tc.configured, tc.ranges, got, tc.want)
 		}
 	}
@@ -186,11 +187,11 @@ func TestPlanMTU(t *testing.T) {
 
 func TestPlanRegistration(t *testing.T) {
 	me, snap := testCluster()
-	if got := makePlan(me, snap, nil).Node.Endpoints; len(got) != 1 || got[0].String() != "192.0.2.1:51820" {
+	if got := makePlan(me, snap, nil, servicelb.Build).Node.Endpoints; len(got) != 1 || got[0].String() != "192.0.2.1:51820" {
 		t.Errorf("endpoints %v, expected the underlay address with the port", got)
 	}
 	me.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:4000")}
-	if got := makePlan(me, snap, nil).Node.Endpoints; len(got) != 1 || got[0] != me.Endpoints[0] {
+	if got := makePlan(me, snap, nil, servicelb.Build).Node.Endpoints; len(got) != 1 || got[0] != me.Endpoints[0] {
 		t.Errorf("endpoints %v, expected the configured one", got)
 	}
 }
@@ -199,7 +200,7 @@ func TestPlanRegistration(t *testing.T) {
 func TestPlanForeignPeersAndPurity(t *testing.T) {
 	me, snap := testCluster()
 	me.Foreign = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(9), AllowedIPs: []netip.Prefix{pfx("10.99.0.5/32")}, Foreign: true}}
-	a, b := makePlan(me, snap, nil).text(), makePlan(me, snap, nil).text()
+	a, b := makePlan(me, snap, nil, servicelb.Build).text(), makePlan(me, snap, nil, servicelb.Build).text()
 	if a != b {
 		t.Error("two plans of one snapshot differ")
 	}

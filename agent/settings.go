@@ -50,6 +50,8 @@ func Settings() []Setting {
 		text("domain", "cluster domain", func(c *Config) *string { return &c.Cluster.Domain }),
 		list("podCIDRs", "Pod ranges, at most one per family, the preferred family first",
 			func(c *Config) *[]netip.Prefix { return &c.Cluster.PodCIDRs }, parsePrefix),
+		list("serviceCIDRs", "Service ranges that a new cluster starts with; later ones are ServiceCIDR objects",
+			func(c *Config) *[]netip.Prefix { return &c.ServiceCIDRs }, parsePrefix),
 		number("blockBits.ipv4", "prefix length of a node's IPv4 block", func(c *Config) *int { return &c.Cluster.BlockBits[0] }),
 		number("blockBits.ipv6", "prefix length of a node's IPv6 block", func(c *Config) *int { return &c.Cluster.BlockBits[1] }),
 		port("port", "UDP port of the tunnel", func(c *Config) *uint16 { return &c.Cluster.Port }),

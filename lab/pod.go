@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/warrennet/warren/internal/api"
 )
 
 // Pod is a network namespace on a node with a process in it, plugged by the real CNI plugin.
@@ -86,8 +88,12 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 		s.Args = []string{l.Exe, "lab", "echo"}
 		_ = os.Remove(l.podLog(p)) // a former Pod's line must not count
 	}
+	var env api.Env
+	if err := l.call(ctx, s.Node, api.EnvPath+"?namespace="+s.Namespace, &env); err != nil {
+		return nil, errors.Join(err, l.RemovePod(p))
+	}
 	args := append([]string{"ip", "netns", "exec", filepath.Base(p.netns()), l.Exe, "lab", "pod-init", p.Name}, s.Args...)
-	if err := l.spawn(s.Node, pid, p.process(), Cmd{Args: args, Env: s.Env}); err != nil {
+	if err := l.spawn(s.Node, pid, p.process(), Cmd{Args: args, Env: append(env.Variables, s.Env...)}); err != nil {
 		return nil, errors.Join(err, l.RemovePod(p))
 	}
 	p.PID = l.Pid(s.Node, p.process())

@@ -89,5 +89,5 @@ func (b *Balancer) fragment(v *view, p *packet.Packet, in from) Verdict {
 	if v.serviceAddr(p.Dst) || in == fromHost && (v.local[p.Dst] || v.here(p.Src) && v.world(p.Dst)) || p.Dst == v.self.snat(p.Version == 4) {
 		return b.drop(dropFragment)
 	}
-	return in.pass()
+	return in.pass(v, p)
 }

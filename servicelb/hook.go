@@ -14,12 +14,14 @@ const (
 	fromPeer
 )
 
-// pass is what becomes of a packet that is none of the balancer's business.
-func (f from) pass() Verdict {
-	if f == fromHost {
-		return Peer
+// pass is what becomes of a packet that is none of the balancer's business. The host steers more than Service traffic
+// here (every reply from a target port, ICMP towards local Pods): what is for a Pod of this node goes straight back. The
+// rest is for peers, nodes of the cluster or not; what none of them owns the tunnel drops.
+func (f from) pass(v *view, p *packet.Packet) Verdict {
+	if f == fromPeer || v.here(p.Dst) {
+		return Reflect
 	}
-	return Reflect
+	return Peer
 }
 
 // Outbound decides about a packet that the host has routed to the TUN.
@@ -81,7 +83,7 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 	case v.here(p.Src) && v.world(p.Dst):
 		return b.masquerade(v, p)
 	}
-	return in.pass()
+	return in.pass(v, p)
 }
 
 // forged returns why the source of a packet cannot be what it says, or 0.

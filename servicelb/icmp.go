@@ -18,7 +18,7 @@ func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
 	case in == fromHost && v.here(p.Src) && v.world(p.Dst):
 		return b.drop(dropLeak)
 	}
-	return in.pass()
+	return in.pass(v, p)
 }
 
 // quoted finds the flow that an error speaks of and rewrites the error. What is quoted was on its way in one

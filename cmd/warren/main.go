@@ -33,6 +33,6 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
-		applyCmd(), getCmd(), describeCmd(), deleteCmd())
+		applyCmd(), getCmd(), describeCmd(), deleteCmd(), envCmd(), flowsCmd())
 	return c
 }

@@ -252,7 +252,7 @@ func row(o objects.Object) []string {
 			n += len(e.Addresses)
 		}
 		return []string{o.Namespace, o.Name, fmt.Sprint(n), age}
-	case *corev1.Endpoints: //nolint:staticcheck // users still write it by hand
+	case *objects.HandEndpoints:
 		n := 0
 		for _, s := range o.Subsets {
 			n += len(s.Addresses)

@@ -13,6 +13,31 @@ const (
 	PeersPath  = "/v1/peers"  // POST ForeignPeer adds, DELETE ?publicKey= removes, GET lists
 )
 
+// EnvPath and the calls about Services.
+const (
+	EnvPath   = "/v1/env"   // GET ?namespace= -> Env
+	FlowsPath = "/v1/flows" // GET ?max= -> []Flow
+)
+
+// Env is the service variables of a namespace's Pods.
+type Env struct {
+	Variables []string `json:"variables"`
+	Warning   string   `json:"warning,omitempty"`
+}
+
+// Flow is one translated connection.
+type Flow struct {
+	Protocol string         `json:"protocol"`
+	State    string         `json:"state"`
+	Client   netip.AddrPort `json:"client"`
+	Service  netip.AddrPort `json:"service"` // what the client sent to
+	Source   netip.AddrPort `json:"source"`  // what the backend sees
+	Backend  netip.AddrPort `json:"backend"`
+	Kind     string         `json:"kind"` // service or masquerade
+	Age      int            `json:"age"`            // seconds
+	Idle     int            `json:"idle"`           // seconds
+}
+
 // Status is what `warren status` shows of one node. Problems come first for people; everything else is for detail.
 type Status struct {
 	Node     string   `json:"node"`

@@ -121,12 +121,13 @@ func (r Rule) String() string {
 }
 
 // Sysctl is a value below /proc/sys/net. If is the value that must be there for it to be changed ("" for any); Optional
-// ones are passed over where the kernel has no such file.
+// ones are passed over where the kernel has no such file. Append adds the comma separated elements of Value to a list.
 type Sysctl struct {
 	Path     string // "ipv4/ip_forward"
 	Value    string
 	If       string
 	Optional bool
+	Append   bool
 }
 
 // Host is one network namespace's configuration. Its methods may be called from several goroutines.

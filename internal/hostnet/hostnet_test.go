@@ -112,6 +112,7 @@ func desired() State {
 			{Path: "ipv4/ip_forward", Value: "1"},
 			{Path: "ipv4/conf/warren0/rp_filter", Value: "2"},
 			{Path: "ipv6/conf/warren0/accept_ra", Value: "2", If: "1"},
+			{Path: "ipv4/ip_local_reserved_ports", Value: "30000-32767,49152-65534", Append: true},
 			{Path: "ipv6/conf/nosuch/accept_ra", Value: "2", Optional: true},
 		},
 	}
@@ -143,7 +144,7 @@ func TestSetIsIdempotentAndReasserts(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
-		set(t, h, desired(), 1+2+9+9+6+3) // link up, addresses, routes, rules, the moved rule of table local, sysctls
+		set(t, h, desired(), 1+2+9+9+6+4) // link up, addresses, routes, rules, the moved rule of table local, sysctls
 		first := state(t)
 		set(t, h, desired(), 0)
 		for _, harm := range []string{
@@ -206,13 +207,13 @@ func TestSetRemovesWhatIsNoLongerWanted(t *testing.T) {
 func TestUninstallPutsSysctlsBack(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
-		sh(t, "sysctl -qw net.ipv4.conf.warren0.rp_filter=1")
-		read := "sysctl -n net.ipv4.ip_forward net.ipv4.conf.warren0.rp_filter net.ipv6.conf.warren0.accept_ra"
+		sh(t, "sysctl -qw net.ipv4.conf.warren0.rp_filter=1 net.ipv4.ip_local_reserved_ports=8080,9000-9010")
+		read := "sysctl -n net.ipv4.ip_local_reserved_ports net.ipv4.ip_forward net.ipv4.conf.warren0.rp_filter net.ipv6.conf.warren0.accept_ra"
 		before := sh(t, read)
 		h := testHost(t)
 		set(t, h, desired(), -1)
-		if sh(t, read) == before {
-			t.Error("no sysctl changed")
+		if now := sh(t, read); now == before || !strings.Contains(now, "8080,9000-9010,30000-32767,49152-65534") {
+			t.Errorf("sysctls are %q, expected changed values and the reserved ports of others kept", now)
 		}
 		// A new process knows the former values from the file.
 		h = New("/proc/sys/net", h.sysctls.file, h.log)

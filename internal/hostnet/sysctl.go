@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -36,6 +37,9 @@ func (c *sysctls) set(w Sysctl) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if w.Append {
+		w.Value = appended(have, w.Value)
+	}
 	if have == w.Value || w.If != "" && have != w.If {
 		return false, nil
 	}
@@ -43,6 +47,20 @@ func (c *sysctls) set(w Sysctl) (bool, error) {
 		return false, err
 	}
 	return true, os.WriteFile(filepath.Join(c.root, w.Path), []byte(w.Value), 0o644)
+}
+
+// appended adds the elements of more that have lacks. The kernel writes such lists sorted and without spaces.
+func appended(have, more string) string {
+	list := strings.FieldsFunc(have, func(r rune) bool { return r == ',' })
+	for _, x := range strings.Split(more, ",") {
+		if !slices.Contains(list, x) {
+			list = append(list, x)
+		}
+	}
+	if len(list) == len(strings.FieldsFunc(have, func(r rune) bool { return r == ',' })) {
+		return have
+	}
+	return strings.Join(list, ",")
 }
 
 func (c *sysctls) read(path string) (string, error) {

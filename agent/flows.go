@@ -1,0 +1,33 @@
+package agent
+
+import (
+	"net/http"
+
+	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/servicelb"
+)
+
+// maxFlows bounds one answer of the local API.
+const maxFlows = 100000
+
+func (a *Agent) serveFlows(w http.ResponseWriter, _ *http.Request) {
+	out := []api.Flow{}
+	if a.applied.Load() == nil {
+		reply(w, out)
+		return
+	}
+	for _, f := range a.lb.Flows(func(servicelb.Flow) bool { return true }, maxFlows) {
+		out = append(out, flowOf(f))
+	}
+	reply(w, out)
+}
+
+func flowOf(f servicelb.Flow) api.Flow {
+	kind := "service"
+	if f.Masquerade {
+		kind = "masquerade"
+	}
+	return api.Flow{Protocol: model.Protocol(f.Proto).String(), State: f.State, Kind: kind, Client: f.Client, Service: f.Service, Source: f.Source,
+		Backend: f.Backend, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
+}

@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"net/netip"
+
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/servicelb"
+)
+
+// Rule preferences and tables of Services (DESIGN.md section 2); those of Pods are in plan.go.
+const (
+	prefInLocal  = 30  // what the hook gives back is looked up in table local first
+	prefInSkip   = 31  // and then passes over everything that would steer it again
+	prefPorts    = 60  // node ports and masqueraded ports, before table local
+	prefLocal    = 100 // table local, moved from 0
+	prefReplies  = 110 // replies of local backends
+	prefICMP     = 111 // ICMP errors to local Pods
+	prefHostSend = 113 // replies of host-network backends here
+
+	tableSteer = 100 // everything to the TUN
+	tableNode  = 102 // node addresses that serve node ports and masquerade
+	tableLocal = 255
+)
+
+// masqueradePorts is the range of source ports of what leaves the cluster: the dynamic ports (RFC 6335), 16,383 of them.
+// It ends before 65535, which a policy rule takes for "no range".
+var masqueradePorts = [2]uint16{49152, 65534}
+
+// nodePorts is the range of node ports.
+var nodePorts = [2]uint16{30000, 32767}
+
+// balancer is what the load balancer knows of this node.
+func (me self) balancer(peers []netip.Addr) servicelb.Self {
+	s := servicelb.Self{Node: me.Name, Zone: me.Zone, PodRanges: me.Cluster.PodCIDRs, Blocks: me.Blocks, Addrs: me.Underlay.Addrs,
+		Peers: peers, NodePortAddrs: me.Underlay.Addrs, MasqueradePorts: masqueradePorts}
+	for _, f := range me.Foreign { // a WireGuard host that was let in sees Pods as they are
+		s.NonMasquerade = append(s.NonMasquerade, f.AllowedIPs...)
+	}
+	for _, b := range me.Blocks {
+		if b.Addr().Is4() && !s.SNAT4.IsValid() {
+			s.PodNet4, s.SNAT4 = PodNetAddr(b), SNATAddr(b)
+		}
+		if b.Addr().Is6() && !s.SNAT6.IsValid() {
+			s.PodNet6, s.SNAT6 = PodNetAddr(b), SNATAddr(b)
+		}
+	}
+	return s
+}
+
+// SNATAddr is the address of a block that stands for clients whose own cannot be kept: the second one, which is not
+// local to the host.
+func SNATAddr(block netip.Prefix) netip.Addr { return PodNetAddr(block).Next() }
+
+// services adds what steers Service traffic and what leaves the cluster to the TUN.
+func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering) {
+	h := &p.Host
+	h.LocalPref = prefLocal
+	v4, v6 := me.families()
+	for _, six := range []bool{false, true} {
+		if six && !v6 || !six && !v4 {
+			continue
+		}
+		h.Rules = append(h.Rules,
+			hostnet.Rule{Pref: prefInLocal, V6: six, IIF: me.Interface, Table: tableLocal},
+			hostnet.Rule{Pref: prefInSkip, V6: six, IIF: me.Interface, Goto: prefPods})
+		for _, proto := range []uint8{6, 17} {
+			for _, r := range [][2]uint16{nodePorts, masqueradePorts} {
+				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: r[0], Hi: r[1]}, Table: tableNode})
+			}
+		}
+		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if six {
+			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		h.Routes = append(h.Routes, overTUN(me, tableSteer, all, netip.Addr{})...)
+		h.Routes = append(h.Routes, overTUN(me, tableWorld, all, netip.Addr{})...)
+	}
+	p.replies(me, st)
+	src := me.sources()
+	for _, r := range ranges {
+		if src[r.Addr().Is4()].IsValid() {
+			h.Routes = append(h.Routes, overTUN(me, tablePods, r, src[r.Addr().Is4()])...)
+		}
+	}
+	for _, a := range st.VIPs {
+		if src[a.Is4()].IsValid() {
+			h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(a, a.BitLen()), src[a.Is4()])...)
+		}
+	}
+	for _, a := range me.Underlay.Addrs {
+		if src[a.Is4()].IsValid() {
+			h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})...)
+		}
+	}
+	h.Sysctls = append(h.Sysctls, serviceSysctls(me)...)
+}
+
+// overTUN is a route to the TUN and the blackhole behind it.
+func overTUN(me self, table int, dst netip.Prefix, src netip.Addr) []hostnet.Route {
+	return []hostnet.Route{
+		{Table: table, Type: hostnet.Unicast, Dst: dst, Dev: me.Interface, Src: src},
+		{Table: table, Type: hostnet.Blackhole, Dst: dst, Metric: lastMetric},
+	}
+}
+
+// replies steers what local backends answer, which would go past the TUN from veth to veth.
+func (p *plan) replies(me self, st servicelb.Steering) {
+	h := &p.Host
+	for _, r := range me.Cluster.PodCIDRs {
+		six := r.Addr().Is6()
+		for _, t := range st.Targets {
+			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefReplies, V6: six, From: r, Proto: t.Proto, Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
+		}
+		for _, a := range me.Underlay.Addrs {
+			if a.Is6() != six {
+				continue
+			}
+			for _, t := range st.HostTargets {
+				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostSend, V6: six, From: netip.PrefixFrom(a, a.BitLen()), To: r, Proto: t.Proto,
+					Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
+			}
+		}
+	}
+	for _, b := range me.Blocks {
+		icmp := uint8(1)
+		if b.Addr().Is6() {
+			icmp = 58
+		}
+		h.Rules = append(h.Rules, hostnet.Rule{Pref: prefICMP, V6: b.Addr().Is6(), To: b, Proto: icmp, Table: tableSteer})
+	}
+}
+
+func (me self) families() (v4, v6 bool) {
+	for _, r := range me.Cluster.PodCIDRs {
+		v4, v6 = v4 || r.Addr().Is4(), v6 || r.Addr().Is6()
+	}
+	return v4, v6
+}
+
+// sources are the node's Pod-net addresses by family (is IPv4).
+func (me self) sources() map[bool]netip.Addr {
+	src := map[bool]netip.Addr{}
+	for _, b := range me.Blocks {
+		if a := PodNetAddr(b); !src[a.Is4()].IsValid() {
+			src[a.Is4()] = a
+		}
+	}
+	return src
+}
+
+// serviceSysctls: a strict reverse path filter looks the way back up with swapped ports, meets the steering rules and
+// drops good packets; Pods are kept honest at their veth instead. The steered ranges are taken out of the ephemeral
+// ports, because a host socket inside one would be dead.
+func serviceSysctls(me self) []hostnet.Sysctl {
+	if v4, _ := me.families(); !v4 {
+		return []hostnet.Sysctl{{Path: "ipv4/ip_local_reserved_ports", Value: reservedPorts, Append: true}}
+	}
+	return []hostnet.Sysctl{
+		{Path: "ipv4/conf/all/rp_filter", Value: "2"},
+		{Path: "ipv4/ip_local_reserved_ports", Value: reservedPorts, Append: true},
+	}
+}
+
+const reservedPorts = "30000-32767,49152-65534"

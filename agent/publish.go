@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"context"
+	"reflect"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/ipam"
+)
+
+// published is how this node's Pods should stand in the store, for selectors and DNS in clusters without Kubernetes.
+func (a *Agent) published() map[model.ObjectName]model.Pod {
+	out := map[model.ObjectName]model.Pod{}
+	for _, r := range a.plug.Pods() {
+		p := podOf(r)
+		p.Node, p.Zone = a.cfg.NodeName, a.cfg.Zone
+		out[p.ObjectName] = p
+	}
+	return out
+}
+
+// podOf names a Pod as its runtime did; one without a name gets that of its container.
+func podOf(r ipam.Record) model.Pod {
+	n := model.ObjectName{Namespace: r.PodNamespace, Name: r.PodName}
+	if n.Namespace == "" {
+		n.Namespace = "default"
+	}
+	if n.Name == "" {
+		n.Name = "container-" + r.ContainerID[:min(12, len(r.ContainerID))]
+	}
+	return model.Pod{ObjectName: n, UID: r.PodUID, Addrs: r.Addresses, Ready: true, Labels: r.Labels}
+}
+
+// publish writes what differs between the store and this node's Pods: one write per Pod that came, went or changed.
+func (a *Agent) publish(ctx context.Context, snap *model.Snapshot) error {
+	want := a.published()
+	if snap.Revision < a.publishedAt {
+		return nil // the watch has not shown our last writes yet
+	}
+	for _, p := range snap.Pods {
+		if p.Node != a.cfg.NodeName {
+			continue
+		}
+		w, ok := want[p.ObjectName]
+		delete(want, p.ObjectName)
+		switch {
+		case !ok:
+			if err := a.store.DeletePod(ctx, p.ObjectName, a.cfg.NodeName); err != nil {
+				return err
+			}
+		case !samePod(p, w):
+			want[p.ObjectName] = w
+		}
+	}
+	for _, p := range want {
+		rev, err := a.store.PutPod(ctx, p)
+		if err != nil {
+			return err
+		}
+		a.publishedAt = rev
+	}
+	return nil
+}
+
+// samePod compares Pods as they come back from the store: an empty map or list there is nil.
+func samePod(a, b model.Pod) bool {
+	if len(a.Labels) == 0 && len(b.Labels) == 0 {
+		a.Labels, b.Labels = nil, nil
+	}
+	return reflect.DeepEqual(a, b)
+}

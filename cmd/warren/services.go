@@ -1,0 +1,89 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/api"
+)
+
+func envCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "env",
+		Short: "print the service environment variables that Pods of a namespace get",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var e api.Env
+			if err := callAgent(c, http.MethodGet, api.EnvPath+"?namespace="+namespace(c), nil, &e); err != nil {
+				return err
+			}
+			for _, v := range e.Variables {
+				fmt.Fprintln(c.OutOrStdout(), v)
+			}
+			if e.Warning != "" {
+				fmt.Fprintln(c.ErrOrStderr(), "warning:", e.Warning)
+			}
+			return nil
+		},
+	}
+	socketFlag(c)
+	namespaceFlag(c)
+	return c
+}
+
+func flowsCmd() *cobra.Command {
+	var format, address string
+	c := &cobra.Command{
+		Use:   "flows",
+		Short: "list the connections that this node translates",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var all []api.Flow
+			if err := callAgent(c, http.MethodGet, api.FlowsPath, nil, &all); err != nil {
+				return err
+			}
+			var list []api.Flow
+			for _, f := range all {
+				if address == "" || touches(f, address) {
+					list = append(list, f)
+				}
+			}
+			return printFlows(c, format, list)
+		},
+	}
+	socketFlag(c)
+	outputFlag(c, &format)
+	c.Flags().StringVar(&address, "address", "", "only flows with this address at either end")
+	return c
+}
+
+func touches(f api.Flow, address string) bool {
+	for _, a := range []netip.AddrPort{f.Client, f.Service, f.Source, f.Backend} {
+		if a.Addr().String() == address {
+			return true
+		}
+	}
+	return false
+}
+
+func printFlows(c *cobra.Command, format string, list []api.Flow) error {
+	switch format {
+	case "json":
+		enc := json.NewEncoder(c.OutOrStdout())
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	case "text":
+	default:
+		return fmt.Errorf("--output %q is neither text nor json", format)
+	}
+	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE")
+	for _, f := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle)
+	}
+	return t.Flush()
+}

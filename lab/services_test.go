@@ -1,0 +1,309 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// applyYAML applies manifests on a node.
+func applyYAML(t *testing.T, l *Lab, yaml string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := l.Exec("n1", Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(yaml), Stdout: &out, Stderr: &out}); err != nil {
+		t.Fatalf("apply: %v\n%s\n%s", err, out.String(), yaml)
+	}
+	return out.String()
+}
+
+// svc is what the tests read of a Service.
+type svc struct {
+	Spec struct {
+		ClusterIPs []string `json:"clusterIPs"`
+		Ports      []struct {
+			Port     int `json:"port"`
+			NodePort int `json:"nodePort"`
+		} `json:"ports"`
+	} `json:"spec"`
+}
+
+func getSvc(t *testing.T, l *Lab, name string) (s svc) {
+	t.Helper()
+	out := sh(t, l, "n1", l.Exe+" get svc "+name+" -o json")
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatalf("get svc %s: %v\n%s", name, err, out)
+	}
+	return s
+}
+
+func (s svc) ips(t *testing.T) (out []netip.Addr) {
+	t.Helper()
+	for _, x := range s.Spec.ClusterIPs {
+		a, err := netip.ParseAddr(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// web is a Service of every protocol and port the echo server has.
+func web(name, selector, more string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %s}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {%s}
+  ports:
+  - {name: http, port: 8080, targetPort: 80}
+  - {name: tcp, port: 7}
+  - {name: udp, port: 7, protocol: UDP}
+%s`, name, selector, more)
+}
+
+func labelled(t *testing.T, l *Lab, node, name, label string) *Pod {
+	t.Helper()
+	k, v, _ := strings.Cut(label, "=")
+	p, err := l.RunPod(context.Background(), PodSpec{Node: node, Name: name, Labels: map[string]string{k: v}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// asker runs commands as a client: in a Pod or on a machine.
+type asker struct {
+	name string
+	run  func(args ...string) (string, error)
+	at   []netip.Addr // its own addresses, where it must be seen with them
+}
+
+func fromPod(l *Lab, p *Pod) asker {
+	return asker{p.Name, func(args ...string) (string, error) { return l.PodOutput(p, args...) }, p.Addresses}
+}
+
+func fromMachine(l *Lab, m string) asker {
+	return asker{m, func(args ...string) (string, error) { return l.Output(m, args...) }, addrsOf(l.Spec.underlayAddrs(m))}
+}
+
+// ask calls an address by TCP and UDP and returns the two greetings.
+func (c asker) ask(a netip.Addr, tcp, udp int) (overTCP, overUDP string, err error) {
+	if overTCP, err = c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d; read -r x <&3; echo $x", a, tcp)); err != nil {
+		return "", "", fmt.Errorf("TCP %s port %d: %w", a, tcp, err)
+	}
+	overUDP, err = c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/udp/%s/%d; echo hi >&3; read -r x <&3; echo $x", a, udp))
+	if err != nil {
+		err = fmt.Errorf("UDP %s port %d: %w", a, udp, err)
+	}
+	return overTCP, overUDP, err
+}
+
+func family[T any](list []T, is4 func(T) bool, v4 bool) (out []T) {
+	for _, x := range list {
+		if is4(x) == v4 {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// mustAsk asks until an answer comes from one of the hosts; seen says which client address must be shown, "" for any.
+func mustAsk(t *testing.T, c asker, a netip.Addr, tcp, udp int, hosts string, seen netip.Addr) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s -> %s", c.name, a), func() error {
+		x, y, err := c.ask(a, tcp, udp)
+		if err != nil {
+			return err
+		}
+		for _, line := range []string{x, y} {
+			host := strings.TrimPrefix(strings.Fields(line)[0], "host=")
+			if !strings.Contains(" "+hosts+" ", " "+host+" ") {
+				return fmt.Errorf("answered by %q, expected one of %s", line, hosts)
+			}
+			if want := "client=" + strings.TrimSuffix(netip.AddrPortFrom(seen, 0).String(), "0"); seen.IsValid() && !strings.Contains(line, want) {
+				return fmt.Errorf("the backend saw %q, expected %s", line, want)
+			}
+		}
+		return nil
+	})
+}
+
+// Every kind of client reaches every kind of backend by ClusterIP and NodePort, TCP and UDP, both families, and is seen
+// with its own address wherever that can be.
+func TestServices(t *testing.T) {
+	l := start(t, Spec{Nodes: 3, Family: Dual})
+	here, there := labelled(t, l, "n1", "here", "app=here"), labelled(t, l, "n2", "there", "app=there")
+	client := labelled(t, l, "n1", "client", "app=client")
+	t.Log(applyYAML(t, l, web("here", "app: here", "  type: NodePort")+"---"+web("there", "app: there", "  type: NodePort")+"---"+web("none", "app: nobody", "")))
+	wire := capture(t, l, "n1", "eth0", "net 10.42.0.0/16 or net fd42::/48 or net 10.43.0.0/16 or net fd43::/112")
+	isV4 := netip.Addr.Is4
+	for _, b := range []*Pod{here, there} {
+		s := getSvc(t, l, b.Name)
+		nodePort, nodePortUDP := s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort
+		for _, v4 := range []bool{true, false} {
+			vip := family(s.ips(t), isV4, v4)[0]
+			own := family(client.Addresses, isV4, v4)[0]
+			mustAsk(t, fromPod(l, client), vip, 7, 7, b.Name, own)            // Pod: its own address
+			mustAsk(t, fromPod(l, b), vip, 7, 7, b.Name, netip.Addr{})        // hairpin
+			mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, b.Name, netip.Addr{}) // the node itself
+			mustAsk(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{}) // another node
+			for _, n := range []string{"n1", "n2", "n3"} {                    // outside, by every node
+				addr := family(addrsOf(l.Spec.underlayAddrs(n)), isV4, v4)[0]
+				seen := netip.Addr{}
+				if n == b.Node {
+					seen = family(addrsOf(l.Spec.underlayAddrs("etcd1")), isV4, v4)[0]
+				}
+				mustAsk(t, fromMachine(l, "etcd1"), addr, nodePort, nodePortUDP, b.Name, seen)
+				mustAsk(t, fromPod(l, client), addr, nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustAsk(t, fromMachine(l, "n1"), addr, nodePort, nodePortUDP, b.Name, netip.Addr{})
+			}
+		}
+	}
+	none := getSvc(t, l, "none")
+	for _, a := range none.ips(t) {
+		for _, c := range []asker{fromPod(l, client), fromMachine(l, "n1")} {
+			if out, err := c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", a)); err == nil || !strings.Contains(err.Error(), "Connection refused") {
+				t.Errorf("%s -> %s without endpoints: %v %s, expected a refusal at once", c.name, a, err, out)
+			}
+			if out, err := c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/4444", a)); err == nil || !strings.Contains(err.Error(), "Connection refused") {
+				t.Errorf("%s -> %s unknown port: %v %s, expected a refusal at once", c.name, a, err, out)
+			}
+		}
+	}
+	if text := wire(); text != "" {
+		t.Errorf("on the wire outside the tunnel:\n%s", text)
+	}
+}
+
+// Endpoints come and go: a Service follows at once, over several nodes.
+func TestServiceFollowsItsPods(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	client := labelled(t, l, "n1", "client", "app=client")
+	applyYAML(t, l, web("web", "app: web", ""))
+	vip := getSvc(t, l, "web").ips(t)[0]
+	a := labelled(t, l, "n1", "a", "app=web")
+	mustAsk(t, fromPod(l, client), vip, 7, 7, "a", client.Addresses[0])
+	b := labelled(t, l, "n2", "b", "app=web")
+	seen := map[string]bool{}
+	eventually(t, "both backends answer", func() error {
+		x, _, err := fromPod(l, client).ask(vip, 7, 7)
+		if err == nil {
+			seen[strings.Fields(x)[0]] = true
+		}
+		if len(seen) < 2 {
+			return fmt.Errorf("only %v %v", seen, err)
+		}
+		return nil
+	})
+	if err := l.RemovePod(a); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "only the second answers", func() error {
+		for range 5 {
+			x, _, err := fromPod(l, client).ask(vip, 7, 7)
+			if err != nil || !strings.HasPrefix(x, "host=b ") {
+				return fmt.Errorf("%q %v", x, err)
+			}
+		}
+		return nil
+	})
+	mustAsk(t, fromPod(l, b), vip, 7, 7, "b", netip.Addr{})
+	env := sh(t, l, "n1", l.Exe+" env -n default")
+	if !strings.Contains(env, "WEB_SERVICE_HOST="+vip.String()) {
+		t.Errorf("env says %s", env)
+	}
+	late := labelled(t, l, "n2", "late", "app=late")
+	if out, err := l.Output("n2", "sh", "-c", fmt.Sprintf("tr '\\0' '\\n' </proc/%d/environ", late.PID)); err != nil || !strings.Contains(out, "WEB_SERVICE_PORT_HTTP=8080") {
+		t.Errorf("the Pod's environment: %v %s", err, out)
+	}
+	if out := sh(t, l, "n1", l.Exe+" flows"); !strings.Contains(out, vip.String()+":7") {
+		t.Errorf("flows says %s", out)
+	}
+}
+
+// What leaves the cluster carries the node's address, and replies find their Pod: TCP, UDP and ping.
+func TestMasquerade(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	p := labelled(t, l, "n1", "p", "app=p")
+	begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--http", "")
+	wire := capture(t, l, "etcd1", "eth0", "net 10.42.0.0/16 or net fd42::/48")
+	for _, v4 := range []bool{true, false} {
+		world := family(addrsOf(l.Spec.underlayAddrs("etcd1")), netip.Addr.Is4, v4)[0]
+		node := family(addrsOf(l.Spec.underlayAddrs("n1")), netip.Addr.Is4, v4)[0]
+		mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", node)
+		if out, err := l.PodOutput(p, "ping", "-c2", "-i0.2", "-W3", world.String()); err != nil {
+			t.Errorf("ping to the world: %v\n%s", err, out)
+		}
+	}
+	if text := wire(); text != "" {
+		t.Errorf("a Pod's address left the cluster:\n%s", text)
+	}
+}
+
+// externalTrafficPolicy Local: the source is kept, and a node without a backend does not answer outside clients.
+func TestExternalPolicyLocal(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	labelled(t, l, "n2", "b", "app=b")
+	applyYAML(t, l, web("b", "app: b", "  type: NodePort\n  externalTrafficPolicy: Local"))
+	s := getSvc(t, l, "b")
+	tcp, udp := s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort
+	outside := fromMachine(l, "etcd1")
+	mustAsk(t, outside, l.Spec.underlayAddrs("n2")[0].Addr(), tcp, udp, "b", outside.at[0])
+	if out, err := outside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", l.Spec.underlayAddrs("n1")[0].Addr(), tcp)); err == nil || strings.Contains(err.Error(), "refused") {
+		t.Errorf("a node without a backend answered an outside client: %v %s", err, out)
+	}
+	mustAsk(t, fromMachine(l, "n1"), l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "b", netip.Addr{}) // the node itself gets Cluster semantics
+}
+
+// A connection through a Service outlives kill -9 of the agents at either end.
+func TestServiceFlowsOutliveTheAgent(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	labelled(t, l, "n1", "near", "app=near")
+	labelled(t, l, "n2", "far", "app=far")
+	client := labelled(t, l, "n1", "client", "app=client")
+	applyYAML(t, l, web("near", "app: near", "")+"---"+web("far", "app: far", ""))
+	var talks []*task
+	for _, name := range []string{"near", "far"} {
+		vip := getSvc(t, l, name).ips(t)[0]
+		mustAsk(t, fromPod(l, client), vip, 7, 7, name, client.Addresses[0])
+		script := fmt.Sprintf(`exec 3<>/dev/tcp/%s/7; read -r x <&3; for i in $(seq 1 60); do echo line$i >&3; read -r y <&3 || exit 9; [ "$y" = line$i ] || exit 8; echo $y; sleep .1; done; echo done`, vip)
+		talks = append(talks, begin(t, l, in(l, client), "bash", "-c", script))
+	}
+	for _, k := range talks {
+		eventually(t, "talk", func() error {
+			if !strings.Contains(k.text(), "line3\n") {
+				return errors.New(k.text())
+			}
+			return nil
+		})
+	}
+	for _, n := range []string{"n1", "n2"} {
+		if err := l.StopAgent(n, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.StartAgent(n); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.waitNode(context.Background(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, k := range talks {
+		if text, err := k.wait(t, 60e9); err != nil || !strings.HasSuffix(strings.TrimSpace(text), "done") {
+			t.Errorf("the connection broke: %v\n%s", err, tail(text, 3))
+		}
+	}
+}
