@@ -59,7 +59,6 @@ func New(c Config) (*Balancer, error) {
 		return nil, err
 	}
 	b.affinity.init()
-	b.pieces.init()
 	b.view.Store(&view{Table: &Table{}})
 	return b, nil
 }

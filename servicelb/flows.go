@@ -88,7 +88,7 @@ type birth struct {
 	proto       uint8
 	flags       uint8
 	now, gen    uint32
-	source, ack uint32
+	source      uint32
 }
 
 // insert fills the slot, which the caller has from room, and links it, unless one of the tuples is taken.

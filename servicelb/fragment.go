@@ -32,8 +32,6 @@ type piece struct {
 // pieceTime is how many seconds a first fragment is remembered: as long as Linux reassembles.
 const pieceTime = 30
 
-func (c *pieces) init() {}
-
 func (c *pieces) set(k *pieceKey) *pieceSet {
 	h := stable(k.src, uint64(k.id)<<8|uint64(k.proto)) ^ stable(k.dst, 1)
 	return &c.sets[h%uint64(len(c.sets))]

@@ -60,7 +60,7 @@ func (b *Balancer) whole(v *view, p *packet.Packet, in from) Verdict {
 // fresh handles a packet with a key but without a flow.
 func (b *Balancer) fresh(v *view, p *packet.Packet, k *key, in from) Verdict {
 	if f := v.front(frontKey{p.Dst, p.DstPort, p.Proto}); f != nil && p.HasPorts() {
-		if in == fromPeer && !f.kind.onNode() {
+		if in == fromPeer && !v.local[p.Dst] {
 			return b.drop(dropPeerService)
 		}
 		return b.open(v, p, k, f, in)
@@ -78,6 +78,8 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 		return b.noService(v, p)
 	case in == fromPeer:
 		return Reflect
+	case p.Src.IsLoopback() || p.Dst.IsLoopback():
+		return b.drop(dropLoopback)
 	case v.local[p.Dst]:
 		return b.reject(p, dropNoListener)
 	case v.here(p.Src) && v.world(p.Dst):
@@ -88,6 +90,12 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 
 // forged returns why the source of a packet cannot be what it says, or 0.
 func (t *Table) forged(p *packet.Packet, in from) reason {
+	if p.Src.IsLoopback() || p.Dst.IsLoopback() {
+		if in == fromPeer || p.Dst.IsLoopback() && !p.Src.IsLoopback() && !t.local[p.Src] {
+			return dropLoopback
+		}
+		return 0
+	}
 	if in == fromPeer {
 		switch {
 		case t.local[p.Src] || t.here(p.Src):

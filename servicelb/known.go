@@ -29,13 +29,15 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 		f.end(slot, status)
 		return 0, false
 	}
-	if e.gen.Load() != v.gen && !v.confirms(e) {
-		proto := e.proto
-		s.Unlock()
-		f.end(slot, status)
-		return b.orphan(p, proto, way)
+	if e.gen.Load() != v.gen {
+		if !v.confirms(e) {
+			proto := e.proto
+			s.Unlock()
+			f.end(slot, status)
+			return b.orphan(p, proto, way)
+		}
+		e.gen.Store(v.gen)
 	}
-	e.gen.Store(v.gen)
 	if now := b.now(); e.seen.Load() != now {
 		e.seen.Store(now)
 	}

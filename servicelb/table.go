@@ -54,9 +54,6 @@ const (
 	kindHostPort
 )
 
-// onNode reports whether the address is the node's own, so that peers may send to it.
-func (k kind) onNode() bool { return k == kindNodePort || k == kindHostPort }
-
 // frontend is one address, port and protocol of a Service.
 type frontend struct {
 	name     model.ObjectName

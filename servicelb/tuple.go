@@ -34,9 +34,6 @@ func (t *tuple) destination() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(t.dst).Unmap(), t.dport)
 }
 
-// reversed is the tuple of the packets that answer.
-func (t *tuple) reversed() tuple { return tuple{t.dst, t.src, t.dport, t.sport} }
-
 // keyOf reads the key of a packet that can belong to a flow: one with ports, or an ICMP echo.
 func keyOf(p *packet.Packet) (k key, ok bool) {
 	k.proto = p.Proto
