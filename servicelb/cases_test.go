@@ -1,0 +1,400 @@
+package servicelb
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// at joins an address and a port.
+func at(a string, port uint16) netip.AddrPort { return netip.AddrPortFrom(ip(a), port) }
+
+// both runs a case in both families.
+func both(t *testing.T, f func(t *testing.T, a places)) {
+	for fam, a := range families {
+		t.Run(fam, func(t *testing.T) { f(t, a) })
+	}
+}
+
+func want(t *testing.T, b *Balancer, got, want Verdict, what string) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: %v, want %v; counters %v", what, got, want, nonzero(b.Stats().Dropped))
+	}
+}
+
+func nonzero(m map[string]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for k, n := range m {
+		if n != 0 {
+			out[k] = n
+		}
+	}
+	return out
+}
+
+func TestRejects(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080)
+		svc.Ports = append(svc.Ports, model.ServicePort{Name: "u", Protocol: model.UDP, Port: 80})
+		b := newBalancer(t, 64, tableOf(svc, parts))
+		empty := ip(a.vip).Next().String()
+		for _, dst := range []netip.AddrPort{at(a.vip, 80), at(a.vip, 81), at(empty, 80)} {
+			p := mk(packet.ProtoTCP, at(a.pod, 4000), dst, packet.SYN)
+			want(t, b, b.Outbound(p), Reply, "TCP")
+			if intact(t, p); p.TCPFlags&packet.RST == 0 || p.Source() != dst || p.Destination() != at(a.pod, 4000) {
+				t.Fatalf("%v -> %v flags %x", p.Source(), p.Destination(), p.TCPFlags)
+			}
+			for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoSCTP} {
+				p = mk(proto, at(a.pod, 4000), dst, 0)
+				want(t, b, b.Outbound(p), Reply, "datagram")
+				if intact(t, p); !p.ICMPError() || p.Src != dst.Addr() || p.Dst != ip(a.pod) {
+					t.Fatalf("%v -> %v", p.Src, p.Dst)
+				}
+			}
+		}
+		p := echoOf(ip(a.pod), ip(a.vip), true, 7)
+		want(t, b, b.Outbound(p), Reply, "ping")
+		if id, request, ok := p.Echo(); !ok || request || id != 7 || p.Src != ip(a.vip) || p.Dst != ip(a.pod) {
+			t.Fatal("no pong")
+		}
+		intact(t, p)
+		p = echoOf(ip(a.pod), ip(empty), true, 7)
+		want(t, b, b.Outbound(p), Reply, "ping of nobody")
+		if intact(t, p); !p.ICMPError() {
+			t.Fatal("no error")
+		}
+		p = mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)
+		want(t, b, b.Outbound(p), Reply, "segment without flow")
+		p = mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.RST)
+		want(t, b, b.Outbound(p), Drop, "RST without flow")
+		if n := len(b.Flows(nil, 0)); n != 0 {
+			t.Fatalf("%d flows after rejects", n)
+		}
+	})
+}
+
+func TestPoliciesAndSourceRanges(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
+		lb := at(a.endpoint, 80)
+		svc.Type, svc.LBAddresses = model.LoadBalancer, []netip.Addr{lb.Addr()}
+		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyLocal, model.PolicyCluster
+		svc.LBSourceRanges = []netip.Prefix{netip.PrefixFrom(ip(a.outside), ip(a.outside).BitLen())}
+		b := newBalancer(t, 64, tableOf(svc, parts))
+		syn := func(src string, dst netip.AddrPort) Verdict {
+			return b.Outbound(mk(packet.ProtoTCP, at(src, 4000), dst, packet.SYN))
+		}
+		want(t, b, syn(a.pod, at(a.vip, 80)), Drop, "internal policy Local without a local endpoint")
+		want(t, b, syn(a.outside, lb), Peer, "allowed client")
+		want(t, b, syn(ip(a.outside).Next().String(), lb), Drop, "forbidden client")
+		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyCluster, model.PolicyLocal
+		b.Set(tableOf(svc, parts))
+		want(t, b, syn(a.pod, lb), Peer, "a Pod has Cluster semantics")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4001), lb, packet.SYN)), Drop, "external policy Local")
+		if s := b.Stats(); s.Dropped["local_policy"] != 2 || s.Dropped["source_range"] != 1 {
+			t.Fatal(nonzero(s.Dropped))
+		}
+	})
+}
+
+func TestMasquerade(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		self := testSelf()
+		self.MasqueradePorts = [2]uint16{40000, 40003}
+		self.NonMasquerade = []netip.Prefix{netip.PrefixFrom(ip(a.outside), ip(a.outside).BitLen())}
+		b := newBalancer(t, 64, Build(self, snap(nil, nil)))
+		world := at(a.endpoint, 443)
+		for i := range uint16(4) {
+			p := mk(packet.ProtoUDP, at(a.pod, 5000+i), world, 0)
+			want(t, b, b.Outbound(p), Reflect, "to the world")
+			if intact(t, p); p.Src != ip(a.node) || p.SrcPort < 40000 || p.SrcPort > 40003 || p.Destination() != world {
+				t.Fatalf("%v -> %v", p.Source(), p.Destination())
+			}
+			back := mk(packet.ProtoUDP, world, p.Source(), 0)
+			want(t, b, b.Outbound(back), Reflect, "answer")
+			if intact(t, back); back.Destination() != at(a.pod, 5000+i) || back.Source() != world {
+				t.Fatalf("%v -> %v", back.Source(), back.Destination())
+			}
+		}
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), world, 0)), Drop, "exhausted")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), at(a.endpoint, 444), 0)), Reflect, "same ports, other destination")
+		p := echoOf(ip(a.pod), ip(a.endpoint), true, 77)
+		want(t, b, b.Outbound(p), Reflect, "ping")
+		id, _, _ := p.Echo()
+		if intact(t, p); p.Src != ip(a.node) || id < 40000 || id > 40003 {
+			t.Fatal(p.Src, id)
+		}
+		bad := errorAbout(p, ip(a.outside))
+		want(t, b, b.FromHost(bad), Reflect, "error about the ping")
+		if in, _ := bad.Inner(); bad.Dst != ip(a.pod) || in.Src != ip(a.pod) || in.EchoID != 77 {
+			t.Fatal(bad.Dst, in)
+		}
+		intact(t, bad)
+		pong := echoOf(ip(a.endpoint), ip(a.node), false, id)
+		want(t, b, b.FromHost(pong), Reflect, "pong")
+		if id, _, _ := pong.Echo(); id != 77 || pong.Dst != ip(a.pod) {
+			t.Fatal(id, pong.Dst)
+		}
+		intact(t, pong)
+		want(t, b, b.FromHost(echoOf(ip(a.endpoint), ip(a.node), false, 9)), Drop, "somebody else's pong")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.ACK)), Reply, "segment without flow")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.RST)), Drop, "RST without flow")
+		want(t, b, b.Outbound(echoOf(ip(a.pod), ip(a.endpoint), false, 77)), Drop, "pong without flow")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Peer, "not masqueraded")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.far, 5000), world, 0)), Drop, "spoofed")
+		want(t, b, b.Outbound(parsed(append(ipHeader(ip(a.pod), ip(a.endpoint), 47, 8), make([]byte, 8)...))), Drop, "GRE")
+		if s := b.Stats(); s.Dropped["ports_exhausted"] != 1 || s.Dropped["spoofed_source"] != 1 {
+			t.Fatal(nonzero(s.Dropped))
+		}
+	})
+}
+
+// TestErrors: an error about a packet of a flow reaches the end that sent it, about the addresses that end knows.
+func TestErrors(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		for _, c := range []struct{ client, backend string }{{a.pod, a.far}, {a.pod, a.pod}, {a.outside, a.pod}, {a.outside, a.far}} {
+			svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, c.backend)
+			b := newBalancer(t, 64, tableOf(svc, parts))
+			sent := mk(packet.ProtoUDP, at(c.client, 4000), at(a.vip, 80), 0)
+			b.Outbound(sent)
+			e := errorAbout(sent, ip(c.backend)) // by the backend
+			v := b.Inbound
+			if c.backend == a.pod {
+				v = b.Outbound
+			}
+			want(t, b, v(e), Reflect, "error of the backend")
+			in, _ := e.Inner()
+			if intact(t, e); e.Src != ip(a.vip) || e.Dst != ip(c.client) || in.Src != ip(c.client) || in.SrcPort != 4000 || in.Dst != ip(a.vip) || in.DstPort != 80 {
+				t.Fatalf("%v -> %v about %+v", e.Src, e.Dst, in)
+			}
+			answer := mk(packet.ProtoUDP, sent.Destination(), sent.Source(), 0)
+			if c.backend == a.far {
+				b.Inbound(answer)
+			} else {
+				b.Outbound(answer)
+			}
+			source := sent.Source()
+			e = errorAbout(answer, ip(c.client)) // by the client
+			wantV := Reflect
+			if c.backend == a.far {
+				wantV = Peer
+			}
+			want(t, b, b.Outbound(e), wantV, "error of the client")
+			in, _ = e.Inner()
+			if intact(t, e); e.Src != source.Addr() || e.Dst != ip(c.backend) || in.Src != ip(c.backend) || in.SrcPort != 8080 || in.Dst != source.Addr() || in.DstPort != source.Port() {
+				t.Fatalf("%v -> %v about %+v", e.Src, e.Dst, in)
+			}
+		}
+		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
+		e := errorAbout(mk(packet.ProtoUDP, at(a.far, 1), at(a.pod, 2), 0), ip(a.pod))
+		want(t, b, b.Outbound(e), Peer, "unknown error")
+		e = errorAbout(mk(packet.ProtoUDP, at(a.endpoint, 1), at(a.pod, 2), 0), ip(a.pod))
+		want(t, b, b.Outbound(e), Drop, "unknown error to the world")
+		e = errorAbout(mk(packet.ProtoUDP, at(a.vip, 1), at(a.pod, 2), 0), ip(a.pod))
+		want(t, b, b.Outbound(e), Drop, "unknown error to a Service")
+	})
+}
+
+// TestUDPFollowsTheService: one source port for minutes, while the Service goes through everything.
+func TestUDPFollowsTheService(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		two := ip(a.far).Next().String()
+		b := newBalancer(t, 64, Build(testSelf(), snap(nil, nil)))
+		send := func() (Verdict, netip.AddrPort) {
+			p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 53), 0)
+			v := b.Outbound(p)
+			intact(t, p)
+			return v, p.Destination()
+		}
+		for i, c := range []struct {
+			target    uint16
+			endpoints []string
+			removed   bool
+		}{
+			{target: 1, removed: true}, {target: 1}, {1, []string{a.far}, false}, {1, []string{two}, false}, {2, []string{two}, false},
+			{target: 2}, {2, []string{a.pod}, false}, {target: 2, removed: true}, {2, []string{a.node}, false}, {1, []string{a.far, two}, false},
+		} {
+			svc, parts := service("dns", packet.ProtoUDP, a.vip, 53, c.target, c.endpoints...)
+			if c.removed {
+				b.Set(Build(testSelf(), snap(nil, parts)))
+			} else {
+				b.Set(tableOf(svc, parts))
+			}
+			for range 3 {
+				v, dst := send()
+				if len(c.endpoints) == 0 {
+					want(t, b, v, Reply, "no endpoint")
+					continue
+				}
+				if v == Drop || v == Reply || dst.Port() != c.target || dst.Addr() != ip(c.endpoints[0]) && dst.Addr() != ip(c.endpoints[len(c.endpoints)-1]) {
+					t.Fatalf("step %d: %v to %v", i, v, dst)
+				}
+			}
+		}
+	})
+}
+
+func TestTCPBackendGone(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
+		b := newBalancer(t, 64, tableOf(svc, parts))
+		open := func(port uint16) netip.AddrPort {
+			p := mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.SYN)
+			want(t, b, b.Outbound(p), Peer, "SYN")
+			want(t, b, b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK)), Reflect, "SYN-ACK")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.ACK)), Peer, "ACK")
+			return p.Destination()
+		}
+		back := open(4000)
+		open(4001)
+		for i := range parts { // it terminates: connections go on, new ones are refused
+			for j := range parts[i].Endpoints {
+				e := &parts[i].Endpoints[j]
+				e.Ready, e.Serving, e.Terminating = false, false, true
+			}
+		}
+		b.Set(tableOf(svc, parts))
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)), Peer, "terminating")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4002), at(a.vip, 80), packet.SYN)), Reply, "new while terminating")
+		b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
+		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)
+		want(t, b, b.Outbound(p), Reply, "the client is told")
+		if intact(t, p); p.TCPFlags&packet.RST == 0 || p.Source() != at(a.vip, 80) {
+			t.Fatal("no RST")
+		}
+		p = mk(packet.ProtoTCP, back, at(a.pod, 4001), packet.ACK)
+		want(t, b, b.Inbound(p), Reply, "the backend is told")
+		if intact(t, p); p.TCPFlags&packet.RST == 0 || p.Destination() != back {
+			t.Fatal("no RST")
+		}
+		if n := len(b.Flows(nil, 0)); n != 0 {
+			t.Fatalf("%d flows left", n)
+		}
+	})
+}
+
+func TestTCPStates(t *testing.T) {
+	a := families["4"]
+	b := newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+	client, vip := at(a.pod, 4000), at(a.vip, 80)
+	var back netip.AddrPort
+	send := func(way int, flags uint8, seq uint32, state string) {
+		t.Helper()
+		p := mk(packet.ProtoTCP, client, vip, flags)
+		if way == reply {
+			p = mk(packet.ProtoTCP, back, client, flags)
+		}
+		p.Buf[p.L4+4], p.Buf[p.L4+5], p.Buf[p.L4+6], p.Buf[p.L4+7] = byte(seq>>24), byte(seq>>16), byte(seq>>8), byte(seq)
+		p.FixChecksum()
+		if way == reply {
+			want(t, b, b.Inbound(p), Reflect, state)
+		} else {
+			want(t, b, b.Outbound(p), Peer, state)
+			back = p.Destination()
+		}
+		if f := b.Flows(nil, 0); len(f) != 1 || f[0].State != state {
+			t.Fatalf("%+v, want %s", f, state)
+		}
+	}
+	handshake := func() {
+		send(orig, packet.SYN, 1000, "tcp-syn")
+		send(orig, packet.SYN, 1000, "tcp-syn")
+		send(reply, packet.SYN|packet.ACK, 1000, "tcp-answered")
+		send(orig, packet.ACK, 1000, "tcp-open")
+	}
+	handshake()
+	send(orig, packet.SYN, 1000, "tcp-open")
+	send(reply, packet.RST, 1000+1<<25, "tcp-open")
+	send(reply, packet.FIN|packet.ACK, 1<<30, "tcp-open")
+	send(orig, packet.RST, 1<<31, "tcp-open")
+	send(reply, packet.FIN|packet.ACK, 1000, "tcp-half-closed")
+	send(orig, packet.ACK, 1000, "tcp-half-closed")
+	send(orig, packet.FIN|packet.ACK, 1000, "tcp-closing")
+	send(reply, packet.ACK, 1000, "tcp-closing")
+	handshake() // the client takes the same port again
+	send(reply, packet.RST, 1000, "tcp-reset")
+	send(orig, packet.ACK, 1000, "tcp-reset")
+	send(reply, packet.ACK, 1000, "tcp-open") // nobody had believed it
+	send(orig, packet.RST|packet.ACK, 1000, "tcp-reset")
+	handshake()
+	for _, c := range []struct {
+		idle uint32
+		n    int
+	}{{23 * 3600, 1}, {24*3600 + 1, 0}} {
+		now := b.now() + c.idle
+		b.flows.sweep(now)
+		if n := len(b.Flows(nil, 0)); n != c.n {
+			t.Fatalf("%d flows after %d s", n, c.idle)
+		}
+	}
+	if used := b.flows.room.used.Load(); used != 0 {
+		t.Fatalf("%d slots used", used)
+	}
+}
+
+func TestAffinity(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far, ip(a.far).Next().String(), a.peer, a.node)
+		svc.Affinity = time.Minute
+		b := newBalancer(t, 1024, tableOf(svc, parts))
+		first := map[string]netip.AddrPort{}
+		for i := range uint16(100) {
+			for _, c := range []string{a.pod, a.outside, a.node} {
+				p := mk(packet.ProtoTCP, at(c, 4000+i), at(a.vip, 80), packet.SYN)
+				b.Outbound(p)
+				if have, ok := first[c]; ok && have != p.Destination() {
+					t.Fatalf("%s went to %v, then to %v", c, have, p.Destination())
+				}
+				first[c] = p.Destination()
+			}
+		}
+	})
+}
+
+func TestAlgorithms(t *testing.T) {
+	a := families["4"]
+	for _, algo := range []string{"random", "round-robin", "least-connections", "maglev", "nonsense"} {
+		svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, "10.42.2.2", "10.42.2.3", "10.42.2.4", "10.42.2.5")
+		svc.Annotations = map[string]string{Annotation: algo}
+		b := newBalancer(t, 8192, tableOf(svc, parts))
+		count := map[netip.Addr]int{}
+		for i := range uint16(4000) {
+			p := mk(packet.ProtoUDP, at(a.pod, 4000+i), at(a.vip, 80), 0)
+			want(t, b, b.Outbound(p), Peer, algo)
+			count[p.Dst]++
+		}
+		spread := 150
+		switch algo {
+		case "round-robin":
+			spread = 0
+		case "least-connections":
+			spread = 20
+		}
+		for _, e := range []string{"10.42.2.2", "10.42.2.3", "10.42.2.4", "10.42.2.5"} {
+			if n := count[ip(e)]; n < 1000-spread || n > 1000+spread {
+				t.Errorf("%s: %v", algo, count)
+			}
+		}
+	}
+}
+
+func TestMaglevMovesFew(t *testing.T) {
+	var all []backend
+	for i := range byte(20) {
+		all = append(all, backend{netip.AddrFrom4([4]byte{10, 42, 2, i}), 80})
+	}
+	before, after := maglev(all), maglev(all[:19])
+	moved := 0
+	for i := range before {
+		if before[i] != 19 && before[i] != after[i] {
+			moved++
+		}
+	}
+	if len(before) != len(after) || moved > len(before)/10 {
+		t.Fatalf("%d of %d slots moved", moved, len(before))
+	}
+}
