@@ -22,9 +22,10 @@ const (
 	tableLocal = 255
 )
 
-// masqueradePorts is the range of source ports of what leaves the cluster: the dynamic ports (RFC 6335), 16,383 of them.
-// It ends before 65535, which a policy rule takes for "no range".
-var masqueradePorts = [2]uint16{49152, 65534}
+// masqueradePorts is the range of source ports of what leaves the cluster, 17,000 of them. It lies outside the ephemeral
+// ports of Linux (32768 to 60999): a connection that the host had made from a port in there would die at once, because
+// what is steered never reaches a socket of the host (docs/decisions/0004).
+var masqueradePorts = [2]uint16{13000, 29999}
 
 // nodePorts is the range of node ports.
 var nodePorts = [2]uint16{30000, 32767}
@@ -161,4 +162,4 @@ func serviceSysctls(me self) []hostnet.Sysctl {
 	}
 }
 
-const reservedPorts = "30000-32767,49152-65534"
+const reservedPorts = "13000-32767"

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -73,39 +76,43 @@ func (p plan) text() string {
 	return b.String()
 }
 
+// update rewrites the golden plans: go test ./agent -run Plan -update
+var update = flag.Bool("update", false, "rewrite testdata/*.plan")
+
+// golden compares a plan with what testdata holds.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".plan")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (-want +got):\n%s", file, d)
+	}
+}
+
+// A dual-stack node with a Pod that backs a node port Service, and a Service that this node itself backs.
 func TestPlanOfADualStackNode(t *testing.T) {
 	me, snap := testCluster()
-	got := makePlan(me, snap, []pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}, servicelb.Build).text()
-	want := `mtu 1420
-peer n2 endpoints [192.0.2.2:51820] allowed [10.42.1.0/24 fd42:0:0:1::/64 192.0.2.2/32] mtu 1420
-peer n3 endpoints [192.0.2.3:51820] allowed [10.42.2.0/24 fd42:0:0:2::/64 192.0.2.3/32] mtu 1420
-addr 10.42.0.1/32
-addr fd42::1/128
-route 10.42.0.3/32 dev wrn1 table 101
-route fd42::3/128 dev wrn1 table 101
-route 10.42.0.0/16 dev warren0 table 101 src 10.42.0.1
-route blackhole 10.42.0.0/16 table 101 metric 4096
-route fd42::/48 dev warren0 table 101 src fd42::1
-route blackhole fd42::/48 table 101 metric 4096
-route 192.0.2.2/32 dev warren0 table 103
-route blackhole 192.0.2.2/32 table 103 metric 4096
-route 192.0.2.3/32 dev warren0 table 103
-route blackhole 192.0.2.3/32 table 103 metric 4096
-rule pref 115 lookup 101
-rule pref 116 from 10.42.0.0/16 lookup 103
-rule -6 pref 115 lookup 101
-rule -6 pref 116 from fd42::/48 lookup 103
-sysctl ipv4/ip_forward=1
-sysctl ipv4/conf/warren0/rp_filter=2
-sysctl ipv4/conf/warren0/accept_local=1
-sysctl ipv6/conf/eth0/accept_ra=2
-sysctl ipv6/conf/warren0/disable_ipv6=0
-sysctl ipv6/conf/warren0/addr_gen_mode=1
-sysctl ipv6/conf/all/forwarding=1
-`
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("plan (-want +got):\n%s", d)
+	snap.ServiceCIDRs = []netip.Prefix{pfx("10.43.0.0/16"), pfx("fd43::/112")}
+	n := func(s string) model.ObjectName { return model.ObjectName{Namespace: "default", Name: s} }
+	snap.Services = []model.Service{
+		{ObjectName: n("web"), Type: model.NodePort, ClusterIPs: []netip.Addr{ip("10.43.0.9"), ip("fd43::9")}, ExternalIPs: []netip.Addr{ip("198.51.100.1")},
+			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPort: 8080}}},
+		{ObjectName: n("api"), ClusterIPs: []netip.Addr{ip("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 443, TargetPort: 6443}}},
 	}
+	slice := func(service, addr string, port uint16) model.EndpointSlice {
+		return model.EndpointSlice{ObjectName: n(service + addr), Service: service, V6: ip(addr).Is6(), Ports: []model.EndpointPort{{Protocol: model.TCP, Port: port}},
+			Endpoints: []model.Endpoint{{Addr: ip(addr), Ready: true, Serving: true}}}
+	}
+	snap.Slices = []model.EndpointSlice{slice("web", "10.42.0.3", 8080), slice("web", "10.42.1.3", 8080), slice("web", "fd42::3", 8080), slice("api", "192.0.2.1", 6443)}
+	golden(t, "dualstack", makePlan(me, snap, []pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}, servicelb.Build).text())
 }
 
 // What a node writes about itself must not give it what belongs to others.
@@ -152,8 +159,10 @@ func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
 			if !strings.Contains(got, "problem "+tc.problem) {
 				t.Errorf("no problem %q in\n%s", tc.problem, got)
 			}
-			if tc.without != "" && strings.Contains(strings.SplitN(got, "problem", 2)[0], tc.without) {
-				t.Errorf("%q is in\n%s", tc.without, got)
+			for _, line := range strings.Split(got, "\n") {
+				if tc.without != "" && strings.HasPrefix(line, "peer ") && strings.Contains(line+"\n", tc.without) {
+					t.Errorf("%q is in %s", tc.without, line)
+				}
 			}
 		})
 	}

@@ -67,7 +67,8 @@ spec:
   - {name: http, port: 8080, targetPort: 80}
   - {name: tcp, port: 7}
   - {name: udp, port: 7, protocol: UDP}
-%s`, name, selector, more)
+%s
+`, name, selector, more)
 }
 
 func labelled(t *testing.T, l *Lab, node, name, label string) *Pod {
@@ -97,10 +98,10 @@ func fromMachine(l *Lab, m string) asker {
 
 // ask calls an address by TCP and UDP and returns the two greetings.
 func (c asker) ask(a netip.Addr, tcp, udp int) (overTCP, overUDP string, err error) {
-	if overTCP, err = c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d; read -r x <&3; echo $x", a, tcp)); err != nil {
+	if overTCP, err = c.run(exe, "lab", "get", "--timeout", "5s", fmt.Sprintf("tcp://%s", netip.AddrPortFrom(a, uint16(tcp)))); err != nil {
 		return "", "", fmt.Errorf("TCP %s port %d: %w", a, tcp, err)
 	}
-	overUDP, err = c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/udp/%s/%d; echo hi >&3; read -r x <&3; echo $x", a, udp))
+	overUDP, err = c.run(exe, "lab", "get", "--timeout", "5s", fmt.Sprintf("udp://%s", netip.AddrPortFrom(a, uint16(udp))))
 	if err != nil {
 		err = fmt.Errorf("UDP %s port %d: %w", a, udp, err)
 	}

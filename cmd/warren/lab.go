@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"time"
@@ -281,20 +280,15 @@ func labEchoCmd() *cobra.Command {
 }
 
 func labGetCmd() *cobra.Command {
-	return &cobra.Command{Use: "get URL", Short: "print what a URL answers, as curl does; for Pods of a machine without curl", Args: cobra.ExactArgs(1),
+	var timeout time.Duration
+	c := &cobra.Command{Use: "get URL", Short: "print what an http, tcp or udp URL answers; for Pods of a machine without curl", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
-			if err != nil {
-				return err
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			_, err = io.Copy(c.OutOrStdout(), resp.Body)
+			out, err := echo.Call(ctx, args[0])
+			fmt.Fprint(c.OutOrStdout(), out)
 			return err
 		}}
+	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait")
+	return c
 }

@@ -10,8 +10,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -132,4 +134,53 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s: %s\n", k, v)
 		}
 	}
+}
+
+// Call asks a server of this package, or any HTTP server, and returns what it says: the page of an http URL, the first
+// line of tcp://HOST:PORT or udp://HOST:PORT.
+func Call(ctx context.Context, target string) (string, error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return "", err
+	}
+	switch u.Scheme {
+	case "http", "https":
+		return get(ctx, target)
+	case "tcp", "udp":
+	default:
+		return "", fmt.Errorf("%q: expected http://, tcp:// or udp://", target)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, u.Scheme, u.Host)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if u.Scheme == "udp" {
+		if _, err := c.Write([]byte("hi\n")); err != nil {
+			return "", err
+		}
+	}
+	buf := make([]byte, 65535)
+	n, err := c.Read(buf)
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := strings.Cut(string(buf[:n]), "\n")
+	return line + "\n", nil
+}
+
+func get(ctx context.Context, target string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return string(page), err
 }
