@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -68,8 +69,11 @@ func Plug(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
 		return errors.Join(err, cni.DelNetworkList(ctx, list, r.runtimeConf(id)), removeNetns(r.Netns))
 	}
 	addrs, err := plugged(res)
+	if err == nil {
+		err = writeResolvConf(r.Netns, res)
+	}
 	if err != nil {
-		return err
+		return errors.Join(err, cni.DelNetworkList(ctx, list, r.runtimeConf(id)), removeNetns(r.Netns))
 	}
 	return json.NewEncoder(out).Encode(plugReply{ContainerID: id, Addresses: addrs})
 }
@@ -136,6 +140,31 @@ func plugged(res types.Result) (out []netip.Addr, err error) {
 	return out, nil
 }
 
+// writeResolvConf puts the plugin's dns result where `ip netns exec` lays it over /etc/resolv.conf of the Pod's processes.
+func writeResolvConf(netns string, res types.Result) error {
+	r, err := types100.NewResultFromResult(res)
+	if err != nil || len(r.DNS.Nameservers) == 0 {
+		return err
+	}
+	var b strings.Builder
+	for _, n := range r.DNS.Nameservers {
+		fmt.Fprintln(&b, "nameserver", n)
+	}
+	if len(r.DNS.Search) > 0 {
+		fmt.Fprintln(&b, "search", strings.Join(r.DNS.Search, " "))
+	}
+	if len(r.DNS.Options) > 0 {
+		fmt.Fprintln(&b, "options", strings.Join(r.DNS.Options, " "))
+	}
+	dir := resolvDir(netns)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte(b.String()), 0o644)
+}
+
+func resolvDir(netns string) string { return filepath.Join("/etc/netns", filepath.Base(netns)) }
+
 // makeNetns makes a network namespace with lo up, kept by a bind mount, as `ip netns add` does.
 func makeNetns(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -170,6 +199,9 @@ func makeNetns(path string) error {
 }
 
 func removeNetns(path string) error {
+	if err := os.RemoveAll(resolvDir(path)); err != nil {
+		return err
+	}
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}

@@ -84,11 +84,11 @@ const (
 
 // birth is what a new flow starts from.
 type birth struct {
-	way         [2]tuple
-	proto       uint8
-	flags       uint8
-	now, gen    uint32
-	source      uint32
+	way      [2]tuple
+	proto    uint8
+	flags    uint8
+	now, gen uint32
+	source   uint32
 }
 
 // insert fills the slot, which the caller has from room, and links it, unless one of the tuples is taken.

@@ -73,7 +73,7 @@ func (s *Server) clearStale(old ipam.Record) error {
 
 func (s *Server) reply(r ipam.Record) api.AddReply {
 	return api.AddReply{Addresses: r.Addresses, HostIfName: r.HostIfName, MTU: s.MTU(), Table: s.Table,
-		Protocol: s.Protocol, DNS: s.DNS()}
+		Protocol: s.Protocol, DNS: s.DNS(r.PodNamespace)}
 }
 
 // commit keeps the reservation of this very connection.

@@ -38,12 +38,12 @@ type Link struct {
 type Config struct {
 	Pool     *ipam.Pool
 	Links    Links
-	MTU      func() int // of the tunnel, in bytes; Pods get it
-	Table    int        // routing table of the Pods' host routes
-	Protocol int        // routing protocol number that marks them as warren's
-	DNS      func() api.DNS
-	Ready    func() string // "" when Pods can be plugged, else why not
-	Changed  func()        // called after the set of committed Pods changed; must not block
+	MTU      func() int                     // of the tunnel, in bytes; Pods get it
+	Table    int                            // routing table of the Pods' host routes
+	Protocol int                            // routing protocol number that marks them as warren's
+	DNS      func(namespace string) api.DNS // for Pods of a namespace
+	Ready    func() string                  // "" when Pods can be plugged, else why not
+	Changed  func()                         // called after the set of committed Pods changed; must not block
 	// Grace is how long the agent may be unable to plug Pods before STATUS says so; longer than a restart takes.
 	Grace time.Duration
 	Log   *slog.Logger
@@ -75,7 +75,7 @@ func New(c Config) *Server {
 		c.Changed = func() {}
 	}
 	if c.DNS == nil {
-		c.DNS = func() api.DNS { return api.DNS{} }
+		c.DNS = func(string) api.DNS { return api.DNS{} }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -34,8 +34,8 @@ type Flow struct {
 	Source   netip.AddrPort `json:"source"`  // what the backend sees
 	Backend  netip.AddrPort `json:"backend"`
 	Kind     string         `json:"kind"` // service or masquerade
-	Age      int            `json:"age"`            // seconds
-	Idle     int            `json:"idle"`           // seconds
+	Age      int            `json:"age"`  // seconds
+	Idle     int            `json:"idle"` // seconds
 }
 
 // Status is what `warren status` shows of one node. Problems come first for people; everything else is for detail.

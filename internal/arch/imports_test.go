@@ -54,6 +54,7 @@ var rules = []rule{
 	{module + "lab", []string{"cmd", "lab", "bench"}, "the lab is for people and tests"},
 	{module + "tunnel", []string{"agent", "tunnel", "cmd"}, "the agent joins tunnel and servicelb"},
 	{module + "servicelb", []string{"agent", "servicelb", "cmd"}, "the agent joins tunnel and servicelb"},
+	{module + "dns", []string{"agent", "dns", "cmd", "bench"}, "the agent hands snapshots to DNS"},
 	{module + "internal/store", []string{"agent", "cmd", "lab", "bench", "internal/store"}, "only the agent and the commands read the store"},
 	{module + "internal/hostnet", []string{"agent"}, "only the agent configures the host"},
 }

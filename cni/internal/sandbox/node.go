@@ -103,7 +103,9 @@ func (n *Node) Start() (err error) {
 	}
 	n.Server = plug.New(plug.Config{Pool: n.Pool, Links: plug.Kernel{Kernel: n.Kernel}, MTU: func() int { return MTU }, Table: Table,
 		Protocol: Protocol, Ready: n.Ready, Log: n.Log,
-		DNS: func() api.DNS { return api.DNS{Servers: []string{"10.43.0.10"}, Searches: []string{"cluster.local"}} }})
+		DNS: func(string) api.DNS {
+			return api.DNS{Servers: []string{"10.43.0.10"}, Searches: []string{"cluster.local"}}
+		}})
 	if err := os.Remove(n.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
