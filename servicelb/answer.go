@@ -1,13 +1,20 @@
 package servicelb
 
 import (
+	"sync"
+
 	"github.com/warrennet/warren/internal/packet"
 )
+
+// rooms are where answers are built before they replace the packet that they quote.
+var rooms = sync.Pool{New: func() any { return new([packet.MaxAnswer]byte) }}
 
 // reset answers a TCP segment by RST; other packets, and RSTs, are dropped.
 func (b *Balancer) reset(p *packet.Packet, why reason) Verdict {
 	b.counters.dropped[why].Add(1)
-	if p.Super() && len(p.Buf) < p.Length || !p.BecomeReset() {
+	room := rooms.Get().(*[packet.MaxAnswer]byte)
+	defer rooms.Put(room)
+	if p.Super() && len(p.Buf) < p.Length || !p.Become(p.AppendReset(room[:0])) {
 		return Drop
 	}
 	return Reply
@@ -23,7 +30,9 @@ func (b *Balancer) reject(p *packet.Packet, why reason) Verdict {
 
 func (b *Balancer) unreachable(p *packet.Packet, what packet.Unreachable, why reason) Verdict {
 	b.counters.dropped[why].Add(1)
-	if len(p.Buf) < p.Length || !p.BecomeUnreachable(p.Dst, what) {
+	room := rooms.Get().(*[packet.MaxAnswer]byte)
+	defer rooms.Put(room)
+	if len(p.Buf) < p.Length || !p.Become(p.AppendUnreachable(room[:0], p.Dst, what)) {
 		return Drop
 	}
 	return Reply

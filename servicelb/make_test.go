@@ -11,9 +11,8 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-func ip(s string) netip.Addr      { return netip.MustParseAddr(s) }
-func pfx(s string) netip.Prefix   { return netip.MustParsePrefix(s) }
-func ipp(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func testSelf() Self {
 	return Self{

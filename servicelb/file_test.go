@@ -1,0 +1,183 @@
+package servicelb
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// kill leaves the file as a process does that is killed: mapped, and the lock gone.
+func (b *Balancer) kill(t *testing.T) {
+	t.Helper()
+	if err := b.file.lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.file.lock = nil
+}
+
+func TestAdoption(t *testing.T) {
+	a := families["4"]
+	path := filepath.Join(t.TempDir(), "flows")
+	table := tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far))
+	start := func(max int) (*Balancer, *bytes.Buffer) {
+		log := new(bytes.Buffer)
+		b, err := New(Config{FlowFile: path, MaxFlows: max, Log: slog.New(slog.NewTextHandler(log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.Close() })
+		return b, log
+	}
+	ack := func(b *Balancer, port uint16) Verdict {
+		return b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.ACK))
+	}
+	b, _ := start(64)
+	b.Set(table)
+	for i := range uint16(10) {
+		p := mk(packet.ProtoTCP, at(a.pod, 4000+i), at(a.vip, 80), packet.SYN)
+		want(t, b, b.Outbound(p), Peer, "SYN")
+		b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
+		ack(b, 4000+i)
+	}
+	if _, err := New(Config{FlowFile: path, MaxFlows: 64}); err == nil {
+		t.Fatal("two processes have one file")
+	}
+	for _, max := range []int{64, 64, 256, 32} {
+		b.kill(t)
+		b, _ = start(max)
+		if n := len(b.Flows(nil, 0)); n != 10 {
+			t.Fatalf("%d flows adopted", n)
+		}
+		want(t, b, ack(b, 4000), Drop, "before the first table")
+		b.Set(table)
+		for i := range uint16(10) {
+			want(t, b, ack(b, 4000+i), Peer, "after adoption")
+		}
+		if f := b.Flows(nil, 1); f[0].State != "tcp-open" || f[0].Client.Addr() != ip(a.pod) {
+			t.Fatal(f)
+		}
+	}
+	for i := range b.flows.slots { // one entry is torn, one half unlinked, one from the future
+		e := &b.flows.slots[i]
+		switch e.way[orig].sport {
+		case 4001:
+			e.way[reply].dport++
+		case 4002:
+			e.status.Store(e.status.Load()&^stateMask | dying)
+		case 4003:
+			e.seen.Store(1 << 30)
+		}
+	}
+	b.kill(t)
+	b, log := start(32)
+	b.Set(table)
+	for i := range uint16(10) {
+		v := Peer
+		if i >= 1 && i <= 3 {
+			v = Reply
+		}
+		want(t, b, ack(b, 4000+i), v, fmt.Sprint("flow ", i))
+	}
+	if !strings.Contains(log.String(), "damaged=2") {
+		t.Fatal(log)
+	}
+	for i := range uint16(20) { // the slots of the bad ones are free again
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000+i), at(a.vip, 80), packet.SYN)), Peer, "new flow")
+		if n := b.room(); n != 8+int(i) {
+			t.Fatalf("%d slots used after %d", n, i)
+		}
+	}
+}
+
+func (b *Balancer) room() int { return int(b.flows.room.used.Load()) }
+
+func TestBadFilesAreSetAside(t *testing.T) {
+	for name, spoil := range map[string]func(b []byte) []byte{
+		"newer":     func(b []byte) []byte { b[8]++; return b },
+		"no magic":  func(b []byte) []byte { b[0]++; return b },
+		"damaged":   func(b []byte) []byte { b[17]++; return b },
+		"reboot":    func(b []byte) []byte { h := newHeader(64); h.boot[3]++; h.encode(b); return b },
+		"short":     func(b []byte) []byte { return b[:len(b)-1] },
+		"empty":     func(b []byte) []byte { return nil },
+		"cut":       func(b []byte) []byte { return b[:100] },
+		"huge":      func(b []byte) []byte { newHeader(maxCapacity).encode(b); return b },
+		"directory": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "flows")
+			if spoil == nil {
+				if err := os.Mkdir(path, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				b, err := New(Config{FlowFile: path, MaxFlows: 64})
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.Close()
+				raw, _ := os.ReadFile(path)
+				if err := os.WriteFile(path, spoil(raw), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var log bytes.Buffer
+			b, err := New(Config{FlowFile: path, MaxFlows: 64, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			if _, err := os.Stat(path + ".aside"); err != nil || !strings.Contains(log.String(), "set aside") {
+				t.Fatal(err, log.String())
+			}
+			if st, err := os.Stat(path); err != nil || st.Mode() != fs.FileMode(0o600) {
+				t.Fatal(st, err)
+			}
+		})
+	}
+}
+
+// FuzzAdopt: whatever bytes are in the slots, the table that comes of them is sound.
+func FuzzAdopt(f *testing.F) {
+	a := families["4"]
+	b, err := New(Config{FlowFile: filepath.Join(f.TempDir(), "flows"), MaxFlows: 4})
+	if err != nil {
+		f.Fatal(err)
+	}
+	b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+	b.Outbound(mk(packet.ProtoTCP, at(a.pod, 1), at(a.vip, 80), packet.SYN))
+	f.Add(bytes.Clone(b.file.mem[headerSize:]))
+	b.Close()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		path := filepath.Join(t.TempDir(), "flows")
+		mem := make([]byte, headerSize+4*int(entrySize))
+		newHeader(4).encode(mem)
+		copy(mem[headerSize:], raw)
+		if err := os.WriteFile(path, mem, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b, err := New(Config{FlowFile: path, MaxFlows: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		flows := b.Flows(nil, 0)
+		if len(flows) != b.room() || len(flows) > 4 {
+			t.Fatal(len(flows), b.room())
+		}
+		b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+		for i := range uint16(8) {
+			b.Outbound(mk(packet.ProtoTCP, at(a.pod, 100+i), at(a.vip, 80), packet.SYN))
+		}
+		b.flows.sweep(b.now() + 1<<20)
+		if b.room() != 0 {
+			t.Fatal(b.room(), "slots after the last sweep")
+		}
+	})
+}

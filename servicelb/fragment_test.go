@@ -1,0 +1,90 @@
+package servicelb
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// pieceOf makes a fragment of a UDP datagram; the first one has the header.
+func pieceOf(src, dst netip.AddrPort, id uint32, first bool) *packet.Packet {
+	l4 := make([]byte, 64)
+	proto := uint8(packet.ProtoUDP)
+	if first {
+		copy(l4, l4ports(proto, src.Port(), dst.Port(), 0, 8))
+	}
+	b := ipHeader(src.Addr(), dst.Addr(), proto, len(l4))
+	if src.Addr().Is4() {
+		binary.BigEndian.PutUint16(b[4:], uint16(id))
+		off := uint16(0x2000)
+		if !first {
+			off = 8
+		}
+		binary.BigEndian.PutUint16(b[6:], off)
+	} else {
+		b[6] = 44
+		binary.BigEndian.PutUint16(b[4:], uint16(len(l4)+8))
+		off := uint16(1)
+		if !first {
+			off = 64
+		}
+		b = append(b, proto, 0, byte(off>>8), byte(off))
+		b = binary.BigEndian.AppendUint32(b, id)
+	}
+	p := new(packet.Packet)
+	if f := p.Parse(append(b, l4...)); f != packet.OK {
+		panic(f)
+	}
+	p.FixIPChecksum()
+	return p
+}
+
+func TestFragments(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
+		client, vip := at(a.pod, 4000), at(a.vip, 80)
+		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), Drop, "later before first")
+		p := pieceOf(client, vip, 1, true)
+		want(t, b, b.Outbound(p), Peer, "first")
+		if intact(t, p); p.Destination() != at(a.far, 8080) || !p.Fragment() {
+			t.Fatal(p.Destination())
+		}
+		p = pieceOf(client, vip, 1, false)
+		want(t, b, b.Outbound(p), Peer, "later")
+		if intact(t, p); p.Dst != ip(a.far) || p.Src != ip(a.pod) {
+			t.Fatal(p.Src, p.Dst)
+		}
+		want(t, b, b.Outbound(pieceOf(client, vip, 2, false)), Drop, "of another datagram")
+		back, to := at(a.far, 8080), client
+		want(t, b, b.Inbound(pieceOf(back, to, 3, true)), Reflect, "first of the answer")
+		p = pieceOf(back, to, 3, false)
+		want(t, b, b.Inbound(p), Reflect, "later of the answer")
+		if p.Src != ip(a.vip) {
+			t.Fatal(p.Src)
+		}
+		want(t, b, b.Outbound(pieceOf(client, at(a.far, 9), 4, false)), Peer, "later, to a Pod")
+		want(t, b, b.Inbound(pieceOf(at(a.far, 9), client, 4, false)), Reflect, "later, from a Pod")
+		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 4, false)), Drop, "later, to the world")
+		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 5, true)), Reflect, "first, to the world")
+		p = pieceOf(client, at(a.endpoint, 9), 5, false)
+		want(t, b, b.Outbound(p), Reflect, "later, to the world")
+		if p.Src != ip(a.node) {
+			t.Fatal(p.Src)
+		}
+		b.clock.Add(pieceTime + 1)
+		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), Drop, "much later")
+	})
+}
+
+func TestUDPWithoutChecksum(t *testing.T) {
+	a := families["4"]
+	b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
+	p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 80), 0)
+	p.Buf[26], p.Buf[27] = 0, 0
+	want(t, b, b.Outbound(p), Peer, "datagram")
+	if intact(t, p); p.Buf[26] != 0 || p.Buf[27] != 0 {
+		t.Fatal("there is a checksum now")
+	}
+}

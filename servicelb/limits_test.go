@@ -1,0 +1,191 @@
+package servicelb
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestFlood: one Pod opens connections without end. Connections that stand go on, others get in, and the table ends
+// where it should.
+func TestFlood(t *testing.T) {
+	a := families["4"]
+	for _, answered := range []bool{false, true} {
+		const size = 4096
+		b := newBalancer(t, size, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+		open := func(src string, port uint16, whole bool) Verdict {
+			p := mk(packet.ProtoTCP, at(src, port), at(a.vip, 80), packet.SYN)
+			v := b.Outbound(p)
+			if v == Peer && whole {
+				b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
+				b.Outbound(mk(packet.ProtoTCP, at(src, port), at(a.vip, 80), packet.ACK))
+			}
+			return v
+		}
+		victim := ip(a.pod).Next()
+		for i := range uint16(100) {
+			want(t, b, open(victim.String(), 1000+i, true), Peer, "before the flood")
+		}
+		other := victim
+		for i := range 60000 {
+			open(a.pod, uint16(i), answered)
+			if i%500 == 0 {
+				other = other.Next()
+				want(t, b, open(other.String(), 1, true), Peer, "another client in the flood")
+			}
+		}
+		for i := range uint16(100) {
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), Peer, "a standing connection")
+		}
+		if b.room() > size {
+			t.Fatal(b.room())
+		}
+		t.Log(b.room(), nonzero(b.Stats().Dropped), b.Stats().Flows)
+	}
+}
+
+// TestFloodOfSources: many sources flood; what closes and what is half-open makes room, what stands stays.
+func TestFloodOfSources(t *testing.T) {
+	a := families["4"]
+	b := newBalancer(t, 512, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+	src := netip.MustParseAddr("20.0.0.1")
+	for range 20000 {
+		src = src.Next()
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)), Peer, "SYN")
+	}
+	for src = ip("30.0.0.1"); ; src = src.Next() { // all of it stands
+		p := mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)
+		if b.Outbound(p) != Peer {
+			break
+		}
+		b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
+		b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.ACK))
+	}
+	s := b.Stats()
+	if s.Dropped["table_full"] != 1 || s.Flows["tcp-open"] < 450 {
+		t.Fatal(s.Flows, nonzero(s.Dropped))
+	}
+	last := b.Flows(nil, 0)
+	for _, f := range last {
+		if f.State == "tcp-open" {
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK)), Peer, "standing")
+		}
+	}
+	b.flows.sweep(b.now() + 25*3600)
+	b.sound(t)
+	if b.room() != 0 {
+		t.Fatal(b.room())
+	}
+}
+
+// sound compares everything that is derived from the flows with the flows.
+func (b *Balancer) sound(t *testing.T) {
+	t.Helper()
+	var half, all, loads int32
+	for i := range b.flows.sources {
+		half += b.flows.sources[i].half.Load()
+		all += b.flows.sources[i].all.Load()
+	}
+	for i := range b.flows.loads {
+		loads += b.flows.loads[i].Load()
+	}
+	var n, h int32
+	for i := range b.flows.slots {
+		if s := b.flows.slots[i].status.Load(); s&stateMask > dying {
+			n++
+			if halfOpen(s) {
+				h++
+			}
+		}
+	}
+	if all != n || half != h || loads != n || int(n) != b.room() || len(b.Flows(nil, 0)) != int(n) {
+		t.Fatalf("%d flows, %d half-open; accounts: %d, %d, loads %d, slots %d, listed %d", n, h, all, half, loads, b.room(), len(b.Flows(nil, 0)))
+	}
+}
+
+// TestTogether runs everything at once, for the race detector.
+func TestTogether(t *testing.T) {
+	a := families["4"]
+	b := newBalancer(t, 256, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+	ctx, stop := context.WithCancel(context.Background())
+	var run, wg sync.WaitGroup
+	run.Go(func() { b.Run(ctx) })
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 4000 {
+				port := uint16(1000 + i%300)
+				flags := []uint8{packet.SYN, packet.ACK, packet.FIN | packet.ACK, packet.RST}[(i/300+g)%4]
+				if g%2 == 0 {
+					b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), flags))
+					b.Outbound(mk(packet.ProtoUDP, at(a.pod, port), at(a.endpoint, 80), flags))
+				} else {
+					b.Inbound(mk(packet.ProtoTCP, at(a.far, 8080), at(a.pod, port), flags|packet.ACK))
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range 200 {
+			to := []string{a.far, ip(a.far).Next().String()}[i%2]
+			b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, to)))
+			b.Flows(nil, 10)
+			b.Stats()
+			b.flows.sweep(b.now() + uint32(i%40))
+		}
+	})
+	wg.Wait()
+	stop()
+	run.Wait()
+	b.sound(t)
+}
+
+// TestNoAllocations: neither a packet of a known flow, nor a new flow, nor an answer allocates.
+func TestNoAllocations(t *testing.T) {
+	if raceOn {
+		t.Skip("the race detector allocates and empties pools")
+	}
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
+		svc.Affinity = 60e9
+		udp, more := service("udp", packet.ProtoUDP, a.vip, 80, 8080, a.far)
+		b := newBalancer(t, 1<<16, Build(testSelf(), snap([]model.Service{svc, udp}, append(parts, more...))))
+		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)
+		b.Outbound(p)
+		var q packet.Packet
+		scratch := make([]byte, 0, 2048)
+		again := func(what string, p *packet.Packet, v func(*packet.Packet) Verdict, change func(q *packet.Packet)) {
+			t.Helper()
+			verdict := Drop
+			if n := testing.AllocsPerRun(200, func() {
+				q = *p
+				q.Buf = append(scratch, p.Buf...)
+				if change != nil {
+					change(&q)
+				}
+				verdict = v(&q)
+			}); n != 0 || verdict == Drop {
+				t.Errorf("%s: %v allocations, verdict %v", what, n, verdict)
+			}
+		}
+		again("known", mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK), b.Outbound, nil)
+		again("answer", mk(packet.ProtoTCP, at(a.far, 8080), at(a.pod, 4000), packet.ACK), b.Inbound, nil)
+		port := uint16(5000)
+		next := func(q *packet.Packet) { port++; q.SetSource(netip.AddrPortFrom(q.Src, port)) }
+		again("new", mk(packet.ProtoTCP, at(a.pod, 1), at(a.vip, 80), packet.SYN), b.Outbound, next)
+		again("new UDP", mk(packet.ProtoUDP, at(a.pod, 1), at(a.vip, 80), packet.SYN), b.Outbound, next)
+		again("masquerade", mk(packet.ProtoUDP, at(a.pod, 1), at(a.endpoint, 80), packet.SYN), b.Outbound, next)
+		again("reject", mk(packet.ProtoUDP, at(a.pod, 1), at(a.vip, 81), packet.SYN), b.Outbound, next)
+		again("reset", mk(packet.ProtoTCP, at(a.pod, 1), at(a.vip, 81), packet.SYN), b.Outbound, next)
+		again("error", errorAbout(p, ip(a.far)), b.Inbound, nil)
+		again("fragment", pieceOf(at(a.pod, 1), at(a.vip, 80), 1, true), b.Outbound, nil)
+		again("later fragment", pieceOf(at(a.pod, 1), at(a.vip, 80), 1, false), b.Outbound, nil)
+	})
+}

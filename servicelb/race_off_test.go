@@ -1,0 +1,5 @@
+//go:build !race
+
+package servicelb
+
+const raceOn = false
