@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/warrennet/warren/internal/model"
@@ -40,6 +41,23 @@ func BenchmarkBuild(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				Build(testSelf(), s)
+			}
+		})
+		b.Run(fmt.Sprintf("%d/one change", n), func(b *testing.B) {
+			var builder Builder
+			now := s
+			builder.Build(testSelf(), now)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				b.StopTimer()
+				next := *now
+				next.Slices = slices.Clone(now.Slices)
+				sl := &next.Slices[i*7919%n]
+				sl.Endpoints = slices.Clone(sl.Endpoints)
+				sl.Endpoints[0].Ready = !sl.Endpoints[0].Ready
+				now = &next
+				b.StartTimer()
+				builder.Build(testSelf(), now)
 			}
 		})
 	}

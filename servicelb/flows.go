@@ -37,7 +37,7 @@ func unref(ref uint32) (slot uint32, way int)      { return (ref - 1) >> 1, int(
 func (f *flows) at(ref uint32) (e *entry, way int) { s, w := unref(ref); return &f.slots[s], w }
 
 func newFlows(slots []entry) *flows {
-	buckets := max(1<<bits.Len(uint(2*len(slots)-1)), shards)
+	buckets := max(1<<bits.Len(uint(len(slots)+len(slots)/4)), shards)
 	f := &flows{slots: slots, seed: maphash.MakeSeed(), heads: make([]uint32, buckets), mask: uint64(buckets - 1)}
 	f.room.limit = uint32(len(slots))
 	return f

@@ -35,7 +35,7 @@ func (t *Table) client(a netip.Addr) client {
 // open starts a flow to a frontend, or says why not.
 func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from) Verdict {
 	c := v.client(p.Src)
-	if c == clientOutside && !f.admits(p.Src) {
+	if c == clientOutside && (!f.admits(p.Src) || f.kind == kindCluster && v.self.ClusterOnly) {
 		return b.drop(dropSourceRange)
 	}
 	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {

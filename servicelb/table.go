@@ -27,6 +27,18 @@ type Self struct {
 	NonMasquerade []netip.Prefix
 	// MasqueradePorts is the range of source ports for what leaves the cluster, both ends included.
 	MasqueradePorts [2]uint16
+	// Health leads from health check node ports to the ports of the agent's listeners on PodNet4 and PodNet6.
+	Health map[uint16]uint16
+	// ClusterOnly refuses clients outside of the cluster at cluster addresses.
+	ClusterOnly bool
+}
+
+// podNet returns the node's own address inside its blocks.
+func (s *Self) podNet(v4 bool) netip.Addr {
+	if v4 {
+		return s.PodNet4
+	}
+	return s.PodNet6
 }
 
 // snat returns the SNAT address of a family.
@@ -43,6 +55,8 @@ type frontKey struct {
 	port  uint16
 	proto uint8
 }
+
+func (k *frontKey) hash() uint64 { return stable(k.addr, uint64(k.port)<<8|uint64(k.proto)) }
 
 // kind says what sort of address a frontend is.
 type kind uint8
@@ -91,12 +105,11 @@ func (b backend) addrPort() netip.AddrPort { return netip.AddrPortFrom(b.addr, b
 // Table is everything the packet path looks up. It is immutable.
 type Table struct {
 	self     Self
-	fronts   map[frontKey]*frontend
-	vips     map[netip.Addr]bool                 // Service addresses: an unknown port on one is rejected
-	ranges   []netip.Prefix                      // Service ranges: likewise
-	local    map[netip.Addr]bool                 // the node's own addresses
-	peers    map[netip.Addr]bool                 // other nodes' addresses
-	opened   map[model.ObjectName]*atomic.Uint64 // connections of each Service
+	fronts   cow[frontKey, *frontend]
+	vips     cow[netip.Addr, int] // Service addresses, how often: an unknown port on one is rejected
+	ranges   []netip.Prefix       // Service ranges: likewise
+	local    map[netip.Addr]bool  // the node's own addresses
+	peers    map[netip.Addr]bool  // other nodes' addresses
 	steering Steering
 }
 
@@ -120,18 +133,22 @@ type Steering struct {
 func (t *Table) Steering() Steering { return t.steering }
 
 // Len returns the number of frontends.
-func (t *Table) Len() int { return len(t.fronts) }
+func (t *Table) Len() int { return t.fronts.len() }
 
-func (t *Table) front(k frontKey) *frontend { return t.fronts[k] }
+func (t *Table) front(k frontKey) *frontend { return t.fronts.get(k.hash(), k) }
 
 // vip reports whether an address is one of a Service's.
-func (t *Table) vip(a netip.Addr) bool { return t.vips[a] }
+func (t *Table) vip(a netip.Addr) bool { return t.vips.get(stable(a, 0), a) > 0 }
 
 // connections adds the counters of the busiest Services.
 func (t *Table) connections(into map[string]uint64) {
 	var all []connections
-	for name, n := range t.opened {
-		all = append(all, connections{name.String(), n.Load()})
+	seen := map[*atomic.Uint64]bool{}
+	for _, f := range t.fronts.all {
+		if !seen[f.opened] {
+			seen[f.opened] = true
+			all = append(all, connections{f.name.String(), f.opened.Load()})
+		}
 	}
 	for _, c := range busiest(all) {
 		into[c.name] = c.n

@@ -1,0 +1,156 @@
+package servicelb
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// unit is one Service (or one Pod with host ports) compiled: everything it puts into the table.
+type unit struct {
+	keys   []frontKey
+	fronts []*frontend // of keys
+	vips   []netip.Addr
+	opened *atomic.Uint64
+}
+
+// port is what the frontends of one Service port and family share.
+type port struct {
+	internal, external *pool
+	all                []backend
+}
+
+// compile makes the unit of a Service from its endpoint slices.
+func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, opened *atomic.Uint64) *unit {
+	u := &unit{opened: opened}
+	if svc.Foreign || svc.Headless || svc.Type == model.ExternalName {
+		return u
+	}
+	for i := range svc.Ports {
+		t.compilePort(u, svc, &svc.Ports[i], parts)
+	}
+	t.compileHealth(u, svc)
+	for _, a := range svc.ClusterIPs {
+		u.vip(a)
+	}
+	for _, list := range [][]netip.Addr{svc.ExternalIPs, svc.LBAddresses} {
+		for _, a := range list {
+			if !t.local[a] && !t.peers[a] { // a node's address has other uses
+				u.vip(a)
+			}
+		}
+	}
+	return u
+}
+
+func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, parts []*model.EndpointSlice) {
+	var made [2]*port // by family, on demand
+	add := func(k kind, addr netip.Addr, number uint16) {
+		x := &made[b2i(addr.Is6())]
+		if *x == nil {
+			eps := endpointsOf(parts, p, addr.Is6(), svc.PublishNotReady)
+			*x = &port{t.pool(svc, eps, false), t.pool(svc, eps, true), backends(eps)}
+		}
+		f := &frontend{name: svc.ObjectName, port: p.Name, kind: k, affinity: svc.Affinity, pick: pickerOf(svc.Annotations),
+			id: portID(svc.ObjectName, p), internal: (*x).internal, external: (*x).external, all: (*x).all, opened: u.opened}
+		if k == kindExternal && svc.Type == model.LoadBalancer && slices.Contains(svc.LBAddresses, addr) {
+			f.sources = svc.LBSourceRanges
+		}
+		if k == kindCluster {
+			f.external = f.internal
+		}
+		f.prepare()
+		u.add(frontKey{addr, number, uint8(p.Protocol)}, f)
+	}
+	for _, a := range svc.ClusterIPs {
+		add(kindCluster, a, p.Port)
+	}
+	for _, list := range [][]netip.Addr{svc.ExternalIPs, svc.LBAddresses} {
+		for _, a := range list {
+			add(kindExternal, a, p.Port)
+		}
+	}
+	if p.NodePort != 0 {
+		for _, a := range t.self.NodePortAddrs {
+			add(kindNodePort, a, p.NodePort)
+		}
+	}
+}
+
+// compileHealth leads a health check node port to the agent's listener, which lies outside of the steered ranges.
+func (t *Table) compileHealth(u *unit, svc *model.Service) {
+	listener := t.self.Health[svc.HealthCheckNodePort]
+	if svc.HealthCheckNodePort == 0 || listener == 0 {
+		return
+	}
+	for _, a := range t.self.NodePortAddrs {
+		own := t.self.podNet(a.Is4())
+		if !own.IsValid() {
+			continue
+		}
+		only := []backend{{own, listener}}
+		p := &pool{backends: only}
+		u.add(frontKey{a, svc.HealthCheckNodePort, uint8(model.TCP)},
+			&frontend{name: svc.ObjectName, port: "healthCheckNodePort", kind: kindNodePort, internal: p, external: p, all: only, opened: new(atomic.Uint64)})
+	}
+}
+
+// compilePod makes the unit of a Pod of this node that has host ports.
+func (t *Table) compilePod(pod *model.Pod, opened *atomic.Uint64) *unit {
+	u := &unit{opened: opened}
+	for _, h := range pod.HostPorts {
+		on := []netip.Addr{h.HostIP}
+		if !h.HostIP.IsValid() || h.HostIP.IsUnspecified() {
+			on = slices.Concat(t.self.NodePortAddrs, t.self.Addrs)
+		}
+		for _, a := range on {
+			if h.HostIP.IsValid() && h.HostIP.Is4() != a.Is4() {
+				continue // 0.0.0.0 is not ::
+			}
+			for _, to := range pod.Addrs {
+				if to.Is4() != a.Is4() {
+					continue
+				}
+				only := []backend{{to, h.ContainerPort}}
+				p := &pool{backends: only}
+				u.add(frontKey{a, h.HostPort, uint8(h.Protocol)},
+					&frontend{name: pod.ObjectName, port: "hostPort", kind: kindHostPort, internal: p, external: p, all: only, opened: opened})
+			}
+		}
+	}
+	return u
+}
+
+// add enters a frontend, unless the same Service has one there already.
+func (u *unit) add(k frontKey, f *frontend) {
+	if !slices.Contains(u.keys, k) {
+		u.keys, u.fronts = append(u.keys, k), append(u.fronts, f)
+	}
+}
+
+func (u *unit) vip(a netip.Addr) {
+	if !slices.Contains(u.vips, a) {
+		u.vips = append(u.vips, a)
+	}
+}
+
+// portID hashes the name of a Service port (FNV-1a).
+func portID(n model.ObjectName, p *model.ServicePort) uint64 {
+	h := uint64(14695981039346656037)
+	for _, s := range [...]string{n.Namespace, n.Name, p.Name} {
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * 1099511628211
+		}
+		h = (h ^ 0xff) * 1099511628211
+	}
+	return mix(h ^ uint64(p.Protocol))
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
