@@ -1,0 +1,56 @@
+package dns
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync/atomic"
+)
+
+// access decides who may ask, and how often. It is shared by all workers and takes no lock.
+type access struct {
+	allow []netip.Prefix
+	limit uint32
+	slots [4096]atomic.Uint64 // mark of the client (24 bits), second (16), queries in it (24)
+}
+
+func newAccess(allow []netip.Prefix, limit int) *access {
+	a := &access{limit: uint32(limit)}
+	for _, p := range allow {
+		a.allow = append(a.allow, p.Masked())
+	}
+	return a
+}
+
+func (a *access) allowed(from netip.Addr) bool {
+	for i := range a.allow {
+		if a.allow[i].Contains(from) {
+			return true
+		}
+	}
+	return from.IsLoopback()
+}
+
+// within counts a query of a client in this second. Two clients on one slot push each other out: then the limit is looser
+// than said, never tighter.
+func (a *access) within(from netip.Addr, second int64) bool {
+	if a.limit == 0 {
+		return true
+	}
+	b := from.As16()
+	h := (binary.LittleEndian.Uint64(b[:8])*0x9E3779B97F4A7C15 ^ binary.LittleEndian.Uint64(b[8:])) * 0xC2B2AE3D27D4EB4F
+	slot := &a.slots[h>>52]
+	mark := h<<12>>40<<40 | uint64(uint16(second))<<24
+	for {
+		was := slot.Load()
+		now := mark | 1
+		if was&^0xffffff == mark {
+			if uint32(was&0xffffff) >= a.limit {
+				return false
+			}
+			now = was + 1
+		}
+		if slot.CompareAndSwap(was, now) {
+			return true
+		}
+	}
+}

@@ -1,0 +1,171 @@
+package dns
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batchSize = 64
+	inSize    = 1536 // larger queries are cut by the kernel and answered with FORMERR
+	ctlSize   = 64
+)
+
+// mmsghdr is the kernel's struct on 64-bit machines.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [4]byte
+}
+
+// batch moves up to batchSize datagrams per system call. golang.org/x/net has the same calls, but allocates an address
+// per datagram; here the kernel's own bytes go back as they came.
+type batch struct {
+	raw      syscall.RawConn
+	in, out  [batchSize]mmsghdr
+	iovI     [batchSize]unix.Iovec
+	iovO     [batchSize]unix.Iovec
+	names    [batchSize]unix.RawSockaddrInet6
+	ctl      [batchSize][ctlSize]byte
+	bufI     [batchSize][inSize]byte
+	bufO     [batchSize][udpSize]byte
+	queued   int // answers in out
+	sent     int
+	received int
+	err      error
+	recvFn   func(fd uintptr) bool
+	sendFn   func(fd uintptr) bool
+}
+
+func newBatch(c *net.UDPConn) (*batch, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	b := &batch{raw: raw}
+	for i := range b.in {
+		b.iovI[i].Base = &b.bufI[i][0]
+		b.iovI[i].SetLen(inSize)
+		b.in[i].hdr.Iov, b.in[i].hdr.Name, b.in[i].hdr.Control = &b.iovI[i], (*byte)(unsafe.Pointer(&b.names[i])), &b.ctl[i][0]
+		b.in[i].hdr.SetIovlen(1)
+		b.iovO[i].Base = &b.bufO[i][0]
+		b.out[i].hdr.Iov = &b.iovO[i]
+		b.out[i].hdr.SetIovlen(1)
+	}
+	b.recvFn, b.sendFn = b.tryRecv, b.trySend // made once: a closure per call would allocate
+	return b, nil
+}
+
+// recv waits for datagrams and returns how many came.
+func (b *batch) recv() (int, error) {
+	for i := range b.in {
+		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		b.in[i].hdr.SetControllen(ctlSize)
+	}
+	if err := b.raw.Read(b.recvFn); err != nil {
+		return 0, err
+	}
+	return b.received, b.err
+}
+
+func (b *batch) tryRecv(fd uintptr) bool {
+	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	b.received, b.err = int(n), nil
+	switch e {
+	case 0:
+		return true
+	case unix.EAGAIN:
+		return false
+	}
+	b.received, b.err = 0, e
+	return true
+}
+
+// packet is datagram i; full says that it was longer than the buffer.
+func (b *batch) packet(i int) (pkt []byte, full bool) {
+	return b.bufI[i][:min(int(b.in[i].n), inSize)], b.in[i].hdr.Flags&unix.MSG_TRUNC != 0
+}
+
+// source is who sent datagram i.
+func (b *batch) source(i int) netip.AddrPort {
+	n := &b.names[i]
+	port := uint16(n.Port)<<8 | uint16(n.Port)>>8
+	if n.Family == unix.AF_INET {
+		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(n))
+		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(n.Addr).Unmap(), port)
+}
+
+// answer queues the answer to datagram i, whose bytes are in bufO[queued] already.
+func (b *batch) answer(i, n int) {
+	o := &b.out[b.queued]
+	b.iovO[b.queued].SetLen(n)
+	o.hdr.Name, o.hdr.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
+	o.hdr.Control, o.hdr.Controllen = nil, 0
+	if c := b.in[i].hdr.Controllen; c > 0 {
+		anyInterface(b.ctl[i][:c])
+		o.hdr.Control, o.hdr.Controllen = &b.ctl[i][0], c
+	}
+	b.queued++
+}
+
+// control copies the packet information of datagram i for an answer that is sent later.
+func (b *batch) control(i int) []byte {
+	c := b.in[i].hdr.Controllen
+	if c == 0 {
+		return nil
+	}
+	out := append([]byte(nil), b.ctl[i][:c]...)
+	anyInterface(out)
+	return out
+}
+
+// anyInterface clears the interface of a received pktinfo: the answer leaves from the address that was asked, by the way
+// that routing says. Link-local IPv6 keeps it, there it is part of the address.
+func anyInterface(ctl []byte) {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
+	data := ctl[unix.CmsgLen(0):]
+	switch {
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+		clear(data[:4])
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+		if !(data[0] == 0xfe && data[1]&0xc0 == 0x80) {
+			clear(data[16:20])
+		}
+	}
+}
+
+// flush sends the queued answers. A datagram that cannot be sent is skipped: its client asks again.
+func (b *batch) flush() (lost int) {
+	for b.sent = 0; b.sent < b.queued; {
+		if err := b.raw.Write(b.sendFn); err != nil {
+			lost += b.queued - b.sent
+			break
+		}
+		if b.err != nil {
+			b.sent++
+			lost++
+		}
+	}
+	b.queued = 0
+	return lost
+}
+
+func (b *batch) trySend(fd uintptr) bool {
+	n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.sent])), uintptr(b.queued-b.sent), unix.MSG_DONTWAIT, 0, 0)
+	b.err = nil
+	switch e {
+	case 0:
+		b.sent += int(n)
+		return true
+	case unix.EAGAIN:
+		return false
+	}
+	b.err = e
+	return true
+}

@@ -1,0 +1,77 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+
+	"github.com/miekg/dns"
+)
+
+// aliases bounds how many ExternalNames lead to one answer.
+const aliases = 8
+
+// chase follows an ExternalName: inside the cluster through the same index, outside through upstream. The aliases come
+// first in the answer and are kept when what follows fails; then the whole is SERVFAIL, so that a client asks again.
+func (s *Server) chase(ctx context.Context, q *query, x *index, svc *service) *message {
+	out := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}, Question: []dns.Question{{Qtype: q.typ}}}
+	owner, seen := textName(q.name), map[string]bool{string(q.name): true}
+	for n := 0; n < aliases && svc != nil; n++ {
+		target := textName([]byte(svc.target))
+		out.Answer = append(out.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: x.z.ttl}, Target: target})
+		if seen[svc.target] {
+			break // a ring
+		}
+		seen[svc.target] = true
+		owner, svc = target, s.follow(ctx, q, x, svc.target, out)
+	}
+	m, err := newMessage(out, string(q.name))
+	if err != nil {
+		return &message{rcode: rcodeServfail}
+	}
+	m.authority, m.life = true, 0
+	return m
+}
+
+// follow asks for an alias's target and adds the answer to out, or returns the next alias.
+func (s *Server) follow(ctx context.Context, q *query, x *index, target string, out *dns.Msg) *service {
+	sub := &query{}
+	if sub.parse(rename(q, target)) != plain {
+		return nil
+	}
+	f := x.find(sub)
+	var raw []byte
+	switch {
+	case f.chase != nil:
+		return f.chase
+	case f.zone != zoneExternal:
+		raw = sub.local(nil, x, f, 0, tcpSize)
+	case !q.recursion:
+		out.Rcode = dns.RcodeSuccess // the alias is all we have ourselves
+		return nil
+	default:
+		m, rule, _ := s.external(ctx, sub)
+		raw = sub.message(nil, m, rule, tcpSize)
+	}
+	in := new(dns.Msg)
+	if in.Unpack(raw) == nil {
+		out.Answer, out.Ns, out.Rcode = append(out.Answer, in.Answer...), in.Ns, in.Rcode
+	}
+	return nil
+}
+
+// rename is the same question for another name.
+func rename(q *query, name string) []byte {
+	p := append([]byte(nil), q.pkt[:headerLen]...)
+	p[10], p[11] = 0, 0
+	p = append(p, name...)
+	p = binary.BigEndian.AppendUint16(p, q.typ)
+	p = binary.BigEndian.AppendUint16(p, classIN)
+	if q.edns {
+		p[11] = 1
+		p = append(p, 0, 0, typeOPT, udpSize>>8, udpSize&0xff, 0, 0, 0, 0, 0, 0)
+		if q.do {
+			p[len(p)-4] = 0x80
+		}
+	}
+	return p
+}

@@ -1,0 +1,243 @@
+package dns
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+var errBroken = errors.New("the answer does not fit the question")
+
+// exchange asks one upstream once: UDP first, TCP when the answer is truncated or came with another spelling of the name
+// than was sent, or TLS alone.
+func (up *upstream) exchange(ctx context.Context, k cacheKey) (*message, error) {
+	q := newQuestion(k, !up.noEDNS.Load())
+	m, err := up.once(ctx, q)
+	if err == nil && m.Rcode == dns.RcodeFormatError && !up.noEDNS.Load() {
+		up.noEDNS.Store(true)
+		q = newQuestion(k, false)
+		m, err = up.once(ctx, q)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask upstream %s: %w", up.name, err)
+	}
+	sanitize(m, k)
+	return newMessage(m, k.name)
+}
+
+func (up *upstream) once(ctx context.Context, q []byte) (*dns.Msg, error) {
+	var raw []byte
+	var err error
+	if up.tls != nil {
+		raw, err = up.overTLS(ctx, q)
+	} else if raw, err = up.overUDP(ctx, q); err == nil && (raw == nil || raw[2]&flagTC != 0) {
+		raw, err = up.overTCP(ctx, q)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(raw); err != nil || len(m.Question) != 1 {
+		return nil, errors.Join(errBroken, err)
+	}
+	return m, nil
+}
+
+// newQuestion writes a query with a random id and random capitals (0x20): both must come back.
+func newQuestion(k cacheKey, edns bool) []byte {
+	var r [2 + 255]byte
+	_, _ = rand.Read(r[:2+len(k.name)])
+	q := make([]byte, 0, headerLen+len(k.name)+4+optLen)
+	q = append(q, r[0], r[1], flagRD, flagAD, 0, 1, 0, 0, 0, 0, 0, 0)
+	if k.flags&2 != 0 {
+		q[3] |= flagCD
+	}
+	for i := range len(k.name) {
+		c := k.name[i]
+		if c >= 'a' && c <= 'z' && r[2+i]&1 != 0 { // length bytes are below 64
+			c -= 'a' - 'A'
+		}
+		q = append(q, c)
+	}
+	q = append(q, byte(k.typ>>8), byte(k.typ), 0, classIN)
+	if edns {
+		q[11] = 1
+		q = append(q, 0, 0, typeOPT, udpSize>>8, udpSize&0xff, 0, 0, k.flags<<7, 0, 0, 0)
+	}
+	return q
+}
+
+type fit uint8
+
+const (
+	fits fit = iota
+	respelled
+	foreign
+)
+
+// check compares an answer with the question it is for.
+func check(q, a []byte) fit {
+	end := len(q)
+	if q[11] != 0 {
+		end -= optLen
+	}
+	if len(a) < end || a[0] != q[0] || a[1] != q[1] || a[2]&0xf8 != flagQR || binary.BigEndian.Uint16(a[4:]) != 1 {
+		return foreign
+	}
+	if bytes.Equal(a[headerLen:end], q[headerLen:end]) {
+		return fits
+	}
+	for i := headerLen; i < end-4; i++ {
+		if lower[a[i]] != lower[q[i]] {
+			return foreign
+		}
+	}
+	if !bytes.Equal(a[end-4:end], q[end-4:end]) {
+		return foreign
+	}
+	return respelled
+}
+
+// overUDP asks from a port of its own, chosen by the kernel at random, and takes answers from the one address only.
+// Datagrams that do not fit are ignored: the true answer may be right behind. nil means: ask over TCP.
+func (up *upstream) overUDP(ctx context.Context, q []byte) ([]byte, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", up.addr.String())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := c.Write(q); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 4096)
+	for range 100 {
+		n, err := c.Read(buf)
+		if err != nil {
+			return nil, err
+		}
+		switch check(q, buf[:n]) {
+		case fits:
+			return buf[:n], nil
+		case respelled:
+			return nil, nil
+		}
+		up.health.lied()
+	}
+	return nil, errBroken
+}
+
+func (up *upstream) overTCP(ctx context.Context, q []byte) ([]byte, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", up.addr.String())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return up.stream(ctx, c, q)
+}
+
+// overTLS uses a connection left by an earlier question, or a new one when that has gone away meanwhile.
+func (up *upstream) overTLS(ctx context.Context, q []byte) ([]byte, error) {
+	select {
+	case c := <-up.idle:
+		if a, err := up.stream(ctx, c, q); err == nil {
+			up.keep(c)
+			return a, nil
+		}
+		c.Close()
+	default:
+	}
+	c, err := (&tls.Dialer{Config: up.tls}).DialContext(ctx, "tcp", up.addr.String())
+	if err != nil {
+		return nil, err
+	}
+	a, err := up.stream(ctx, c, q)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	up.keep(c.(*tls.Conn))
+	return a, nil
+}
+
+func (up *upstream) keep(c *tls.Conn) {
+	select {
+	case up.idle <- c:
+	default:
+		c.Close()
+	}
+}
+
+// stream asks over a connection. Nobody can forge an answer blindly here, so another spelling of the name is taken.
+func (up *upstream) stream(ctx context.Context, c net.Conn, q []byte) ([]byte, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...)); err != nil {
+		return nil, err
+	}
+	var n [2]byte
+	if _, err := io.ReadFull(c, n[:]); err != nil {
+		return nil, err
+	}
+	a := make([]byte, binary.BigEndian.Uint16(n[:]))
+	if _, err := io.ReadFull(c, a); err != nil {
+		return nil, err
+	}
+	if check(q, a) == foreign {
+		up.health.lied()
+		return nil, errBroken
+	}
+	return a, nil
+}
+
+// sanitize keeps what belongs to the question: the chain of aliases from its name and the records at the chain's end, the
+// SOA of a negative answer, and signatures for who asked for them. Everything else could only do harm.
+func sanitize(m *dns.Msg, k cacheKey) {
+	do := k.flags&1 != 0
+	m.Extra = nil
+	at := textName([]byte(k.name))
+	var keep []dns.RR
+	chain := map[string]bool{dns.CanonicalName(at): true}
+	for range 16 { // upstream may say them in any order
+		grown := false
+		for _, r := range m.Answer {
+			if c, ok := r.(*dns.CNAME); ok && chain[dns.CanonicalName(c.Hdr.Name)] && !chain[dns.CanonicalName(c.Target)] {
+				chain[dns.CanonicalName(c.Target)], grown = true, true
+			}
+		}
+		if !grown {
+			break
+		}
+	}
+	for _, r := range m.Answer {
+		t := r.Header().Rrtype
+		signature := t == dns.TypeRRSIG && do
+		alias := t == dns.TypeCNAME || t == dns.TypeDNAME
+		if r.Header().Class == dns.ClassINET && (chain[dns.CanonicalName(r.Header().Name)] || t == dns.TypeDNAME) && (t == k.typ || alias || signature) {
+			keep = append(keep, r)
+		}
+	}
+	m.Answer, keep = keep, nil
+	for _, r := range m.Ns {
+		switch r.Header().Rrtype {
+		case dns.TypeSOA:
+			if len(m.Answer) == 0 || m.Answer[len(m.Answer)-1].Header().Rrtype == dns.TypeCNAME {
+				keep = append(keep, r)
+			}
+		case dns.TypeNSEC, dns.TypeNSEC3, dns.TypeRRSIG, dns.TypeDS:
+			if do {
+				keep = append(keep, r)
+			}
+		}
+	}
+	m.Ns = keep
+}

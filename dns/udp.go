@@ -1,0 +1,96 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// worker owns one UDP socket: it receives a batch, answers what the hot path knows, sends, and hands the rest on.
+type worker struct {
+	conn *net.UDPConn
+	b    *batch
+	a    asker
+}
+
+func newWorker(s *Server, c *net.UDPConn) (*worker, error) {
+	b, err := newBatch(c)
+	if err != nil {
+		return nil, fmt.Errorf("udp %s: %w", c.LocalAddr(), err)
+	}
+	return &worker{conn: c, b: b, a: asker{s: s, tally: s.stats.tally()}}, nil
+}
+
+func (w *worker) run(ctx context.Context) error {
+	for {
+		n, err := w.b.recv()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("dns: receive on udp %s: %w", w.conn.LocalAddr(), err)
+		}
+		w.serve(n)
+	}
+}
+
+// serve answers the n datagrams of one batch.
+func (w *worker) serve(n int) {
+	w.a.now = time.Now() // one clock read per batch
+	for i := range n {
+		pkt, full := w.b.packet(i)
+		from := w.b.source(i)
+		if full || from.Port() == 0 {
+			w.a.tally.junk.Add(1)
+			continue
+		}
+		out, v := w.a.answer(w.b.bufO[w.b.queued][:0], pkt, from.Addr(), udpSize, true)
+		switch v {
+		case sent:
+			w.log(from, out)
+			w.b.answer(i, len(out))
+		case slow:
+			w.later(i, pkt, from)
+		case dropped:
+			w.a.tally.junk.Add(1)
+		}
+	}
+	answered := w.b.queued
+	w.a.tally.lost.Add(uint64(w.b.flush()))
+	w.a.tally.took(time.Since(w.a.now), answered)
+}
+
+// later answers datagram i from a goroutine of its own.
+func (w *worker) later(i int, pkt []byte, from netip.AddrPort) {
+	pkt, ctl, start := slices.Clone(pkt), w.b.control(i), w.a.now
+	reply := func(out []byte) {
+		if _, _, err := w.conn.WriteMsgUDPAddrPort(out, ctl, from); err != nil {
+			w.a.tally.lost.Add(1)
+		}
+	}
+	ok := w.a.s.spawnWaiter(func(ctx context.Context) {
+		if out := w.a.s.slow(ctx, pkt, from, udpSize, w.a.tally); out != nil {
+			reply(out)
+			w.a.tally.took(time.Since(start), 1)
+		}
+	})
+	if !ok {
+		reply(servfail(pkt))
+	}
+}
+
+func (w *worker) log(from netip.AddrPort, out []byte) {
+	if w.a.s.queries.Load() {
+		w.a.s.logQuery(from, out)
+	}
+}
+
+// servfail answers any query with its header alone.
+func servfail(pkt []byte) []byte {
+	out := refusal(make([]byte, 0, headerLen), pkt)
+	out[3] = flagRA | rcodeServfail
+	return out
+}
