@@ -20,6 +20,7 @@ import (
 
 	"github.com/warrennet/warren/agent/plug"
 	"github.com/warrennet/warren/cni/veth"
+	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
@@ -46,6 +47,8 @@ type Agent struct {
 	tun    *tunnel.Tunnel
 	lb     *servicelb.Balancer
 	tables tableCache // only the apply loop uses it
+	dns    atomic.Pointer[dns.Server]
+	named  *model.Snapshot // that DNS has; only the apply loop uses it
 	pool   *ipam.Pool
 	plug   *plug.Server
 	links  *veth.Kernel
@@ -210,6 +213,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		case <-t.Ready():
 		}
 		a.tun = t
+		g.Go(func() error { return a.serveDNS(ctx) })
 		v4, v6 := a.self(under).families()
 		if v4 {
 			g.Go(func() error { return a.watchICMP(ctx, false) })

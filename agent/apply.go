@@ -36,6 +36,10 @@ func (a *Agent) apply() {
 	if last := a.applied.Load(); last == nil || last.plan.Table != p.Table {
 		a.lb.Set(p.Table)
 	}
+	if snap != a.named {
+		a.named = snap
+		a.setDNS(snap)
+	}
 	a.finish(p, snap, changed, errors.Join(errs...))
 }
 
@@ -103,7 +107,7 @@ func (a *Agent) self(under hostnet.Underlay) self {
 	}
 	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.cfg.Zone,
-		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list()}
+		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs()}
 }
 
 // tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services.

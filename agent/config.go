@@ -25,6 +25,8 @@ type Config struct {
 	NodeName         string
 	Cluster          model.Cluster
 	ServiceCIDRs     []netip.Prefix // of a new cluster
+	ClusterDNS       []netip.Addr
+	DNSUpstreams     []string
 	Etcd             etcd.Config
 	EtcdPasswordFile string
 	Endpoints        []netip.AddrPort
@@ -56,6 +58,7 @@ func DefaultConfig() Config {
 			Port:      51820,
 		},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd43::/112")},
+		ClusterDNS:   []netip.Addr{netip.MustParseAddr("10.43.0.10"), netip.MustParseAddr("fd43::a")},
 		Offload:      true,
 		Interface:    "warren0",
 		StateDir:     "/var/lib/warren",

@@ -31,3 +31,14 @@ func flowOf(f servicelb.Flow) api.Flow {
 	return api.Flow{Protocol: model.Protocol(f.Proto).String(), State: f.State, Kind: kind, Client: f.Client, Service: f.Service, Source: f.Source,
 		Backend: f.Backend, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
 }
+
+func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {
+	out := []api.Frontend{}
+	if s := a.applied.Load(); s != nil {
+		for _, f := range s.plan.Table.Frontends() {
+			out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind, Protocol: model.Protocol(f.Proto).String(),
+				Address: f.Address, Backends: f.Backends, External: f.External})
+		}
+	}
+	reply(w, out)
+}

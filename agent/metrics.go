@@ -34,6 +34,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d
 	}
 	tunnelDescribe(ch)
+	servicesDescribe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -58,8 +59,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(metricHandshake, at, p.Name)
 	}
-	if m.a.applied.Load() != nil {
+	if s := m.a.applied.Load(); s != nil {
 		tunnelCollect(ch, m.a.tun.Stats())
+		servicesCollect(ch, m.a.lb.Stats(), s.plan.Table.Len())
 	}
 }
 

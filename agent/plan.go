@@ -45,6 +45,7 @@ type self struct {
 	Keepalive      time.Duration
 	Cluster        model.Cluster
 	Foreign        []tunnel.Peer
+	DNS            []netip.Addr // cluster DNS addresses, which every node has itself
 }
 
 // pod is a local Pod's interface and addresses.
@@ -206,6 +207,9 @@ func (p *plan) host(me self, pods []pod) {
 	src := me.sources()
 	for _, b := range me.Blocks {
 		h.Addrs = append(h.Addrs, netip.PrefixFrom(PodNetAddr(b), b.Addr().BitLen()))
+	}
+	for _, d := range me.DNS {
+		h.Addrs = append(h.Addrs, netip.PrefixFrom(d, d.BitLen()))
 	}
 	for _, r := range me.Cluster.PodCIDRs {
 		h.Routes = append(h.Routes, overTUN(me, tablePods, r, src[r.Addr().Is4()])...)

@@ -73,7 +73,9 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering) {
 		if six {
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		h.Routes = append(h.Routes, overTUN(me, tableSteer, all, netip.Addr{})...)
+		// A UDP server of the host that is bound to no address answers from the one the route prefers: it must be the one
+		// that other nodes and endpoints know.
+		h.Routes = append(h.Routes, overTUN(me, tableSteer, all, me.primary(six))...)
 		h.Routes = append(h.Routes, overTUN(me, tableWorld, all, netip.Addr{})...)
 	}
 	p.replies(me, st)
@@ -112,14 +114,9 @@ func (p *plan) replies(me self, st servicelb.Steering) {
 		for _, t := range st.Targets {
 			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefReplies, V6: six, From: r, Proto: t.Proto, Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
 		}
-		for _, a := range me.Underlay.Addrs {
-			if a.Is6() != six {
-				continue
-			}
-			for _, t := range st.HostTargets {
-				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostSend, V6: six, From: netip.PrefixFrom(a, a.BitLen()), To: r, Proto: t.Proto,
-					Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
-			}
+		for _, t := range st.HostTargets {
+			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostSend, V6: six, IIF: "lo", To: r, Proto: t.Proto,
+				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
 		}
 	}
 	for _, b := range me.Blocks {
@@ -136,6 +133,16 @@ func (me self) families() (v4, v6 bool) {
 		v4, v6 = v4 || r.Addr().Is4(), v6 || r.Addr().Is6()
 	}
 	return v4, v6
+}
+
+// primary is the node's first own address of a family.
+func (me self) primary(six bool) netip.Addr {
+	for _, a := range me.Underlay.Addrs {
+		if a.Is6() == six {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // sources are the node's Pod-net addresses by family (is IPv4).

@@ -34,7 +34,7 @@ func (a *Agent) openPlug() error {
 	}
 	a.plug = plug.New(plug.Config{
 		Pool: a.pool, Links: plug.Kernel{Kernel: a.links}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
-		Ready: a.notReady, Changed: a.kick, Log: a.log,
+		DNS: a.podDNS, Ready: a.notReady, Changed: a.kick, Log: a.log,
 	})
 	return nil
 }

@@ -61,6 +61,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET "+api.PodsPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) })
 	mux.HandleFunc("GET "+api.EnvPath, a.serveEnv)
 	mux.HandleFunc("GET "+api.FlowsPath, a.serveFlows)
+	mux.HandleFunc("GET "+api.ServicesPath, a.serveServices)
 	mux.HandleFunc("GET "+api.PeersPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) })
 	mux.HandleFunc("POST "+api.PeersPath, a.addPeer)
 	mux.HandleFunc("DELETE "+api.PeersPath, a.removePeer)

@@ -17,6 +17,7 @@ var suites = []struct {
 	run         func(ctx context.Context, o options) error
 }{
 	{"mesh", "Pod to Pod across nodes, beside stock wireguard-go on the same nodes; same-node Pods beside two veths", mesh},
+	{"services", "a Pod that calls a Pod through a ClusterIP, beside the same Pods called directly", services},
 	{"join", "nodes joining at once: time and store requests per node", join},
 }
 
@@ -43,6 +44,10 @@ func run(ctx context.Context, args []string) error {
 			return pingpong(ctx, args[1:])
 		case "pongserver":
 			return pongserver(ctx, args[1:])
+		case "connserver":
+			return connserver(ctx, args[1:])
+		case "connrate":
+			return connrate(ctx, args[1:])
 		}
 	}
 	o, names, err := parse(args)

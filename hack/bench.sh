@@ -1,12 +1,12 @@
 #!/bin/bash
 # Benchmarks, each beside its peers in the same run. usage: hack/bench.sh [suite...] [rounds=N] [seconds=N]
-# Suites: mesh join (bench/), cni (ADD and DEL beside ptp), packets (Go benchmarks of the packet path). Default: all.
+# Suites: mesh services join (bench/), cni (ADD and DEL beside ptp), packets (Go benchmarks of the packet path). Default: all.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
 suites=() options=()
 for a in "$@"; do case $a in *=*) options+=("$a");; *) suites+=("$a");; esac; done
-[ ${#suites[@]} -gt 0 ] || suites=(mesh join cni packets)
+[ ${#suites[@]} -gt 0 ] || suites=(mesh services join cni packets)
 go build -o bin/wireguard-go golang.zx2c4.com/wireguard
 go build -o bin/bench ./bench
 for s in "${suites[@]}"; do
@@ -16,7 +16,7 @@ for s in "${suites[@]}"; do
     go run ./cni/cnibench -plugin bin ;;
   packets)
     printf '\n## packets: what a packet costs on its way\n\n'
-    go test -run '^$' -bench . -benchmem ./internal/packet ./tunnel ./ipam | grep -E '^(Benchmark|ok|FAIL|---)' ;;
+    go test -run '^$' -bench . -benchmem ./internal/packet ./tunnel ./servicelb ./ipam | grep -E '^(Benchmark|ok|FAIL|---)' ;;
   *) bin/bench warren=bin/warren wireguard-go=bin/wireguard-go "$s" ${options[@]+"${options[@]}"} ;;
   esac
 done

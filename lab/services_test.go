@@ -308,3 +308,82 @@ func TestServiceFlowsOutliveTheAgent(t *testing.T) {
 		}
 	}
 }
+
+// handMade is a Service without a selector and one endpoint given by hand.
+func handMade(name, addr string, port int, more string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %s}
+spec:
+  ports: [{name: tcp, port: 7, targetPort: %d}, {name: udp, port: 7, protocol: UDP, targetPort: %d}]
+%s
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: %s-1, labels: {kubernetes.io/service-name: %s}}
+addressType: IPv4
+ports: [{name: tcp, port: %d}, {name: udp, port: %d, protocol: UDP}]
+endpoints: [{addresses: [%s]}]
+`, name, port, port, more, name, name, port, port, addr)
+}
+
+// Backends that are no Pods: this node, another node, a machine outside of the cluster. Pods are seen with their own
+// address by nodes, and with their node's by the world.
+func TestServiceBackendsThatAreNoPods(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	client := labelled(t, l, "n1", "client", "app=client")
+	const port = 8099
+	for _, m := range []string{"n1", "n2", "etcd1"} {
+		begin(t, l, on(l, m), l.Exe, "lab", "echo", "--tcp", fmt.Sprintf(":%d", port), "--udp", fmt.Sprintf(":%d", port), "--http", "")
+	}
+	addr := func(m string) netip.Addr { return l.Spec.underlayAddrs(m)[0].Addr() }
+	applyYAML(t, l, handMade("self", addr("n1").String(), port, "")+"---"+handMade("other", addr("n2").String(), port, "")+"---"+handMade("world", addr("etcd1").String(), port, ""))
+	for _, tc := range []struct {
+		service, host string
+		seen          netip.Addr
+	}{{"self", "n1", client.Addresses[0]}, {"other", "n2", client.Addresses[0]}, {"world", "etcd1", addr("n1")}} {
+		vip := getSvc(t, l, tc.service).ips(t)[0]
+		mustAsk(t, fromPod(l, client), vip, 7, 7, tc.host, tc.seen)
+		mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, tc.host, netip.Addr{})
+	}
+}
+
+// externalIPs lead to a Service from inside and outside; session affinity keeps a client with its backend; an internal
+// policy of Local never leaves the node.
+func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	client := labelled(t, l, "n1", "client", "app=client")
+	labelled(t, l, "n1", "a", "app=web")
+	labelled(t, l, "n2", "b", "app=web")
+	applyYAML(t, l, web("ext", "app: web", "  externalIPs: [198.51.100.7]")+"---"+web("sticky", "app: web", "  sessionAffinity: ClientIP")+"---"+web("local", "app: web", "  internalTrafficPolicy: Local"))
+	ext := netip.MustParseAddr("198.51.100.7")
+	mustAsk(t, fromPod(l, client), ext, 7, 7, "a b", client.Addresses[0])
+	sh(t, l, "etcd1", "ip route add 198.51.100.7/32 via 192.168.77.11")
+	mustAsk(t, fromMachine(l, "etcd1"), ext, 7, 7, "a b", netip.Addr{})
+	vip := getSvc(t, l, "sticky").ips(t)[0]
+	eventually(t, "both backends known", func() error {
+		out := sh(t, l, "n1", l.Exe+" services default/sticky")
+		if strings.Count(out, "10.42.") < 4 {
+			return errors.New(out)
+		}
+		return nil
+	})
+	first := ""
+	for range 12 {
+		x, _, err := fromPod(l, client).ask(vip, 7, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := strings.Fields(x)[0]; first == "" {
+			first = h
+		} else if h != first {
+			t.Fatalf("a sticky client was led to %s after %s", h, first)
+		}
+	}
+	for range 8 {
+		mustAsk(t, fromPod(l, client), getSvc(t, l, "local").ips(t)[0], 7, 7, "a", client.Addresses[0])
+	}
+}

@@ -87,3 +87,52 @@ func printFlows(c *cobra.Command, format string, list []api.Flow) error {
 	}
 	return t.Flush()
 }
+
+func servicesCmd() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:   "services [NAMESPACE/NAME]",
+		Short: "show where this node serves Services, and the backends it uses",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			var all, list []api.Frontend
+			if err := callAgent(c, http.MethodGet, api.ServicesPath, nil, &all); err != nil {
+				return err
+			}
+			for _, f := range all {
+				if len(args) == 0 || f.Service == args[0] {
+					list = append(list, f)
+				}
+			}
+			if len(args) == 1 && len(list) == 0 {
+				return fmt.Errorf("this node serves no Service %q (a headless or ExternalName one has no address; `warren get svc -A` lists all)", args[0])
+			}
+			return printFrontends(c, format, list)
+		},
+	}
+	socketFlag(c)
+	outputFlag(c, &format)
+	return c
+}
+
+func printFrontends(c *cobra.Command, format string, list []api.Frontend) error {
+	switch format {
+	case "json":
+		enc := json.NewEncoder(c.OutOrStdout())
+		enc.SetIndent("", "  ")
+		return enc.Encode(list)
+	case "text":
+	default:
+		return fmt.Errorf("--output %q is neither text nor json", format)
+	}
+	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SERVICE\tPORT\tKIND\tPROTO\tADDRESS\tBACKENDS\tFOR OUTSIDE CLIENTS")
+	for _, f := range list {
+		outside := "same"
+		if f.External != nil {
+			outside = words(f.External)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, words(f.Backends), outside)
+	}
+	return t.Flush()
+}

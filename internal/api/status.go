@@ -16,8 +16,22 @@ const (
 // EnvPath and the calls about Services.
 const (
 	EnvPath   = "/v1/env"   // GET ?namespace= -> Env
-	FlowsPath = "/v1/flows" // GET ?max= -> []Flow
+	FlowsPath = "/v1/flows" // GET -> []Flow
+	// ServicesPath shows what the table of this node makes of the Services.
+	ServicesPath = "/v1/services" // GET -> []Frontend
 )
+
+// Frontend is a place where clients reach a Service on this node, and the backends it leads to.
+type Frontend struct {
+	Service  string         `json:"service"` // namespace/name
+	Port     string         `json:"port,omitempty"`
+	Kind     string         `json:"kind"` // ClusterIP, external, NodePort, hostPort
+	Protocol string         `json:"protocol"`
+	Address  netip.AddrPort `json:"address"`
+	// Backends serve Pods and nodes; External clients from outside, where that differs.
+	Backends []netip.AddrPort `json:"backends"`
+	External []netip.AddrPort `json:"external,omitempty"`
+}
 
 // Env is the service variables of a namespace's Pods.
 type Env struct {

@@ -1,0 +1,52 @@
+package lab
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// Pods find Services, headless Pods and nodes by name through the node they run on, with the resolver that the plugin
+// gave them; the answer is there as soon as the object is.
+func TestClusterDNS(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	labelled(t, l, "n1", "web", "app=web")
+	client := labelled(t, l, "n2", "client", "app=client")
+	applyYAML(t, l, web("web", "app: web", "")+"---"+strings.Replace(web("less", "app: web", ""), "spec:", "spec:\n  clusterIP: None", 1))
+	vips := getSvc(t, l, "web").ips(t)
+	for _, name := range []string{"web", "web.default", "web.default.svc", "web.default.svc.cluster.local"} {
+		eventually(t, name, func() error {
+			out, err := l.PodOutput(client, "getent", "ahosts", name)
+			if err == nil && !strings.Contains(out, vips[0].String()) {
+				err = fmt.Errorf("answered %q, expected %s", out, vips[0])
+			}
+			return err
+		})
+	}
+	mustGet := func(want string, args ...string) {
+		t.Helper()
+		eventually(t, strings.Join(args, " "), func() error {
+			out, err := l.PodOutput(client, args...)
+			if err == nil && !strings.Contains(out, want) {
+				err = fmt.Errorf("printed %q, expected %q", out, want)
+			}
+			return err
+		})
+	}
+	pods, err := l.LabPods()
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := pods[1]
+	mustGet(vips[1].String(), "dig", "+short", "AAAA", "web.default.svc.cluster.local")
+	mustGet(backend.Addresses[0].String(), "dig", "+short", "less.default.svc.cluster.local")
+	mustGet("7 web.default.svc.cluster.local.", "dig", "+short", "SRV", "_tcp._tcp.web.default.svc.cluster.local")
+	mustGet("web.default.svc.cluster.local.", "dig", "+short", "-x", vips[0].String())
+	mustGet("NXDOMAIN", "dig", "nosuch.default.svc.cluster.local")
+	mustGet("host=web", "curl", "-sS", "--max-time", "5", "http://web:8080/")
+	mustGet("host=web", "curl", "-sS", "--max-time", "5", "http://less/")
+	if out := sh(t, l, "n1", "dig +short @10.43.0.10 web.default.svc.cluster.local"); !strings.Contains(out, vips[0].String()) {
+		t.Errorf("the node itself is told %q", out)
+	}
+}
