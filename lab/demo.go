@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Demo runs an echo Pod on every node, lets each call each other one, and shows what WireGuard says of it.
@@ -16,7 +17,7 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 		name := "echo-" + n
 		p, err := l.FindPod(name)
 		if err != nil {
-			if p, err = l.RunPod(ctx, PodSpec{Node: n, Name: name}); err != nil {
+			if p, err = l.RunPod(ctx, PodSpec{Node: n, Name: name, Labels: map[string]string{"app": "echo"}}); err != nil {
 				return err
 			}
 		}
@@ -32,6 +33,9 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 		}
 	}
 	first := l.NodeNames()[0]
+	if err := l.demoService(ctx, w, first, pods); err != nil {
+		return err
+	}
 	fmt.Fprintf(w, "\n$ warren lab exec %s -- wg show\n", first)
 	out, err := l.Output(first, "wg", "show")
 	if err != nil {
@@ -43,15 +47,59 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 	if err := l.Summary(ctx, w, "text"); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, `
+	fmt.Fprint(w, `
 Go on with:
   bin/warren lab pod run n1 shell -- sleep inf
-  bin/warren lab pod exec shell -- curl -s http://%s/
+  bin/warren lab pod exec shell -- curl -s http://echo/
+  bin/warren lab exec n1 -- $PWD/bin/warren services
   bin/warren lab exec n1 -- tcpdump -ni eth0 -c 5
   bin/warren lab cut n1 n2; bin/warren lab status; bin/warren lab heal
   bin/warren lab down
-`, host(pods[len(pods)-1].Addresses[0]))
+`)
 	return nil
+}
+
+const demoService = `apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  type: NodePort
+  selector: {app: echo}
+  ports: [{port: 80}]
+`
+
+// demoService makes a Service of the Pods and calls it by name.
+func (l *Lab) demoService(ctx context.Context, w io.Writer, node string, pods []*Pod) error {
+	fmt.Fprintf(w, "\n$ warren lab exec %s -- warren apply -f - <<END\n%sEND\n", node, demoService)
+	if err := l.Exec(node, Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(demoService), Stdout: w, Stderr: w}); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "every Pod calls the Service by its name, three times:")
+	for _, p := range pods {
+		for range 3 {
+			out, err := l.callName(ctx, p, "http://echo/")
+			if err != nil {
+				return err
+			}
+			line, _, _ := strings.Cut(out, "\n")
+			fmt.Fprintf(w, "  %s -> http://echo/ %s\n", p.Name, line)
+		}
+	}
+	return nil
+}
+
+// callName waits for the name of a Service that was made a moment ago.
+func (l *Lab) callName(ctx context.Context, p *Pod, url string) (string, error) {
+	for {
+		out, err := l.PodOutput(p, l.Exe, "lab", "get", "--timeout", "5s", url)
+		if err == nil || ctx.Err() != nil {
+			return out, err
+		}
+		if !strings.Contains(err.Error(), "no such host") && !strings.Contains(err.Error(), "refused") {
+			return "", err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 func (l *Lab) call1(w io.Writer, from, to *Pod) error {
