@@ -79,4 +79,3 @@ func (e *edit) settle(k frontKey, only *frontend) {
 		e.fronts.put(k.hash(), k, only)
 	}
 }
-

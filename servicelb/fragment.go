@@ -84,7 +84,7 @@ func (b *Balancer) fragment(v *view, p *packet.Packet, in from) Verdict {
 		}
 		return n.verdict
 	}
-	if v.serviceAddr(p.Dst) || in == fromHost && (v.local[p.Dst] || v.here(p.Src) && v.world(p.Dst)) || p.Dst == v.self.snat(p.Version == 4) {
+	if v.serviceAddr(p.Dst) || in == fromHost && v.local[p.Dst] || v.leaves(p) || p.Dst == v.self.snat(p.Version == 4) {
 		return b.drop(dropFragment)
 	}
 	return in.pass(v, p)

@@ -76,13 +76,17 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 			return b.drop(dropPeerService)
 		}
 		return b.noService(v, p)
+	case p.Dst == v.self.snat(p.Version == 4):
+		return b.reject(p, dropNoFlow) // the host would send it here again
+	case in == fromPeer && v.leaves(p):
+		return b.drop(dropLeak)
 	case in == fromPeer:
 		return Reflect
 	case p.Src.IsLoopback() || p.Dst.IsLoopback():
 		return b.drop(dropLoopback)
 	case v.local[p.Dst]:
 		return b.reject(p, dropNoListener)
-	case v.here(p.Src) && v.world(p.Dst):
+	case v.leaves(p):
 		return b.masquerade(v, p)
 	}
 	return in.pass(v, p)
@@ -120,6 +124,9 @@ func (t *Table) world(a netip.Addr) bool {
 	return !t.inCluster(a) && !within(t.self.NonMasquerade, a) && !a.IsMulticast() && !a.IsLinkLocalUnicast() &&
 		!a.IsLoopback() && !a.IsUnspecified() && a != broadcast
 }
+
+// leaves reports whether a packet would carry a Pod's address out into the world.
+func (t *Table) leaves(p *packet.Packet) bool { return t.inPods(p.Src) && t.world(p.Dst) }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 

@@ -13,9 +13,9 @@ func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
 		return verdict
 	}
 	switch {
-	case v.serviceAddr(p.Dst):
+	case v.serviceAddr(p.Dst) || p.Dst == v.self.snat(p.Version == 4):
 		return b.drop(dropNoFlow)
-	case in == fromHost && v.here(p.Src) && v.world(p.Dst):
+	case v.leaves(p):
 		return b.drop(dropLeak)
 	}
 	return in.pass(v, p)

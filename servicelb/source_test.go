@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
 )
 
@@ -79,7 +80,7 @@ func TestFarPodToNodePort(t *testing.T) {
 		for _, backend := range []string{a.pod, a.far, a.node, a.peer} {
 			t.Run(fam+"/"+backend, func(t *testing.T) {
 				svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, backend)
-				svc.Ports[0].NodePort = 30080
+				svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
 				b := newBalancer(t, 64, tableOf(svc, parts))
 				client, front := netip.AddrPortFrom(ip(a.far).Next(), 4000), netip.AddrPortFrom(ip(a.node), 30080)
 				p := mk(packet.ProtoTCP, client, front, packet.SYN)

@@ -35,7 +35,7 @@ func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, opened
 	for _, a := range svc.ClusterIPs {
 		u.vip(a)
 	}
-	for _, list := range [][]netip.Addr{svc.ExternalIPs, svc.LBAddresses} {
+	for _, list := range external(svc) {
 		for _, a := range list {
 			if !t.local[a] && !t.peers[a] { // a node's address has other uses
 				u.vip(a)
@@ -55,7 +55,7 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 		}
 		f := &frontend{name: svc.ObjectName, port: p.Name, kind: k, affinity: svc.Affinity, pick: pickerOf(svc.Annotations),
 			id: portID(svc.ObjectName, p), internal: (*x).internal, external: (*x).external, all: (*x).all, opened: u.opened}
-		if k == kindExternal && svc.Type == model.LoadBalancer && slices.Contains(svc.LBAddresses, addr) {
+		if k == kindExternal && slices.Contains(svc.LBAddresses, addr) {
 			f.sources = svc.LBSourceRanges
 		}
 		if k == kindCluster {
@@ -67,16 +67,25 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 	for _, a := range svc.ClusterIPs {
 		add(kindCluster, a, p.Port)
 	}
-	for _, list := range [][]netip.Addr{svc.ExternalIPs, svc.LBAddresses} {
+	for _, list := range external(svc) {
 		for _, a := range list {
 			add(kindExternal, a, p.Port)
 		}
 	}
-	if p.NodePort != 0 {
+	if p.NodePort != 0 && svc.Type != model.ClusterIP {
 		for _, a := range t.self.NodePortAddrs {
 			add(kindNodePort, a, p.NodePort)
 		}
 	}
+}
+
+// external lists the addresses for clients outside. A Service that was of type LoadBalancer may still carry its
+// status.
+func external(svc *model.Service) [2][]netip.Addr {
+	if svc.Type != model.LoadBalancer {
+		return [2][]netip.Addr{svc.ExternalIPs}
+	}
+	return [2][]netip.Addr{svc.ExternalIPs, svc.LBAddresses}
 }
 
 // compileHealth leads a health check node port to the agent's listener, which lies outside of the steered ranges.

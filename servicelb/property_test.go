@@ -1,0 +1,130 @@
+package servicelb
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// TestAgainstOracle throws clusters and packets, and compares the translator with the oracle.
+func TestAgainstOracle(t *testing.T) {
+	rounds := uint64(150)
+	if testing.Short() {
+		rounds = 10
+	}
+	for seed := range rounds {
+		r := rand.New(rand.NewPCG(seed, 1))
+		history(t, r.IntN, 2000)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// FuzzAgainstOracle lets the fuzzer throw the dice.
+func FuzzAgainstOracle(f *testing.F) {
+	f.Add([]byte("warren"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := rand.New(rand.NewPCG(uint64(len(data)), 1))
+		history(t, func(n int) int {
+			if len(data) == 0 {
+				return r.IntN(n)
+			}
+			x := int(data[0]) % n
+			data = data[1:]
+			return x
+		}, 300)
+	})
+}
+
+// history runs packets and changes through a translator and the oracle.
+func history(t *testing.T, d dice, packets int) {
+	o := &oracle{self: testSelf(), snap: d.snapshot(), sessions: map[string]netip.AddrPort{}}
+	var builder Builder
+	b := newBalancer(t, 4096, builder.Build(o.self, o.snap))
+	for i := range packets {
+		if d(40) == 0 {
+			o.change(t, d, &builder, b)
+		}
+		in, proto, src, dst := d.way(o)
+		flags := uint8(0)
+		if proto == packet.ProtoTCP {
+			flags = pick(d, []uint8{packet.SYN, packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.ACK, packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.RST | packet.ACK})
+		}
+		want := o.packet(in, proto, src, dst, flags)
+		p := mk(proto, src, dst, flags)
+		got := b.Outbound
+		if in == fromPeer {
+			got = b.Inbound
+		}
+		v := got(p)
+		if v != Drop {
+			intact(t, p)
+		}
+		judge(t, want, v, p)
+		o.leaks(t, v, p)
+		if t.Failed() {
+			t.Fatalf("packet %d: %v %d %v -> %v flags %x; became %v: %v -> %v; counters %v", i, in, proto, src, dst, flags, v, p.Source(), p.Destination(), nonzero(b.Stats().Dropped))
+		}
+	}
+	b.sound(t)
+	if n := len(b.Flows(nil, 0)); n != len(o.flows) {
+		t.Errorf("%d flows, the oracle has %d", n, len(o.flows))
+	}
+}
+
+// change replaces the objects, or some of them, and compares the incremental table with a fresh one.
+func (o *oracle) change(t *testing.T, d dice, builder *Builder, b *Balancer) {
+	next := d.snapshot()
+	if d.yes(70) { // most changes are small
+		keep := *o.snap
+		if d.yes(50) {
+			keep.Slices = next.Slices
+		} else {
+			keep.Services = next.Services
+		}
+		next = &keep
+	}
+	o.snap = next
+	table, fresh := builder.Build(o.self, next), Build(o.self, next)
+	if diff := cmp.Diff(fresh.Frontends(), table.Frontends(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Errorf("an incremental table differs from a fresh one (-fresh +incremental):\n%s", diff)
+	}
+	if diff := cmp.Diff(fresh.Steering(), table.Steering(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("its steering differs:\n%s", diff)
+	}
+	b.Set(table)
+}
+
+func judge(t *testing.T, want forecast, v Verdict, p *packet.Packet) {
+	if want.choice != nil {
+		if v == Drop || v == Reply {
+			t.Errorf("a new flow was refused: %v", v)
+		} else if err := want.choice(v, p); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	switch {
+	case v != want.verdict:
+		t.Errorf("verdict %v, want %v (%v -> %v)", v, want.verdict, want.src, want.dst)
+	case v == Drop:
+	case v == Reply && p.Proto != packet.ProtoTCP:
+		if p.Src != want.src.Addr() || p.Dst != want.dst.Addr() || !p.ICMPError() {
+			t.Errorf("no error from %v", want.src)
+		}
+	case p.Source() != want.src || p.Destination() != want.dst || v == Reply && p.TCPFlags&packet.RST == 0:
+		t.Errorf("became %v -> %v, want %v -> %v", p.Source(), p.Destination(), want.src, want.dst)
+	}
+}
+
+// leaks: no packet with a Pod's address may go to the world.
+func (o *oracle) leaks(t *testing.T, v Verdict, p *packet.Packet) {
+	if (v == Peer || v == Reflect) && o.pods(p.Src) && o.world(p.Dst) {
+		t.Errorf("a Pod's address leaves: %v -> %v", p.Source(), p.Destination())
+	}
+}
