@@ -20,12 +20,11 @@ var errBroken = errors.New("the answer does not fit the question")
 // exchange asks one upstream once: UDP first, TCP when the answer is truncated or came with another spelling of the name
 // than was sent, or TLS alone.
 func (up *upstream) exchange(ctx context.Context, k cacheKey) (*message, error) {
-	q := newQuestion(k, !up.noEDNS.Load())
-	m, err := up.once(ctx, q)
-	if err == nil && m.Rcode == dns.RcodeFormatError && !up.noEDNS.Load() {
+	edns := !up.noEDNS.Load()
+	m, err := up.once(ctx, newQuestion(k, edns))
+	if err == nil && m.Rcode == dns.RcodeFormatError && edns {
 		up.noEDNS.Store(true)
-		q = newQuestion(k, false)
-		m, err = up.once(ctx, q)
+		m, err = up.once(ctx, newQuestion(k, false))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask upstream %s: %w", up.name, err)
@@ -199,6 +198,14 @@ func (up *upstream) stream(ctx context.Context, c net.Conn, q []byte) ([]byte, e
 	return a, nil
 }
 
+// calm takes our random capitals out again: the client gave no such spelling.
+func calm(r dns.RR) {
+	r.Header().Name = dns.CanonicalName(r.Header().Name)
+	if c, ok := r.(*dns.CNAME); ok {
+		c.Target = dns.CanonicalName(c.Target)
+	}
+}
+
 // sanitize keeps what belongs to the question: the chain of aliases from its name and the records at the chain's end, the
 // SOA of a negative answer, and signatures for who asked for them. Everything else could only do harm.
 func sanitize(m *dns.Msg, k cacheKey) {
@@ -223,6 +230,7 @@ func sanitize(m *dns.Msg, k cacheKey) {
 		signature := t == dns.TypeRRSIG && do
 		alias := t == dns.TypeCNAME || t == dns.TypeDNAME
 		if r.Header().Class == dns.ClassINET && (chain[dns.CanonicalName(r.Header().Name)] || t == dns.TypeDNAME) && (t == k.typ || alias || signature) {
+			calm(r)
 			keep = append(keep, r)
 		}
 	}

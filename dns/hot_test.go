@@ -1,0 +1,163 @@
+package dns
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	mdns "github.com/miekg/dns"
+)
+
+// hotQuestions take every branch of the hot path.
+var hotQuestions = []struct {
+	name string
+	typ  uint16
+}{
+	{"web.default.svc.cluster.local.", mdns.TypeA}, {"Four.default.svc.cluster.local.", mdns.TypeAAAA},
+	{"www.example.com.default.svc.cluster.local.", mdns.TypeA}, {"_pg._tcp.db.prod.svc.cluster.local.", mdns.TypeSRV},
+	{"db.prod.svc.cluster.local.", mdns.TypeA}, {"5.0.43.10.in-addr.arpa.", mdns.TypePTR}, {"9.9.43.10.in-addr.arpa.", mdns.TypePTR},
+	{"5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.d.f.ip6.arpa.", mdns.TypePTR},
+	{"10-42-0-7.default.pod.cluster.local.", mdns.TypeA}, {"fd42--7.default.pod.cluster.local.", mdns.TypeAAAA},
+	{"n1.node.warren.", mdns.TypeA}, {"cached.example.com.", mdns.TypeA},
+}
+
+func packed(t testing.TB, name string, typ uint16, edns bool) []byte {
+	t.Helper()
+	m := new(mdns.Msg)
+	m.SetQuestion(name, typ)
+	if edns {
+		m.SetEdns0(4096, false)
+	}
+	b, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// warm is a server that does not run, with the sample cluster and one cached answer.
+func warm(t testing.TB) *Server {
+	t.Helper()
+	s, err := New(Config{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Set(sample())
+	m := new(mdns.Msg)
+	m.SetQuestion("cached.example.com.", mdns.TypeA)
+	rr, _ := mdns.NewRR("cached.example.com. 300 IN A 192.0.2.80")
+	m.Answer = []mdns.RR{rr}
+	w, _ := wireName("cached.example.com.")
+	msg, err := newMessage(m, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cache.put(cacheKey{set: s.routes.Load().def.id, typ: mdns.TypeA, name: w}, msg, time.Now())
+	return s
+}
+
+func TestHotPathAllocatesNothing(t *testing.T) {
+	s := warm(t)
+	a := asker{s: s, tally: s.stats.tally(), now: time.Now()}
+	dst, from := make([]byte, 0, udpSize), netip.MustParseAddr("127.0.0.1")
+	for _, c := range hotQuestions {
+		for _, edns := range []bool{false, true} {
+			pkt := packed(t, c.name, c.typ, edns)
+			n := testing.AllocsPerRun(200, func() {
+				if out, v := a.answer(dst, pkt, from, udpSize, true); v != sent || len(out) == 0 {
+					t.Fatalf("%s: verdict %d", c.name, v)
+				}
+			})
+			if n != 0 {
+				t.Errorf("%s %s: %v allocations, want 0", c.name, mdns.TypeToString[c.typ], n)
+			}
+		}
+	}
+}
+
+// TestBatchAllocatesNothing runs whole batches through real sockets.
+func TestBatchAllocatesNothing(t *testing.T) {
+	s := warm(t)
+	for _, listen := range []string{"127.0.0.1:0", "0.0.0.0:0"} {
+		w, client := pair(t, s, listen)
+		in := make([]byte, 2048)
+		n := testing.AllocsPerRun(100, func() {
+			for i := range hotQuestions {
+				if _, err := client.Write(hotPackets[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for got := 0; got < len(hotQuestions); {
+				n, err := w.b.recv()
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.serve(n)
+				got += n
+			}
+			for range hotQuestions {
+				if _, err := client.Read(in); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if n != 0 {
+			t.Errorf("listening on %s: %v allocations in a batch, want 0", listen, n)
+		}
+	}
+}
+
+var hotPackets [][]byte
+
+func pair(t testing.TB, s *Server, listen string) (*worker, net.Conn) {
+	t.Helper()
+	k, err := open(t.Context(), []netip.AddrPort{netip.MustParseAddrPort(listen)}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.close)
+	w, err := newWorker(s, k.udp[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort(k.udp[0].LocalAddr().String()).Port()))
+	client, err := net.DialUDP("udp4", nil, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	hotPackets = nil
+	for _, c := range hotQuestions {
+		hotPackets = append(hotPackets, packed(t, c.name, c.typ, true))
+	}
+	return w, client
+}
+
+// TestAnswersFromAskedAddress asks a wildcard listener at several addresses: a connected client takes the answer only from
+// the address it asked.
+func TestAnswersFromAskedAddress(t *testing.T) {
+	port := freePort(t).Port()
+	listen := []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port), netip.AddrPortFrom(netip.IPv6Unspecified(), port)}
+	start(t, Config{Listen: listen})
+	for _, a := range addrs("127.0.0.1", "127.0.0.9", "127.8.7.6", "::1") {
+		if r := ask(t, netip.AddrPortFrom(a, port), "udp", "web.default.svc.cluster.local", mdns.TypeA); len(r.Answer) != 1 {
+			t.Errorf("asked at %s: %v", a, r)
+		}
+	}
+}
+
+func BenchmarkAnswer(b *testing.B) {
+	s := warm(b)
+	a := asker{s: s, tally: s.stats.tally(), now: time.Now()}
+	dst, from := make([]byte, 0, udpSize), netip.MustParseAddr("127.0.0.1")
+	for _, c := range hotQuestions {
+		pkt := packed(b, c.name, c.typ, true)
+		b.Run(c.name+mdns.TypeToString[c.typ], func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				a.answer(dst, pkt, from, udpSize, true)
+			}
+		})
+	}
+}
