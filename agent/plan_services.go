@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/servicelb"
@@ -18,7 +19,8 @@ const (
 	prefHostSend = 113 // replies of host-network backends here
 
 	tableSteer = 100 // everything to the TUN
-	tableNode  = 102 // node addresses that serve node ports and masquerade
+	tableNode  = 102 // node addresses that serve node ports, 127.0.0.1 among them
+	tableMasq  = 104 // node addresses that masquerade
 	tableLocal = 255
 )
 
@@ -30,10 +32,16 @@ var masqueradePorts = [2]uint16{13000, 29999}
 // nodePorts is the range of node ports.
 var nodePorts = [2]uint16{30000, 32767}
 
+// localhost serves node ports too. ::1 cannot: the kernel takes no packet from it on another link.
+var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // balancer is what the load balancer knows of this node.
 func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	s := servicelb.Self{Node: me.Name, Zone: me.Zone, PodRanges: me.Cluster.PodCIDRs, Blocks: me.Blocks, Addrs: me.Underlay.Addrs,
 		Peers: peers, NodePortAddrs: me.Underlay.Addrs, MasqueradePorts: masqueradePorts}
+	if v4, _ := me.families(); v4 {
+		s.NodePortAddrs = append(slices.Clone(s.NodePortAddrs), localhost)
+	}
 	for _, f := range me.Foreign { // a WireGuard host that was let in sees Pods as they are
 		s.NonMasquerade = append(s.NonMasquerade, f.AllowedIPs...)
 	}
@@ -65,9 +73,9 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering) {
 			hostnet.Rule{Pref: prefInLocal, V6: six, IIF: me.Interface, Table: tableLocal},
 			hostnet.Rule{Pref: prefInSkip, V6: six, IIF: me.Interface, Goto: prefPods})
 		for _, proto := range []uint8{6, 17} {
-			for _, r := range [][2]uint16{nodePorts, masqueradePorts} {
-				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: r[0], Hi: r[1]}, Table: tableNode})
-			}
+			h.Rules = append(h.Rules,
+				hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}, Table: tableNode},
+				hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: masqueradePorts[0], Hi: masqueradePorts[1]}, Table: tableMasq})
 		}
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if six {
@@ -93,7 +101,13 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering) {
 	for _, a := range me.Underlay.Addrs {
 		if src[a.Is4()].IsValid() {
 			h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})...)
+			h.Routes = append(h.Routes, overTUN(me, tableMasq, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})...)
 		}
+	}
+	if v4 {
+		h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(localhost, 32), netip.Addr{})...)
+		// Lets 127.0.0.1 out to warren0 and back; the hook drops every other use of 127/8.
+		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + me.Interface + "/route_localnet", Value: "1"})
 	}
 	h.Sysctls = append(h.Sysctls, serviceSysctls(me)...)
 }

@@ -157,7 +157,10 @@ func TestServices(t *testing.T) {
 			mustAsk(t, fromPod(l, b), vip, 7, 7, b.Name, netip.Addr{})        // hairpin
 			mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, b.Name, netip.Addr{}) // the node itself
 			mustAsk(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{}) // another node
-			for _, n := range []string{"n1", "n2", "n3"} {                    // outside, by every node
+			if v4 {
+				mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), nodePort, nodePortUDP, b.Name, netip.Addr{})
+			}
+			for _, n := range []string{"n1", "n2", "n3"} { // outside, by every node
 				addr := family(addrsOf(l.Spec.underlayAddrs(n)), isV4, v4)[0]
 				seen := netip.Addr{}
 				if n == b.Node {
