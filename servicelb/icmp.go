@@ -120,6 +120,9 @@ func (b *Balancer) pong(p *packet.Packet) Verdict {
 		return b.drop(dropFragment)
 	}
 	p.CompleteChecksum()
+	if !p.ChecksumOK() {
+		return b.drop(dropChecksum)
+	}
 	h := p.Buf[p.L4:]
 	was := binary.BigEndian.Uint16(h)
 	h[0] = map4or6(p.Version, 0, 129)

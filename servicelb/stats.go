@@ -27,6 +27,7 @@ const (
 	dropLeak
 	dropLoopback
 	dropNoTable
+	dropChecksum
 	reasons
 )
 
@@ -35,7 +36,7 @@ var reasonNames = [reasons]string{
 	dropPolicy: "local_policy", dropNoEndpoint: "no_endpoint", dropNoPortOfService: "no_service_port",
 	dropNoAddress: "no_service", dropNoListener: "no_listener", dropNoFlow: "no_flow", dropStale: "backend_gone",
 	dropNoSource: "no_source_address", dropNoPort: "ports_exhausted", dropTableFull: "table_full", dropFlood: "flood",
-	dropRace: "race", dropFamily: "family", dropFragment: "fragment", dropLeak: "pod_address", dropLoopback: "loopback", dropNoTable: "no_table",
+	dropRace: "race", dropFamily: "family", dropFragment: "fragment", dropLeak: "pod_address", dropLoopback: "loopback", dropNoTable: "no_table", dropChecksum: "bad_checksum",
 }
 
 // counters are what happens; only rare events touch them.
