@@ -62,7 +62,7 @@ func (s *Server) follow(ctx context.Context, q *query, x *index, target string, 
 // rename is the same question for another name.
 func rename(q *query, name string) []byte {
 	p := append([]byte(nil), q.pkt[:headerLen]...)
-	p[10], p[11] = 0, 0
+	copy(p[4:], "\x00\x01\x00\x00\x00\x00\x00\x00")
 	p = append(p, name...)
 	p = binary.BigEndian.AppendUint16(p, q.typ)
 	p = binary.BigEndian.AppendUint16(p, classIN)
