@@ -14,7 +14,7 @@ const ConflistName = "05-warren.conflist"
 func (a *Agent) conflist() ([]byte, error) {
 	plugin := map[string]any{
 		"type":         "warren-cni",
-		"capabilities": map[string]bool{"ips": true, "mac": true, "dns": true},
+		"capabilities": map[string]bool{"ips": true, "mac": true, "dns": true, "portMappings": true},
 	}
 	if s := filepath.Join(a.cfg.RunDir, SocketName); s != "/run/warren/"+SocketName {
 		plugin["socket"] = s

@@ -52,6 +52,8 @@ type self struct {
 type pod struct {
 	Link  string
 	Addrs []netip.Addr
+	// HostPorts are the node's ports that lead to the Pod.
+	HostPorts []model.HostPort
 }
 
 // plan is what one node should look like for one snapshot.
@@ -72,7 +74,7 @@ func makePlan(me self, snap *model.Snapshot, pods []pod, build func(servicelb.Se
 	p.peers(me, snap)
 	p.host(me, pods)
 	p.Table = build(me.balancer(p.nodeAddrs(me)), snap)
-	p.services(me, snap.ServiceCIDRs, p.Table.Steering())
+	p.services(me, snap.ServiceCIDRs, p.Table.Steering(), pods)
 	p.Problems = append(p.Problems, snap.Problems...)
 	sort.Strings(p.Problems)
 	return p

@@ -61,7 +61,7 @@ func (me self) balancer(peers []netip.Addr) servicelb.Self {
 func SNATAddr(block netip.Prefix) netip.Addr { return PodNetAddr(block).Next() }
 
 // services adds what steers Service traffic and what leaves the cluster to the TUN.
-func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering) {
+func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, pods []pod) {
 	h := &p.Host
 	h.LocalPref = prefLocal
 	v4, v6 := me.families()
@@ -87,6 +87,7 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering) {
 		h.Routes = append(h.Routes, overTUN(me, tableWorld, all, netip.Addr{})...)
 	}
 	p.replies(me, st)
+	p.hostPorts(me, pods)
 	src := me.sources()
 	for _, r := range ranges {
 		if src[r.Addr().Is4()].IsValid() {
@@ -117,6 +118,25 @@ func overTUN(me self, table int, dst netip.Prefix, src netip.Addr) []hostnet.Rou
 	return []hostnet.Route{
 		{Table: table, Type: hostnet.Unicast, Dst: dst, Dev: me.Interface, Src: src},
 		{Table: table, Type: hostnet.Blackhole, Dst: dst, Metric: lastMetric},
+	}
+}
+
+// hostPorts steers the ports of the node that lead to Pods of it, as node ports are.
+func (p *plan) hostPorts(me self, pods []pod) {
+	v4, v6 := me.families()
+	seen := map[hostnet.Rule]bool{}
+	for _, x := range pods {
+		for _, m := range x.HostPorts {
+			for _, six := range []bool{false, true} {
+				r := hostnet.Rule{Pref: prefPorts, V6: six, Proto: uint8(m.Protocol), Dport: hostnet.Ports{Lo: m.HostPort, Hi: m.HostPort}, Table: tableNode}
+				inRange := m.HostPort >= nodePorts[0] && m.HostPort <= nodePorts[1]
+				if six && !v6 || !six && !v4 || seen[r] || inRange {
+					continue
+				}
+				seen[r] = true
+				p.Host.Rules = append(p.Host.Rules, r)
+			}
+		}
 	}
 }
 

@@ -73,7 +73,7 @@ func (a *Agent) reconcileOnce() {
 
 func (a *Agent) localPods() (out []pod) {
 	for _, r := range a.plug.Pods() {
-		out = append(out, pod{Link: r.HostIfName, Addrs: r.Addresses})
+		out = append(out, pod{Link: r.HostIfName, Addrs: r.Addresses, HostPorts: hostPorts(r.PortMappings)})
 	}
 	return out
 }

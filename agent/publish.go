@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 
+	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/ipam"
 )
@@ -28,7 +29,15 @@ func podOf(r ipam.Record) model.Pod {
 	if n.Name == "" {
 		n.Name = "container-" + r.ContainerID[:min(12, len(r.ContainerID))]
 	}
-	return model.Pod{ObjectName: n, UID: r.PodUID, Addrs: r.Addresses, Ready: true, Labels: r.Labels}
+	return model.Pod{ObjectName: n, UID: r.PodUID, Addrs: r.Addresses, Ready: true, Labels: r.Labels, HostPorts: hostPorts(r.PortMappings)}
+}
+
+func hostPorts(list []api.PortMapping) (out []model.HostPort) {
+	protocols := map[string]model.Protocol{"tcp": model.TCP, "udp": model.UDP, "sctp": model.SCTP}
+	for _, m := range list {
+		out = append(out, model.HostPort{Protocol: protocols[m.Protocol], HostPort: m.HostPort, ContainerPort: m.ContainerPort, HostIP: m.HostIP})
+	}
+	return out
 }
 
 // publish writes what differs between the store and this node's Pods: one write per Pod that came, went or changed.

@@ -106,7 +106,7 @@ func (c *call) plug(agent *client, builder *veth.Builder, reserved api.AddReply)
 
 func (c *call) request() api.AddRequest {
 	q := api.AddRequest{Attachment: c.attachment(), Network: c.network, Netns: c.netns, PodNamespace: c.podNamespace,
-		PodName: c.podName, PodUID: c.podUID, IPs: c.ips, Labels: c.labels, DNS: c.podDNS}
+		PodName: c.podName, PodUID: c.podUID, IPs: c.ips, Labels: c.labels, DNS: c.podDNS, PortMappings: c.ports}
 	if len(q.IPs) == 0 {
 		q.IPs = c.argIPs
 	}

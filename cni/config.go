@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/warrennet/warren/cni/internal/tree"
@@ -27,6 +28,7 @@ type config struct {
 	dns     dns     // of the network, to be returned
 	labels  map[string]string
 	valid   []api.Attachment
+	ports   []api.PortMapping
 }
 
 // dns is the DNS part of a configuration and of a result.
@@ -75,7 +77,7 @@ func parseConfig(raw []byte) (config, error) {
 	return c, r.err()
 }
 
-// runtimeConfig reads the capabilities that the conflist declares: ips, mac, dns. Others can only come from a conflist
+// runtimeConfig reads the capabilities that the conflist declares: ips, mac, dns, portMappings. Others can only come from a conflist
 // that declares what warren does not do; they are refused rather than dropped, unless they ask for nothing.
 func (r *reader) runtimeConfig(c *config) {
 	sub := r.inside("runtimeConfig")
@@ -87,7 +89,44 @@ func (r *reader) runtimeConfig(c *config) {
 	}
 	d := sub.inside("dns")
 	c.podDNS = api.DNS{Servers: d.texts("servers"), Searches: d.texts("searches"), Options: d.texts("options")}
+	for _, m := range sub.list("portMappings") {
+		r.portMapping(c, m)
+	}
 	sub.unknown("capability %q with value %s is not supported")
+}
+
+// portMapping reads one mapping of a host port. A runtime passes those without a host port too: they ask for nothing.
+func (r *reader) portMapping(c *config, m tree.Value) {
+	port := func(key string) uint16 {
+		v := m.Get(key)
+		if v.Kind == tree.Absent {
+			return 0
+		}
+		n, err := strconv.ParseUint(string(v.Raw), 10, 16)
+		if err != nil || v.Kind != tree.Number {
+			r.root().problems.addf("runtimeConfig: portMappings: %s %s: expected a port from 0 to 65535", key, abridged(v))
+		}
+		return uint16(n)
+	}
+	out := api.PortMapping{HostPort: port("hostPort"), ContainerPort: port("containerPort"), Protocol: strings.ToLower(m.Get("protocol").Text)}
+	if out.Protocol == "" {
+		out.Protocol = "tcp"
+	}
+	if !slices.Contains([]string{"tcp", "udp", "sctp"}, out.Protocol) {
+		r.root().problems.addf("runtimeConfig: portMappings: protocol %q: expected tcp, udp or sctp", out.Protocol)
+	}
+	if s := m.Get("hostIP").Text; s != "" {
+		if a := r.root().problems.address("runtimeConfig: portMappings: hostIP", s); len(a) > 0 {
+			out.HostIP = a[0]
+		}
+	}
+	if out.HostPort == 0 {
+		return
+	}
+	if out.ContainerPort == 0 {
+		r.root().problems.addf("runtimeConfig: portMappings: containerPort of host port %d is missing", out.HostPort)
+	}
+	c.ports = append(c.ports, out)
 }
 
 // args reads args.cni as the conventions have it: labels, ips. Metadata that is not understood is to be ignored.

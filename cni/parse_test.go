@@ -87,7 +87,8 @@ func TestWire(t *testing.T) {
 	d := api.DNS{Servers: []string{"10.43.0.10"}, Searches: []string{"a", "b"}, Options: []string{"ndots:5"}}
 	addrs := []netip.Addr{netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd42::3")}
 	add := api.AddRequest{Attachment: at, Network: "n", Netns: "/x", PodNamespace: "s", PodName: "p", PodUID: "u", IPs: addrs,
-		MAC: "m", Labels: map[string]string{"k": "v"}, DNS: d}
+		MAC: "m", Labels: map[string]string{"k": "v"}, DNS: d,
+		PortMappings: []api.PortMapping{{Protocol: "udp", HostPort: 53, ContainerPort: 5353, HostIP: netip.MustParseAddr("192.0.2.1")}}}
 	commit := api.CommitRequest{Attachment: at, MAC: "m"}
 	del := api.DelRequest{Attachment: at}
 	gc := api.GCRequest{Network: "n", Valid: []api.Attachment{at, {ContainerID: "d", IfName: "eth1"}}}

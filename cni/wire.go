@@ -45,12 +45,28 @@ func writeAdd(q api.AddRequest) []byte {
 				}
 			})
 		}
+		if len(q.PortMappings) > 0 {
+			w.Name("portMappings").Array(func() {
+				for _, m := range q.PortMappings {
+					w.Object(func() { writeMapping(w, m) })
+				}
+			})
+		}
 		w.Name("dns").Object(func() {
 			texts(w, "servers", q.DNS.Servers)
 			texts(w, "searches", q.DNS.Searches)
 			texts(w, "options", q.DNS.Options)
 		})
 	})
+}
+
+func writeMapping(w *tree.Writer, m api.PortMapping) {
+	w.Name("protocol").Text(m.Protocol)
+	w.Name("hostPort").Raw(strconv.AppendUint(nil, uint64(m.HostPort), 10))
+	w.Name("containerPort").Raw(strconv.AppendUint(nil, uint64(m.ContainerPort), 10))
+	if m.HostIP.IsValid() {
+		w.Name("hostIP").Text(m.HostIP.String())
+	}
 }
 
 func writeCommit(q api.CommitRequest) []byte {

@@ -25,6 +25,7 @@ type Record struct {
 	MAC          string            `json:"mac,omitempty"` // of the Pod's end
 	Labels       map[string]string `json:"labels,omitempty"`
 	DNS          api.DNS           `json:"dns,omitzero"`
+	PortMappings []api.PortMapping `json:"portMappings,omitempty"`
 	Created      time.Time         `json:"created,omitzero"`
 	// Committed is true once the interface stands. A record without it belongs to an ADD that is under way, or was.
 	Committed bool `json:"committed,omitempty"`

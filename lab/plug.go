@@ -30,6 +30,15 @@ type plugRequest struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	IPs         []netip.Addr      `json:"ips,omitempty"`
 	MAC         string            `json:"mac,omitempty"`
+	Ports       []PortMapping     `json:"ports,omitempty"`
+}
+
+// PortMapping leads a port of the node to one of a Pod.
+type PortMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP,omitempty"`
 }
 
 // plugReply is what `warren lab plug add` prints.
@@ -121,6 +130,9 @@ func (r plugRequest) runtimeConf(id string) *libcni.RuntimeConf {
 			ips = append(ips, a.String())
 		}
 		rt.CapabilityArgs["ips"] = ips
+	}
+	if len(r.Ports) > 0 {
+		rt.CapabilityArgs["portMappings"] = r.Ports
 	}
 	if r.MAC != "" {
 		rt.CapabilityArgs["mac"] = r.MAC

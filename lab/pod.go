@@ -38,6 +38,7 @@ type PodSpec struct {
 	Labels                map[string]string
 	IPs                   []netip.Addr // asked for; empty: any
 	MAC                   string
+	Ports                 []PortMapping
 	Args                  []string // default: the echo server
 	Env                   []string
 }
@@ -67,7 +68,7 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	p := &Pod{Name: s.Name, Namespace: s.Namespace, Node: s.Node, Labels: s.Labels}
-	raw, err := json.Marshal(plugRequest{Netns: p.netns(), Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, IPs: s.IPs, MAC: s.MAC})
+	raw, err := json.Marshal(plugRequest{Netns: p.netns(), Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, IPs: s.IPs, MAC: s.MAC, Ports: s.Ports})
 	if err != nil {
 		return nil, err
 	}

@@ -353,6 +353,35 @@ func TestServiceBackendsThatAreNoPods(t *testing.T) {
 	}
 }
 
+// A port of the node leads to a Pod: from outside, from Pods, from the node itself by its address and by 127.0.0.1; TCP
+// and UDP apart; and it is gone with the Pod.
+func TestHostPort(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	client := labelled(t, l, "n2", "client", "app=client")
+	p, err := l.RunPod(context.Background(), PodSpec{Node: "n1", Name: "p", Ports: []PortMapping{{8081, 7, "tcp", ""}, {8081, 7, "udp", ""}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range addrsOf(l.Spec.underlayAddrs("n1")) {
+		outside := family(addrsOf(l.Spec.underlayAddrs("etcd1")), netip.Addr.Is4, u.Is4())[0]
+		mustAsk(t, fromMachine(l, "etcd1"), u, 8081, 8081, "p", outside)
+		mustAsk(t, fromPod(l, client), u, 8081, 8081, "p", netip.Addr{})
+		mustAsk(t, fromMachine(l, "n1"), u, 8081, 8081, "p", netip.Addr{})
+		mustAsk(t, fromMachine(l, "n2"), u, 8081, 8081, "p", netip.Addr{})
+	}
+	mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), 8081, 8081, "p", netip.Addr{})
+	if err := l.RemovePod(p); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the host port is gone", func() error {
+		if out := sh(t, l, "n1", "ip rule; ip -6 rule"); strings.Contains(out, "8081") {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
 // externalIPs lead to a Service from inside and outside; session affinity keeps a client with its backend; an internal
 // policy of Local never leaves the node.
 func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {

@@ -52,7 +52,7 @@ func (s *Server) reserve(q api.AddRequest) (ipam.Record, error) {
 	}
 	rec, _, err := s.Pool.Reserve(ipam.Record{Attachment: q.Attachment, Network: q.Network, Netns: q.Netns,
 		PodNamespace: q.PodNamespace, PodName: q.PodName, PodUID: q.PodUID, Requested: q.IPs, HostIfName: name,
-		MAC: q.MAC, Labels: q.Labels, DNS: q.DNS, Created: s.now().UTC().Truncate(time.Second)})
+		MAC: q.MAC, Labels: q.Labels, DNS: q.DNS, PortMappings: q.PortMappings, Created: s.now().UTC().Truncate(time.Second)})
 	return rec, err
 }
 

@@ -17,7 +17,7 @@ func labPodCmd() *cobra.Command {
 
 func labPodRunCmd() *cobra.Command {
 	spec := lab.PodSpec{}
-	var labels, ips []string
+	var labels, ips, ports []string
 	c := &cobra.Command{
 		Use:   "run NODE NAME [-- COMMAND [ARG...]]",
 		Short: "run a Pod; without a command it is an echo server on TCP 7, UDP 7 and HTTP 80",
@@ -42,6 +42,13 @@ func labPodRunCmd() *cobra.Command {
 				}
 				spec.IPs = append(spec.IPs, a)
 			}
+			for _, s := range ports {
+				m, err := portMapping(s)
+				if err != nil {
+					return err
+				}
+				spec.Ports = append(spec.Ports, m)
+			}
 			p, err := l.RunPod(c.Context(), spec)
 			if err != nil {
 				return err
@@ -53,8 +60,21 @@ func labPodRunCmd() *cobra.Command {
 	c.Flags().StringVar(&spec.Namespace, "namespace", "default", "namespace of the Pod")
 	c.Flags().StringSliceVar(&labels, "label", nil, "label of the Pod, KEY=VALUE")
 	c.Flags().StringSliceVar(&ips, "ip", nil, "address to ask for")
+	c.Flags().StringSliceVar(&ports, "host-port", nil, "port of the node that leads to the Pod: HOSTPORT:PORT[/udp]")
 	c.Flags().StringVar(&spec.MAC, "mac", "", "link address to ask for")
 	return c
+}
+
+// portMapping reads HOSTPORT:PORT[/PROTOCOL].
+func portMapping(s string) (m lab.PortMapping, err error) {
+	ports, proto, _ := strings.Cut(s, "/")
+	if m.Protocol = proto; proto == "" {
+		m.Protocol = "tcp"
+	}
+	if n, err := fmt.Sscanf(ports, "%d:%d", &m.HostPort, &m.ContainerPort); n != 2 || err != nil {
+		return m, fmt.Errorf("--host-port %q: expected HOSTPORT:PORT[/udp]", s)
+	}
+	return m, nil
 }
 
 func labPodRmCmd() *cobra.Command {

@@ -48,6 +48,15 @@ type AddRequest struct {
 	MAC          string            `json:"mac,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"` // args.cni.labels
 	DNS          DNS               `json:"dns"`
+	PortMappings []PortMapping     `json:"portMappings,omitempty"` // capability portMappings
+}
+
+// PortMapping leads a port of the node to a port of the Pod (CNI conventions, portMappings).
+type PortMapping struct {
+	Protocol      string     `json:"protocol"` // tcp, udp or sctp
+	HostPort      uint16     `json:"hostPort"`
+	ContainerPort uint16     `json:"containerPort"`
+	HostIP        netip.Addr `json:"hostIP,omitzero"` // unset: every address of the node
 }
 
 // AddReply is what the plugin must build.
