@@ -19,6 +19,7 @@ var suites = []struct {
 	{"mesh", "Pod to Pod across nodes, beside stock wireguard-go on the same nodes; same-node Pods beside two veths", mesh},
 	{"services", "a Pod that calls a Pod through a ClusterIP, beside the same Pods called directly", services},
 	{"join", "nodes joining at once: time and store requests per node", join},
+	{"dns", "cluster names beside CoreDNS (file and cache plugins) and the wire library over a map, one CPU each", dnsSuite},
 }
 
 type options struct {
