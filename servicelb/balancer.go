@@ -90,6 +90,9 @@ func (b *Balancer) Close() error { return b.file.close() }
 func (b *Balancer) Set(t *Table) {
 	b.set.Lock()
 	defer b.set.Unlock()
+	if b.view.Load().Table == t {
+		return
+	}
 	b.view.Store(&view{Table: t, gen: b.view.Load().gen + 1})
 }
 

@@ -2,6 +2,7 @@ package servicelb
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -105,10 +106,10 @@ func BenchmarkKnown(b *testing.B) {
 			var q packet.Packet
 			i := 0
 			for b.Loop() {
-				p := packets[i%len(packets)]
-				i += 7919
-				q = p
-				q.Buf = append(scratch, p.Buf...)
+				i = (i + 7919*127) % n // each flow is touched before any is again
+				q = packets[0]
+				q.Buf = append(scratch, q.Buf...)
+				q.SetSource(netip.AddrPortFrom(netip.AddrFrom4([4]byte{20, byte((i + 1) >> 16), byte((i + 1) >> 8), byte(i + 1)}), 4000))
 				if lb.Outbound(&q) == Drop {
 					b.Fatal(nonzero(lb.Stats().Dropped))
 				}
@@ -171,6 +172,37 @@ func BenchmarkSweep(b *testing.B) {
 			if n := lb.flows.sweep(lb.now() + 1000); n != 1000000 {
 				b.Fatal(n)
 			}
+		}
+	})
+}
+
+// BenchmarkDirect is what a packet costs that is none of the balancer's business: from Pod to Pod across nodes.
+func BenchmarkDirect(b *testing.B) {
+	a := families["4"]
+	lb := newBalancer(b, 1024, Build(testSelf(), many(1000)))
+	out, in := mk(packet.ProtoTCP, at(a.pod, 1), at(a.far, 2), packet.ACK), mk(packet.ProtoTCP, at(a.far, 2), at(a.pod, 1), packet.ACK)
+	b.Run("out", func(b *testing.B) {
+		for b.Loop() {
+			lb.Outbound(out)
+		}
+	})
+	b.Run("in", func(b *testing.B) {
+		for b.Loop() {
+			lb.Inbound(in)
+		}
+	})
+}
+
+// BenchmarkParallel has both cores translate flows of their own.
+func BenchmarkParallel(b *testing.B) {
+	lb, packets := filled(b, 10000)
+	b.RunParallel(func(pb *testing.PB) {
+		scratch := make([]byte, 0, 2048)
+		var q packet.Packet
+		for i := rand.IntN(1000); pb.Next(); i++ {
+			q = packets[i%len(packets)]
+			q.Buf = append(scratch, q.Buf...)
+			lb.Outbound(&q)
 		}
 	})
 }

@@ -398,3 +398,23 @@ func TestMaglevMovesFew(t *testing.T) {
 		t.Fatalf("%d of %d slots moved", moved, len(before))
 	}
 }
+
+// TestAddressGone: when the node loses the address that flows were translated to, they end.
+func TestAddressGone(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		self := testSelf()
+		b := newBalancer(t, 64, Build(self, snap(nil, nil)))
+		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.endpoint, 443), packet.SYN)
+		want(t, b, b.Outbound(p), Reflect, "SYN")
+		u := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 443), 0)
+		want(t, b, b.Outbound(u), Reflect, "datagram")
+		self.Addrs = []netip.Addr{ip("192.168.7.7"), ip("fd00::77")}
+		b.Set(Build(self, snap(nil, nil)))
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.endpoint, 443), packet.ACK)), Reply, "segment")
+		u = mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 443), 0)
+		want(t, b, b.Outbound(u), Reflect, "datagram")
+		if intact(t, u); u.Src != self.Addrs[b2i(u.Version == 6)] {
+			t.Fatal(u.Src)
+		}
+	})
+}

@@ -111,19 +111,22 @@ func (o *oracle) endpoints(s *model.Service, p *model.ServicePort, v6 bool) map[
 			}
 			for _, e := range sl.Endpoints {
 				at := netip.AddrPortFrom(e.Addr, sp.Port)
-				if s.PublishNotReady {
-					e.Ready, e.Serving, e.Terminating = true, true, false
-				}
 				if have, dup := out[at]; !dup || e.Ready && !have.Ready {
 					out[at] = e
 				}
 			}
 		}
 	}
+	for at, e := range out {
+		if s.PublishNotReady {
+			e.Ready, e.Serving, e.Terminating = true, true, false
+			out[at] = e
+		}
+	}
 	return out
 }
 
-// usable are the ready endpoints, or those that still serve.
+// usableOf are the ready endpoints, or those that still serve.
 func usableOf(all map[netip.AddrPort]model.Endpoint, where func(model.Endpoint) bool) (out []netip.AddrPort) {
 	for _, ready := range []bool{true, false} {
 		for at, e := range all {
@@ -357,7 +360,7 @@ func (f *oflow) state(answer bool, flags uint8) {
 	}
 }
 
-// world is a cluster in which everything happens: few addresses, so that everything meets.
+// dice throw a cluster in which everything happens: few addresses, so that everything meets.
 type dice func(n int) int
 
 func pick[T any](d dice, list []T) T { return list[d(len(list))] }
