@@ -47,6 +47,7 @@ type Agent struct {
 	tun    *tunnel.Tunnel
 	lb     *servicelb.Balancer
 	tables tableCache // only the apply loop uses it
+	checks healthPorts
 	dns    atomic.Pointer[dns.Server]
 	named  *model.Snapshot // that DNS has; only the apply loop uses it
 	pool   *ipam.Pool
@@ -235,6 +236,8 @@ const (
 )
 
 func (a *Agent) applyLoop(ctx context.Context) error {
+	a.checks.log = a.log
+	defer a.checks.close()
 	for {
 		a.apply()
 		select {

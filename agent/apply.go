@@ -25,6 +25,7 @@ func (a *Agent) apply() {
 		return
 	}
 	me := a.self(under)
+	me.Health = a.checks.set(snap, a.cfg.NodeName, me.Cluster.PodCIDRs)
 	p := makePlan(me, snap, a.localPods(), a.tables.build)
 	errs := []error{
 		a.tun.SetMTU(p.MTU),

@@ -45,7 +45,8 @@ type self struct {
 	Keepalive      time.Duration
 	Cluster        model.Cluster
 	Foreign        []tunnel.Peer
-	DNS            []netip.Addr // cluster DNS addresses, which every node has itself
+	Health         map[uint16]uint16 // health check node ports and where they are served
+	DNS            []netip.Addr      // cluster DNS addresses, which every node has itself
 }
 
 // pod is a local Pod's interface and addresses.

@@ -382,6 +382,35 @@ func TestHostPort(t *testing.T) {
 	})
 }
 
+// The health check node port says where a load balancer finds endpoints, as kube-proxy says it, and goes with the policy.
+func TestHealthCheckNodePort(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	labelled(t, l, "n2", "b", "app=b")
+	applyYAML(t, l, web("b", "app: b", "  type: LoadBalancer\n  externalTrafficPolicy: Local"))
+	port := strings.TrimSpace(sh(t, l, "n1", l.Exe+" get svc b -o json | jq .spec.healthCheckNodePort"))
+	for i, want := range []string{`503 {"service":{"namespace":"default","name":"b"},"localEndpoints":0,"serviceProxyHealthy":true}`,
+		`200 {"service":{"namespace":"default","name":"b"},"localEndpoints":1,"serviceProxyHealthy":true}`} {
+		for _, u := range addrsOf(l.Spec.underlayAddrs(nodeName(i + 1))) {
+			eventually(t, "health of "+u.String(), func() error {
+				out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "3", "-w", "%{http_code}", "http://"+host(u)+":"+port+"/")
+				code := out[max(0, len(out)-3):]
+				if got := code + " " + strings.TrimSpace(strings.TrimSuffix(out, code)); err == nil && got != want {
+					err = fmt.Errorf("%q, expected %q", got, want)
+				}
+				return err
+			})
+		}
+	}
+	applyYAML(t, l, web("b", "app: b", "  type: LoadBalancer"))
+	eventually(t, "the port is closed", func() error {
+		if out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "1", "http://"+host(l.Spec.underlayAddrs("n2")[0].Addr())+":"+port+"/"); err == nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
 // externalIPs lead to a Service from inside and outside; session affinity keeps a client with its backend; an internal
 // policy of Local never leaves the node.
 func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
