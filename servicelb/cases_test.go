@@ -2,6 +2,7 @@ package servicelb
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
 	"time"
 
@@ -417,4 +418,54 @@ func TestAddressGone(t *testing.T) {
 			t.Fatal(u.Src)
 		}
 	})
+}
+
+// TestSteering: the host must steer what the table needs, as long as an endpoint may have connections.
+func TestSteering(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, a.far)
+		svc.Type, svc.LBAddresses = model.LoadBalancer, []netip.Addr{ip(a.endpoint)}
+		svc.ExternalIPs = []netip.Addr{ip(a.node), ip(a.peer)} // these have other uses: never routed to the TUN whole
+		host, more := service("api", packet.ProtoTCP, a.vip, 443, 6443, a.node, a.peer)
+		for i := range parts {
+			for j := range parts[i].Endpoints {
+				e := &parts[i].Endpoints[j]
+				e.Ready, e.Serving, e.Terminating = false, false, true
+			}
+		}
+		got := Build(testSelf(), snap([]model.Service{host, svc}, append(parts, more...))).Steering()
+		want := Steering{VIPs: []netip.Addr{ip(a.endpoint)}, Targets: []Port{{packet.ProtoTCP, 8080}}, HostTargets: []Port{{packet.ProtoTCP, 6443}}}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v, want %+v", got, want)
+		}
+	})
+}
+
+// TestReclaim: a full table makes room from what nobody misses.
+func TestReclaim(t *testing.T) {
+	a := families["4"]
+	b := newBalancer(t, 64, tableOf(service("dns", packet.ProtoUDP, a.vip, 5353, 53, a.pod)))
+	src := ip("20.0.0.1")
+	exchange := func() Verdict {
+		src = src.Next()
+		p := mk(packet.ProtoUDP, netip.AddrPortFrom(src, 1), at(a.vip, 5353), 0)
+		v := b.Outbound(p)
+		if v == Reflect {
+			b.Outbound(mk(packet.ProtoUDP, p.Destination(), p.Source(), 0))
+		}
+		return v
+	}
+	for range 64 {
+		want(t, b, exchange(), Reflect, "a slot is free")
+	}
+	want(t, b, exchange(), Drop, "all are busy")
+	b.clock.Add(21)
+	for range 64 {
+		want(t, b, exchange(), Reflect, "idle ones make room")
+	}
+	want(t, b, exchange(), Drop, "all are busy again")
+	b.sound(t)
+	if s := b.Stats(); s.Services["d/dns"] != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 || s.Dropped["table_full"] != 2 {
+		t.Fatal(s.Services, s.Opened, s.Flows, nonzero(s.Dropped))
+	}
 }

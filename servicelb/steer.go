@@ -19,15 +19,14 @@ func newSteer() steer {
 	return steer{pods: map[Port]int{}, host: map[Port]int{}, vips: map[netip.Addr]int{}}
 }
 
+// count takes all endpoints, not only those that new flows go to: one that terminates still has its connections.
 func (s *steer) count(t *Table, k frontKey, f *frontend, by int) {
-	for _, p := range [...]*pool{f.internal, f.external} {
-		for _, b := range p.backends {
-			switch at := (Port{k.proto, b.port}); {
-			case t.local[b.addr]:
-				s.dirty = tally(s.host, at, by) || s.dirty
-			case t.here(b.addr):
-				s.dirty = tally(s.pods, at, by) || s.dirty
-			}
+	for _, b := range f.all {
+		switch at := (Port{k.proto, b.port}); {
+		case t.local[b.addr]:
+			s.dirty = tally(s.host, at, by) || s.dirty
+		case t.here(b.addr):
+			s.dirty = tally(s.pods, at, by) || s.dirty
 		}
 	}
 }
