@@ -88,6 +88,8 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 		return b.reject(p, dropNoListener)
 	case v.leaves(p):
 		return b.masquerade(v, p)
+	case v.here(p.Dst) && !v.here(p.Src) && !v.local[p.Src]:
+		return b.drop(dropNoPod) // the host has no route to such a Pod but the one to here
 	}
 	return in.pass(v, p)
 }

@@ -220,6 +220,8 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 			return refuse
 		}
 		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, masq: true}, []netip.AddrPort{dst}, "")}
+	case o.here(dst.Addr()) && !o.here(src.Addr()) && !o.local(src.Addr()):
+		return forecast{verdict: Drop}
 	}
 	return pass
 }
