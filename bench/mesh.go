@@ -26,21 +26,11 @@ type contestant struct {
 // mesh measures Pod to Pod across two nodes. Both contestants use the same Pods, veths and underlay: a rule in the two
 // nodes decides whether the Pods' packets take warren0 or the stock wireguard-go's device.
 func mesh(ctx context.Context, o options) (err error) {
-	exe, err := filepath.Abs(o.warren)
+	l, done, err := upLab(ctx, o)
 	if err != nil {
 		return err
 	}
-	root, err := os.MkdirTemp("", "warren-bench")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(root)
-	opts := lab.Options{Root: root, Name: "mesh", Exe: exe}
-	l, err := lab.Up(ctx, opts, lab.Spec{Nodes: 2})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Down()) }()
+	defer func() { err = errors.Join(err, done()) }()
 	var pods [2]*lab.Pod
 	for i, n := range l.NodeNames() {
 		if pods[i], err = l.RunPod(ctx, lab.PodSpec{Node: n, Name: "p" + n, Args: []string{"sleep", "infinity"}}); err != nil {
@@ -72,6 +62,23 @@ func mesh(ctx context.Context, o options) (err error) {
 	}
 	t.print()
 	return sameNode(l, o, near, pods[1])
+}
+
+// upLab starts a lab of two nodes in a directory of its own; done removes both.
+func upLab(ctx context.Context, o options) (l *lab.Lab, done func() error, err error) {
+	exe, err := filepath.Abs(o.warren)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := os.MkdirTemp("", "warren-bench")
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err = lab.Up(ctx, lab.Options{Root: root, Name: "bench", Exe: exe}, lab.Spec{Nodes: 2})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(root))
+	}
+	return l, func() error { return errors.Join(l.Down(), os.RemoveAll(root)) }, nil
 }
 
 // startStock runs wireguard-go on both nodes, beside the agent, with a port, key and table of its own.

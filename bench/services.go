@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -32,20 +30,11 @@ spec:
 // services measures a Pod that calls a Pod through a ClusterIP beside the same Pods called directly: backend on the same
 // node and on another one. The direct ports are others than the Service's target ports, whose replies are steered.
 func services(ctx context.Context, o options) (err error) {
-	exe, err := filepath.Abs(o.warren)
+	l, done, err := upLab(ctx, o)
 	if err != nil {
 		return err
 	}
-	root, err := os.MkdirTemp("", "warren-bench")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(root)
-	l, err := lab.Up(ctx, lab.Options{Root: root, Name: "svc", Exe: exe}, lab.Spec{Nodes: 2})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Down()) }()
+	defer func() { err = errors.Join(err, done()) }()
 	client, err := l.RunPod(ctx, lab.PodSpec{Node: "n1", Name: "client", Args: []string{"sleep", "infinity"}})
 	if err != nil {
 		return err

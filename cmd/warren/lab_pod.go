@@ -83,15 +83,7 @@ func labPodRmCmd() *cobra.Command {
 		Short: "end a Pod",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			l, err := openLab(c)
-			if err != nil {
-				return err
-			}
-			p, err := l.FindPod(args[0])
-			if err != nil {
-				return err
-			}
-			return l.RemovePod(p)
+			return withPod(c, args[0], func(l *lab.Lab, p *lab.Pod) error { return l.RemovePod(p) })
 		},
 	}
 }
@@ -102,17 +94,22 @@ func labPodExecCmd() *cobra.Command {
 		Short: "run a command in a Pod",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			l, err := openLab(c)
-			if err != nil {
-				return err
-			}
-			p, err := l.FindPod(args[0])
-			if err != nil {
-				return err
-			}
-			return l.ExecPod(p, stdio(args[1:]))
+			return withPod(c, args[0], func(l *lab.Lab, p *lab.Pod) error { return l.ExecPod(p, stdio(args[1:])) })
 		},
 	}
+}
+
+// withPod opens the lab and finds a Pod of it.
+func withPod(c *cobra.Command, name string, do func(*lab.Lab, *lab.Pod) error) error {
+	l, err := openLab(c)
+	if err != nil {
+		return err
+	}
+	p, err := l.FindPod(name)
+	if err != nil {
+		return err
+	}
+	return do(l, p)
 }
 
 func labPodListCmd() *cobra.Command {

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/api"
@@ -71,21 +70,12 @@ func touches(f api.Flow, address string) bool {
 }
 
 func printFlows(c *cobra.Command, format string, list []api.Flow) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(c.OutOrStdout())
-		enc.SetIndent("", "  ")
-		return enc.Encode(list)
-	case "text":
-	default:
-		return fmt.Errorf("--output %q is neither text nor json", format)
-	}
-	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE")
-	for _, f := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle)
-	}
-	return t.Flush()
+	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
+		fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE")
+		for _, f := range list {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle)
+		}
+	})
 }
 
 func servicesCmd() *cobra.Command {
@@ -116,23 +106,14 @@ func servicesCmd() *cobra.Command {
 }
 
 func printFrontends(c *cobra.Command, format string, list []api.Frontend) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(c.OutOrStdout())
-		enc.SetIndent("", "  ")
-		return enc.Encode(list)
-	case "text":
-	default:
-		return fmt.Errorf("--output %q is neither text nor json", format)
-	}
-	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "SERVICE\tPORT\tKIND\tPROTO\tADDRESS\tBACKENDS\tFOR OUTSIDE CLIENTS")
-	for _, f := range list {
-		outside := "same"
-		if f.External != nil {
-			outside = words(f.External)
+	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
+		fmt.Fprintln(t, "SERVICE\tPORT\tKIND\tPROTO\tADDRESS\tBACKENDS\tFOR OUTSIDE CLIENTS")
+		for _, f := range list {
+			outside := "same"
+			if f.External != nil {
+				outside = words(f.External)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, words(f.Backends), outside)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, words(f.Backends), outside)
-	}
-	return t.Flush()
+	})
 }

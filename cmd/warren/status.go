@@ -1,12 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,20 +30,11 @@ func statusCmd() *cobra.Command {
 	return c
 }
 
-func outputFlag(c *cobra.Command, format *string) {
-	c.Flags().StringVarP(format, "output", "o", "text", "text or json")
+func printStatus(w io.Writer, format string, st api.Status) error {
+	return render(w, format, st, func(t io.Writer) { statusText(t, st) })
 }
 
-func printStatus(w io.Writer, format string, st api.Status) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(st)
-	case "text":
-	default:
-		return fmt.Errorf("--output %q is neither text nor json", format)
-	}
+func statusText(w io.Writer, st api.Status) {
 	for _, p := range st.Problems {
 		fmt.Fprintf(w, "PROBLEM  %s\n", p)
 	}
@@ -57,13 +46,11 @@ func printStatus(w io.Writer, format string, st api.Status) error {
 	fmt.Fprintf(w, "cluster  %s, revision %d, applied %d; store %s\n", st.Cluster, st.Revision, st.Applied, storeText(st.Store))
 	fmt.Fprintf(w, "tunnel   %s, MTU %d, UDP %d, key %s\n", st.Interface, st.MTU, st.Port, st.PublicKey)
 	fmt.Fprintf(w, "Pods     %s\n\n", words(st.PodCIDRs))
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")
+	fmt.Fprintln(w, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")
 	for _, p := range st.Peers {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", p.Name, aliveText(p), dash(p.Endpoint), words(p.PodCIDRs), ago(p.LastHandshake),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", p.Name, aliveText(p), dash(p.Endpoint), words(p.PodCIDRs), ago(p.LastHandshake),
 			bytesText(p.RxBytes), bytesText(p.TxBytes), p.MTU)
 	}
-	return t.Flush()
 }
 
 func storeText(s api.Store) string {
