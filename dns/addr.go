@@ -33,7 +33,9 @@ func parse6(b []byte) (netip.Addr, bool) {
 					return netip.Addr{}, false
 				}
 				gap = true
-				i += 2
+				if i += 2; i < len(b) && b[i] == '-' {
+					return netip.Addr{}, false
+				}
 				continue
 			case i == 0 || i == len(b)-1:
 				return netip.Addr{}, false

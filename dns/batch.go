@@ -62,14 +62,29 @@ func newBatch(c *net.UDPConn) (*batch, error) {
 
 // recv waits for datagrams and returns how many came.
 func (b *batch) recv() (int, error) {
-	for i := range b.in {
-		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
-		b.in[i].hdr.SetControllen(ctlSize)
-	}
+	b.prepare()
 	if err := b.raw.Read(b.recvFn); err != nil {
 		return 0, err
 	}
 	return b.received, b.err
+}
+
+// prepare sets what the kernel overwrites.
+func (b *batch) prepare() {
+	for i := range b.in {
+		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		b.in[i].hdr.SetControllen(ctlSize)
+	}
+}
+
+// poll is recv without waiting; no datagram is 0.
+func (b *batch) poll() (int, error) {
+	b.prepare()
+	b.received, b.err = 0, nil
+	if err := b.raw.Control(func(fd uintptr) { b.tryRecv(fd) }); err != nil {
+		return 0, err
+	}
+	return max(b.received, 0), b.err
 }
 
 func (b *batch) tryRecv(fd uintptr) bool {
@@ -79,7 +94,11 @@ func (b *batch) tryRecv(fd uintptr) bool {
 	case 0:
 		return true
 	case unix.EAGAIN:
+		b.received = 0
 		return false
+	case unix.EINTR:
+		b.received = 0
+		return true
 	}
 	b.received, b.err = 0, e
 	return true

@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
@@ -180,15 +179,11 @@ func (up *upstream) keep(c *tls.Conn) {
 func (up *upstream) stream(ctx context.Context, c net.Conn, q []byte) ([]byte, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...)); err != nil {
+	if err := writeFrame(c, q); err != nil {
 		return nil, err
 	}
-	var n [2]byte
-	if _, err := io.ReadFull(c, n[:]); err != nil {
-		return nil, err
-	}
-	a := make([]byte, binary.BigEndian.Uint16(n[:]))
-	if _, err := io.ReadFull(c, a); err != nil {
+	a, err := readFrame(c, nil)
+	if err != nil {
 		return nil, err
 	}
 	if check(q, a) == foreign {
@@ -196,56 +191,4 @@ func (up *upstream) stream(ctx context.Context, c net.Conn, q []byte) ([]byte, e
 		return nil, errBroken
 	}
 	return a, nil
-}
-
-// calm takes our random capitals out again: the client gave no such spelling.
-func calm(r dns.RR) {
-	r.Header().Name = dns.CanonicalName(r.Header().Name)
-	if c, ok := r.(*dns.CNAME); ok {
-		c.Target = dns.CanonicalName(c.Target)
-	}
-}
-
-// sanitize keeps what belongs to the question: the chain of aliases from its name and the records at the chain's end, the
-// SOA of a negative answer, and signatures for who asked for them. Everything else could only do harm.
-func sanitize(m *dns.Msg, k cacheKey) {
-	do := k.flags&1 != 0
-	m.Extra = nil
-	at := textName([]byte(k.name))
-	var keep []dns.RR
-	chain := map[string]bool{dns.CanonicalName(at): true}
-	for range 16 { // upstream may say them in any order
-		grown := false
-		for _, r := range m.Answer {
-			if c, ok := r.(*dns.CNAME); ok && chain[dns.CanonicalName(c.Hdr.Name)] && !chain[dns.CanonicalName(c.Target)] {
-				chain[dns.CanonicalName(c.Target)], grown = true, true
-			}
-		}
-		if !grown {
-			break
-		}
-	}
-	for _, r := range m.Answer {
-		t := r.Header().Rrtype
-		signature := t == dns.TypeRRSIG && do
-		alias := t == dns.TypeCNAME || t == dns.TypeDNAME
-		if r.Header().Class == dns.ClassINET && (chain[dns.CanonicalName(r.Header().Name)] || t == dns.TypeDNAME) && (t == k.typ || alias || signature) {
-			calm(r)
-			keep = append(keep, r)
-		}
-	}
-	m.Answer, keep = keep, nil
-	for _, r := range m.Ns {
-		switch r.Header().Rrtype {
-		case dns.TypeSOA:
-			if len(m.Answer) == 0 || m.Answer[len(m.Answer)-1].Header().Rrtype == dns.TypeCNAME {
-				keep = append(keep, r)
-			}
-		case dns.TypeNSEC, dns.TypeNSEC3, dns.TypeRRSIG, dns.TypeDS:
-			if do {
-				keep = append(keep, r)
-			}
-		}
-	}
-	m.Ns = keep
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,16 @@ type sockets struct {
 func (k *sockets) close() {
 	for _, c := range k.udp {
 		c.Close()
+	}
+	for _, l := range k.tcp {
+		l.Close()
+	}
+}
+
+// stop wakes everybody who waits on a socket, and leaves the sockets open for the answers that are still due.
+func (k *sockets) stop() {
+	for _, c := range k.udp {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
 	}
 	for _, l := range k.tcp {
 		l.Close()

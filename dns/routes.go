@@ -196,11 +196,12 @@ func (s *Server) setRoutes(r *routes) {
 	}
 	s.routes.Store(r)
 	s.cache.keep(ids)
-	if old != nil {
-		for _, set := range old.sets() {
-			if !ids[set.id] {
-				set.close()
-			}
+	if old == nil {
+		return
+	}
+	for _, set := range old.sets() {
+		if !ids[set.id] {
+			set.close()
 		}
 	}
 	select {

@@ -35,6 +35,7 @@ type Server struct {
 
 	live   sync.RWMutex // guards spawn against the end of Run
 	ctx    context.Context
+	ended  bool
 	later  sync.WaitGroup
 	waits  atomic.Int64
 	reload chan struct{} // probe the upstreams now
@@ -53,22 +54,31 @@ func New(c Config) (*Server, error) {
 	return s, s.SetUpstreams(c.Upstreams, c.StubDomains)
 }
 
-// Run opens the sockets and answers until ctx ends. It returns when every goroutine it started has.
+// Run opens the sockets and answers until ctx ends. It returns when every goroutine it started has. A server runs once.
 func (s *Server) Run(ctx context.Context) error {
 	socks, err := open(ctx, s.cfg.Listen, s.cfg.Workers)
 	if err != nil {
 		return fmt.Errorf("dns: %w", err)
 	}
+	return s.serve(ctx, socks)
+}
+
+// serve answers on sockets that are open, and closes them.
+func (s *Server) serve(ctx context.Context, socks *sockets) error {
+	defer socks.close()
+	var workers []*worker
+	for _, c := range socks.udp {
+		w, err := newWorker(s, c)
+		if err != nil {
+			return fmt.Errorf("dns: %w", err)
+		}
+		workers = append(workers, w)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	s.live.Lock()
 	s.ctx = ctx
 	s.live.Unlock()
-	for _, c := range socks.udp {
-		w, err := newWorker(s, c)
-		if err != nil {
-			socks.close()
-			return fmt.Errorf("dns: %w", err)
-		}
+	for _, w := range workers {
 		g.Go(func() error { return w.run(ctx) })
 	}
 	for _, l := range socks.tcp {
@@ -76,13 +86,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.watchResolvConf(ctx) })
 	g.Go(func() error { return s.probe(ctx) })
-	stop := context.AfterFunc(ctx, socks.close)
+	defer context.AfterFunc(ctx, socks.stop)()
 	close(s.ready)
-	err = g.Wait()
-	stop()
-	socks.close()
+	err := g.Wait()
 	s.live.Lock()
-	s.ctx = nil
+	s.ended = true // nobody may join while we wait
 	s.live.Unlock()
 	s.later.Wait()
 	s.routes.Load().close()
@@ -114,7 +122,7 @@ func (s *Server) LogQueries(on bool) { s.queries.Store(on) }
 func (s *Server) spawn(fn func(ctx context.Context)) bool {
 	s.live.RLock()
 	defer s.live.RUnlock()
-	if s.ctx == nil || s.ctx.Err() != nil {
+	if s.ctx == nil || s.ended || s.ctx.Err() != nil {
 		return false
 	}
 	ctx := s.ctx

@@ -164,3 +164,34 @@ func TestNoSnapshotIsServfail(t *testing.T) {
 		}
 	}
 }
+
+func TestPodModes(t *testing.T) {
+	for mode, want := range map[PodMode]map[string]int{
+		PodsVerified: {"10-42-0-44.jobs.pod.cluster.local": mdns.RcodeSuccess, "10-42-0-44.default.pod.cluster.local": mdns.RcodeNameError, "10-42-0-45.jobs.pod.cluster.local": mdns.RcodeNameError},
+		PodsOff:      {"10-42-0-44.jobs.pod.cluster.local": mdns.RcodeNameError, "jobs.pod.cluster.local": mdns.RcodeSuccess},
+	} {
+		_, at := start(t, Config{Pods: mode})
+		for name, rcode := range want {
+			if r := ask(t, at, "udp", name, mdns.TypeA); r.Rcode != rcode || (rcode == mdns.RcodeSuccess && strings.HasPrefix(name, "10-")) != (len(r.Answer) == 1) {
+				t.Errorf("mode %d, %s: %v, want %s", mode, name, r, mdns.RcodeToString[rcode])
+			}
+		}
+	}
+}
+
+// TestEndpointIsVisibleAtOnce: a headless name that did not exist does with the next answer, whatever was asked before.
+func TestEndpointIsVisibleAtOnce(t *testing.T) {
+	s, at := start(t, Config{})
+	for range 3 {
+		if r := ask(t, at, "udp", "x.none.prod.svc.cluster.local", mdns.TypeA); r.Rcode != mdns.RcodeNameError {
+			t.Fatalf("without ready endpoints: %v", r)
+		}
+		snap := sample()
+		snap.Slices[3].Endpoints[0].Ready = true
+		s.Set(snap)
+		if r := ask(t, at, "udp", "x.none.prod.svc.cluster.local", mdns.TypeA); len(r.Answer) != 1 {
+			t.Fatalf("with one: %v", r)
+		}
+		s.Set(sample())
+	}
+}

@@ -20,50 +20,69 @@ const (
 // serveTCP answers the connections of one listener. Each costs a goroutine and at most 64 KB; a client beyond its share
 // is closed at once.
 func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
-	slots := make(chan struct{}, tcpClients)
-	shares := newShares(tcpPerson)
+	d := &door{s: s, slots: make(chan struct{}, tcpClients), shares: newShares(tcpPerson)}
 	for {
 		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Close()
-			}
+		switch {
+		case err == nil && ctx.Err() == nil:
+			d.admit(c)
+		case err == nil:
+			c.Close()
 			return nil
-		}
-		var ne net.Error
-		if errors.As(err, &ne) && !errors.Is(err, net.ErrClosed) {
-			s.stats.acceptErrors.Add(1) // out of descriptors, or gone before it was taken
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("dns: accept on tcp %s: %w", l.Addr(), err)
+		default: // out of descriptors, or gone before it was taken
+			s.stats.acceptErrors.Add(1)
 			select {
 			case <-time.After(10 * time.Millisecond):
 			case <-ctx.Done():
 			}
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("dns: accept on tcp %s: %w", l.Addr(), err)
-		}
-		from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if !s.access.allowed(from.Addr()) || !shares.take(from.Addr()) {
-			s.stats.tcpRefused.Add(1)
-			c.Close()
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			s.stats.tcpRefused.Add(1)
-			shares.give(from.Addr())
-			c.Close()
-			continue
-		}
-		if !s.spawn(func(ctx context.Context) {
-			defer func() { <-slots; shares.give(from.Addr()) }()
-			s.serveConn(ctx, c, from)
-		}) {
-			c.Close()
 		}
 	}
+}
+
+// door lets connections in: allowed clients, so many in all, so many each.
+type door struct {
+	s      *Server
+	slots  chan struct{}
+	shares *shares
+}
+
+func (d *door) admit(c net.Conn) {
+	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	if !d.s.access.allowed(from.Addr()) || !d.take(from.Addr()) {
+		d.s.stats.tcpRefused.Add(1)
+		c.Close()
+		return
+	}
+	if !d.s.spawn(func(ctx context.Context) {
+		defer d.give(from.Addr())
+		d.s.serveConn(ctx, c, from)
+	}) {
+		d.give(from.Addr())
+		c.Close()
+	}
+}
+
+func (d *door) take(a netip.Addr) bool {
+	if !d.shares.take(a) {
+		return false
+	}
+	select {
+	case d.slots <- struct{}{}:
+		return true
+	default:
+		d.shares.give(a)
+		return false
+	}
+}
+
+func (d *door) give(a netip.Addr) {
+	<-d.slots
+	d.shares.give(a)
 }
 
 // serveConn answers one connection's questions in their order.
@@ -71,22 +90,11 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, from netip.AddrPort)
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	defer c.Close()
 	a := asker{s: s, tally: s.stats.tcp()}
-	in, out := make([]byte, 2, 4096), make([]byte, 0, 4096)
+	in, out := make([]byte, 0, 1024), make([]byte, 0, 4096)
 	for {
 		_ = c.SetDeadline(time.Now().Add(tcpIdle))
-		in = in[:2]
-		if _, err := io.ReadFull(c, in); err != nil {
-			return
-		}
-		n := int(binary.BigEndian.Uint16(in))
-		if n < headerLen {
-			return
-		}
-		if n > cap(in) {
-			in = make([]byte, n)
-		}
-		in = in[:n]
-		if _, err := io.ReadFull(c, in); err != nil {
+		var err error
+		if in, err = readFrame(c, in); err != nil || len(in) < headerLen {
 			return
 		}
 		a.now = time.Now()
@@ -100,10 +108,28 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, from netip.AddrPort)
 			return
 		}
 		a.tally.took(time.Since(a.now), 1)
-		frame := append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(body)), uint16(len(body))), body...)
 		_ = c.SetDeadline(time.Now().Add(tcpIdle))
-		if _, err := c.Write(frame); err != nil {
+		if err := writeFrame(c, body); err != nil {
 			return
 		}
 	}
+}
+
+// readFrame reads a message behind its two bytes of length, into buf when it is large enough.
+func readFrame(r io.Reader, buf []byte) ([]byte, error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(head[:]))
+	if n > cap(buf) {
+		buf = make([]byte, n)
+	}
+	_, err := io.ReadFull(r, buf[:n])
+	return buf[:n], err
+}
+
+func writeFrame(w io.Writer, body []byte) error {
+	_, err := w.Write(append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(body)), uint16(len(body))), body...))
+	return err
 }

@@ -24,16 +24,29 @@ func newWorker(s *Server, c *net.UDPConn) (*worker, error) {
 	return &worker{conn: c, b: b, a: asker{s: s, tally: s.stats.tally()}}, nil
 }
 
+// run answers until ctx ends, and then what is left in the socket: a successor on the same address gets none of it.
 func (w *worker) run(ctx context.Context) error {
 	for {
 		n, err := w.b.recv()
 		if ctx.Err() != nil {
-			return nil
+			return w.drain(n, err)
 		}
 		if err != nil {
 			return fmt.Errorf("dns: receive on udp %s: %w", w.conn.LocalAddr(), err)
 		}
 		w.serve(n)
+	}
+}
+
+// drain answers what has arrived but was not read. Questions for upstream are SERVFAIL now, and asked again elsewhere.
+func (w *worker) drain(n int, err error) error {
+	for {
+		if err == nil && n > 0 {
+			w.serve(n)
+		}
+		if n, err = w.b.poll(); err != nil || n == 0 {
+			return nil
+		}
 	}
 }
 

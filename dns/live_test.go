@@ -1,0 +1,288 @@
+package dns
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	mdns "github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// certificate is a self-signed one for names, and the pool that trusts it.
+func certificate(t *testing.T, names ...string) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: names, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, _ := x509.ParseCertificate(der)
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+}
+
+func TestOverTLS(t *testing.T) {
+	cert, pool := certificate(t, "dns.example.net")
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := newFake(t, silent) // its conn method speaks DNS on any connection
+	var connections atomic.Int64
+	up.join.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			connections.Add(1)
+			up.join.Go(func() { up.conn(c) })
+		}
+	})
+	t.Cleanup(func() { l.Close() })
+	_, at := start(t, Config{Upstreams: []string{"tls://" + l.Addr().String() + "#dns.example.net"}, RootCAs: pool})
+	wantA(t, at, "one.example.com", "192.0.2.99")
+	wantA(t, at, "two.example.com", "192.0.2.99")
+	if n := connections.Load(); n > 2 { // the loop probe may have had one of its own
+		t.Errorf("%d connections for three questions", n)
+	}
+	_, wrong := start(t, Config{Upstreams: []string{"tls://" + l.Addr().String() + "#other.example.net"}, RootCAs: pool})
+	if r := ask(t, wrong, "udp", "one.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
+		t.Errorf("a certificate for another name: %v, want SERVFAIL", r)
+	}
+}
+
+func TestResolvConfIsWatched(t *testing.T) {
+	dir := t.TempDir()
+	stub, list := filepath.Join(dir, "stub", "resolv.conf"), filepath.Join(dir, "real", "resolv.conf")
+	was := realLists
+	realLists = []string{list}
+	defer func() { realLists = was }()
+	put := func(path, text string) {
+		t.Helper()
+		_ = os.MkdirAll(filepath.Dir(path), 0o755)
+		if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(stub, "# comment\nsearch x\nnameserver 127.0.0.53\n")
+	put(list, "nameserver 192.0.2.53\nnameserver not-an-address\nnameserver 2001:db8::53\n")
+	s, err := New(Config{Listen: []netip.AddrPort{freePort(t)}, ResolvConf: stub})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	<-s.Ready()
+	defer func() { cancel(); <-done }()
+	has := func(want string) bool {
+		var got []string
+		for _, u := range s.Upstreams() {
+			got = append(got, u.Name)
+		}
+		return strings.Join(got, " ") == want
+	}
+	until(t, func() bool { return has("192.0.2.53:53 [2001:db8::53]:53") })
+	put(list, "nameserver 192.0.2.54\n")
+	until(t, func() bool { return has("192.0.2.54:53") })
+	put(stub, "nameserver 192.0.2.55\n")
+	until(t, func() bool { return has("192.0.2.55:53") })
+	if err := os.Remove(stub); err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() bool { return has("") })
+	put(stub, "nameserver 192.0.2.56\n")
+	until(t, func() bool { return has("192.0.2.56:53") })
+}
+
+// TestHandOver starts successors on the same address and ends their predecessors while a client asks on.
+func TestHandOver(t *testing.T) {
+	at := freePort(t)
+	begin := func() (stop func()) {
+		s, err := New(Config{Listen: []netip.AddrPort{at}, Workers: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Set(sample())
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		<-s.Ready()
+		return func() { cancel(); <-done }
+	}
+	stop := begin()
+	var asked, lost atomic.Int64
+	end := make(chan struct{})
+	done := make(chan struct{})
+	go func() { defer close(done); askOn(t, at, &asked, &lost, end) }()
+	for range 10 {
+		next := begin()
+		stop()
+		stop = next
+		goal := asked.Load() + 200
+		until(t, func() bool { return asked.Load() >= goal || t.Failed() })
+	}
+	close(end)
+	<-done
+	stop()
+	t.Logf("%d questions, %d asked twice, over 10 hand-overs", asked.Load(), lost.Load())
+	if lost.Load() > 10 {
+		t.Errorf("%d questions were lost in 10 hand-overs", lost.Load())
+	}
+}
+
+func askOn(t *testing.T, at netip.AddrPort, asked, lost *atomic.Int64, end chan struct{}) {
+	for {
+		select {
+		case <-end:
+			return
+		default:
+		}
+		for try := 0; ; try++ { // a new port each time: any of the sockets may get it
+			r, err := exchangeOnce(at)
+			if err == nil && len(r.Answer) == 1 {
+				break
+			}
+			lost.Add(1)
+			if try == 5 {
+				t.Errorf("no answer: %v %v", r, err)
+				return
+			}
+		}
+		asked.Add(1)
+	}
+}
+
+func exchangeOnce(at netip.AddrPort) (*mdns.Msg, error) {
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	conn := &mdns.Conn{Conn: c}
+	if err := conn.WriteMsg(new(mdns.Msg).SetQuestion("web.default.svc.cluster.local.", mdns.TypeA)); err != nil {
+		return nil, err
+	}
+	return conn.ReadMsg()
+}
+
+func TestExplanation(t *testing.T) {
+	up := newFake(t, says("192.0.2.40"))
+	s, _ := start(t, Config{Upstreams: []string{up.addr.String()}})
+	from := netip.MustParseAddr("127.0.0.1")
+	for _, c := range []struct {
+		name               string
+		from, zone, answer string
+	}{
+		{"web.default.svc.cluster.local", "record", "cluster", "web.default.svc.cluster.local. 5 IN A 10.43.0.5"},
+		{"n2.node.warren", "record", "node", "n2.node.warren. 5 IN A 192.0.2.2"},
+		{"www.example.com", "upstream", "external", "www.example.com. 60 IN A 192.0.2.40"},
+		{"www.example.com", "cache", "external", "www.example.com. 60 IN A 192.0.2.40"},
+	} {
+		e := s.Query(t.Context(), c.name, mdns.TypeA, from)
+		if e.From != c.from || e.Zone != c.zone || len(e.Answers) != 1 || e.Answers[0] != c.answer || !e.Allowed {
+			t.Errorf("%s: %+v", c.name, e)
+		}
+	}
+	search := []string{"default.svc.cluster.local", "svc.cluster.local", "cluster.local"}
+	e := s.Search(t.Context(), "www.example.com", mdns.TypeA, from, search, 5)
+	if len(e.Steps) != 4 || e.Steps[0].Rcode != "NXDOMAIN" || e.From != "cache" {
+		t.Errorf("search: %+v", e)
+	}
+	if e := s.Search(t.Context(), "web", mdns.TypeA, from, search, 5); len(e.Steps) != 1 || len(e.Answers) != 1 {
+		t.Errorf("search: %+v", e)
+	}
+	if e := s.Query(t.Context(), "web.default.svc.cluster.local", mdns.TypeA, netip.MustParseAddr("192.0.2.1")); e.Allowed {
+		t.Error("a stranger is allowed")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	up := newFake(t, says("192.0.2.41"))
+	s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
+	for range 3 {
+		wantA(t, at, "www.example.com", "192.0.2.41")
+		ask(t, at, "udp", "nope.default.svc.cluster.local", mdns.TypeAAAA)
+		ask(t, at, "tcp", "web.default.svc.cluster.local", 4711)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(s.Collectors()...)
+	got := map[string]float64{}
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		for _, m := range f.GetMetric() {
+			key := f.GetName()
+			for _, l := range m.GetLabel() {
+				key += " " + l.GetValue()
+			}
+			got[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	for key, want := range map[string]float64{
+		"warren_dns_queries_total NXDOMAIN AAAA cluster": 3, "warren_dns_queries_total NOERROR other cluster": 3, "warren_dns_queries_total NOERROR A external": 3,
+		"warren_dns_external_total cache": 2, "warren_dns_external_total upstream": 1, "warren_dns_revision": 7, "warren_dns_upstream_up " + up.addr.String(): 1,
+	} {
+		// Order of labels is the registry's: rcode, type, zone.
+		if got[key] != want {
+			t.Errorf("%s is %v, want %v", key, got[key], want)
+		}
+	}
+	if n := got["warren_dns_answer_seconds"]; n < 9 {
+		t.Errorf("%v answers timed", n)
+	}
+}
+
+func TestConfigReportsEveryProblem(t *testing.T) {
+	_, err := New(Config{Domain: "a..b", TTL: 99999, CacheBytes: -1, Upstreams: []string{"x", "udp://1.1.1.1", "0.0.0.0"}, StubDomains: map[string][]string{".": {"192.0.2.1"}}, Allow: []netip.Prefix{{}}})
+	for _, want := range []string{"no address to listen on", `domain "a..b"`, "TTL 99999", "cache bytes -1", `upstream "x"`, `upstream "udp://1.1.1.1"`, `upstream "0.0.0.0"`, `stub domain "."`, "allowed source"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not speak of %q", err, want)
+		}
+	}
+}
+
+func FuzzDashed(f *testing.F) {
+	for _, s := range []string{"10-42-0-7", "fd42--7", "--", "--1", "1--", "fd42-1-2-3-4-5-6-7", "1-2-3-4-5-6-7", "-1--2", "00001--"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if len(s) == 0 || len(s) > 63 || strings.ContainsAny(s, ".:%ABCDEF") {
+			return
+		}
+		want, err := netip.ParseAddr(strings.ReplaceAll(s, "-", "."))
+		if err != nil {
+			want, err = netip.ParseAddr(strings.ReplaceAll(s, "-", ":"))
+		}
+		got, ok := dashed([]byte(s))
+		if ok != (err == nil) || ok && got != want {
+			t.Fatalf("%q: %v %v, netip says %v %v", s, got, ok, want, err)
+		}
+	})
+}
