@@ -111,16 +111,18 @@ func (a *Agent) self(under hostnet.Underlay) self {
 		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs()}
 }
 
-// tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services.
+// tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services. What changed
+// between two snapshots the builder compiles alone.
 type tableCache struct {
-	self  servicelb.Self
-	snap  *model.Snapshot
-	table *servicelb.Table
+	builder servicelb.Builder
+	self    servicelb.Self
+	snap    *model.Snapshot
+	table   *servicelb.Table
 }
 
 func (c *tableCache) build(me servicelb.Self, snap *model.Snapshot) *servicelb.Table {
 	if c.table == nil || c.snap != snap || !reflect.DeepEqual(c.self, me) {
-		c.self, c.snap, c.table = me, snap, servicelb.Build(me, snap)
+		c.self, c.snap, c.table = me, snap, c.builder.Build(me, snap)
 	}
 	return c.table
 }

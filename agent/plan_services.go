@@ -86,6 +86,11 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 		h.Routes = append(h.Routes, overTUN(me, tableSteer, all, me.primary(six))...)
 		h.Routes = append(h.Routes, overTUN(me, tableWorld, all, netip.Addr{})...)
 	}
+	// An address of our own block that no Pod has ends here: over the range's route it would come back and go round.
+	for _, b := range me.Blocks {
+		h.Routes = append(h.Routes, hostnet.Route{Table: tablePods, Type: hostnet.Unreachable, Dst: b})
+		h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(SNATAddr(b), b.Addr().BitLen()), netip.Addr{})...)
+	}
 	p.replies(me, st)
 	p.hostPorts(me, pods)
 	src := me.sources()

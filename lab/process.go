@@ -134,46 +134,65 @@ func (l *Lab) Pid(machine, name string) int {
 	return pid
 }
 
-// ours reports whether a process carries this lab's mark and is not a zombie.
+// ours reports whether a process carries this lab's mark and is not a zombie. A process in the middle of execve shows an
+// empty or unreadable environment, and for a moment even looks like a zombie, when another thread than its first one
+// called execve; so a young process is looked at again.
 func (l *Lab) ours(pid int) bool {
 	mark := []byte("\x00" + envMark + "=" + l.Dir + "\x00")
-	for range 5000 {
+	const looks, deadLooks = 5000, 50
+	dead := 0
+	for range looks {
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if err == nil && len(env) > 0 {
 			return bytes.Contains(append([]byte{0}, env...), mark)
 		}
-		// Empty or unreadable: it has no program (a zombie, a kernel thread), it is gone, or it is in the middle of
-		// execve.
-		if !mayExec(pid) {
+		switch stateOf(pid) {
+		case hopeless:
 			return false
+		case looksDead:
+			if dead++; dead > deadLooks {
+				return false
+			}
 		}
 		time.Sleep(time.Millisecond)
 	}
 	return false
 }
 
-// mayExec reports whether a process exists, is neither a zombie nor a kernel thread (flag PF_KTHREAD; proc(5)), and is so
-// young that an empty environment may be that of execve under way. Some programs just have none.
-func mayExec(pid int) bool {
+// look is how a process appears whose environment cannot be read.
+type look int
+
+const (
+	hopeless  look = iota // gone, a kernel thread, or old: its environment is just empty
+	looksDead             // a zombie, or young and about to become another program
+	looksYoung
+)
+
+// stateOf reads /proc/PID/stat (proc(5)).
+func stateOf(pid int) look {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false
+		return hopeless
 	}
 	_, rest, _ := strings.Cut(string(raw), ") ")
 	f := strings.Fields(rest)
 	if len(f) < 20 {
-		return false
+		return hopeless
 	}
 	const kthread, hz = 0x00200000, 100
 	flags, errFlags := strconv.ParseUint(f[6], 10, 64)
 	start, errStart := strconv.ParseInt(f[19], 10, 64)
 	var now unix.Timespec
 	if errFlags != nil || errStart != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
-		return false
+		return hopeless
 	}
-	// A first thread that is a zombie while others live waits for one of them to take over the process by execve.
-	dead := f[0] == "X" || f[0] == "Z" && f[17] == "1"
-	return flags&kthread == 0 && !dead && now.Sec-start/hz < 5
+	switch {
+	case flags&kthread != 0 || now.Sec-start/hz >= 5:
+		return hopeless
+	case f[0] == "X" || f[0] == "Z":
+		return looksDead
+	}
+	return looksYoung
 }
 
 // processes lists every process that carries the lab's mark, whoever its parent is by now.

@@ -57,6 +57,15 @@ func podToNode(t *testing.T, l *Lab, p *Pod, node string) {
 // bigPackets: the largest packet passes unfragmented, one byte more is refused to the sender, at once and with the MTU.
 func bigPackets(t *testing.T, l *Lab, from, to *Pod) {
 	t.Helper()
+	// An address of a block that no Pod has is refused at once, on this node and on the other, and nothing goes round.
+	for _, p := range []*Pod{from, to} {
+		for _, a := range p.Addresses {
+			out, err := l.PodOutput(from, "ping", "-c1", "-W3", a.Next().Next().Next().Next().String())
+			if err == nil || strings.Contains(out, "Time to live exceeded") || strings.Contains(out, "Time exceeded") {
+				t.Errorf("an address nobody has: %v\n%s", err, out)
+			}
+		}
+	}
 	for _, a := range to.Addresses {
 		headers := 28
 		if a.Is6() {

@@ -39,9 +39,10 @@ type RouteType string
 
 // The kinds of routes that warren uses; names as in ip-route(8).
 const (
-	Unicast   RouteType = "unicast"
-	Blackhole RouteType = "blackhole"
-	Throw     RouteType = "throw"
+	Unicast     RouteType = "unicast"
+	Blackhole   RouteType = "blackhole"
+	Unreachable RouteType = "unreachable"
+	Throw       RouteType = "throw"
 )
 
 // Route is one route of warren's.

@@ -89,6 +89,8 @@ func desired() State {
 			{Table: 101, Type: Blackhole, Dst: p("10.42.0.0/16"), Metric: 4096},
 			{Table: 101, Type: Unicast, Dst: p("fd42::/48"), Dev: "warren0", Src: netip.MustParseAddr("fd42::1")},
 			{Table: 101, Type: Blackhole, Dst: p("fd42::/48"), Metric: 4096},
+			{Table: 101, Type: Unreachable, Dst: p("10.42.0.0/24")},
+			{Table: 101, Type: Unreachable, Dst: p("fd42::/64")},
 			{Table: 103, Type: Throw, Dst: p("10.0.0.0/8")},
 			{Table: 103, Type: Unicast, Dst: p("0.0.0.0/0"), Dev: "warren0"},
 			{Table: 103, Type: Unicast, Dst: p("::/0"), Dev: "warren0"},
@@ -144,7 +146,7 @@ func TestSetIsIdempotentAndReasserts(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
-		set(t, h, desired(), 1+2+9+9+6+4) // link up, addresses, routes, rules, the moved rule of table local, sysctls
+		set(t, h, desired(), 1+2+11+9+6+4) // link up, addresses, routes, rules, the moved rule of table local, sysctls
 		first := state(t)
 		set(t, h, desired(), 0)
 		for _, harm := range []string{

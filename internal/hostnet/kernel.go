@@ -95,6 +95,8 @@ func (s *setter) addRoute(r Route, ofPod bool) {
 	switch r.Type {
 	case Blackhole:
 		k.Type = unix.RTN_BLACKHOLE
+	case Unreachable:
+		k.Type = unix.RTN_UNREACHABLE
 	case Throw:
 		k.Type = unix.RTN_THROW
 	default:
@@ -123,6 +125,8 @@ func (s *setter) fromKernel(k netlink.Route, family int) Route {
 	switch k.Type {
 	case unix.RTN_BLACKHOLE:
 		r.Type = Blackhole
+	case unix.RTN_UNREACHABLE:
+		r.Type = Unreachable
 	case unix.RTN_THROW:
 		r.Type = Throw
 	default:
