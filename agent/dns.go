@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
 
@@ -50,6 +53,28 @@ func (a *Agent) setDNS(snap *model.Snapshot) {
 	if d := a.dns.Load(); d != nil && snap != noSnapshot {
 		d.Set(snap)
 	}
+}
+
+// questionTypes are those that `warren dns query` knows by name (RFC 1035, 3596, 2782).
+var questionTypes = map[string]uint16{"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33}
+
+func (a *Agent) serveDNSQuery(w http.ResponseWriter, r *http.Request) {
+	d, q := a.dns.Load(), r.URL.Query()
+	t, known := questionTypes[q.Get("type")]
+	switch {
+	case d == nil:
+		refuse(w, http.StatusServiceUnavailable, errors.New("this node serves no DNS (yet, or dns.addresses is empty)"))
+		return
+	case !known:
+		refuse(w, http.StatusBadRequest, fmt.Errorf("type %q is none of A, AAAA, CNAME, MX, NS, PTR, SOA, SRV, TXT", q.Get("type")))
+		return
+	}
+	asker := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if ns := q.Get("namespace"); ns != "" {
+		reply(w, d.Search(r.Context(), q.Get("name"), t, asker, a.podDNS(ns).Searches, 5))
+		return
+	}
+	reply(w, d.Query(r.Context(), q.Get("name"), t, asker))
 }
 
 // podDNS is the resolver configuration of a namespace's Pods, as Kubernetes has it for dnsPolicy ClusterFirst.

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/warrennet/warren/dns"
 )
 
 // metrics are read from the agent's own state at scrape time; nothing counts twice.
@@ -35,6 +36,9 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	tunnelDescribe(ch)
 	servicesDescribe(ch)
+	for _, c := range (&dns.Server{}).Collectors() {
+		c.Describe(ch)
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -62,6 +66,11 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	if s := m.a.applied.Load(); s != nil {
 		tunnelCollect(ch, m.a.tun.Stats())
 		servicesCollect(ch, m.a.lb.Stats(), s.plan.Table.Len())
+	}
+	if d := m.a.dns.Load(); d != nil {
+		for _, c := range d.Collectors() {
+			c.Collect(ch)
+		}
 	}
 }
 

@@ -33,6 +33,6 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
-		applyCmd(), getCmd(), describeCmd(), deleteCmd(), envCmd(), servicesCmd(), flowsCmd())
+		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), flowsCmd())
 	return c
 }

@@ -17,6 +17,7 @@ const (
 const (
 	EnvPath   = "/v1/env"   // GET ?namespace= -> Env
 	FlowsPath = "/v1/flows" // GET -> []Flow
+	DNSPath   = "/v1/dns"   // GET ?name=&type=&namespace= -> dns.Explanation
 	// ServicesPath shows what the table of this node makes of the Services.
 	ServicesPath = "/v1/services" // GET -> []Frontend
 )

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/dns"
+	"github.com/warrennet/warren/internal/api"
+)
+
+func dnsCmd() *cobra.Command {
+	c := &cobra.Command{Use: "dns", Short: "cluster DNS as this node answers it"}
+	c.AddCommand(dnsQueryCmd())
+	return c
+}
+
+func dnsQueryCmd() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:   "query NAME [TYPE]",
+		Short: "ask this node's DNS server, and say where the answer came from",
+		Long: "Ask this node's DNS server, and say where the answer came from: a record, the cache, an upstream, or a failure.\n" +
+			"With --namespace the name is searched for as a Pod of that namespace would, step by step.",
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(c *cobra.Command, args []string) error {
+			q := url.Values{"name": {args[0]}, "type": {"A"}, "namespace": {namespace(c)}}
+			if len(args) == 2 {
+				q.Set("type", strings.ToUpper(args[1]))
+			}
+			var e dns.Explanation
+			if err := callAgent(c, http.MethodGet, api.DNSPath+"?"+q.Encode(), nil, &e); err != nil {
+				return err
+			}
+			return render(c.OutOrStdout(), format, e, func(w io.Writer) { explain(w, e, "") })
+		},
+	}
+	socketFlag(c)
+	outputFlag(c, &format)
+	c.Flags().StringP("namespace", "n", "", "search the name as a Pod of this namespace does")
+	return c
+}
+
+func explain(w io.Writer, e dns.Explanation, indent string) {
+	for _, s := range e.Steps {
+		explain(w, s, indent+"  ")
+	}
+	line := fmt.Sprintf("%s%s %s: %s, from %s (%s)", indent, e.Name, e.Type, e.Rcode, dash(e.From), dash(e.Zone))
+	if e.Upstream != "" {
+		line += ", upstream " + e.Upstream
+	}
+	if e.Note != "" {
+		line += "; " + e.Note
+	}
+	fmt.Fprintln(w, line)
+	for _, a := range e.Answers {
+		fmt.Fprintf(w, "%s  %s\n", indent, strings.ReplaceAll(a, "\t", " "))
+	}
+}
