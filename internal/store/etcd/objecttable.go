@@ -191,10 +191,22 @@ func group(groups map[string]*model.EndpointSlice, svc model.Service, p model.Po
 			groups[key] = g
 		}
 		e := model.Endpoint{Addr: a, Ready: p.Ready && !p.Terminating, Serving: p.Ready, Terminating: p.Terminating, Node: p.Node, Zone: p.Zone, Pod: p.ObjectName}
+		hint(&e, svc.Distribution)
 		if p.Hostname != "" && p.Subdomain == svc.Name {
 			e.Hostname = p.Hostname
 		}
 		g.Endpoints = append(g.Endpoints, e)
+	}
+}
+
+// hint does what Kubernetes' endpoint slice controller does for trafficDistribution (KEP-4444, KEP-3015): every endpoint
+// is for its own zone, or for its own node as well. A Pod without a zone has no hint, which switches hints off.
+func hint(e *model.Endpoint, d model.Distribution) {
+	if d != model.DistributionAny && e.Zone != "" {
+		e.ZoneHints = []string{e.Zone}
+	}
+	if d == model.PreferSameNode {
+		e.NodeHints = []string{e.Node}
 	}
 }
 
