@@ -16,6 +16,7 @@ curl curl
 ping iputils-ping
 ethtool ethtool
 jq jq
+sysctl procps
 git git
 python3 python3
 gcc gcc
