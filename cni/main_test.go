@@ -59,7 +59,7 @@ func withoutTestArgs(name string) string {
 func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root for network namespaces")
+		t.Fatal("this test makes network namespaces: run it as root")
 	}
 }
 

@@ -84,11 +84,11 @@ type ns string
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root for network namespaces")
+		t.Fatal("this test makes network namespaces: run it as root")
 	}
 	for _, tool := range []string{"ip", "iperf3", "wg"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s", tool)
+			t.Fatalf("%s is missing: install it (hack/deps.sh does)", tool)
 		}
 	}
 }
@@ -391,7 +391,7 @@ func TestAdoption(t *testing.T) {
 func TestOnlyCiphertext(t *testing.T) {
 	needRoot(t)
 	if _, err := exec.LookPath("tcpdump"); err != nil {
-		t.Skip("needs tcpdump")
+		t.Fatal("tcpdump is missing: install it (hack/deps.sh does)")
 	}
 	p := joinNodes(t, false, 1500, 1420, nil)
 	file := filepath.Join(t.TempDir(), "pcap")
