@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -161,6 +163,29 @@ func TestSetIsIdempotentAndReasserts(t *testing.T) {
 				t.Errorf("after %q Set did not restore the state:\n%s\nexpected\n%s", harm, got, first)
 			}
 			set(t, h, desired(), 0)
+		}
+	})
+}
+
+// A Set that changes nothing sends no notification either: the agent calls Set on every notification, so it would call
+// itself for ever.
+func TestSetTwiceIsSilent(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		h := testHost(t)
+		set(t, h, desired(), -1)
+		s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer s.Close()
+		set(t, h, desired(), 0)
+		sh(t, "ip rule add pref 99 lookup 7")
+		msgs, _, err := s.Receive()
+		priority99 := []byte{8, 0, unix.FRA_PRIORITY, 0, 99, 0, 0, 0}
+		if err != nil || len(msgs) == 0 || !bytes.Contains(msgs[0].Data, priority99) {
+			t.Errorf("the second Set was heard before the sentinel rule: %v %v", msgs, err)
 		}
 	})
 }

@@ -27,11 +27,14 @@ func (s *setter) moveLocal(pref int) {
 		}
 		want := []int{0}
 		if pref != 0 {
+			want = []int{pref, lastLocalPref}
+		}
+		if pref != 0 && !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return isLocal(r) && r.Priority == pref }) {
+			// Only before the move: a probe changes the rules for a moment, and whoever watches them would Set again.
 			if err := probe(fam); err != nil {
 				s.fail("move the rule of table local: %w", err)
 				return
 			}
-			want = []int{pref, lastLocalPref}
 		}
 		failed := len(s.errs)
 		for _, p := range want {
