@@ -1,0 +1,25 @@
+package lab
+
+import (
+	"syscall"
+	"testing"
+)
+
+// The agent works with the three capabilities that docs/operations.md names: it comes up, plugs Pods, steers Services
+// and answers names.
+func TestAgentWithFewCapabilities(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	if err := l.StopAgent("n1", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	begin(t, l, on(l, "n1"), "setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+net_bind_service", "--inh-caps", "-all", l.Exe, "agent")
+	eventually(t, "the agent is ready", func() error { return l.call(t.Context(), "n1", "/v1/ready", nil) })
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	mustCall(t, l, pods[1], pods[0])
+	web1 := labelled(t, l, "n1", "web", "app=web")
+	applyYAML(t, l, web("web", "app: web", "  type: NodePort"))
+	mustAsk(t, fromPod(l, pods[0]), getSvc(t, l, "web").ips(t)[0], 7, 7, web1.Name, pods[0].Addresses[0])
+	eventually(t, "DNS", func() error { _, err := l.PodOutput(pods[0], "getent", "ahosts", "web"); return err })
+}
