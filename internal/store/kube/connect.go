@@ -1,0 +1,177 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Where the kubelet puts a Pod's credentials.
+const (
+	DefaultTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	DefaultCAFile    = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+	// DefaultServerName is in the certificate of every API server, because every Pod asks for it.
+	DefaultServerName = "kubernetes.default.svc"
+)
+
+// Config says how to reach the API server before the cluster has a network: by addresses, never by a Service.
+type Config struct {
+	// Kubeconfig is a file with server and credentials; the fields below are then unused.
+	Kubeconfig string
+	TokenFile  string // bearer token, read again when the kubelet renews it
+	CAFile     string // PEM; the authorities that sign API servers
+	ServerName string // what the servers' certificate must be for
+	UserAgent  string
+	// QPS bounds requests per second of one client; 0 is 50.
+	QPS float32
+}
+
+// Connection is a client of the API server that tries several addresses. Its methods may be called from several goroutines.
+type Connection struct {
+	Client kubernetes.Interface
+	dial   *dialer
+}
+
+// Connect prepares a connection; it does not wait for a server and succeeds while all are away. servers are tried in
+// their order, each as "address:port"; the one that answered last is tried first.
+func Connect(c Config, servers []string) (*Connection, error) {
+	d := &dialer{}
+	d.set(servers)
+	rc, err := c.rest(d)
+	if err != nil {
+		return nil, err
+	}
+	rc.UserAgent = c.UserAgent
+	rc.QPS, rc.Burst = 50, 100
+	if c.QPS > 0 {
+		rc.QPS, rc.Burst = c.QPS, int(2*c.QPS)
+	}
+	// Protobuf costs a fraction of JSON to decode, which is what a large cluster's lists are made of.
+	rc.AcceptContentTypes, rc.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf"
+	client, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes client: %w", err)
+	}
+	return &Connection{Client: client, dial: d}, nil
+}
+
+func (c Config) rest(d *dialer) (*rest.Config, error) {
+	if c.Kubeconfig != "" {
+		rc, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("kubeconfig %s: %w", c.Kubeconfig, err)
+		}
+		return rc, nil
+	}
+	var errs []error
+	for _, f := range []struct{ what, path string }{{"token", c.TokenFile}, {"CA", c.CAFile}} {
+		if _, err := os.Stat(f.path); err != nil {
+			errs = append(errs, fmt.Errorf("kubernetes %s file: %w", f.what, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return &rest.Config{
+		Host:            "https://" + c.ServerName,
+		BearerTokenFile: c.TokenFile,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile, ServerName: c.ServerName},
+		Dial:            d.DialContext,
+	}, nil
+}
+
+// SetServers replaces the addresses that are tried from now on; open connections go on.
+func (c *Connection) SetServers(servers []string) { c.dial.set(servers) }
+
+// Servers are the addresses as they are tried, the next one first.
+func (c *Connection) Servers() []string { return c.dial.order() }
+
+// dialTimeout bounds one attempt: with three servers of which two are gone a connection takes four seconds at most.
+const dialTimeout = 2 * time.Second
+
+// dialer connects to the first of several servers that answers, whatever address it is asked for.
+type dialer struct {
+	mu      sync.Mutex
+	servers []string
+	last    string // answered last
+}
+
+func (d *dialer) set(servers []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.servers = slices.Clone(servers)
+}
+
+// order lists the servers, the one that answered last first.
+func (d *dialer) order() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]string, 0, len(d.servers))
+	if slices.Contains(d.servers, d.last) {
+		out = append(out, d.last)
+	}
+	for _, s := range d.servers {
+		if s != d.last && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// DialContext has the form that rest.Config wants.
+func (d *dialer) DialContext(ctx context.Context, network, _ string) (net.Conn, error) {
+	var errs []error
+	for _, s := range d.order() {
+		nd := net.Dialer{Timeout: dialTimeout, KeepAlive: 10 * time.Second}
+		conn, err := nd.DialContext(ctx, network, s)
+		if err == nil {
+			d.mu.Lock()
+			d.last = s
+			d.mu.Unlock()
+			return conn, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	d.mu.Lock()
+	d.last = "" // the next attempt starts with the configured order
+	d.mu.Unlock()
+	if len(errs) == 0 {
+		return nil, errors.New("no address of an API server is known (kubernetes.servers)")
+	}
+	return nil, errors.Join(errs...)
+}
+
+// DefaultPort is that of API servers.
+const DefaultPort = 6443
+
+// ParseServer reads "address", "address:port", "name:port" or "https://...", and returns "host:port".
+func ParseServer(s string) (string, error) {
+	h := strings.TrimSuffix(strings.TrimPrefix(s, "https://"), "/")
+	if a, err := netip.ParseAddr(strings.Trim(h, "[]")); err == nil {
+		return netip.AddrPortFrom(a, DefaultPort).String(), nil
+	}
+	host, port, err := net.SplitHostPort(h)
+	if err != nil && !strings.Contains(h, ":") {
+		host, port, err = h, strconv.Itoa(DefaultPort), nil
+	}
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil || n == 0 || host == "" || strings.ContainsAny(host, "/ ") {
+		return "", fmt.Errorf("%q is not an API server's address such as 192.0.2.10:6443", s)
+	}
+	return net.JoinHostPort(host, port), nil
+}
