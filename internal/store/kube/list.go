@@ -1,0 +1,60 @@
+package kube
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// list keeps values sorted by namespace and name. What view returned is never written to again: the first change after
+// it copies, so that a snapshot costs one copy of the list for each burst of changes and no sorting.
+type list[T any] struct {
+	name   func(*T) model.ObjectName
+	items  []T
+	shared bool
+}
+
+func byName(a, b model.ObjectName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+func (l *list[T]) find(n model.ObjectName) (int, bool) {
+	return slices.BinarySearchFunc(l.items, n, func(x T, n model.ObjectName) int { return byName(l.name(&x), n) })
+}
+
+func (l *list[T]) own() {
+	if l.shared {
+		l.items, l.shared = slices.Clone(l.items), false
+	}
+}
+
+func (l *list[T]) set(v T) {
+	l.own()
+	i, found := l.find(l.name(&v))
+	if found {
+		l.items[i] = v
+		return
+	}
+	l.items = slices.Insert(l.items, i, v)
+}
+
+// remove reports whether there was something to remove.
+func (l *list[T]) remove(n model.ObjectName) bool {
+	i, found := l.find(n)
+	if found {
+		l.own()
+		l.items = slices.Delete(l.items, i, i+1)
+	}
+	return found
+}
+
+func (l *list[T]) replace(all []T) {
+	slices.SortFunc(all, func(a, b T) int { return byName(l.name(&a), l.name(&b)) })
+	l.items, l.shared = all, false
+}
+
+func (l *list[T]) view() []T {
+	l.shared = true
+	return l.items
+}

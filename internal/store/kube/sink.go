@@ -1,0 +1,85 @@
+package kube
+
+import (
+	"github.com/warrennet/warren/internal/model"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/tools/cache"
+)
+
+// sink takes what a reflector reads and keeps only what the network acts on: the API objects themselves are garbage as
+// soon as they were converted.
+type sink struct {
+	s    *Store
+	kind kind
+}
+
+var _ cache.TransformingStore = (*sink)(nil)
+
+// Transformer strips what nobody reads while a first list is gathered: managed fields are half of an object.
+func (k *sink) Transformer() cache.TransformFunc {
+	return func(o any) (any, error) {
+		if m, err := meta.Accessor(o); err == nil {
+			m.SetManagedFields(nil)
+		}
+		return o, nil
+	}
+}
+
+// Add takes in a new object.
+func (k *sink) Add(o any) error {
+	k.s.mu.Lock()
+	k.kind.put(o)
+	k.s.mu.Unlock()
+	k.s.wake()
+	return nil
+}
+
+// Update takes in a changed object.
+func (k *sink) Update(o any) error { return k.Add(o) }
+
+// Delete forgets an object.
+func (k *sink) Delete(o any) error {
+	if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = d.Obj
+	}
+	m, err := meta.Accessor(o)
+	if err != nil {
+		return err
+	}
+	k.s.mu.Lock()
+	k.kind.drop(model.ObjectName{Namespace: m.GetNamespace(), Name: m.GetName()})
+	k.s.mu.Unlock()
+	k.s.wake()
+	return nil
+}
+
+// Replace takes a whole list in the place of all that was known.
+func (k *sink) Replace(all []any, _ string) error {
+	k.s.mu.Lock()
+	k.kind.replace(all)
+	delete(k.s.missing, k.kind.name)
+	k.s.mu.Unlock()
+	k.s.wake()
+	return nil
+}
+
+// Resync does nothing: the store holds no queue.
+func (k *sink) Resync() error { return nil }
+
+// notServed reports whether the API server does not have the resource.
+func notServed(err error) bool { return apierrors.IsNotFound(err) }
+
+// answered reports whether the error is an ordinary answer of a healthy API server: a watch that is too old, or a kind it
+// does not have. What it forbids is none: somebody has to mend that.
+func answered(err error) bool {
+	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err)
+}
+
+// absent counts a kind as listed and empty.
+func (s *Store) absent(k kind) {
+	s.mu.Lock()
+	delete(s.missing, k.name)
+	s.mu.Unlock()
+	s.wake()
+}

@@ -1,0 +1,278 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/objects"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// burst is how long changes are gathered into one snapshot.
+const burst = 2 * time.Millisecond
+
+// Objects are what the API server knows that the network acts on. Nothing in it is changed after it was handed on.
+type Objects struct {
+	Services     []model.Service       // sorted by namespace and name
+	Slices       []model.EndpointSlice // sorted by namespace and name
+	Pods         []model.Pod           // of this node, sorted by namespace and name
+	ServiceCIDRs []netip.Prefix
+	Node         Node
+}
+
+// Node is this node's own object.
+type Node struct {
+	Known     bool // the API server has one of this name
+	UID       string
+	Zone      string // label topology.kubernetes.io/zone
+	PodCIDRs  []netip.Prefix
+	Addresses []netip.Addr // of type InternalIP, in their order
+	Deleting  bool         // being deleted, or tainted by the autoscaler to be
+}
+
+// Store follows the API server's objects for one node.
+type Store struct {
+	conn *Connection
+	node string
+	log  *slog.Logger
+
+	mu       sync.Mutex
+	services list[model.Service]
+	slices   list[model.EndpointSlice]
+	pods     list[model.Pod]
+	cidrs    map[string][]netip.Prefix
+	self     Node
+	missing  map[string]bool // kinds not listed yet
+	names    interner
+	changed  chan struct{}
+	lastErr  error
+}
+
+// New prepares a store for the node of that name; Watch does the work.
+func New(conn *Connection, node string, log *slog.Logger) *Store {
+	s := &Store{conn: conn, node: node, log: log, cidrs: map[string][]netip.Prefix{}, missing: map[string]bool{}, changed: make(chan struct{}, 1)}
+	s.services.name = func(x *model.Service) model.ObjectName { return x.ObjectName }
+	s.slices.name = func(x *model.EndpointSlice) model.ObjectName { return x.ObjectName }
+	s.pods.name = func(x *model.Pod) model.ObjectName { return x.ObjectName }
+	s.names = interner{}
+	return s
+}
+
+// Watch hands on everything once all kinds were listed, and again for each burst of changes, until ctx ends. state is
+// told when the API server stops answering (an error) and when it answers again (nil).
+func (s *Store) Watch(ctx context.Context, on func(*Objects), state func(error)) {
+	var wg sync.WaitGroup
+	for _, k := range s.kinds() {
+		s.missing[k.name] = true
+	}
+	for _, k := range s.kinds() {
+		r := cache.NewReflectorWithOptions(s.listWatch(k, state), k.object, &sink{s: s, kind: k}, cache.ReflectorOptions{Name: k.name,
+			Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.3, Steps: 6, Cap: 5 * time.Second}})
+		wg.Go(func() { r.RunWithContext(ctx) })
+	}
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-s.changed:
+			if o := s.objects(); o != nil {
+				on(o)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(burst):
+			}
+		}
+	}
+	wg.Wait()
+}
+
+// objects is the current state, nil until all kinds were listed.
+func (s *Store) objects() *Objects {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.missing) > 0 {
+		return nil
+	}
+	o := &Objects{Services: s.services.view(), Slices: s.slices.view(), Pods: s.pods.view(), Node: s.self}
+	for _, c := range s.cidrs {
+		for _, p := range c {
+			if !slices.Contains(o.ServiceCIDRs, p) {
+				o.ServiceCIDRs = append(o.ServiceCIDRs, p)
+			}
+		}
+	}
+	slices.SortFunc(o.ServiceCIDRs, netip.Prefix.Compare)
+	return o
+}
+
+// kind is one resource that is followed.
+type kind struct {
+	name     string
+	object   runtime.Object
+	fields   string // field selector
+	optional bool   // older API servers do not have it
+	list     func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	// put and drop change the store; the lock is held.
+	put     func(any)
+	drop    func(model.ObjectName)
+	replace func([]any)
+}
+
+func (s *Store) kinds() []kind {
+	c := s.conn.Client
+	return []kind{
+		{name: "services", object: &corev1.Service{}, list: lister(c.CoreV1().Services("").List), watch: c.CoreV1().Services("").Watch,
+			put:  func(o any) { s.services.set(s.service(o)) },
+			drop: func(n model.ObjectName) { s.services.remove(n) }, replace: func(all []any) { s.services.replace(convert(all, s.service)) }},
+		{name: "endpointslices", object: &discoveryv1.EndpointSlice{}, list: lister(c.DiscoveryV1().EndpointSlices("").List), watch: c.DiscoveryV1().EndpointSlices("").Watch,
+			put: s.putSlice, drop: func(n model.ObjectName) { s.slices.remove(n) }, replace: s.replaceSlices},
+		{name: "pods", object: &corev1.Pod{}, fields: fields.OneTermEqualSelector("spec.nodeName", s.node).String(),
+			list: lister(c.CoreV1().Pods("").List), watch: c.CoreV1().Pods("").Watch,
+			put:  func(o any) { s.pods.set(s.pod(o)) },
+			drop: func(n model.ObjectName) { s.pods.remove(n) }, replace: func(all []any) { s.pods.replace(convert(all, s.pod)) }},
+		{name: "nodes", object: &corev1.Node{}, fields: fields.OneTermEqualSelector("metadata.name", s.node).String(),
+			list: lister(c.CoreV1().Nodes().List), watch: c.CoreV1().Nodes().Watch,
+			put: func(o any) { s.self = node(o.(*corev1.Node)) }, drop: func(model.ObjectName) { s.self = Node{} },
+			replace: func(all []any) {
+				s.self = Node{}
+				for _, o := range all {
+					s.self = node(o.(*corev1.Node))
+				}
+			}},
+		{name: "servicecidrs", object: &networkingv1.ServiceCIDR{}, optional: true,
+			list: lister(c.NetworkingV1().ServiceCIDRs().List), watch: c.NetworkingV1().ServiceCIDRs().Watch,
+			put: s.putCIDR, drop: func(n model.ObjectName) { delete(s.cidrs, n.Name) },
+			replace: func(all []any) {
+				clear(s.cidrs)
+				for _, o := range all {
+					s.putCIDR(o)
+				}
+			}},
+	}
+}
+
+func lister[L runtime.Object](f func(context.Context, metav1.ListOptions) (L, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return f(ctx, o) }
+}
+
+func convert[T any](all []any, f func(any) T) []T {
+	out := make([]T, 0, len(all))
+	for _, o := range all {
+		out = append(out, f(o))
+	}
+	return out
+}
+
+func (s *Store) service(o any) model.Service {
+	v := objects.Service(o.(*corev1.Service))
+	v.Namespace = s.names.one(v.Namespace)
+	return v
+}
+
+func (s *Store) pod(o any) model.Pod { return pod(o.(*corev1.Pod)) }
+
+func (s *Store) putSlice(o any) {
+	if v, ok := s.slice(o); ok {
+		s.slices.set(v)
+	} else {
+		x := o.(*discoveryv1.EndpointSlice)
+		s.slices.remove(model.ObjectName{Namespace: x.Namespace, Name: x.Name})
+	}
+}
+
+func (s *Store) replaceSlices(all []any) {
+	out := make([]model.EndpointSlice, 0, len(all))
+	for _, o := range all {
+		if v, ok := s.slice(o); ok {
+			out = append(out, v)
+		}
+	}
+	s.slices.replace(out)
+}
+
+// slice converts one; the strings that every endpoint repeats are kept once.
+func (s *Store) slice(o any) (model.EndpointSlice, bool) {
+	v, ok := objects.Slice(o.(*discoveryv1.EndpointSlice))
+	v.Namespace = s.names.one(v.Namespace)
+	for i := range v.Endpoints {
+		e := &v.Endpoints[i]
+		e.Node, e.Zone, e.Pod.Namespace = s.names.one(e.Node), s.names.one(e.Zone), s.names.one(e.Pod.Namespace)
+	}
+	return v, ok
+}
+
+func (s *Store) putCIDR(o any) {
+	c := o.(*networkingv1.ServiceCIDR)
+	var out []netip.Prefix
+	for _, x := range c.Spec.CIDRs {
+		if p, err := netip.ParsePrefix(x); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	s.cidrs[c.Name] = out
+}
+
+// interner keeps one copy of strings that come again and again. Names of nodes, zones and namespaces are few.
+type interner map[string]string
+
+func (in interner) one(v string) string {
+	if have, ok := in[v]; ok {
+		return have
+	}
+	if len(in) > 1<<16 {
+		clear(in) // a cluster of ever new namespaces must not grow it for ever
+	}
+	in[v] = v
+	return v
+}
+
+// listWatch reports to state how the API server answers. A kind that the server does not have counts as empty.
+func (s *Store) listWatch(k kind, state func(error)) cache.ListerWatcher {
+	report := func(err error) {
+		if err != nil && !answered(err) {
+			err = fmt.Errorf("%s: %w", k.name, err)
+		} else {
+			err = nil
+		}
+		state(err)
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = k.fields
+			l, err := k.list(ctx, o)
+			if k.optional && notServed(err) {
+				s.absent(k)
+			}
+			report(err)
+			return l, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = k.fields
+			w, err := k.watch(ctx, o)
+			report(err)
+			return w, err
+		},
+	}
+}
+
+func (s *Store) wake() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
