@@ -54,6 +54,7 @@ type Agent struct {
 	plug   *plug.Server
 	links  *veth.Kernel
 	health storeHealth
+	kube   *kubernetes // nil without Kubernetes
 
 	snapshot    atomic.Pointer[model.Snapshot]
 	clusterNow  atomic.Pointer[model.Cluster]
@@ -71,6 +72,9 @@ type Agent struct {
 	kicked       chan struct{} // wakes the apply loop
 	rejoin       chan struct{} // wakes the member loop
 	foreign      foreignPeers
+	dnsWanted    atomic.Pointer[[]netip.Addr] // cluster DNS addresses that replace the configured ones
+	portTaken    sync.Map                     // setting -> address that another program listens on
+	keep         chan *model.Snapshot         // the newest to keep on disk
 }
 
 // appliedState is what the last apply did.
@@ -85,7 +89,7 @@ type appliedState struct {
 // New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
 func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
-		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1)}
+		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1)}
 	a.joinProblem.Store("")
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
@@ -98,6 +102,9 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	if a.store, err = etcd.New(cfg.Etcd); err != nil {
+		return nil, err
+	}
+	if err := a.connectKubernetes(); err != nil {
 		return nil, err
 	}
 	a.host = hostnet.New(cfg.ProcSysNet, filepath.Join(cfg.StateDir, "sysctls.json"), log)
@@ -151,6 +158,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.serve(ctx, listener) })
 	g.Go(func() error { a.watch(ctx); return nil })
 	g.Go(func() error { a.alive(ctx); return nil })
+	g.Go(func() error { a.keepSnapshots(ctx); return nil })
+	if a.kube != nil {
+		g.Go(func() error { a.watchKubernetes(ctx); return nil })
+		g.Go(func() error { a.serveProxyHealth(ctx); return nil })
+		g.Go(func() error { a.serveProxyMetrics(ctx); return nil })
+	}
+	if a.cfg.sources.clusterFile != "" {
+		g.Go(func() error { a.followClusterFile(ctx); return nil })
+	}
 	g.Go(func() error { return a.member(ctx) })
 	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })

@@ -34,7 +34,7 @@ func (a *Agent) apply() {
 	changed, err := a.host.Set(p.Host)
 	errs = append(errs, err, a.pool.SetBlocks(*blocks))
 	// After the steering: a flow whose replies are not steered yet would break.
-	if last := a.applied.Load(); last == nil || last.plan.Table != p.Table {
+	if last := a.applied.Load(); !snap.Partial && (last == nil || last.plan.Table != p.Table) {
 		a.lb.Set(p.Table)
 	}
 	if snap != a.named {
@@ -71,11 +71,7 @@ func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
 		default:
 		}
 	}
-	if snap.Revision > 0 && (last == nil || last.revision != snap.Revision) {
-		if err := a.disk.SetSnapshot(snap); err != nil {
-			a.log.Warn("cannot keep the snapshot on disk", "err", err)
-		}
-	}
+	a.offerSnapshot(snap)
 	for _, x := range p.Problems {
 		if last == nil || !contains(last.plan.Problems, x) {
 			a.log.Warn("problem in the cluster's records", "problem", x)
@@ -98,6 +94,9 @@ func (a *Agent) underlay() (hostnet.Underlay, error) {
 	if len(a.cfg.NodeAddresses) > 0 {
 		under.Addrs = a.cfg.NodeAddresses
 	}
+	if a.kube != nil {
+		under.Addrs = a.kube.order(under.Addrs)
+	}
 	return under, err
 }
 
@@ -107,7 +106,7 @@ func (a *Agent) self(under hostnet.Underlay) self {
 		blocks = *b
 	}
 	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
-		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.cfg.Zone,
+		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
 		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs()}
 }
 

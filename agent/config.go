@@ -14,6 +14,7 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/kube"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	ClusterDNS       []netip.Addr
 	DNSUpstreams     []string
 	Etcd             etcd.Config
+	Kubernetes       Kubernetes
 	EtcdPasswordFile string
 	Endpoints        []netip.AddrPort
 	NodeAddresses    []netip.Addr
@@ -44,7 +46,28 @@ type Config struct {
 	Metrics          string
 	LogLevel         string
 
-	given map[string]bool // keys that somebody set
+	given   map[string]bool // keys that somebody set
+	sources sources
+}
+
+// Kubernetes says how the agent of a Kubernetes node reaches the API server, and what it serves for its tools.
+type Kubernetes struct {
+	Enabled      bool
+	Servers      []string // host:port
+	HostIP       string
+	TokenFile    string
+	CAFile       string
+	ServerName   string
+	Kubeconfig   string
+	Healthz      string // address:port, kube-proxy's 10256
+	ProxyMetrics string // address:port, kube-proxy's 10249
+}
+
+// sources are where a Config came from, so that it can be read again.
+type sources struct {
+	clusterFile, file string
+	environ           []string
+	flags             map[string]string
 }
 
 // DefaultConfig is what applies when nothing is set.
@@ -59,6 +82,8 @@ func DefaultConfig() Config {
 		},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd43::/112")},
 		ClusterDNS:   []netip.Addr{netip.MustParseAddr("10.43.0.10"), netip.MustParseAddr("fd43::a")},
+		Kubernetes: Kubernetes{TokenFile: kube.DefaultTokenFile, CAFile: kube.DefaultCAFile, ServerName: kube.DefaultServerName,
+			Healthz: "127.0.0.1:10256", ProxyMetrics: "127.0.0.1:10249"},
 		Offload:      true,
 		Interface:    "warren0",
 		StateDir:     "/var/lib/warren",
@@ -75,11 +100,17 @@ func DefaultConfig() Config {
 // Given reports whether somebody set the key, as opposed to its default.
 func (c *Config) Given(key string) bool { return c.given[key] }
 
-// LoadConfig reads the file (the default one may be absent), then the environment, then flags (keyed by setting key),
-// and validates the result. Every problem found is in the error.
-func LoadConfig(file string, environ []string, flags map[string]string) (Config, error) {
+// LoadConfig reads clusterFile (what the cluster says of itself, "" for none), then the file (the default one may be
+// absent), then the environment, then flags (keyed by setting key), and validates the result. Later ones win. Every
+// problem found is in the error.
+func LoadConfig(clusterFile, file string, environ []string, flags map[string]string) (Config, error) {
 	c := DefaultConfig()
-	errs := c.readFile(file)
+	c.sources = sources{clusterFile, file, environ, flags}
+	var errs []error
+	if clusterFile != "" {
+		errs = c.readFile(clusterFile)
+	}
+	errs = append(errs, c.readFile(file)...)
 	env := map[string]string{}
 	for _, e := range environ {
 		if k, v, ok := strings.Cut(e, "="); ok {
@@ -215,12 +246,33 @@ func (c *Config) finish() (errs []error) {
 			bad("metrics", "%q is not an address:port", c.Metrics)
 		}
 	}
+	c.checkKubernetes(bad)
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":
 	default:
 		bad("logLevel", "%q is none of debug, info, warn, error", c.LogLevel)
 	}
 	return errs
+}
+
+func (c *Config) checkKubernetes(bad func(key, format string, args ...any)) {
+	k := c.Kubernetes
+	if !k.Enabled {
+		return
+	}
+	if k.HostIP != "" {
+		if _, err := netip.ParseAddr(k.HostIP); err != nil {
+			bad("kubernetes.hostIP", "%q is not an address", k.HostIP)
+		}
+	}
+	for _, a := range []struct{ key, v string }{{"kubernetes.healthz", k.Healthz}, {"kubernetes.proxyMetrics", k.ProxyMetrics}} {
+		if _, err := netip.ParseAddrPort(a.v); a.v != "" && err != nil {
+			bad(a.key, "%q is not an address:port", a.v)
+		}
+	}
+	if k.ServerName == "" {
+		bad("kubernetes.serverName", "is empty, but the API server's certificate must be verified")
+	}
 }
 
 func (c *Config) hasV6() bool {

@@ -15,7 +15,7 @@ func load(t *testing.T, yaml string, env []string, flags map[string]string) (Con
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return LoadConfig(file, env, flags)
+	return LoadConfig("", file, env, flags)
 }
 
 func TestConfigPrecedence(t *testing.T) {
@@ -68,7 +68,7 @@ func TestConfigSyntax(t *testing.T) {
 			t.Errorf("%q was accepted", yaml)
 		}
 	}
-	if _, err := LoadConfig("/nonexistent/warren.yaml", nil, nil); err == nil {
+	if _, err := LoadConfig("", "/nonexistent/warren.yaml", nil, nil); err == nil {
 		t.Error("a named config file that is not there was accepted")
 	}
 }
@@ -102,7 +102,7 @@ func FuzzConfigFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, yaml string) {
 		file := filepath.Join(t.TempDir(), "c.yaml")
 		if os.WriteFile(file, []byte(yaml), 0o600) == nil {
-			_, _ = LoadConfig(file, nil, nil) // must not panic
+			_, _ = LoadConfig("", file, nil, nil) // must not panic
 		}
 	})
 }

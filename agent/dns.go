@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
@@ -16,8 +18,12 @@ import (
 // dnsAddrs are the cluster DNS addresses of the families that Pods have. Each node has them itself, on warren0: a query
 // for them never leaves the node.
 func (a *Agent) dnsAddrs() (out []netip.Addr) {
+	wanted := a.cfg.ClusterDNS
+	if now := a.dnsWanted.Load(); now != nil {
+		wanted = *now
+	}
 	for _, r := range a.cluster().PodCIDRs {
-		for _, d := range a.cfg.ClusterDNS {
+		for _, d := range wanted {
 			if d.Is4() == r.Addr().Is4() {
 				out = append(out, d)
 			}
@@ -26,14 +32,37 @@ func (a *Agent) dnsAddrs() (out []netip.Addr) {
 	return out
 }
 
-// serveDNS answers cluster names on this node until ctx ends.
+// serveDNS answers cluster names on this node until ctx ends; when the addresses change it begins anew on the new ones.
 func (a *Agent) serveDNS(ctx context.Context) error {
+	for ctx.Err() == nil {
+		addrs := a.dnsAddrs()
+		sub, stop := context.WithCancel(ctx)
+		go func() {
+			for sub.Err() == nil && slices.Equal(addrs, a.dnsAddrs()) {
+				select {
+				case <-sub.Done():
+				case <-time.After(time.Second):
+				}
+			}
+			stop()
+		}()
+		err := a.serveDNSOn(sub, addrs)
+		a.dns.Store(nil)
+		if stop(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) serveDNSOn(ctx context.Context, addrs []netip.Addr) error {
 	cfg := dns.Config{Domain: a.cluster().Domain, Node: a.cfg.NodeName, Upstreams: a.cfg.DNSUpstreams, ResolvConf: "/etc/resolv.conf", Log: a.log}
-	for _, d := range a.dnsAddrs() {
+	for _, d := range addrs {
 		cfg.Listen = append(cfg.Listen, netip.AddrPortFrom(d, 53))
 		cfg.Allow = append(cfg.Allow, netip.PrefixFrom(d, d.BitLen())) // the node asking itself
 	}
 	if len(cfg.Listen) == 0 {
+		<-ctx.Done()
 		return nil
 	}
 	cfg.Allow = append(cfg.Allow, *a.blocks.Load()...)
@@ -41,7 +70,7 @@ func (a *Agent) serveDNS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if snap := a.snapshot.Load(); snap != nil {
+	if snap := a.snapshot.Load(); snap != nil && !snap.Partial {
 		srv.Set(snap)
 	}
 	a.dns.Store(srv)
@@ -50,7 +79,7 @@ func (a *Agent) serveDNS(ctx context.Context) error {
 
 // setDNS hands a new snapshot on.
 func (a *Agent) setDNS(snap *model.Snapshot) {
-	if d := a.dns.Load(); d != nil && snap != noSnapshot {
+	if d := a.dns.Load(); d != nil && snap != noSnapshot && !snap.Partial {
 		d.Set(snap)
 	}
 }

@@ -22,11 +22,11 @@ func (h *storeHealth) ok() {
 	}
 }
 
-func (h *storeHealth) failed(log *slog.Logger, err error) {
+func (h *storeHealth) failed(log *slog.Logger, what string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.state.Connected || h.state.Since.IsZero() {
-		log.Warn("the store is away; going on with the last snapshot", "err", err)
+		log.Warn(what+" is away; going on with what is known", "err", err)
 		h.state.Since = time.Now()
 	}
 	h.state.Connected = false

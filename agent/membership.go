@@ -38,13 +38,12 @@ func (a *Agent) watch(ctx context.Context) {
 		err := a.store.Watch(ctx, func(s *model.Snapshot) {
 			b.reset()
 			a.health.ok()
-			a.snapshot.Store(s)
-			a.kick()
+			a.takeStore(s)
 		})
 		if ctx.Err() != nil {
 			return
 		}
-		a.health.failed(a.log, err)
+		a.health.failed(a.log, "the store", err)
 		b.wait(ctx, nil)
 	}
 }
@@ -101,8 +100,10 @@ func (a *Agent) join(ctx context.Context) error {
 		if err := a.cfg.agree(have); err != nil {
 			return err
 		}
-		if err := a.store.EnsureServiceCIDR(ctx, serviceRanges(a.cfg.ServiceCIDRs, have)); err != nil {
-			return err
+		if a.kube == nil {
+			if err := a.store.EnsureServiceCIDR(ctx, serviceRanges(a.cfg.ServiceCIDRs, have)); err != nil {
+				return err
+			}
 		}
 		a.verified = true
 		a.setCluster(have)
@@ -116,6 +117,9 @@ func (a *Agent) join(ctx context.Context) error {
 	}
 	if err := a.register(ctx, snap); err != nil {
 		return err
+	}
+	if a.kube != nil {
+		return nil // the API server knows the Pods
 	}
 	return a.publish(ctx, snap)
 }
@@ -175,6 +179,8 @@ func (a *Agent) claim(ctx context.Context, snap *model.Snapshot) error {
 	var prefer []netip.Prefix
 	if held != nil {
 		prefer = *held
+	} else {
+		prefer = a.preferred(ctx)
 	}
 	got, rev, err := ipam.ClaimBlocks(ctx, a.store, a.cluster(), a.owner(), prefer)
 	if err != nil {
@@ -185,7 +191,7 @@ func (a *Agent) claim(ctx context.Context, snap *model.Snapshot) error {
 		return nil
 	}
 	for _, p := range prefer {
-		if !slices.Contains(got, p) {
+		if held != nil && !slices.Contains(got, p) {
 			a.log.Error("this node's block now belongs to another node; its running Pods must be recreated", "block", p)
 		}
 	}

@@ -127,6 +127,16 @@ func (a *Agent) status() api.Status {
 	if !st.Store.Connected && st.Store.Error != "" {
 		st.Problems = append(st.Problems, "the store is away: "+st.Store.Error)
 	}
+	if a.kube != nil {
+		k := a.kube.health.get()
+		if st.Kubernetes = &k; !k.Connected && k.Error != "" {
+			st.Problems = append(st.Problems, "the API server is away: "+k.Error)
+		}
+	}
+	a.portTaken.Range(func(setting, addr any) bool {
+		st.Problems = append(st.Problems, fmt.Sprintf("%s: another program listens on %s (a kube-proxy that was left running?)", setting, addr))
+		return true
+	})
 	if b := a.blocks.Load(); b != nil {
 		st.PodCIDRs = *b
 	}

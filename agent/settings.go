@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/warrennet/warren/internal/store/kube"
 )
 
 // Setting is one value of the agent's configuration: it has a key in the config file, a flag and an environment
@@ -65,6 +67,16 @@ func Settings() []Setting {
 		text("etcd.keyFile", "PEM file of its key", func(c *Config) *string { return &c.Etcd.KeyFile }),
 		text("etcd.username", "user name, for an etcd with users", func(c *Config) *string { return &c.Etcd.Username }),
 		text("etcd.passwordFile", "file that holds the user's password", func(c *Config) *string { return &c.EtcdPasswordFile }),
+		boolean("kubernetes.enabled", "take Services, endpoints and Pods from the Kubernetes API instead of the store's objects", func(c *Config) *bool { return &c.Kubernetes.Enabled }),
+		list("kubernetes.servers", "API servers as address:port, tried in their order before those that are found (never by a Service address)",
+			func(c *Config) *[]string { return &c.Kubernetes.Servers }, kube.ParseServer),
+		text("kubernetes.hostIP", "this node's address as the kubelet knows it: an API server may run here", func(c *Config) *string { return &c.Kubernetes.HostIP }),
+		text("kubernetes.tokenFile", "file of the service account's token", func(c *Config) *string { return &c.Kubernetes.TokenFile }),
+		text("kubernetes.caFile", "PEM file of the authorities that sign API servers", func(c *Config) *string { return &c.Kubernetes.CAFile }),
+		text("kubernetes.serverName", "name that an API server's certificate must have", func(c *Config) *string { return &c.Kubernetes.ServerName }),
+		text("kubernetes.kubeconfig", "kubeconfig file to use instead of token, CA and servers", func(c *Config) *string { return &c.Kubernetes.Kubeconfig }),
+		text("kubernetes.healthz", "address:port of /healthz and /livez as kube-proxy serves them; empty serves none", func(c *Config) *string { return &c.Kubernetes.Healthz }),
+		text("kubernetes.proxyMetrics", "address:port of /proxyMode and /metrics where tools look for kube-proxy's; empty serves none", func(c *Config) *string { return &c.Kubernetes.ProxyMetrics }),
 		list("endpoints", "address:port pairs where other nodes reach this node's tunnel, preferred first (default: the node's addresses)",
 			func(c *Config) *[]netip.AddrPort { return &c.Endpoints }, netip.ParseAddrPort),
 		list("nodeAddresses", "this node's own addresses (default: found on the host's links)",

@@ -36,6 +36,7 @@ func agentCmd() *cobra.Command {
 // configFlags gives a command every setting of the agent as a flag.
 func configFlags(c *cobra.Command) {
 	c.Flags().String("config", agent.DefaultConfigFile, "configuration file (YAML)")
+	c.Flags().String("cluster-config", os.Getenv("WARREN_CLUSTER_CONFIG"), "file of settings that the cluster makes, below those of --config; followed while the agent runs")
 	for _, s := range agent.Settings() {
 		c.Flags().String(s.Flag(), s.Default(), s.Usage)
 	}
@@ -52,7 +53,11 @@ func loadConfig(c *cobra.Command) (agent.Config, error) {
 	if err != nil {
 		return agent.Config{}, err
 	}
-	return agent.LoadConfig(file, os.Environ(), flags)
+	cluster, err := c.Flags().GetString("cluster-config")
+	if err != nil {
+		return agent.Config{}, err
+	}
+	return agent.LoadConfig(cluster, file, os.Environ(), flags)
 }
 
 func settingsHelp() string {

@@ -13,11 +13,15 @@ import (
 
 func statusCmd() *cobra.Command {
 	var format string
+	var ready bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "show this node, its peers and what is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if ready {
+				return callAgent(c, http.MethodGet, api.ReadyPath, nil, &struct{}{})
+			}
 			var st api.Status
 			if err := callAgent(c, http.MethodGet, api.StatusPath, nil, &st); err != nil {
 				return err
@@ -27,6 +31,7 @@ func statusCmd() *cobra.Command {
 	}
 	socketFlag(c)
 	outputFlag(c, &format)
+	c.Flags().BoolVar(&ready, "ready", false, "print nothing; fail with the reason while no Pod can be plugged")
 	return c
 }
 
@@ -44,6 +49,9 @@ func statusText(w io.Writer, st api.Status) {
 	}
 	fmt.Fprintf(w, "node     %s, %s, %d Pods, warren %s\n", st.Node, state, st.Pods, st.Version)
 	fmt.Fprintf(w, "cluster  %s, revision %d, applied %d; store %s\n", st.Cluster, st.Revision, st.Applied, storeText(st.Store))
+	if st.Kubernetes != nil {
+		fmt.Fprintf(w, "API      %s\n", storeText(*st.Kubernetes))
+	}
 	fmt.Fprintf(w, "tunnel   %s, MTU %d, UDP %d, key %s\n", st.Interface, st.MTU, st.Port, st.PublicKey)
 	fmt.Fprintf(w, "Pods     %s\n\n", words(st.PodCIDRs))
 	fmt.Fprintln(w, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")

@@ -61,6 +61,8 @@ type Status struct {
 	Problems []string `json:"problems,omitempty"`
 	Cluster  string   `json:"cluster"`
 	Store    Store    `json:"store"`
+	// Kubernetes says whether the API server answers; absent in clusters without Kubernetes.
+	Kubernetes *Store `json:"kubernetes,omitempty"`
 	// Revision is the newest snapshot's, Applied the one the kernel and the tunnel hold.
 	Revision  int64          `json:"revision"`
 	Applied   int64          `json:"applied"`

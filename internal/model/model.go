@@ -103,6 +103,8 @@ type Snapshot struct {
 	Services     []Service       `json:"services,omitempty"` // sorted by namespace and name
 	Slices       []EndpointSlice `json:"slices,omitempty"`   // sorted by namespace and name
 	Pods         []Pod           `json:"pods,omitempty"`     // sorted by namespace and name
+	// Partial says that Services, endpoints and Pods are not known yet: names must not be denied, flows not be ended.
+	Partial bool `json:"-"`
 	// Problems are stored records that could not be used, each with its key and the reason.
 	Problems []string `json:"problems,omitempty"`
 }

@@ -21,6 +21,7 @@ const (
 	identityLayout = 1
 	blocksLayout   = 1
 	snapshotLayout = 1
+	serversLayout  = 1
 )
 
 // Dir is a node's state directory.
@@ -86,6 +87,19 @@ func (d Dir) Snapshot() (*model.Snapshot, error) {
 
 // SetSnapshot keeps a snapshot.
 func (d Dir) SetSnapshot(s *model.Snapshot) error { return d.write("snapshot.json", snapshotLayout, s) }
+
+// APIServers returns the Kubernetes API servers ("host:port") that were known when the node last ran.
+func (d Dir) APIServers() ([]string, error) {
+	var s []string
+	err := d.read("apiservers.json", serversLayout, &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return s, err
+}
+
+// SetAPIServers keeps them.
+func (d Dir) SetAPIServers(s []string) error { return d.write("apiservers.json", serversLayout, s) }
 
 // BootID returns the kernel's id of the current boot, 32 hex digits with dashes.
 func BootID() (string, error) {

@@ -74,6 +74,9 @@ func (c Config) tls() (*tls.Config, error) {
 	return tc, nil
 }
 
+// SetEndpoints replaces the servers' URLs; requests under way go on.
+func (s *Store) SetEndpoints(urls []string) { s.cli.SetEndpoints(urls...) }
+
 // Close ends the connection.
 func (s *Store) Close() error { return s.cli.Close() }
 

@@ -1,0 +1,235 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/kube"
+)
+
+// kubernetes is the agent's side of the API server; nil in clusters without Kubernetes. Nodes and blocks still come from
+// etcd: merge makes one snapshot of both.
+type kubernetes struct {
+	conn   *kube.Connection
+	health storeHealth
+
+	mu      sync.Mutex
+	store   *model.Snapshot // newest of etcd, nil before the first
+	objects *kube.Objects   // newest of the API server, nil before the first
+}
+
+// connectKubernetes prepares the client when this is a Kubernetes node.
+func (a *Agent) connectKubernetes() error {
+	c := a.cfg.Kubernetes
+	if !c.Enabled {
+		return nil
+	}
+	conn, err := kube.Connect(kube.Config{Kubeconfig: c.Kubeconfig, TokenFile: c.TokenFile, CAFile: c.CAFile, ServerName: c.ServerName,
+		UserAgent: "warren-agent/" + Version}, a.apiServers(c))
+	if err != nil {
+		return err
+	}
+	a.kube = &kubernetes{conn: conn}
+	return nil
+}
+
+// apiServers are the addresses to try, in their order. The address of the Service comes last: it works only once this
+// very agent serves it.
+func (a *Agent) apiServers(c Kubernetes) []string {
+	out := slices.Clone(c.Servers)
+	for _, h := range []string{c.HostIP, "127.0.0.1"} {
+		if h != "" {
+			out = append(out, net.JoinHostPort(h, strconv.Itoa(kube.DefaultPort)))
+		}
+	}
+	kept, err := a.disk.APIServers()
+	if err != nil {
+		a.log.Warn("the kept list of API servers is unreadable and was passed over", "err", err)
+	}
+	out = append(out, kept...)
+	if h := os.Getenv("KUBERNETES_SERVICE_HOST"); h != "" {
+		out = append(out, net.JoinHostPort(h, os.Getenv("KUBERNETES_SERVICE_PORT")))
+	}
+	return out
+}
+
+// watchKubernetes follows the API server until ctx ends.
+func (a *Agent) watchKubernetes(ctx context.Context) {
+	s := kube.New(a.kube.conn, a.cfg.NodeName, a.log)
+	s.Watch(ctx, a.takeObjects, func(err error) {
+		if err == nil {
+			a.kube.health.ok()
+		} else if ctx.Err() == nil {
+			a.kube.health.failed(a.log, "the API server", err)
+		}
+	})
+}
+
+// takeStore takes a new snapshot of etcd, and makes it the agent's own.
+func (a *Agent) takeStore(s *model.Snapshot) {
+	if a.kube == nil {
+		a.snapshot.Store(s)
+		a.kick()
+		return
+	}
+	k := a.kube
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.store = s
+	a.snapshot.Store(merge(s, k.objects, a.snapshot.Load()))
+	a.kick()
+}
+
+// takeObjects takes what the API server knows.
+func (a *Agent) takeObjects(o *kube.Objects) {
+	k := a.kube
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.objects = o
+	base := k.store
+	if base == nil {
+		base = a.snapshot.Load()
+	}
+	if base != nil {
+		a.snapshot.Store(merge(base, o, nil))
+	}
+	a.kick()
+}
+
+// merge is a snapshot with the nodes and blocks of base and the objects of o. Without o the objects are those of last,
+// which may come from the node's disk; without either the snapshot is partial.
+func merge(base *model.Snapshot, o *kube.Objects, last *model.Snapshot) *model.Snapshot {
+	s := *base
+	switch {
+	case o != nil:
+		s.Services, s.Slices, s.Pods, s.ServiceCIDRs = o.Services, o.Slices, o.Pods, o.ServiceCIDRs
+		s.Partial = false
+	case last != nil:
+		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Partial = last.Services, last.Slices, last.Pods, last.ServiceCIDRs, last.Partial
+	default:
+		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Partial = nil, nil, nil, nil, true
+	}
+	return &s
+}
+
+// node is this node's own object, unknown before the first answer and without Kubernetes.
+func (k *kubernetes) node() kube.Node {
+	if k == nil {
+		return kube.Node{}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects == nil {
+		return kube.Node{}
+	}
+	return k.objects.Node
+}
+
+// firstClaim bounds how long a new node waits for its Node object, whose podCIDRs it would rather have than any block.
+const firstClaim = 10 * time.Second
+
+// preferred are the blocks that Kubernetes has set aside for this node (Node.spec.podCIDRs): those that lie in the Pod
+// ranges and have the size of a block.
+func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
+	if a.kube == nil {
+		return nil
+	}
+	for end := time.Now().Add(firstClaim); !a.kube.node().Known && time.Now().Before(end) && ctx.Err() == nil; {
+		time.Sleep(20 * time.Millisecond)
+	}
+	c := a.cluster()
+	for _, p := range a.kube.node().PodCIDRs {
+		if inRanges(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
+			out = append(out, p)
+			continue
+		}
+		a.log.Warn("Kubernetes gave this node a Pod CIDR that warren cannot use; the node takes another block",
+			"podCIDR", p, "podCIDRs", c.PodCIDRs, "blockBits", c.BlockBits)
+	}
+	return out
+}
+
+// order puts the addresses that Kubernetes knows the node by first.
+func (k *kubernetes) order(addrs []netip.Addr) []netip.Addr {
+	first := k.node().Addresses
+	rank := func(x netip.Addr) int {
+		if i := slices.Index(first, x); i >= 0 {
+			return i
+		}
+		return len(first)
+	}
+	out := slices.Clone(addrs)
+	slices.SortStableFunc(out, func(x, y netip.Addr) int { return rank(x) - rank(y) })
+	return out
+}
+
+// zone is what somebody set here, else the label of the Node object.
+func (a *Agent) zone() string {
+	if a.cfg.Zone == "" {
+		return a.kube.node().Zone
+	}
+	return a.cfg.Zone
+}
+
+// clusterFileCheck is how often the file that the cluster makes is compared; the kubelet renews it within a minute.
+const clusterFileCheck = 2 * time.Second
+
+// followClusterFile takes up what changes in the cluster's own settings while the agent runs: servers of etcd and of the
+// API, and the addresses of cluster DNS. Other changes are reported and wait for a restart.
+func (a *Agent) followClusterFile(ctx context.Context) {
+	src := a.cfg.sources
+	last, _ := os.ReadFile(src.clusterFile)
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(clusterFileCheck):
+		}
+		raw, err := os.ReadFile(src.clusterFile)
+		if err != nil || string(raw) == string(last) {
+			continue
+		}
+		last = raw
+		cfg, err := LoadConfig(src.clusterFile, src.file, src.environ, src.flags)
+		if err != nil {
+			a.log.Error("the cluster's settings changed and have problems; going on with the old ones", "err", err)
+			continue
+		}
+		a.takeConfig(cfg)
+	}
+}
+
+// takeConfig applies the settings that may change live.
+func (a *Agent) takeConfig(cfg Config) {
+	if a.kube != nil {
+		a.kube.conn.SetServers(a.apiServers(cfg.Kubernetes))
+		a.keepAPIServers(cfg.Kubernetes.Servers)
+	}
+	a.store.SetEndpoints(cfg.Etcd.Endpoints)
+	a.dnsWanted.Store(&cfg.ClusterDNS)
+	a.kick()
+	if !reflect.DeepEqual(cfg.Cluster, a.cfg.Cluster) {
+		a.log.Warn("the cluster's ranges or domain changed in its settings; they are taken up when the agent starts again",
+			"podCIDRs", cfg.Cluster.PodCIDRs, "domain", cfg.Cluster.Domain)
+	}
+	a.log.Info("took up the cluster's settings", "apiServers", strings.Join(cfg.Kubernetes.Servers, ","),
+		"etcd", strings.Join(cfg.Etcd.Endpoints, ","), "dns", cfg.ClusterDNS)
+}
+
+func (a *Agent) keepAPIServers(servers []string) {
+	if len(servers) == 0 {
+		return
+	}
+	if err := a.disk.SetAPIServers(servers); err != nil {
+		a.log.Warn("cannot keep the list of API servers on disk", "err", err)
+	}
+}
