@@ -232,6 +232,8 @@ func columns(k objects.Kind) []string {
 	switch k.Name {
 	case "Service":
 		return []string{"NAMESPACE", "NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORTS", "AGE"}
+	case "AddressPool":
+		return []string{"NAME", "ADDRESSES", "AUTO-ASSIGN", "NAMESPACES", "PRIORITY", "AGE"}
 	case "ServiceCIDR":
 		return []string{"NAME", "CIDRS", "AGE"}
 	}
@@ -244,6 +246,9 @@ func row(o objects.Object) []string {
 	case *corev1.Service:
 		ips := strings.Join(o.Spec.ClusterIPs, ",")
 		return []string{o.Namespace, o.Name, string(o.Spec.Type), dash(ips), dash(externals(o)), dash(portList(o)), age}
+	case *objects.AddressPool:
+		return []string{o.Name, strings.Join(o.Spec.Addresses, ","), fmt.Sprint(o.Spec.AutoAssign == nil || *o.Spec.AutoAssign),
+			dash(strings.Join(o.Spec.Namespaces, ",")), fmt.Sprint(o.Spec.Priority), age}
 	case *networkingv1.ServiceCIDR:
 		return []string{o.Name, strings.Join(o.Spec.CIDRs, ","), age}
 	case *discoveryv1.EndpointSlice:

@@ -100,6 +100,7 @@ type Snapshot struct {
 	Blocks   []Block `json:"blocks"` // sorted by CIDR
 	// ServiceCIDRs are the ranges that cluster addresses come from; they come and go live.
 	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs,omitempty"`
+	Pools        []AddressPool   `json:"pools,omitempty"`    // sorted by name
 	Services     []Service       `json:"services,omitempty"` // sorted by namespace and name
 	Slices       []EndpointSlice `json:"slices,omitempty"`   // sorted by namespace and name
 	Pods         []Pod           `json:"pods,omitempty"`     // sorted by namespace and name

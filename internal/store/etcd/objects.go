@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 )
 
 // objectLayout is the layout version of the records under objects/.
@@ -131,10 +132,19 @@ func (s *Store) applyOnce(ctx context.Context, k objects.Kind, want objects.Obje
 	objects.Default(o, time.Now())
 	key := s.objectKey(k, o.GetNamespace(), o.GetName())
 	txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}}
-	if svc, ok := o.(*corev1.Service); ok {
+	switch o := o.(type) {
+	case *corev1.Service:
 		before, _ := old.(*corev1.Service)
-		if err := s.allocate(ctx, svc, before, txn); err != nil {
+		if err := errors.Join(s.allocate(ctx, o, before, txn), s.lbAddresses(ctx, o, before, txn)); err != nil {
 			return "", err
+		}
+	case *objects.AddressPool:
+		if err := s.checkPool(ctx, o, txn); err != nil {
+			return "", err
+		}
+	case *networkingv1.ServiceCIDR:
+		if err := s.clashes(ctx, o.Spec.CIDRs); err != nil {
+			return "", fmt.Errorf("ServiceCIDR %q: %w", o.Name, err)
 		}
 	}
 	o.SetResourceVersion("")
@@ -198,6 +208,9 @@ func (s *Store) Delete(ctx context.Context, k objects.Kind, namespace, name stri
 		if svc, ok := o.(*corev1.Service); ok {
 			for _, a := range s.held(svc) {
 				txn.ops = append(txn.ops, clientv3.OpDelete(a))
+			}
+			if err := s.lbRelease(ctx, svc, txn); err != nil {
+				return err
 			}
 		}
 		if err := s.commit(ctx, txn); !errors.Is(err, errRaced) {

@@ -24,6 +24,7 @@ type objectTable struct {
 	services map[string]model.Service
 	slices   map[string][]model.EndpointSlice
 	cidrs    map[string][]netip.Prefix
+	pools    map[string]model.AddressPool
 	pods     map[string]model.Pod
 
 	serviceList []model.Service
@@ -33,7 +34,7 @@ type objectTable struct {
 }
 
 func newObjectTable() objectTable {
-	return objectTable{services: map[string]model.Service{}, slices: map[string][]model.EndpointSlice{}, cidrs: map[string][]netip.Prefix{},
+	return objectTable{services: map[string]model.Service{}, slices: map[string][]model.EndpointSlice{}, cidrs: map[string][]netip.Prefix{}, pools: map[string]model.AddressPool{},
 		pods: map[string]model.Pod{}, dirty: map[string]bool{}}
 }
 
@@ -43,6 +44,7 @@ func (t *objectTable) drop(key string) {
 	delete(t.services, key)
 	delete(t.slices, key)
 	delete(t.cidrs, key)
+	delete(t.pools, key)
 	delete(t.pods, key)
 }
 
@@ -75,6 +77,8 @@ func (t *objectTable) put(key string, kv *mvccpb.KeyValue) error {
 		}
 	case *objects.HandEndpoints:
 		t.slices[key] = objects.Endpoints(o)
+	case *objects.AddressPool:
+		t.pools[key] = objects.Pool(o)
 	case *networkingv1.ServiceCIDR:
 		for _, c := range o.Spec.CIDRs {
 			if p, err := netip.ParsePrefix(c); err == nil {
@@ -119,6 +123,7 @@ func (t *objectTable) fill(s *model.Snapshot) {
 	}
 	clear(t.dirty)
 	s.Services, s.Slices, s.Pods = t.serviceList, t.sliceList, t.podList
+	s.Pools = sorted(t.pools, func(a, b model.AddressPool) int { return cmp.Compare(a.Name, b.Name) })
 	for _, key := range sortedKeys(t.cidrs) {
 		s.ServiceCIDRs = append(s.ServiceCIDRs, t.cidrs[key]...)
 	}

@@ -34,6 +34,9 @@ func Service(s *corev1.Service) model.Service {
 	case corev1.ServiceTypeExternalName:
 		out.Type, out.ClusterIPs, out.Headless = model.ExternalName, nil, false
 	}
+	if a, err := netip.ParseAddr(s.Spec.LoadBalancerIP); err == nil {
+		out.LBRequested = a.Unmap()
+	}
 	for _, in := range s.Status.LoadBalancer.Ingress {
 		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
 			out.LBAddresses = append(out.LBAddresses, addrs([]string{in.IP})...)

@@ -20,8 +20,14 @@ func Default(o Object, now time.Time) {
 	if t := o.GetCreationTimestamp(); t.IsZero() {
 		o.SetCreationTimestamp(metav1.NewTime(now.UTC().Truncate(time.Second)))
 	}
-	if s, ok := o.(*corev1.Service); ok {
-		defaultService(s)
+	switch o := o.(type) {
+	case *corev1.Service:
+		defaultService(o)
+	case *AddressPool:
+		if o.Spec.AutoAssign == nil {
+			yes := true
+			o.Spec.AutoAssign = &yes
+		}
 	}
 }
 

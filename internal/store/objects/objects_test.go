@@ -14,7 +14,7 @@ import (
 )
 
 func manifest(kind, spec string) string {
-	api := map[string]string{"Service": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1"}[kind]
+	api := map[string]string{"Service": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1", "AddressPool": "warren.dev/v1alpha1"}[kind]
 	return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x}\n" + spec + "\n"
 }
 
@@ -75,6 +75,17 @@ func TestMistakes(t *testing.T) {
 		{manifest("ServiceCIDR", "spec: {cidrs: []}"), "spec.cidrs"},
 		{manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.1/16]}"), "spec.cidrs[0]"},
 		{manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16, 10.44.0.0/16]}"), "spec.cidrs[1]"},
+		{manifest("Service", "spec: {type: LoadBalancer, loadBalancerIP: x, ports: [{port: 80}]}"), "spec.loadBalancerIP: Invalid"},
+		{manifest("AddressPool", "spec: {}"), "spec.addresses: Required"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.1/28]}"), "spec.addresses[0]: Invalid value: \"192.0.2.1/28\": must be a CIDR without host bits"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28, 192.0.2.9-192.0.2.1]}"), "spec.addresses[1]: Invalid value: \"192.0.2.9-192.0.2.1\": ends before it begins"},
+		{manifest("AddressPool", "spec: {addresses: ['192.0.2.1-fd00::1']}"), "of one family"},
+		{manifest("AddressPool", "spec: {addresses: [127.0.0.0/28]}"), "spec.addresses[0]"},
+		{manifest("AddressPool", "spec: {addresses: ['fe80::/120']}"), "unicast"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28, 192.0.2.15-192.0.2.20]}"), "spec.addresses[1]: Invalid value: \"192.0.2.15-192.0.2.20\": overlaps 192.0.2.0/28"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], namespaces: [A_B]}"), "spec.namespaces[0]"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], namespaces: [a, a]}"), "spec.namespaces[1]: Duplicate"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], autoAsign: true}"), "unknown field \"autoAsign\""},
 		{strings.Replace(manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16]}"), "{name: x}", "{name: x, namespace: ns}", 1), "metadata.namespace: Forbidden"},
 	} {
 		objs, err := Parse(strings.NewReader(tc.yaml), "default")

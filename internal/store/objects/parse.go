@@ -1,5 +1,5 @@
 // Package objects reads, validates and converts the Kubernetes objects that warren serves: core/v1 Service and
-// Endpoints, discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR. They are the same whether they come from a
+// Endpoints, discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR; and its own AddressPool. They are the same whether they come from a
 // file, from etcd or from an API server; what leaves the package is plain model values. It owns nothing and does no
 // input or output.
 package objects
@@ -38,6 +38,7 @@ type Kind struct {
 // Kinds lists the kinds, in the order in which a file with all of them is applied.
 var Kinds = []Kind{
 	{"ServiceCIDR", "servicecidrs", "", "networking.k8s.io/v1", false, func() Object { return &networkingv1.ServiceCIDR{} }},
+	{"AddressPool", "addresspools", "pool", "warren.dev/v1alpha1", false, func() Object { return &AddressPool{} }},
 	{"Service", "services", "svc", "v1", true, func() Object { return &corev1.Service{} }},
 	{"Endpoints", "endpoints", "ep", "v1", true, func() Object { return &HandEndpoints{} }},
 	{"EndpointSlice", "endpointslices", "", "discovery.k8s.io/v1", true, func() Object { return &discoveryv1.EndpointSlice{} }},

@@ -25,6 +25,8 @@ func Validate(o Object) error {
 		errs = append(errs, validateEndpoints(o)...)
 	case *networkingv1.ServiceCIDR:
 		errs = append(errs, validateServiceCIDR(o)...)
+	case *AddressPool:
+		errs = append(errs, validatePool(o)...)
 	}
 	return errs.ToAggregate()
 }
@@ -200,6 +202,11 @@ func validateAddresses(s *corev1.Service, spec *field.Path) (errs field.ErrorLis
 		a, err := netip.ParseAddr(ip)
 		if err != nil || !a.IsGlobalUnicast() {
 			errs = append(errs, field.Invalid(spec.Child("externalIPs").Index(i), ip, "must be a unicast IP address, not loopback or link-local"))
+		}
+	}
+	if ip := s.Spec.LoadBalancerIP; ip != "" {
+		if a, err := netip.ParseAddr(ip); err != nil || !a.IsGlobalUnicast() {
+			errs = append(errs, field.Invalid(spec.Child("loadBalancerIP"), ip, "must be a unicast IP address"))
 		}
 	}
 	for i, r := range s.Spec.LoadBalancerSourceRanges {
