@@ -1,21 +1,32 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/store/etcd/member"
+	"github.com/warrennet/warren/internal/store/etcd/registry"
 	"github.com/warrennet/warren/internal/store/etcd/server"
 )
 
 func etcdCmd() *cobra.Command {
 	var cfg server.Config
+	var kubernetes bool
+	var m memberFlags
 	c := &cobra.Command{
 		Use:   "etcd",
 		Short: "run a member of warren's own etcd",
-		Args:  cobra.NoArgs,
+		Long: "Run a member of warren's own etcd.\n\nWith --kubernetes the member finds the others, its name, addresses and certificates by itself; " +
+			"of the flags about those only --data-dir and --log-level are used then.",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			if kubernetes {
+				return m.run(c, cfg, log)
+			}
 			return server.Run(c.Context(), cfg, func() { log.Info("etcd serves", "member", cfg.Name, "clients", cfg.ClientURLs) })
 		},
 	}
@@ -29,6 +40,43 @@ func etcdCmd() *cobra.Command {
 	f.StringVar(&cfg.CAFile, "ca-file", "", "PEM file of the authorities that sign clients and members; without it there is no TLS")
 	f.StringVar(&cfg.CertFile, "cert-file", "", "PEM file of this member's certificate")
 	f.StringVar(&cfg.KeyFile, "key-file", "", "PEM file of its key")
+	f.StringVar(&cfg.PeerName, "peer-name", "", "common name that members' certificates must have (default: any)")
 	f.StringVar(&cfg.LogLevel, "log-level", "warn", "etcd's own log: debug, info, warn, error")
+	f.BoolVar(&kubernetes, "kubernetes", false, "be a member of the etcd that Kubernetes' nodes run for warren")
+	m.add(c)
+	c.AddCommand(etcdMemberCmd(), etcdSnapshotCmd())
 	return c
+}
+
+// memberFlags are those of a member on Kubernetes.
+type memberFlags struct {
+	api                  apiFlags
+	caDir, certDir       string
+	clientPort, peerPort int
+}
+
+func (m *memberFlags) add(c *cobra.Command) {
+	m.api.add(c)
+	f := c.Flags()
+	f.StringVar(&m.caDir, "ca-dir", "/etc/warren/etcd-ca", "directory with ca.crt and ca.key")
+	f.StringVar(&m.certDir, "cert-dir", "/run/warren-etcd", "directory for this member's certificate")
+	f.IntVar(&m.clientPort, "client-port", member.ClientPort, "port for clients")
+	f.IntVar(&m.peerPort, "peer-port", member.PeerPort, "port for other members")
+}
+
+func (m *memberFlags) run(c *cobra.Command, cfg server.Config, log *slog.Logger) error {
+	conn, err := m.api.connect("warren-etcd")
+	if err != nil {
+		return err
+	}
+	ip, err := netip.ParseAddr(m.api.hostIP)
+	if err != nil {
+		return fmt.Errorf("--host-ip: %w", err)
+	}
+	return member.Run(c.Context(), member.Config{
+		Name: m.api.node, HostIP: ip, DataDir: cfg.DataDir, CADir: m.caDir, CertDir: m.certDir,
+		ClientPort: m.clientPort, PeerPort: m.peerPort,
+		Registry: registry.Registry{Client: conn.Client, Namespace: m.api.namespace},
+		LogLevel: cfg.LogLevel, Log: log,
+	})
 }

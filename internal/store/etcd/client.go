@@ -41,6 +41,15 @@ const requestTimeout = 5 * time.Second
 
 // New prepares a connection; it does not wait for the servers and succeeds while they are away.
 func New(c Config) (*Store, error) {
+	cli, err := Dial(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{cli: cli, prefix: "/warren/" + c.Cluster + "/"}, nil
+}
+
+// Dial prepares a plain etcd client, for those who look after the servers and not the records.
+func Dial(c Config) (*clientv3.Client, error) {
 	tc, err := c.tls()
 	if err != nil {
 		return nil, err
@@ -59,7 +68,7 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd %s: %w", strings.Join(c.Endpoints, ","), err)
 	}
-	return &Store{cli: cli, prefix: "/warren/" + c.Cluster + "/"}, nil
+	return cli, nil
 }
 
 func (c Config) tls() (*tls.Config, error) {

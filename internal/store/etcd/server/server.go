@@ -16,15 +16,22 @@ import (
 type Config struct {
 	Name       string
 	DataDir    string
-	ClientURLs []string // listened on and advertised
-	PeerURLs   []string
+	ClientURLs []string // listened on, and advertised where AdvertiseClientURLs is empty
+	PeerURLs   []string // listened on and advertised
+	// AdvertiseClientURLs are what other members tell clients.
+	AdvertiseClientURLs []string
 	// InitialCluster is the first membership: "n1=https://192.0.2.1:2380,n2=...". Empty: this member alone.
 	InitialCluster string
 	Existing       bool // join a running cluster instead of starting one
 	CAFile         string
 	CertFile       string
 	KeyFile        string
-	LogLevel       string // etcd's own log, to stderr: debug, info, warn, error
+	// PeerName is the only common name that another member's certificate may have; empty takes any that the authority
+	// signed, so that every client could speak as a member.
+	PeerName string
+	// Token makes the identity of a new cluster different from that of another one with the same members.
+	Token    string
+	LogLevel string // etcd's own log, to stderr: debug, info, warn, error
 	// Election overrides etcd's election timeout (1 s); the heartbeat is a tenth of it.
 	Election time.Duration
 }
@@ -76,7 +83,9 @@ func (c Config) embed() (*embed.Config, error) {
 		return out
 	}
 	ec.ListenClientUrls = parse("client URLs", c.ClientURLs)
-	ec.AdvertiseClientUrls = ec.ListenClientUrls
+	if ec.AdvertiseClientUrls = ec.ListenClientUrls; len(c.AdvertiseClientURLs) > 0 {
+		ec.AdvertiseClientUrls = parse("advertised client URLs", c.AdvertiseClientURLs)
+	}
 	ec.ListenPeerUrls = parse("peer URLs", c.PeerURLs)
 	ec.AdvertisePeerUrls = ec.ListenPeerUrls
 	if err := errors.Join(errs...); err != nil {
@@ -86,7 +95,9 @@ func (c Config) embed() (*embed.Config, error) {
 	if ec.InitialCluster == "" {
 		ec.InitialCluster = ec.InitialClusterFromName(c.Name)
 	}
-	ec.InitialClusterToken = "warren"
+	if ec.InitialClusterToken = c.Token; c.Token == "" {
+		ec.InitialClusterToken = "warren"
+	}
 	if c.Existing {
 		ec.ClusterState = embed.ClusterStateFlagExisting
 	}
@@ -94,6 +105,11 @@ func (c Config) embed() (*embed.Config, error) {
 		ec.ClientTLSInfo.TrustedCAFile, ec.ClientTLSInfo.CertFile, ec.ClientTLSInfo.KeyFile = c.CAFile, c.CertFile, c.KeyFile
 		ec.ClientTLSInfo.ClientCertAuth = true
 		ec.PeerTLSInfo = ec.ClientTLSInfo
+		if c.PeerName != "" {
+			ec.PeerTLSInfo.AllowedCNs = []string{c.PeerName}
+			// A member with several addresses may call from one that its certificate does not name.
+			ec.PeerTLSInfo.SkipClientSANVerify, ec.ClientTLSInfo.SkipClientSANVerify = true, true
+		}
 	}
 	if c.Election > 0 {
 		ec.ElectionMs = uint(c.Election.Milliseconds())

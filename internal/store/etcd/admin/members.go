@@ -1,0 +1,66 @@
+// Package admin looks after the servers of an etcd: members, snapshots, restoring. It owns the files it is told to
+// write; it never reads a record of warren's.
+package admin
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Member is one member of the etcd cluster, as etcd says.
+type Member struct {
+	ID         string   `json:"id"`
+	Name       string   `json:"name"` // empty: it was added and has never started
+	PeerURLs   []string `json:"peerURLs"`
+	ClientURLs []string `json:"clientURLs"`
+	Learner    bool     `json:"learner"`
+}
+
+// Members lists the members.
+func Members(ctx context.Context, cli *clientv3.Client) ([]Member, error) {
+	r, err := cli.MemberList(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the members of etcd: %w", err)
+	}
+	out := make([]Member, 0, len(r.Members))
+	for _, m := range r.Members {
+		out = append(out, member(m))
+	}
+	return out, nil
+}
+
+func member(m *etcdserverpb.Member) Member {
+	return Member{ID: FormatID(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner}
+}
+
+// FormatID writes a member's ID as etcd's own tools do.
+func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
+
+// ParseID reads it.
+func ParseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
+
+// Find returns the member of that name or ID.
+func Find(members []Member, nameOrID string) (Member, error) {
+	for _, m := range members {
+		if m.Name == nameOrID || m.ID == nameOrID {
+			return m, nil
+		}
+	}
+	return Member{}, fmt.Errorf("etcd has no member of the name or ID %q", nameOrID)
+}
+
+// Remove takes a member out of the cluster. etcd refuses when the others could not go on without it.
+func Remove(ctx context.Context, cli *clientv3.Client, m Member) error {
+	id, err := ParseID(m.ID)
+	if err != nil {
+		return err
+	}
+	if _, err := cli.MemberRemove(ctx, id); err != nil {
+		return fmt.Errorf("remove etcd member %s (%s): %w", m.Name, m.ID, err)
+	}
+	return nil
+}
