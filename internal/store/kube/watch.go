@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/objects"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 )
 
 // burst is how long changes are gathered into one snapshot.
@@ -76,13 +78,16 @@ func New(conn *Connection, node string, log *slog.Logger) *Store {
 // told when the API server stops answering (an error) and when it answers again (nil).
 func (s *Store) Watch(ctx context.Context, on func(*Objects), state func(error)) {
 	var wg sync.WaitGroup
+	// What a person can act on goes through state; the reflectors' own words would say it again, once for each kind.
+	quiet := logr.Discard()
+	rctx := klog.NewContext(ctx, quiet)
 	for _, k := range s.kinds() {
 		s.missing[k.name] = true
 	}
 	for _, k := range s.kinds() {
-		r := cache.NewReflectorWithOptions(s.listWatch(k, state), k.object, &sink{s: s, kind: k}, cache.ReflectorOptions{Name: k.name,
+		r := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(s.listWatch(k, state), s.conn.Client), k.object, &sink{s: s, kind: k}, cache.ReflectorOptions{Name: k.name, Logger: &quiet,
 			Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.3, Steps: 6, Cap: 5 * time.Second}})
-		wg.Go(func() { r.RunWithContext(ctx) })
+		wg.Go(func() { r.RunWithContext(rctx) })
 	}
 	for ctx.Err() == nil {
 		select {
@@ -242,7 +247,7 @@ func (in interner) one(v string) string {
 }
 
 // listWatch reports to state how the API server answers. A kind that the server does not have counts as empty.
-func (s *Store) listWatch(k kind, state func(error)) cache.ListerWatcher {
+func (s *Store) listWatch(k kind, state func(error)) *cache.ListWatch {
 	report := func(err error) {
 		if err != nil && !answered(err) {
 			err = fmt.Errorf("%s: %w", k.name, err)

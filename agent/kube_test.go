@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/kube"
+)
+
+// Nodes come from etcd, objects from the API server; neither may lose the other's part, in whatever order they come.
+func TestMerge(t *testing.T) {
+	etcd := &model.Snapshot{Revision: 7, Nodes: []model.Node{{Name: "n1"}}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}
+	objects := &kube.Objects{Services: []model.Service{{UID: "s"}}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}}
+	first := merge(etcd, nil, nil)
+	if !first.Partial || first.Services != nil || first.ServiceCIDRs != nil {
+		t.Errorf("without the API server: %+v; expected a partial snapshot", first)
+	}
+	both := merge(etcd, objects, first)
+	if both.Partial || both.Revision != 7 || len(both.Nodes) != 1 || len(both.Services) != 1 || both.ServiceCIDRs[0].String() != "10.43.0.0/16" {
+		t.Errorf("both: %+v", both)
+	}
+	kept := merge(&model.Snapshot{Revision: 8}, nil, both)
+	if kept.Partial || kept.Revision != 8 || len(kept.Services) != 1 || len(kept.Nodes) != 0 {
+		t.Errorf("API server away since the start: %+v; expected the last objects", kept)
+	}
+	if len(etcd.Services) != 0 || first.Services != nil {
+		t.Error("merge changed its input")
+	}
+}
+
+func TestKubernetesOrder(t *testing.T) {
+	a := func(s string) netip.Addr { return netip.MustParseAddr(s) }
+	k := &kubernetes{objects: &kube.Objects{Node: kube.Node{Known: true, Addresses: []netip.Addr{a("192.0.2.9"), a("2001:db8::9")}}}}
+	got := k.order([]netip.Addr{a("10.1.1.1"), a("2001:db8::9"), a("192.0.2.9"), a("10.2.2.2")})
+	want := []netip.Addr{a("192.0.2.9"), a("2001:db8::9"), a("10.1.1.1"), a("10.2.2.2")}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("%v; expected %v", got, want)
+		}
+	}
+}
