@@ -7,7 +7,7 @@ GO = go
 GOARCH ?= $(shell $(GO) env GOARCH)
 OUT = bin
 
-.PHONY: build lab down test bench fmt deps cross
+.PHONY: build lab down test test-k8s bench fmt deps cross
 
 build:
 	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren ./cmd/warren
@@ -26,6 +26,10 @@ deps:
 
 test: deps
 	@hack/test.sh
+
+# Not part of `make test`: builds Kubernetes once, which takes ten minutes and more.
+test-k8s:
+	@hack/test-k8s.sh
 
 bench: deps build
 	@hack/bench.sh

@@ -111,7 +111,8 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 		}
 	}
 	if v4 {
-		h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(localhost, 32), netip.Addr{})...)
+		// From its own address: the firewall that a kubelet keeps drops what comes to 127/8 from any other.
+		h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(localhost, 32), localhost)...)
 		// Lets 127.0.0.1 out to warren0 and back; the hook drops every other use of 127/8.
 		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + me.Interface + "/route_localnet", Value: "1"})
 	}

@@ -1,9 +1,10 @@
 #!/bin/bash
-# Installs what the tests and benchmarks need from Debian; says what to install where it cannot.
+# deps.sh [k8s]: installs what the tests and benchmarks need from Debian; says what to install where it cannot.
 set -eu
 need=()
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
-while read -r cmd pkg; do
+while read -r cmd pkg only; do
+  [ -z "$only" ] || [ "$only" = "${1:-}" ] || continue
   if [ "${cmd#/}" != "$cmd" ]; then [ -e "$cmd" ] || need+=("$pkg"); else have "$cmd" || need+=("$pkg"); fi
 done <<'LIST'
 ip iproute2
@@ -22,6 +23,18 @@ python3 python3
 gcc gcc
 podman podman
 /usr/lib/cni/ptp containernetworking-plugins
+runc runc k8s
+busybox busybox k8s
+conntrack conntrack k8s
+nft nftables k8s
+iptables iptables k8s
+openssl openssl k8s
+wget wget k8s
+dash dash k8s
+nc netcat-openbsd k8s
+iperf iperf k8s
+ps procps k8s
+nsenter util-linux k8s
 LIST
 [ ${#need[@]} -eq 0 ] && exit 0
 mapfile -t need < <(printf '%s\n' "${need[@]}" | sort -u)

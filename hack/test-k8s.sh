@@ -1,0 +1,27 @@
+#!/bin/bash
+# A real three-node Kubernetes in network namespaces, with warren as its only network: builds it (once), starts it,
+# deploys deploy/kubeadm/warren.yaml, runs test/k8s, and takes everything down again.
+#   hack/test-k8s.sh [go test flags]     KEEP=1 leaves the cluster up; K8S_BIN names a directory with built programs
+set -eu
+cd "$(dirname "$0")/.."
+export PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin GOTOOLCHAIN=local
+if [ "$(id -u)" != 0 ]; then
+  echo "make test-k8s works with network namespaces and must be run as root" >&2
+  exit 1
+fi
+hack/deps.sh k8s
+rig=$PWD/test/k8s/rig
+export RIG_STATE=${RIG_STATE:-${TMPDIR:-/tmp}/warren-k8s}
+export RIG_BIN=${K8S_BIN:-$RIG_STATE/bin}
+if [ ! -x "$RIG_BIN/kube-proxy" ]; then
+  echo "building Kubernetes, containerd and CoreDNS (10 to 15 minutes on two cores, once)"
+  "$rig/build.sh" "$RIG_BIN"
+fi
+make --no-print-directory build
+mkdir -p "$RIG_STATE/images-extra"
+deploy/image.sh "$RIG_STATE/images-extra/warren.tar"
+down() { [ -n "${KEEP:-}" ] || "$rig/down.sh"; }
+trap down EXIT
+"$rig/down.sh" >/dev/null 2>&1 || true
+"$rig/up.sh"
+go test -tags k8s -count=1 -timeout 30m -v "$@" ./test/k8s
