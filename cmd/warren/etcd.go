@@ -50,9 +50,9 @@ func etcdCmd() *cobra.Command {
 
 // memberFlags are those of a member on Kubernetes.
 type memberFlags struct {
-	api                  apiFlags
-	caDir, certDir       string
-	clientPort, peerPort int
+	api            apiFlags
+	caDir, certDir string
+	ports          [3]int
 }
 
 func (m *memberFlags) add(c *cobra.Command) {
@@ -60,8 +60,9 @@ func (m *memberFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&m.caDir, "ca-dir", "/etc/warren/etcd-ca", "directory with ca.crt and ca.key")
 	f.StringVar(&m.certDir, "cert-dir", "/run/warren-etcd", "directory for this member's certificate")
-	f.IntVar(&m.clientPort, "client-port", member.ClientPort, "port for clients")
-	f.IntVar(&m.peerPort, "peer-port", member.PeerPort, "port for other members")
+	f.IntVar(&m.ports[0], "client-port", member.ClientPort, "port for clients")
+	f.IntVar(&m.ports[1], "peer-port", member.PeerPort, "port for other members")
+	f.IntVar(&m.ports[2], "health-port", member.HealthPort, "port on 127.0.0.1 for /metrics, /livez and /readyz; 0 for none")
 }
 
 func (m *memberFlags) run(c *cobra.Command, cfg server.Config, log *slog.Logger) error {
@@ -75,7 +76,7 @@ func (m *memberFlags) run(c *cobra.Command, cfg server.Config, log *slog.Logger)
 	}
 	return member.Run(c.Context(), member.Config{
 		Name: m.api.node, HostIP: ip, DataDir: cfg.DataDir, CADir: m.caDir, CertDir: m.certDir,
-		ClientPort: m.clientPort, PeerPort: m.peerPort,
+		ClientPort: m.ports[0], PeerPort: m.ports[1], HealthPort: m.ports[2],
 		Registry: registry.Registry{Client: conn.Client, Namespace: m.api.namespace},
 		LogLevel: cfg.LogLevel, Log: log,
 	})

@@ -47,15 +47,16 @@ type rule struct {
 var rules = []rule{
 	{"golang.zx2c4.com/wireguard", []string{"tunnel"}, "the engine is tunnel's secret"},
 	{"go.etcd.io/", []string{"internal/store"}, "etcd is the store's secret"},
-	{"k8s.io/client-go", []string{"internal/store"}, "client-go is the store's secret"},
-	{"k8s.io/", []string{"internal/store", "cmd/warren"}, "the rest of the program knows plain values"},
+	{"k8s.io/client-go", []string{"internal/store", "controller"}, "client-go is the secret of those who read (store) and write (controller) the API server"},
+	{"k8s.io/", []string{"internal/store", "controller", "cmd/warren", "deploy"}, "the rest of the program knows plain values"},
 	{"github.com/vishvananda/netlink", []string{"internal/hostnet", "cni", "lab", "tunnel/", "agent/plug/"}, "hostnet is the only hand on netlink besides cni and the lab"},
 	{module + "agent", []string{"cmd", "lab", "agent", "cni/internal/"}, "nothing but cmd and lab starts agents"},
 	{module + "lab", []string{"cmd", "lab", "bench"}, "the lab is for people and tests"},
 	{module + "tunnel", []string{"agent", "tunnel", "cmd"}, "the agent joins tunnel and servicelb"},
+	{module + "controller", []string{"cmd"}, "the controller is a program of its own"},
 	{module + "servicelb", []string{"agent", "servicelb", "cmd"}, "the agent joins tunnel and servicelb"},
 	{module + "dns", []string{"agent", "dns", "cmd", "bench"}, "the agent hands snapshots to DNS"},
-	{module + "internal/store", []string{"agent", "cmd", "lab", "bench", "internal/store"}, "only the agent and the commands read the store"},
+	{module + "internal/store", []string{"agent", "controller", "cmd", "lab", "bench", "internal/store"}, "only the agent and the commands read the store"},
 	{module + "internal/hostnet", []string{"agent"}, "only the agent configures the host"},
 }
 

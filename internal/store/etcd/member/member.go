@@ -28,6 +28,7 @@ import (
 const (
 	ClientPort = 52379
 	PeerPort   = 52380
+	HealthPort = 52381 // on 127.0.0.1: /metrics, /livez, /readyz
 )
 
 // PeerName is the common name of members' certificates: nobody else may speak to members as a member.
@@ -42,6 +43,7 @@ type Config struct {
 	CertDir    string // for this member's certificate: ca.crt, tls.crt, tls.key
 	ClientPort int
 	PeerPort   int
+	HealthPort int
 	Registry   registry.Registry
 	LogLevel   string // etcd's own
 	Log        *slog.Logger
@@ -105,11 +107,15 @@ func Run(ctx context.Context, c Config) error {
 }
 
 func (c Config) listens() []string {
-	return []string{
+	out := []string{
 		net.JoinHostPort(c.HostIP.String(), strconv.Itoa(c.PeerPort)),
 		net.JoinHostPort(c.HostIP.String(), strconv.Itoa(c.ClientPort)),
 		net.JoinHostPort("127.0.0.1", strconv.Itoa(c.ClientPort)),
 	}
+	if c.HealthPort != 0 {
+		out = append(out, net.JoinHostPort("127.0.0.1", strconv.Itoa(c.HealthPort)))
+	}
+	return out
 }
 
 // serverConfig is what every way to start has in common.
@@ -119,7 +125,11 @@ func (c Config) serverConfig() server.Config {
 	if !c.HostIP.IsLoopback() {
 		listen = append(listen, "https://127.0.0.1:"+strconv.Itoa(c.ClientPort))
 	}
-	return server.Config{Name: c.Name, DataDir: c.etcdDir(),
+	health := ""
+	if c.HealthPort != 0 {
+		health = "http://127.0.0.1:" + strconv.Itoa(c.HealthPort)
+	}
+	return server.Config{Name: c.Name, MetricsURL: health, DataDir: c.etcdDir(),
 		ClientURLs: listen, AdvertiseClientURLs: clients, PeerURLs: []string{c.url(c.PeerPort)},
 		CAFile: c.certFile(pki.CAFile), CertFile: c.certFile("tls.crt"), KeyFile: c.certFile("tls.key"),
 		PeerName: PeerName, LogLevel: c.LogLevel}

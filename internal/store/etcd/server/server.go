@@ -29,6 +29,8 @@ type Config struct {
 	// PeerName is the only common name that another member's certificate may have; empty takes any that the authority
 	// signed, so that every client could speak as a member.
 	PeerName string
+	// MetricsURL serves /metrics, /livez and /readyz without TLS; empty serves them to clients only.
+	MetricsURL string
 	// Token makes the identity of a new cluster different from that of another one with the same members.
 	Token    string
 	LogLevel string // etcd's own log, to stderr: debug, info, warn, error
@@ -88,6 +90,9 @@ func (c Config) embed() (*embed.Config, error) {
 	}
 	ec.ListenPeerUrls = parse("peer URLs", c.PeerURLs)
 	ec.AdvertisePeerUrls = ec.ListenPeerUrls
+	if c.MetricsURL != "" {
+		ec.ListenMetricsUrls = parse("metrics URL", []string{c.MetricsURL})
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

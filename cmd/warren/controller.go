@@ -1,0 +1,42 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/controller"
+)
+
+func controllerCmd() *cobra.Command {
+	var api apiFlags
+	var level string
+	c := &cobra.Command{
+		Use:   "controller",
+		Short: "do the cluster-wide work on Kubernetes: certificates, the agents' settings, cluster DNS's Service",
+		Long: "Do what only one program may do on Kubernetes: make the certificates for etcd and the agents' settings, keep them current,\n" +
+			"and write cluster DNS's Service and EndpointSlices. Several may run; one leads.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			conn, err := api.connect("warren-controller")
+			if err != nil {
+				return err
+			}
+			first, err := api.first()
+			if err != nil {
+				return err
+			}
+			host, _ := os.Hostname()
+			return controller.Run(c.Context(), controller.Config{
+				Client: conn.Client, Namespace: api.namespace, Log: logger(level),
+				Identity:   fmt.Sprintf("%s-%s-%d", cmp.Or(api.node, host), envOr("WARREN_POD_NAME", "process"), os.Getpid()),
+				SetServers: func(found []string) { conn.SetServers(slices.Concat(first, found)) },
+			})
+		},
+	}
+	api.add(c)
+	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return c
+}

@@ -1,0 +1,96 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const clusterKey = "cluster.yaml"
+
+// clusterFile is cluster.yaml: the agents' settings that the controller finds out.
+type clusterFile struct {
+	PodCIDRs     []netip.Prefix `json:"podCIDRs"`
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
+	Domain       string         `json:"domain"`
+	DNS          struct {
+		Addresses []netip.Addr `json:"addresses"`
+	} `json:"dns"`
+	Etcd struct {
+		Endpoints []string `json:"endpoints"`
+	} `json:"etcd"`
+	Kubernetes struct {
+		Servers []string `json:"servers"`
+	} `json:"kubernetes"`
+}
+
+// writeCluster makes and keeps ConfigMap warren-cluster. Before there is an etcd to name and somebody who speaks for the
+// API server it is not made: the agents' Pods wait for it, and would fail with half of it.
+func (k *controller) writeCluster(ctx context.Context, v view, op operator, dns dnsPlan) error {
+	f, notes := resolve(v, op, dns)
+	for _, n := range notes {
+		k.say("cluster: "+n, slog.LevelInfo, n)
+	}
+	if k.SetServers != nil && len(f.Kubernetes.Servers) > 0 {
+		k.SetServers(f.Kubernetes.Servers)
+	}
+	if missing := f.missing(); missing != "" {
+		if v.cluster == nil {
+			k.say("waiting", slog.LevelInfo, "ConfigMap "+ClusterConfig+" waits for "+missing)
+		}
+		return nil
+	}
+	text, err := yaml.Marshal(f)
+	if err != nil {
+		return err
+	}
+	text = append([]byte("# Made and kept current by warren's controller; settings of your own belong into ConfigMap "+OperatorConfig+".\n"), text...)
+	api := k.Client.CoreV1().ConfigMaps(k.Namespace)
+	if v.cluster == nil {
+		_, err := api.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: ClusterConfig, Namespace: k.Namespace, Labels: labels("config")},
+			Data:       map[string]string{clusterKey: string(text)},
+		}, metav1.CreateOptions{})
+		if err == nil {
+			k.Log.Info("made ConfigMap "+ClusterConfig, "podCIDRs", f.PodCIDRs, "serviceCIDRs", f.ServiceCIDRs, "dns", f.DNS.Addresses,
+				"etcd", f.Etcd.Endpoints, "servers", f.Kubernetes.Servers)
+		}
+		return ignoreExisting(err, "create ConfigMap "+ClusterConfig)
+	}
+	if v.cluster.Data[clusterKey] == string(text) {
+		return nil
+	}
+	cm := v.cluster.DeepCopy()
+	cm.Data = map[string]string{clusterKey: string(text)}
+	if _, err := api.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("update ConfigMap %s: %w", ClusterConfig, err)
+	}
+	k.Log.Info("updated ConfigMap "+ClusterConfig, "etcd", f.Etcd.Endpoints, "servers", f.Kubernetes.Servers, "dns", f.DNS.Addresses)
+	return nil
+}
+
+// missing names what the agents cannot do without.
+func (f *clusterFile) missing() string {
+	var out []string
+	if len(f.Etcd.Endpoints) == 0 {
+		out = append(out, "a member of etcd that serves")
+	}
+	if len(f.Kubernetes.Servers) == 0 {
+		out = append(out, "EndpointSlices of Service default/kubernetes")
+	}
+	return strings.Join(out, " and ")
+}
+
+// parseCluster reads what was written before; what cannot be read is nothing.
+func parseCluster(cm *corev1.ConfigMap) (f clusterFile) {
+	if cm == nil || yaml.Unmarshal([]byte(cm.Data[clusterKey]), &f) != nil {
+		return clusterFile{}
+	}
+	return f
+}

@@ -1,0 +1,191 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/warrennet/warren/internal/store/etcd/registry"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// sources are the watches. Single objects are watched by their names, so that the controller's role can name them.
+type sources struct {
+	namespace string
+	changed   chan struct{} // has one entry when something changed since it was emptied
+	all       []cache.SharedIndexInformer
+
+	configs, systemConfigs, secrets, services []cache.SharedIndexInformer // one object each
+	nodes, agents, policies                   cache.SharedIndexInformer
+	serviceCIDRs                              cache.SharedIndexInformer // nil where the API server has none
+	apiSlices, dnsSlices                      cache.SharedIndexInformer
+}
+
+// view is what the watches know at one moment. Objects are the informers' own and must not be changed; absent is nil.
+type view struct {
+	operator, cluster, etcd, kubeadm, kubelet *corev1.ConfigMap
+	ca, client                                *corev1.Secret
+	apiService, dnsService                    *corev1.Service
+	serviceCIDRs                              []*networkingv1.ServiceCIDR
+	apiSlices, dnsSlices                      []*discoveryv1.EndpointSlice
+	nodes                                     []*corev1.Node
+	agents                                    []*corev1.Pod
+	policies                                  []*networkingv1.NetworkPolicy
+}
+
+const (
+	systemNamespace = "kube-system"
+	kubeDNS         = "kube-dns"
+)
+
+func newSources(ctx context.Context, c kubernetes.Interface, namespace string) (*sources, error) {
+	s := &sources{namespace: namespace, changed: make(chan struct{}, 1)}
+	add := func(i cache.SharedIndexInformer) cache.SharedIndexInformer {
+		s.all = append(s.all, i)
+		return i
+	}
+	none := cache.Indexers{}
+	for _, name := range []string{OperatorConfig, ClusterConfig, registry.Name} {
+		s.configs = append(s.configs, add(coreinformers.NewFilteredConfigMapInformer(c, namespace, 0, none, named(name))))
+	}
+	for _, name := range []string{"kubeadm-config", "kubelet-config"} {
+		s.systemConfigs = append(s.systemConfigs, add(coreinformers.NewFilteredConfigMapInformer(c, systemNamespace, 0, none, named(name))))
+	}
+	for _, name := range []string{CASecret, ClientSecret} {
+		s.secrets = append(s.secrets, add(coreinformers.NewFilteredSecretInformer(c, namespace, 0, none, named(name))))
+	}
+	s.services = []cache.SharedIndexInformer{
+		add(coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceDefault, 0, none, named("kubernetes"))),
+		add(coreinformers.NewFilteredServiceInformer(c, systemNamespace, 0, none, named(kubeDNS))),
+	}
+	s.apiSlices = add(discoveryinformers.NewFilteredEndpointSliceInformer(c, metav1.NamespaceDefault, 0, none, slicesOf("kubernetes")))
+	s.dnsSlices = add(discoveryinformers.NewFilteredEndpointSliceInformer(c, systemNamespace, 0, none, slicesOf(kubeDNS)))
+	s.nodes = add(coreinformers.NewNodeInformer(c, 0, none))
+	s.agents = add(coreinformers.NewFilteredPodInformer(c, namespace, 0, none, func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
+	s.policies = add(networkinginformers.NewNetworkPolicyInformer(c, metav1.NamespaceAll, 0, none))
+
+	// Clusters before 1.33 have no ServiceCIDR objects; an informer would ask for them for ever.
+	_, err := c.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{Limit: 1})
+	switch {
+	case err == nil:
+		s.serviceCIDRs = add(networkinginformers.NewServiceCIDRInformer(c, 0, none))
+	case !apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("list ServiceCIDRs: %w", err)
+	}
+	return s, s.prepare()
+}
+
+func named(name string) func(*metav1.ListOptions) {
+	return func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()
+	}
+}
+
+func slicesOf(service string) func(*metav1.ListOptions) {
+	return func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "=" + service }
+}
+
+func (s *sources) prepare() error {
+	note := func() {
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}
+	for _, i := range s.all {
+		if err := i.SetTransform(slim); err != nil {
+			return err
+		}
+		if _, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { note() }, UpdateFunc: func(any, any) { note() }, DeleteFunc: func(any) { note() },
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slim drops what is large and never looked at.
+func slim(o any) (any, error) {
+	if m, err := meta.Accessor(o); err == nil {
+		m.SetManagedFields(nil)
+	}
+	if n, ok := o.(*corev1.Node); ok {
+		n.Status.Images = nil
+	}
+	return o, nil
+}
+
+// start runs the informers; stop waits until they have ended, for which their context must have.
+func (s *sources) start(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for _, i := range s.all {
+		wg.Go(func() { i.RunWithContext(ctx) })
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+func (s *sources) wait(ctx context.Context) bool {
+	var synced []cache.InformerSynced
+	for _, i := range s.all {
+		synced = append(synced, i.HasSynced)
+	}
+	return cache.WaitForCacheSync(ctx.Done(), synced...)
+}
+
+func (s *sources) view() view {
+	return view{
+		operator:     one[*corev1.ConfigMap](s.configs[0], s.namespace, OperatorConfig),
+		cluster:      one[*corev1.ConfigMap](s.configs[1], s.namespace, ClusterConfig),
+		etcd:         one[*corev1.ConfigMap](s.configs[2], s.namespace, registry.Name),
+		kubeadm:      one[*corev1.ConfigMap](s.systemConfigs[0], systemNamespace, "kubeadm-config"),
+		kubelet:      one[*corev1.ConfigMap](s.systemConfigs[1], systemNamespace, "kubelet-config"),
+		ca:           one[*corev1.Secret](s.secrets[0], s.namespace, CASecret),
+		client:       one[*corev1.Secret](s.secrets[1], s.namespace, ClientSecret),
+		apiService:   one[*corev1.Service](s.services[0], metav1.NamespaceDefault, "kubernetes"),
+		dnsService:   one[*corev1.Service](s.services[1], systemNamespace, kubeDNS),
+		serviceCIDRs: list[*networkingv1.ServiceCIDR](s.serviceCIDRs),
+		apiSlices:    list[*discoveryv1.EndpointSlice](s.apiSlices),
+		dnsSlices:    list[*discoveryv1.EndpointSlice](s.dnsSlices),
+		nodes:        list[*corev1.Node](s.nodes),
+		agents:       list[*corev1.Pod](s.agents),
+		policies:     list[*networkingv1.NetworkPolicy](s.policies),
+	}
+}
+
+func one[T any](i cache.SharedIndexInformer, namespace, name string) (out T) {
+	if o, found, err := i.GetStore().GetByKey(namespace + "/" + name); err == nil && found {
+		out, _ = o.(T)
+	}
+	return out
+}
+
+// list returns the objects in the order of their names.
+func list[T metav1.Object](i cache.SharedIndexInformer) (out []T) {
+	if i == nil {
+		return nil
+	}
+	for _, o := range i.GetStore().List() {
+		if t, ok := o.(T); ok {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b T) int {
+		return strings.Compare(a.GetNamespace()+"/"+a.GetName(), b.GetNamespace()+"/"+b.GetName())
+	})
+	return out
+}
