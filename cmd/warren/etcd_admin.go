@@ -10,7 +10,6 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/etcd/admin"
 	"github.com/warrennet/warren/internal/store/etcd/registry"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // etcdFlags say how to reach the servers. Their defaults are the agent's environment variables, which the manifests set
@@ -26,7 +25,7 @@ func (e *etcdFlags) add(c *cobra.Command) {
 }
 
 // do runs f with a client that is closed after it.
-func (e *etcdFlags) do(f func(*clientv3.Client) error) error {
+func (e *etcdFlags) do(f func(*admin.Client) error) error {
 	cli, err := etcd.Dial(e.cfg)
 	if err != nil {
 		return err
@@ -50,7 +49,7 @@ func etcdMemberListCmd(e *etcdFlags) *cobra.Command {
 		Short: "list the members",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return e.do(func(cli *clientv3.Client) error {
+			return e.do(func(cli *admin.Client) error {
 				members, err := admin.Members(c.Context(), cli)
 				if err != nil {
 					return err
@@ -80,7 +79,7 @@ func etcdMemberRemoveCmd(e *etcdFlags) *cobra.Command {
 		Short: "remove a member that is gone for good",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.do(func(cli *clientv3.Client) error {
+			return e.do(func(cli *admin.Client) error {
 				members, err := admin.Members(c.Context(), cli)
 				if err != nil {
 					return err
@@ -123,7 +122,7 @@ func etcdSnapshotSaveCmd(e *etcdFlags) *cobra.Command {
 		Short: "copy everything that etcd holds to a file, or to stdout",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.do(func(cli *clientv3.Client) error {
+			return e.do(func(cli *admin.Client) error {
 				var n int64
 				var err error
 				if args[0] == "-" {

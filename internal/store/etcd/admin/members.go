@@ -11,6 +11,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// Client is etcd's own client, named here for commands, which know etcd through the store only.
+type Client = clientv3.Client
+
 // Member is one member of the etcd cluster, as etcd says.
 type Member struct {
 	ID         string   `json:"id"`
