@@ -27,6 +27,7 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/servicelb"
+	"github.com/warrennet/warren/servicelb/announce"
 	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sync/errgroup"
 )
@@ -72,9 +73,10 @@ type Agent struct {
 	kicked       chan struct{} // wakes the apply loop
 	rejoin       chan struct{} // wakes the member loop
 	foreign      foreignPeers
-	dnsWanted    atomic.Pointer[[]netip.Addr] // cluster DNS addresses that replace the configured ones
-	portTaken    sync.Map                     // setting -> address that another program listens on
-	keep         chan *model.Snapshot         // the newest to keep on disk
+	announcer    atomic.Pointer[announce.Announcer] // nil when this node does not announce
+	dnsWanted    atomic.Pointer[[]netip.Addr]       // cluster DNS addresses that replace the configured ones
+	portTaken    sync.Map                           // setting -> address that another program listens on
+	keep         chan *model.Snapshot               // the newest to keep on disk
 }
 
 // appliedState is what the last apply did.
@@ -167,6 +169,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.sources.clusterFile != "" {
 		g.Go(func() error { a.followClusterFile(ctx); return nil })
 	}
+	if a.kube == nil {
+		g.Go(func() error { a.allocateLB(ctx); return nil })
+	}
 	g.Go(func() error { return a.member(ctx) })
 	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })
@@ -231,6 +236,9 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		}
 		a.tun = t
 		g.Go(func() error { return a.serveDNS(ctx) })
+		if a.cfg.LBAnnounce {
+			g.Go(func() error { return a.announceLB(ctx) })
+		}
 		v4, v6 := a.self(under).families()
 		if v4 {
 			g.Go(func() error { return a.watchICMP(ctx, false) })

@@ -37,6 +37,7 @@ func (a *Agent) apply() {
 	if last := a.applied.Load(); !snap.Partial && (last == nil || last.plan.Table != p.Table) {
 		a.lb.Set(p.Table)
 	}
+	a.setAnnounced(me, snap, p.Peers)
 	if snap != a.named {
 		a.named = snap
 		a.setDNS(snap)

@@ -28,6 +28,8 @@ type Config struct {
 	ServiceCIDRs     []netip.Prefix // of a new cluster
 	ClusterDNS       []netip.Addr
 	DNSUpstreams     []string
+	LBAnnounce       bool
+	LBInterfaces     []string
 	Etcd             etcd.Config
 	Kubernetes       Kubernetes
 	EtcdPasswordFile string
@@ -84,6 +86,7 @@ func DefaultConfig() Config {
 		ClusterDNS:   []netip.Addr{netip.MustParseAddr("10.43.0.10"), netip.MustParseAddr("fd43::a")},
 		Kubernetes: Kubernetes{TokenFile: kube.DefaultTokenFile, CAFile: kube.DefaultCAFile, ServerName: kube.DefaultServerName,
 			Healthz: "127.0.0.1:10256", ProxyMetrics: "127.0.0.1:10249"},
+		LBAnnounce: true,
 		Offload:    true,
 		Interface:  "warren0",
 		StateDir:   "/var/lib/warren",

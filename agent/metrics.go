@@ -36,6 +36,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	tunnelDescribe(ch)
 	servicesDescribe(ch)
+	announceDescribe(ch)
 	for _, c := range (&dns.Server{}).Collectors() {
 		c.Describe(ch)
 	}
@@ -66,6 +67,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	if s := m.a.applied.Load(); s != nil {
 		tunnelCollect(ch, m.a.tun.Stats())
 		servicesCollect(ch, m.a.lb.Stats(), s.plan.Table.Len())
+	}
+	if x := m.a.announcer.Load(); x != nil {
+		announceCollect(ch, x.View())
 	}
 	if d := m.a.dns.Load(); d != nil {
 		for _, c := range d.Collectors() {

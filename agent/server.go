@@ -63,6 +63,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET "+api.DNSPath, a.serveDNSQuery)
 	mux.HandleFunc("GET "+api.FlowsPath, a.serveFlows)
 	mux.HandleFunc("GET "+api.ServicesPath, a.serveServices)
+	mux.HandleFunc("GET "+api.LBPath, a.serveLB)
 	mux.HandleFunc("GET "+api.PeersPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) })
 	mux.HandleFunc("POST "+api.PeersPath, a.addPeer)
 	mux.HandleFunc("DELETE "+api.PeersPath, a.removePeer)
@@ -153,6 +154,7 @@ func (a *Agent) status() api.Status {
 		}
 		st.Peers, st.Tunnel = a.peerStatus(snap, s.plan), a.tun.Stats()
 		st.Problems = append(st.Problems, peerProblems(st.Peers)...)
+		st.Problems = append(st.Problems, a.announceProblems()...)
 	}
 	return st
 }

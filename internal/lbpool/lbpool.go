@@ -312,3 +312,13 @@ func family(v6 bool) string {
 	}
 	return "IPv4"
 }
+
+// Rank orders nodes for the work on a Service: the one with the highest rank does it.
+func Rank(service, node string) uint64 {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s\x00%s", service, node)
+	x := h.Sum64()
+	x ^= x >> 32
+	x *= 0x9e3779b97f4a7c15
+	return x ^ x>>29
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/api"
+)
+
+func lbCmd() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:   "lb",
+		Short: "show load balancer addresses: pools, who announces what as this node sees it, and why a Service waits",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var lb api.LB
+			if err := callAgent(c, http.MethodGet, api.LBPath, nil, &lb); err != nil {
+				return err
+			}
+			return render(c.OutOrStdout(), format, lb, func(t io.Writer) { printLB(t, lb) })
+		},
+	}
+	socketFlag(c)
+	outputFlag(c, &format)
+	return c
+}
+
+func printLB(t io.Writer, lb api.LB) {
+	for _, p := range lb.Problems {
+		fmt.Fprintf(t, "problem: %s\n", p)
+	}
+	fmt.Fprintln(t, "POOL\tADDRESSES\tAUTO-ASSIGN\tNAMESPACES\tPRIORITY\tUSED\tFREE")
+	for _, p := range lb.Pools {
+		fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%d\t%d\t%d\n", p.Name, strings.Join(p.Addresses, ","), p.AutoAssign, dash(strings.Join(p.Namespaces, ",")), p.Priority, p.Used, p.Free)
+	}
+	fmt.Fprintln(t, "\nSERVICE\tADDRESS\tPOOL\tANNOUNCED BY\tEPOCH\tHERE\tNOTE")
+	for _, s := range lb.Services {
+		for _, a := range s.Addresses {
+			pool := a.Pool
+			if pool == "" {
+				pool = "(gone)"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.Service, a.Address, pool, dash(a.Announcer), a.Epoch, a.State, dash(a.Note))
+		}
+		for _, why := range s.Pending {
+			fmt.Fprintf(t, "%s\tpending\t-\t-\t-\t-\t%s\n", s.Service, why)
+		}
+	}
+	var silent []string
+	for _, n := range lb.Nodes {
+		if !n.Healthy {
+			silent = append(silent, n.Name)
+		}
+	}
+	if len(silent) > 0 {
+		fmt.Fprintf(t, "\nno heartbeats from %s\n", strings.Join(silent, ", "))
+	}
+}

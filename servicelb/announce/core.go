@@ -1,0 +1,302 @@
+package announce
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Who announces an address:
+//
+//  1. Candidates are the nodes whose heartbeats arrive, that have a link whose subnet holds the address (or announce on any
+//     link), and, with externalTrafficPolicy Local, that have a ready endpoint.
+//  2. While nobody announces it, the candidate with the highest rendezvous hash begins; the next ones wait their turn, in
+//     case that one knows less than they do.
+//  3. Who begins probes for duplicates first, then takes an epoch above all that were ever heard of for the address.
+//  4. Of two that announce, the higher epoch goes on (then the higher hash), the other one withdraws. Two sides of a
+//     partition each have one; when it heals, one is left.
+//  5. Once nobody came back for a while, the candidate with the highest hash takes its addresses over from whoever has
+//     them, by a higher epoch: the old one answers until it hears the new one, so nobody is without an answer.
+//  6. A node that answers on the LAN although its heartbeats do not arrive is alive and cannot be talked to: nobody takes
+//     its addresses over; of two such, the lower hash withdraws.
+
+// Address is one address to be announced by some node.
+type Address struct {
+	Addr netip.Addr
+	// Nodes may announce it; nil: every node.
+	Nodes []string
+}
+
+// Peer is another node of the cluster and where its heartbeats come from.
+type Peer struct {
+	Name string
+	Addr netip.Addr
+}
+
+// lan is a link that this node announces on.
+type lan struct {
+	name    string
+	hw      mac
+	subnets []netip.Prefix
+}
+
+// core is the state machine of one node. The caller hands in the time, heartbeats and sightings, and carries out what it
+// finds in out. It is not for concurrent use.
+type core struct {
+	me   string
+	t    Timing
+	born int64
+
+	any     bool // announce addresses outside of the links' subnets on all of them
+	lans    []lan
+	members map[string]*member
+	addrs   map[netip.Addr]*address
+	order   []netip.Addr // of addrs, sorted
+
+	since    time.Time // there has been something to announce since
+	calmFrom time.Time // the last time somebody came back
+	lastBeat time.Time
+	lastLook time.Time
+	seq      uint64
+	turn     int // of claims, where one datagram does not hold them all
+	hasty    bool
+
+	out   []action
+	stats Stats
+}
+
+// Stats counts what happened since the start.
+type Stats struct {
+	Announced  int // addresses that this node announces now
+	Healthy    int // other nodes whose heartbeats arrive
+	Takeovers  uint64
+	Duplicates uint64
+}
+
+// member is another node.
+type member struct {
+	addr    netip.Addr
+	known   bool // heard at all
+	healthy bool
+	heard   time.Time
+	last    beat
+	macs    map[mac]bool // that it ever had
+	claims  map[netip.Addr]heldClaim
+}
+
+type heldClaim struct {
+	epoch uint64
+	until time.Time
+}
+
+// act is a kind of action.
+type act uint8
+
+const (
+	actProbe act = iota
+	actAnnounce
+	actAnswer
+	actJoin
+	actLeave
+	actBeat
+)
+
+// action is something to be done on a link, or a heartbeat to be sent.
+type action struct {
+	do   act
+	lan  string
+	addr netip.Addr
+	to   sighting // that an answer is for
+	beat *beat
+}
+
+func newCore(me string, t Timing, now time.Time) *core {
+	return &core{me: me, t: t.defaults(), born: now.UnixNano(), members: map[string]*member{}, addrs: map[netip.Addr]*address{}}
+}
+
+// set takes over what is wanted now.
+func (c *core) set(now time.Time, addrs []Address, peers []Peer, lans []lan, any bool) {
+	if len(c.addrs) == 0 && len(addrs) > 0 {
+		c.since, c.calmFrom = now, now
+	}
+	c.setPeers(peers)
+	c.any = any
+	c.setLANs(lans)
+	wanted := map[netip.Addr]bool{}
+	for _, w := range addrs {
+		wanted[w.Addr] = true
+		a := c.addrs[w.Addr]
+		if a == nil {
+			a = &address{addr: w.Addr, vacant: now}
+			c.addrs[w.Addr] = a
+		}
+		a.nodes = w.Nodes
+	}
+	for k, a := range c.addrs {
+		if !wanted[k] {
+			c.stop(a, "")
+			delete(c.addrs, k)
+		}
+	}
+	c.order = c.order[:0]
+	for k := range c.addrs {
+		c.order = append(c.order, k)
+	}
+	slices.SortFunc(c.order, netip.Addr.Compare)
+}
+
+func (c *core) setPeers(peers []Peer) {
+	names := map[string]bool{}
+	for _, p := range peers {
+		names[p.Name] = true
+		m := c.members[p.Name]
+		if m == nil {
+			m = &member{macs: map[mac]bool{}, claims: map[netip.Addr]heldClaim{}}
+			c.members[p.Name] = m
+		}
+		m.addr = p.Addr
+	}
+	for n := range c.members {
+		if !names[n] {
+			delete(c.members, n)
+		}
+	}
+}
+
+// setLANs: an address that is announced on another set of links now begins anew. A link whose device changed has to go
+// before it comes back.
+func (c *core) setLANs(lans []lan) {
+	c.lans = lans
+	for _, k := range c.order {
+		if a := c.addrs[k]; a.lans != nil && !slices.Equal(a.lans, c.on(k)) {
+			c.stop(a, "")
+		}
+	}
+}
+
+// heard takes a heartbeat of a member in.
+func (c *core) heard(now time.Time, from netip.Addr, b beat) {
+	name, m := c.memberAt(from)
+	if m == nil || m.known && (b.born < m.last.born || b.born == m.last.born && b.seq <= m.last.seq) {
+		return // a stranger, or an old datagram that was long under way
+	}
+	if !m.healthy {
+		c.calmFrom = now
+	}
+	m.known, m.healthy, m.heard, m.last = true, true, now, b
+	for _, h := range b.macs {
+		if len(m.macs) < 8*maxMACs {
+			m.macs[h] = true
+		}
+	}
+	if b.total <= maxClaims {
+		clear(m.claims)
+	}
+	rounds := time.Duration(b.total/maxClaims + 1)
+	for _, x := range b.claims {
+		if a := c.addrs[x.addr]; a != nil {
+			m.claims[x.addr] = heldClaim{x.epoch, now.Add(c.t.Dead + 3*rounds*c.t.Beat)}
+			a.top = max(a.top, x.epoch)
+			a.last, a.announcedAt = name, now
+		}
+	}
+}
+
+func (c *core) memberAt(a netip.Addr) (string, *member) {
+	for n, m := range c.members {
+		if m.addr == a {
+			return n, m
+		}
+	}
+	return "", nil
+}
+
+// tick does what time brings. It is called several times within a heartbeat's interval.
+func (c *core) tick(now time.Time) {
+	look := now.Sub(c.lastLook) >= c.t.Beat
+	for _, m := range c.members {
+		if m.healthy && now.Sub(m.heard) > c.t.Dead {
+			m.healthy, look = false, true
+		}
+		for a, h := range m.claims {
+			if now.After(h.until) {
+				delete(m.claims, a)
+			}
+		}
+	}
+	if look {
+		c.lastLook = now
+	}
+	for _, k := range c.order {
+		if a := c.addrs[k]; look || a.state == probing || a.state == announcing && !now.Before(a.next) {
+			c.step(now, a)
+		}
+	}
+	if len(c.addrs) > 0 && (c.hasty || now.Sub(c.lastBeat) >= c.t.Beat) {
+		c.lastBeat, c.hasty = now, false
+		c.sendBeat()
+	}
+}
+
+// settled reports whether this node has heard of everybody, or waited for them long enough. Before that it begins nothing:
+// it would take away what the others have.
+func (c *core) settled(now time.Time) bool {
+	if now.Sub(c.since) >= c.t.Listen {
+		return true
+	}
+	for _, m := range c.members {
+		if !m.healthy {
+			return false
+		}
+	}
+	return now.Sub(c.since) >= 2*c.t.Beat // a beat that was under way when this node had no address yet says too little
+}
+
+func (c *core) sendBeat() {
+	c.seq++
+	b := &beat{born: c.born, seq: c.seq, any: c.any}
+	for _, l := range c.lans {
+		b.macs = append(b.macs, l.hw)
+		b.subnets = append(b.subnets, l.subnets...)
+	}
+	var mine []claim
+	for _, k := range c.order {
+		if a := c.addrs[k]; a.state == announcing {
+			mine = append(mine, claim{k, a.epoch})
+		}
+	}
+	b.total = len(mine)
+	if len(mine) > maxClaims {
+		at := c.turn % len(mine)
+		mine = append(mine[at:], mine[:at]...)[:maxClaims]
+		c.turn = at + maxClaims
+	}
+	b.claims = mine
+	c.out = append(c.out, action{do: actBeat, beat: b})
+}
+
+// on lists the links that an address is announced on.
+func (c *core) on(a netip.Addr) (out []string) {
+	for _, l := range c.lans {
+		if within(l.subnets, a) {
+			out = append(out, l.name)
+		}
+	}
+	if out == nil && c.any {
+		for _, l := range c.lans {
+			out = append(out, l.name)
+		}
+	}
+	return out
+}
+
+func within(list []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// take returns the actions since the last call.
+func (c *core) take() []action {
+	out := c.out
+	c.out = nil
+	return out
+}

@@ -1,0 +1,66 @@
+package announce
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// View is what a node sees of the announcements. It is immutable.
+type View struct {
+	Addresses []Seen // sorted by address
+	Nodes     []Node // the others, sorted by name
+	Links     []string
+	Stats     Stats
+}
+
+// Seen is one address.
+type Seen struct {
+	Addr  netip.Addr
+	Owner string // the node that announces it, "" for none
+	Epoch uint64
+	State string // of this node: idle, probing, waiting, announcing
+	Links []string
+	Note  string // what is in the way, "" for nothing
+}
+
+// Node is another node.
+type Node struct {
+	Name    string
+	Healthy bool
+}
+
+var stateNames = map[state]string{idle: "idle", probing: "probing", waiting: "waiting", announcing: "announcing"}
+
+func (l *loop) show() {
+	c := l.core
+	v := &View{Stats: c.stats}
+	for n, m := range c.members {
+		v.Nodes = append(v.Nodes, Node{n, m.healthy})
+		if m.healthy {
+			v.Stats.Healthy++
+		}
+	}
+	slices.SortFunc(v.Nodes, func(a, b Node) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	for _, x := range c.lans {
+		v.Links = append(v.Links, x.name)
+	}
+	for _, k := range c.order {
+		a := c.addrs[k]
+		r := c.rival(a)
+		s := Seen{Addr: k, Owner: r.node, Epoch: r.epoch, State: stateNames[a.state], Links: a.lans, Note: a.note}
+		if a.state == announcing {
+			s.Owner, s.Epoch = c.me, a.epoch
+			v.Stats.Announced++
+		}
+		if s.Owner == "" && s.Note == "" && len(c.on(k)) == 0 {
+			s.Note = "no link of this node has a subnet with it"
+		}
+		v.Addresses = append(v.Addresses, s)
+	}
+	l.view.Store(v)
+}
