@@ -141,6 +141,9 @@ func (p *plan) hostPorts(me self, pods []pod) {
 				}
 				seen[r] = true
 				p.Host.Rules = append(p.Host.Rules, r)
+				if !six {
+					p.Host.LocalPorts = append(p.Host.LocalPorts, hostnet.LocalPort{Proto: uint8(m.Protocol), Port: m.HostPort})
+				}
 			}
 		}
 	}

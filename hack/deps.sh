@@ -25,9 +25,9 @@ podman podman
 /usr/lib/cni/ptp containernetworking-plugins
 runc runc k8s
 busybox busybox k8s
-conntrack conntrack k8s
+conntrack conntrack
 nft nftables k8s
-iptables iptables k8s
+iptables iptables
 openssl openssl k8s
 wget wget k8s
 dash dash k8s

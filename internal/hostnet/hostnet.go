@@ -32,6 +32,8 @@ type State struct {
 	// LocalPref moves the rule of the table local from preference 0 to this one, so that rules can stand before it; 0
 	// leaves it where the kernel puts it.
 	LocalPref int
+	// LocalPorts of 127.0.0.1 may be opened from the node's other addresses in spite of a kubelet's firewall.
+	LocalPorts []LocalPort
 }
 
 // RouteType is the kind of a route.
@@ -136,6 +138,7 @@ type Host struct {
 	mu      sync.Mutex
 	log     *slog.Logger
 	sysctls *sysctls
+	expect  expectations
 }
 
 // New prepares a hand on the network namespace of the caller. procNet is where /proc/sys/net is mounted; saved is the
@@ -163,6 +166,7 @@ func (h *Host) Set(want State) (changed int, err error) {
 	s.remove("rule", rulesLeft)
 	s.remove("route", routesLeft)
 	s.remove("address", addrsLeft)
+	h.expect.set(want.LocalPorts, h.log)
 	for _, c := range s.changes {
 		h.log.Debug("host network changed", "change", c)
 	}
