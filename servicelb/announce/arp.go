@@ -19,7 +19,7 @@ func parseARP(s sighting, b []byte) (sighting, bool) {
 	}
 	sender, target := netip.AddrFrom4([4]byte(b[14:18])), netip.AddrFrom4([4]byte(b[24:28]))
 	copy(s.hw[:], b[8:14])
-	if s.hw[0]&1 != 0 {
+	if s.hw[0]&1 != 0 || s.hw == nobody {
 		return s, false
 	}
 	if !sender.IsUnspecified() {
