@@ -27,7 +27,7 @@ const (
 	// AgentSelector finds the agents' Pods.
 	AgentSelector = "app.kubernetes.io/name=warren,app.kubernetes.io/component=agent"
 	// ManagedBy is in the labels of what the controller may change again.
-	ManagedBy = "warren.dev/controller"
+	ManagedBy = "controller.warren.dev"
 )
 
 // Config is the controller's.

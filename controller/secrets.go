@@ -30,7 +30,6 @@ func (k *controller) ensureSecrets(ctx context.Context, v view, op operator) err
 		if err != nil {
 			return err
 		}
-		k.Log.Info("making the authority for etcd", "secret", CASecret)
 		return k.createSecret(ctx, CASecret, corev1.SecretTypeOpaque, map[string][]byte{pki.CAFile: ca.Trusted(), pki.CAKeyFile: ca.KeyPEM()})
 	}
 	ca, err := pki.ParseCA(v.ca.Data[pki.CAFile], v.ca.Data[pki.CAKeyFile])
@@ -42,7 +41,6 @@ func (k *controller) ensureSecrets(ctx context.Context, v view, op operator) err
 		if err != nil {
 			return err
 		}
-		k.Log.Info("making the agents' certificate for etcd", "secret", ClientSecret)
 		return k.createSecret(ctx, ClientSecret, corev1.SecretTypeTLS, data)
 	}
 	if v.client.Labels[labelManagedBy] != ManagedBy || !clientDue(ca, v.client, time.Now()) {
@@ -52,10 +50,10 @@ func (k *controller) ensureSecrets(ctx context.Context, v view, op operator) err
 	if renewed.Data, err = clientData(ca); err != nil {
 		return err
 	}
-	k.Log.Info("renewing the agents' certificate for etcd", "secret", ClientSecret)
 	if _, err := k.Client.CoreV1().Secrets(k.Namespace).Update(ctx, renewed, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("renew Secret %s: %w", ClientSecret, err)
 	}
+	k.Log.Info("renewed the agents' certificate for etcd", "secret", ClientSecret)
 	return nil
 }
 
@@ -78,5 +76,8 @@ func (k *controller) createSecret(ctx context.Context, name string, kind corev1.
 	_, err := k.Client.CoreV1().Secrets(k.Namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: k.Namespace, Labels: labels("etcd")}, Type: kind, Data: data,
 	}, metav1.CreateOptions{})
+	if err == nil {
+		k.Log.Info("made Secret " + name)
+	}
 	return ignoreExisting(err, "create Secret "+name)
 }
