@@ -37,9 +37,6 @@ func (k *controller) writeCluster(ctx context.Context, v view, op operator, dns 
 	for _, n := range notes {
 		k.say("cluster: "+n, slog.LevelInfo, n)
 	}
-	if k.SetServers != nil && len(f.Kubernetes.Servers) > 0 {
-		k.SetServers(f.Kubernetes.Servers)
-	}
 	if missing := f.missing(); missing != "" {
 		if v.cluster == nil {
 			k.say("waiting", slog.LevelInfo, "ConfigMap "+ClusterConfig+" waits for "+missing)

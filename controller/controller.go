@@ -36,8 +36,6 @@ type Config struct {
 	Namespace string
 	Identity  string // of this process, in the Lease
 	Log       *slog.Logger
-	// SetServers is told the addresses of the API servers whenever they change; may be nil.
-	SetServers func([]string)
 }
 
 // Run waits until this process is the leader and works until ctx ends. It returns an error when it lost the lead: the

@@ -36,13 +36,9 @@ func parseOperator(cm *corev1.ConfigMap) (op operator, err error) {
 	if cm == nil {
 		return op, nil
 	}
-	js, err := yaml.YAMLToJSONStrict([]byte(cm.Data[operatorKey]))
+	top, err := parseSettings([]byte(cm.Data[operatorKey]))
 	if err != nil {
 		return op, fmt.Errorf("ConfigMap %s, %s: %w", OperatorConfig, operatorKey, err)
-	}
-	var top map[string]any
-	if err := json.Unmarshal(js, &top); err != nil {
-		return op, fmt.Errorf("ConfigMap %s, %s: expected a mapping of settings: %w", OperatorConfig, operatorKey, err)
 	}
 	var errs []error
 	bad := func(key string, err error) {
@@ -63,6 +59,27 @@ func parseOperator(cm *corev1.ConfigMap) (op operator, err error) {
 		op.domain = d[0]
 	}
 	return op, errors.Join(errs...)
+}
+
+func parseSettings(text []byte) (map[string]any, error) {
+	js, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return nil, err
+	}
+	var top map[string]any
+	if err := json.Unmarshal(js, &top); err != nil {
+		return nil, fmt.Errorf("expected a mapping of settings: %w", err)
+	}
+	return top, nil
+}
+
+// Servers are the API servers that a config.yaml or cluster.yaml names.
+func Servers(text []byte) ([]string, error) {
+	top, err := parseSettings(text)
+	if err != nil {
+		return nil, err
+	}
+	return setting(top, "kubernetes.servers"), nil
 }
 
 // setting finds a dotted key in nested mappings, as the agent does: a list, or one string with commas.

@@ -2,9 +2,9 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/controller"
@@ -24,15 +24,12 @@ func controllerCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			first, err := api.first()
-			if err != nil {
-				return err
-			}
 			host, _ := os.Hostname()
-			return controller.Run(c.Context(), controller.Config{
-				Client: conn.Client, Namespace: api.namespace, Log: logger(level),
-				Identity:   fmt.Sprintf("%s-%s-%d", cmp.Or(api.node, host), envOr("WARREN_POD_NAME", "process"), os.Getpid()),
-				SetServers: func(found []string) { conn.SetServers(slices.Concat(first, found)) },
+			return api.with(c.Context(), conn, func(ctx context.Context) error {
+				return controller.Run(ctx, controller.Config{
+					Client: conn.Client, Namespace: api.namespace, Log: logger(level),
+					Identity: fmt.Sprintf("%s-%s-%d", cmp.Or(api.node, host), envOr("WARREN_POD_NAME", "process"), os.Getpid()),
+				})
 			})
 		},
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -74,10 +75,12 @@ func (m *memberFlags) run(c *cobra.Command, cfg server.Config, log *slog.Logger)
 	if err != nil {
 		return fmt.Errorf("--host-ip: %w", err)
 	}
-	return member.Run(c.Context(), member.Config{
-		Name: m.api.node, HostIP: ip, DataDir: cfg.DataDir, CADir: m.caDir, CertDir: m.certDir,
-		ClientPort: m.ports[0], PeerPort: m.ports[1], HealthPort: m.ports[2],
-		Registry: registry.Registry{Client: conn.Client, Namespace: m.api.namespace},
-		LogLevel: cfg.LogLevel, Log: log,
+	return m.api.with(c.Context(), conn, func(ctx context.Context) error {
+		return member.Run(ctx, member.Config{
+			Name: m.api.node, HostIP: ip, DataDir: cfg.DataDir, CADir: m.caDir, CertDir: m.certDir,
+			ClientPort: m.ports[0], PeerPort: m.ports[1], HealthPort: m.ports[2],
+			Registry: registry.Registry{Client: conn.Client, Namespace: m.api.namespace},
+			LogLevel: cfg.LogLevel, Log: log,
+		})
 	})
 }

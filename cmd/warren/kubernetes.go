@@ -1,14 +1,19 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"net"
-	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/controller"
 	"github.com/warrennet/warren/internal/store/kube"
+	"golang.org/x/sync/errgroup"
 )
 
 // apiFlags say how the programs on control-plane nodes reach the API server. Each has an environment variable, which is
@@ -20,6 +25,7 @@ type apiFlags struct {
 	hostIP     string
 	node       string
 	namespace  string
+	configs    []string // files that may name servers
 }
 
 func (a *apiFlags) add(c *cobra.Command) {
@@ -29,32 +35,80 @@ func (a *apiFlags) add(c *cobra.Command) {
 	f.StringVar(&a.serverName, "server-name", envOr("WARREN_KUBERNETES_SERVER_NAME", kube.DefaultServerName), "name in the API servers' certificates")
 	f.StringVar(&a.hostIP, "host-ip", os.Getenv("WARREN_KUBERNETES_HOST_IP"), "address of this node")
 	f.StringVar(&a.node, "node-name", os.Getenv("WARREN_NODE_NAME"), "name of this node")
+	f.StringSliceVar(&a.configs, "server-files", splitList(os.Getenv("WARREN_KUBERNETES_SERVER_FILES")), "config.yaml and cluster.yaml, for the servers that they name; they may be absent")
 	f.StringVar(&a.namespace, "namespace", envOr("WARREN_NAMESPACE", "warren-system"), "namespace of warren's own objects")
 }
 
-// first are the servers to try when nothing else is known: on a control-plane node one of them answers.
-func (a *apiFlags) first() (out []string, err error) {
-	for _, s := range a.servers {
+// known are the servers to try, in this order: those of the flag, of the operator's config.yaml, of cluster.yaml, this node
+// itself, which may be a control-plane node, and last the Service, which leads somewhere once the network works.
+func (a *apiFlags) known() (out []string, err error) {
+	lists := [][]string{a.servers}
+	for _, file := range a.configs {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // the ConfigMap is not there yet
+		}
+		servers, err := controller.Servers(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		lists = append(lists, servers)
+	}
+	port := strconv.Itoa(kube.DefaultPort)
+	lists = append(lists, []string{a.hostIP, "127.0.0.1:" + port})
+	if host := os.Getenv("KUBERNETES_SERVICE_HOST"); host != "" {
+		lists = append(lists, []string{net.JoinHostPort(host, envOr("KUBERNETES_SERVICE_PORT", "443"))})
+	}
+	for _, s := range slices.Concat(lists...) {
+		if s == "" {
+			continue
+		}
 		p, err := kube.ParseServer(s)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, p)
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
 	}
-	port := strconv.Itoa(kube.DefaultPort)
-	if ip, err := netip.ParseAddr(a.hostIP); err == nil {
-		out = append(out, net.JoinHostPort(ip.String(), port))
-	}
-	return append(out, "127.0.0.1:"+port), nil
+	return out, nil
 }
 
 func (a *apiFlags) connect(agent string) (*kube.Connection, error) {
-	servers, err := a.first()
+	servers, err := a.known()
 	if err != nil {
 		return nil, err
 	}
 	return kube.Connect(kube.Config{Kubeconfig: a.kubeconfig, TokenFile: kube.DefaultTokenFile, CAFile: kube.DefaultCAFile,
 		ServerName: a.serverName, UserAgent: agent}, servers)
+}
+
+// followEvery is how often the files are looked at for other servers; the kubelet brings changes within a minute.
+const followEvery = 10 * time.Second
+
+// follow keeps the connection's servers as the files say, until ctx ends.
+func (a *apiFlags) follow(ctx context.Context, conn *kube.Connection) error {
+	t := time.NewTicker(followEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if servers, err := a.known(); err == nil {
+				conn.SetServers(servers)
+			}
+		}
+	}
+}
+
+// with runs work while the connection follows the files.
+func (a *apiFlags) with(ctx context.Context, conn *kube.Connection, work func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.follow(ctx, conn) })
+	g.Go(func() error { defer cancel(); return work(ctx) })
+	return g.Wait()
 }
 
 func envOr(key, fallback string) string {
