@@ -73,7 +73,7 @@ type Agent struct {
 	kicked       chan struct{} // wakes the apply loop
 	rejoin       chan struct{} // wakes the member loop
 	foreign      foreignPeers
-	announcer    atomic.Pointer[announce.Announcer] // nil when this node does not announce
+	announcer    atomic.Pointer[announce.Announcer] // nil before the tunnel stands
 	dnsWanted    atomic.Pointer[[]netip.Addr]       // cluster DNS addresses that replace the configured ones
 	portTaken    sync.Map                           // setting -> address that another program listens on
 	keep         chan *model.Snapshot               // the newest to keep on disk
@@ -236,9 +236,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		}
 		a.tun = t
 		g.Go(func() error { return a.serveDNS(ctx) })
-		if a.cfg.LBAnnounce {
-			g.Go(func() error { return a.announceLB(ctx) })
-		}
+		g.Go(func() error { return a.announceLB(ctx) })
 		v4, v6 := a.self(under).families()
 		if v4 {
 			g.Go(func() error { return a.watchICMP(ctx, false) })

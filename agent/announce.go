@@ -31,7 +31,8 @@ func (a *Agent) setAnnounced(me self, snap *model.Snapshot, peers []tunnel.Peer)
 		return
 	}
 	d := announced(me, snap, peers, a.kube != nil)
-	if len(d.Addresses) > 0 {
+	// A node without links announces nothing, but the others hear of it and know what it sees.
+	if len(d.Addresses) > 0 && a.cfg.LBAnnounce {
 		d.Links, d.Any = a.lans(me.Underlay.Links, me.Underlay.Addrs), len(a.cfg.LBInterfaces) > 0
 	}
 	x.Set(d)

@@ -76,7 +76,7 @@ type Stats struct {
 // member is another node.
 type member struct {
 	addr    netip.Addr
-	known   bool // heard at all
+	known   bool // heard since there is something to announce
 	healthy bool
 	heard   time.Time
 	last    beat
@@ -116,10 +116,13 @@ func newCore(me string, t Timing, now time.Time) *core {
 
 // set takes over what is wanted now.
 func (c *core) set(now time.Time, addrs []Address, peers []Peer, lans []lan, any bool) {
+	c.setPeers(peers)
 	if len(c.addrs) == 0 && len(addrs) > 0 {
 		c.since, c.calmFrom = now, now
+		for _, m := range c.members {
+			m.known = false // without addresses nobody sends heartbeats
+		}
 	}
-	c.setPeers(peers)
 	c.any = any
 	c.setLANs(lans)
 	wanted := map[netip.Addr]bool{}
@@ -245,7 +248,7 @@ func (c *core) settled(now time.Time) bool {
 		return true
 	}
 	for _, m := range c.members {
-		if !m.healthy {
+		if !m.known {
 			return false
 		}
 	}

@@ -462,3 +462,40 @@ func (w *world) event() {
 		}
 	}
 }
+
+// A second failure soon after a restart: the restarted node has heard everybody, so it does not wait for the dead one.
+func TestDeathSoonAfterRestart(t *testing.T) {
+	w := newWorld(t, 1, 2, 8)
+	w.run(5 * time.Second)
+	w.nodes[0].up = false
+	w.run(2 * time.Second)
+	w.start(0)
+	w.run(400 * time.Millisecond)
+	w.nodes[1].up = false
+	w.run(1500 * time.Millisecond)
+	for _, a := range w.addrs {
+		if got := w.ask(a.Addr); len(got) != 1 {
+			t.Errorf("%s is answered for by %v", a.Addr, got)
+		}
+	}
+}
+
+// Where an address is announced: on the links whose subnet holds it, or on all of them where that was asked for.
+func TestLinks(t *testing.T) {
+	c := newCore("n", Timing{}, time.Now())
+	lans := []lan{{"eth0", us, []netip.Prefix{simLAN}}, {"eth1", them, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}}
+	inside, outside := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("203.0.113.7")
+	for _, anyLink := range []bool{false, true} {
+		c.set(time.Now(), []Address{{Addr: inside}, {Addr: outside}}, nil, lans, anyLink)
+		want := "[]"
+		if anyLink {
+			want = "[eth0 eth1]"
+		}
+		if got := fmt.Sprint(c.on(inside)); got != "[eth1]" {
+			t.Errorf("any %v: an address of eth1's subnet is announced on %s", anyLink, got)
+		}
+		if got := fmt.Sprint(c.on(outside)); got != want {
+			t.Errorf("any %v: an address of no subnet is announced on %s, expected %s", anyLink, got, want)
+		}
+	}
+}

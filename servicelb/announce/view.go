@@ -62,5 +62,28 @@ func (l *loop) show() {
 		}
 		v.Addresses = append(v.Addresses, s)
 	}
-	l.view.Store(v)
+	l.tell(l.view.Swap(v), v)
+}
+
+// tell logs which addresses this node began or ceased to announce.
+func (l *loop) tell(old, now *View) {
+	was := map[netip.Addr]bool{}
+	for _, s := range old.Addresses {
+		was[s.Addr] = s.State == stateNames[announcing]
+	}
+	for _, s := range now.Addresses {
+		if here := s.State == stateNames[announcing]; here != was[s.Addr] {
+			if here {
+				l.log.Info("announcing", "address", s.Addr, "epoch", s.Epoch, "links", s.Links)
+			} else {
+				l.log.Info("announcing no more", "address", s.Addr, "now", s.Owner, "note", s.Note)
+			}
+		}
+		delete(was, s.Addr)
+	}
+	for a, here := range was {
+		if here {
+			l.log.Info("announcing no more", "address", a, "now", "", "note", "")
+		}
+	}
 }
