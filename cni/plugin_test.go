@@ -214,6 +214,12 @@ func TestCheckSeesDamage(t *testing.T) {
 				return netlink.AddrDel(l, a)
 			})
 		}},
+		{"address 169.254.1.1 is missing", func(r *rig, p *testPod) error {
+			return onHost(r, p, func(l netlink.Link) error {
+				a, _ := netlink.ParseAddr("169.254.1.1/32")
+				return netlink.AddrDel(l, a)
+			})
+		}},
 		{"default route via fe80::1 is missing", func(_ *rig, p *testPod) error {
 			return inPod(p, func(l netlink.Link) error {
 				routes, err := netlink.RouteList(l, netlink.FAMILY_V6)

@@ -153,10 +153,13 @@ func TestServices(t *testing.T) {
 		for _, v4 := range []bool{true, false} {
 			vip := family(s.ips(t), isV4, v4)[0]
 			own := family(client.Addresses, isV4, v4)[0]
-			mustAsk(t, fromPod(l, client), vip, 7, 7, b.Name, own)            // Pod: its own address
-			mustAsk(t, fromPod(l, b), vip, 7, 7, b.Name, netip.Addr{})        // hairpin
-			mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, b.Name, netip.Addr{}) // the node itself
-			mustAsk(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{}) // another node
+			mustAsk(t, fromPod(l, client), vip, 7, 7, b.Name, own)     // Pod: its own address
+			mustAsk(t, fromPod(l, b), vip, 7, 7, b.Name, netip.Addr{}) // hairpin
+			direct := family(b.Addresses, isV4, v4)[0]
+			mustAsk(t, fromPod(l, client), direct, 7, 7, b.Name, own)            // past the Service, its port is steered
+			mustAsk(t, fromMachine(l, "n1"), direct, 7, 7, b.Name, netip.Addr{}) // likewise
+			mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, b.Name, netip.Addr{})    // the node itself
+			mustAsk(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{})    // another node
 			if v4 {
 				mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), nodePort, nodePortUDP, b.Name, netip.Addr{})
 			}

@@ -63,6 +63,9 @@ func (b *Builder) checkHost(s Spec, index int32) (bad []string, err error) {
 			bad = append(bad, fmt.Sprintf("route %s dev %s is missing from table %d", a, s.HostIf, s.Table))
 		}
 	}
+	if have, err := b.host.addresses(index); s.has4() && err == nil && !slices.Contains(have, Gateway4) {
+		bad = append(bad, fmt.Sprintf("address %s is missing from %s", Gateway4, s.HostIf))
+	}
 	ok, err := b.host.hasFilter(s, index)
 	if err == nil && !ok {
 		bad = append(bad, "the source filter of "+s.HostIf+" is missing or another one")

@@ -39,6 +39,9 @@ func allow6(ifname string) error {
 // hostEnd lists the requests for the node's end: quiet, filtered, up, then the way to the Pod.
 func hostEnd(s Spec, index int32) []*message {
 	out := []*message{looseFilter(s, index), quiet6(s.HostIf, index, s.has6()), newClsact(s.HostIf, index), newFilter(s, index), up(s.HostIf, index)}
+	if s.has4() {
+		out = append(out, gatewayAddress(s.HostIf, index))
+	}
 	for _, a := range s.Addresses {
 		out = append(out, neighbour(s.HostIf, index, a, s.PodMAC), hostRoute(s, index, a))
 	}
@@ -64,6 +67,18 @@ func newAddress(name string, index int32, a netip.Addr) *message {
 	m := request("add address "+a.String()+" to "+name, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, ifaddr(a, index, flags))
 	m.addr(unix.IFA_LOCAL, a)
 	m.addr(unix.IFA_ADDRESS, a)
+	return m
+}
+
+// gatewayAddress gives the node's end the address that Pods call their gateway. The kernel's loose reverse path filter
+// drops what comes in on an interface without any address when the way back leads elsewhere; and the way back of a
+// direct connection to a port of a Service is steered. Its scope keeps the address from becoming anybody's source.
+func gatewayAddress(name string, index int32) *message {
+	fixed := ifaddr(Gateway4, index, unix.IFA_F_PERMANENT)
+	fixed[3] = unix.RT_SCOPE_HOST
+	m := request("add address "+Gateway4.String()+" to "+name, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, fixed)
+	m.addr(unix.IFA_LOCAL, Gateway4)
+	m.addr(unix.IFA_ADDRESS, Gateway4)
 	return m
 }
 

@@ -78,6 +78,15 @@ type Spec struct {
 	Alias           string       // shown by `ip link`, and how the agent knows an interface whose record was lost
 }
 
+func (s Spec) has4() bool {
+	for _, a := range s.Addresses {
+		if a.Is4() {
+			return true
+		}
+	}
+	return false
+}
+
 func (s Spec) has6() bool {
 	for _, a := range s.Addresses {
 		if a.Is6() {
