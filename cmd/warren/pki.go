@@ -1,0 +1,221 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/controller"
+	"github.com/warrennet/warren/internal/pki"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+func pkiCmd() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "pki",
+		Short: "make and rotate the certificates of warren's own etcd by hand",
+		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them; what is found there already stays.\n" +
+			"With --secret the result is a Secret on stdout, for `kubectl apply -f -`, and holds keys.",
+	}
+	c.PersistentFlags().StringVar(&dir, "dir", ".", "directory of the authority: ca.crt and ca.key")
+	c.AddCommand(pkiCACmd(&dir), pkiClientCmd(&dir), pkiServerCmd(&dir), pkiRotateCmd(&dir))
+	return c
+}
+
+// secretFlags say whether the result is a Secret, and where it belongs.
+type secretFlags struct {
+	on        bool
+	namespace string
+}
+
+func (s *secretFlags) add(c *cobra.Command, usage string) {
+	c.Flags().BoolVar(&s.on, "secret", false, usage)
+	c.Flags().StringVar(&s.namespace, "namespace", "warren-system", "namespace of the Secret")
+}
+
+func (s *secretFlags) print(w io.Writer, name string, kind corev1.SecretType, data map[string][]byte) error {
+	return printYAML(w, &corev1.Secret{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.namespace}, Type: kind, Data: data})
+}
+
+func printYAML(w io.Writer, v any) error {
+	text, err := yaml.Marshal(v)
+	if err == nil {
+		_, err = w.Write(text)
+	}
+	return err
+}
+
+func pkiCACmd(dir *string) *cobra.Command {
+	var name string
+	var secret secretFlags
+	c := &cobra.Command{
+		Use:   "ca",
+		Short: "make the authority, if the directory has none",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ca, err := pki.EnsureCA(*dir, name)
+			if err != nil || !secret.on {
+				return err
+			}
+			return secret.print(c.OutOrStdout(), controller.CASecret, corev1.SecretTypeOpaque,
+				map[string][]byte{pki.CAFile: ca.Trusted(), pki.CAKeyFile: ca.KeyPEM()})
+		},
+	}
+	c.Flags().StringVar(&name, "name", "warren etcd", "common name of the authority")
+	secret.add(c, "print Secret "+controller.CASecret)
+	return c
+}
+
+func pkiClientCmd(dir *string) *cobra.Command {
+	var r pki.Request
+	var secret secretFlags
+	c := &cobra.Command{
+		Use:   "client",
+		Short: "make a client's certificate: NAME.crt and NAME.key",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ca, err := pki.LoadCA(*dir)
+			if err != nil {
+				return err
+			}
+			p, err := ca.Sign(r)
+			if err != nil {
+				return err
+			}
+			if !secret.on {
+				return pki.WritePair(filepath.Join(*dir, r.Name+".crt"), filepath.Join(*dir, r.Name+".key"), p)
+			}
+			return secret.print(c.OutOrStdout(), controller.ClientSecret, corev1.SecretTypeTLS,
+				map[string][]byte{pki.CAFile: ca.Trusted(), corev1.TLSCertKey: p.Cert, corev1.TLSPrivateKeyKey: p.Key})
+		},
+	}
+	requestFlags(c, &r, "warren-agent")
+	secret.add(c, "print Secret "+controller.ClientSecret+" in place of writing files")
+	return c
+}
+
+func pkiServerCmd(dir *string) *cobra.Command {
+	var r pki.Request
+	var addrs []string
+	c := &cobra.Command{
+		Use:   "server",
+		Short: "make a member's certificate: NAME.crt and NAME.key",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			ca, err := pki.LoadCA(*dir)
+			if err != nil {
+				return err
+			}
+			for _, s := range addrs {
+				a, err := netip.ParseAddr(s)
+				if err != nil {
+					return fmt.Errorf("--addr: %w", err)
+				}
+				r.Addrs = append(r.Addrs, a)
+			}
+			if len(r.Addrs)+len(r.DNS) == 0 {
+				return fmt.Errorf("a server needs --addr or --dns: clients verify one of them")
+			}
+			p, err := ca.Sign(r)
+			if err != nil {
+				return err
+			}
+			return pki.WritePair(filepath.Join(*dir, r.Name+".crt"), filepath.Join(*dir, r.Name+".key"), p)
+		},
+	}
+	requestFlags(c, &r, "etcd")
+	c.Flags().StringSliceVar(&addrs, "addr", nil, "addresses of the server")
+	c.Flags().StringSliceVar(&r.DNS, "dns", nil, "DNS names of the server")
+	return c
+}
+
+func requestFlags(c *cobra.Command, r *pki.Request, name string) {
+	c.Flags().StringVar(&r.Name, "name", name, "common name, and name of the files")
+	c.Flags().DurationVar(&r.Valid, "valid", 3*365*24*time.Hour, "how long it is valid")
+}
+
+func pkiRotateCmd(dir *string) *cobra.Command {
+	var name string
+	var secret bool
+	c := &cobra.Command{
+		Use:   "rotate",
+		Short: "take the next of three steps that replace the authority while everything goes on",
+		Long: "Take the next of three steps that replace the authority while everything goes on:\n" +
+			"  1. a new authority is trusted beside the old one\n  2. it signs\n  3. the old one is dropped\n" +
+			"What must happen between them is printed. With --secret the Secret is read from stdin and printed changed.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			rotate := rotateFiles
+			if secret {
+				rotate = func(_, name string) (string, error) { return rotateSecret(c.InOrStdin(), c.OutOrStdout(), name) }
+			}
+			todo, err := rotate(*dir, name)
+			if err == nil {
+				fmt.Fprintln(c.ErrOrStderr(), todo)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&name, "name", "warren etcd", "common name of the new authority")
+	c.Flags().BoolVar(&secret, "secret", false, "read Secret "+controller.CASecret+" (YAML) from stdin, print it changed")
+	return c
+}
+
+func rotateFiles(dir, name string) (todo string, err error) {
+	file := func(n string) string { return filepath.Join(dir, n) }
+	var a pki.Authority
+	if a.Certs, err = os.ReadFile(file(pki.CAFile)); err != nil {
+		return "", err
+	}
+	if a.Key, err = os.ReadFile(file(pki.CAKeyFile)); err != nil {
+		return "", err
+	}
+	if a.Next, err = os.ReadFile(file(pki.NextKeyFile)); err != nil && !os.IsNotExist(err) {
+		return "", err
+	}
+	next, todo, err := pki.Rotate(a, name)
+	if err != nil {
+		return "", err
+	}
+	// The next key first: should this stop half-way, no certificate is without its key.
+	if len(next.Next) > 0 {
+		if err := os.WriteFile(file(pki.NextKeyFile), next.Next, 0o600); err != nil {
+			return "", err
+		}
+	}
+	if err := pki.WritePair(file(pki.CAFile), file(pki.CAKeyFile), pki.Pair{Cert: next.Certs, Key: next.Key}); err != nil {
+		return "", err
+	}
+	if len(next.Next) == 0 && len(a.Next) > 0 {
+		return todo, os.Remove(file(pki.NextKeyFile))
+	}
+	return todo, nil
+}
+
+func rotateSecret(in io.Reader, out io.Writer, name string) (todo string, err error) {
+	text, err := io.ReadAll(io.LimitReader(in, 1<<20)) // a Secret is at most that large
+	if err != nil {
+		return "", err
+	}
+	var s corev1.Secret
+	if err := yaml.Unmarshal(text, &s); err != nil {
+		return "", fmt.Errorf("the Secret on stdin: %w", err)
+	}
+	next, todo, err := pki.Rotate(pki.Authority{Certs: s.Data[pki.CAFile], Key: s.Data[pki.CAKeyFile], Next: s.Data[pki.NextKeyFile]}, name)
+	if err != nil {
+		return "", fmt.Errorf("the Secret on stdin: %w", err)
+	}
+	s.Data = map[string][]byte{pki.CAFile: next.Certs, pki.CAKeyFile: next.Key}
+	if len(next.Next) > 0 {
+		s.Data[pki.NextKeyFile] = next.Next
+	}
+	return todo, printYAML(out, &s)
+}
