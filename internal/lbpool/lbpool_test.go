@@ -202,9 +202,28 @@ func TestRandomHistories(t *testing.T) {
 					t.Fatalf("seed %d step %d: %s lost %s for nothing", seed, step, name, a)
 				}
 			}
+			for _, v6 := range r.V6 {
+				for _, a := range all(pools, v6) {
+					if !slices.ContainsFunc(got, func(b netip.Addr) bool { return b.Is6() == v6 }) && allowed(list, list[at], a) {
+						t.Fatalf("seed %d step %d: %s waits although it could have %s: %v", seed, step, name, a, why)
+					}
+				}
+			}
 			mustHold(t, fmt.Sprintf("seed %d step %d", seed, step), list, pools)
 		}
 	}
+}
+
+// all lists the addresses that pools assign by themselves.
+func all(pools []model.AddressPool, v6 bool) (out []netip.Addr) {
+	for _, p := range pools {
+		for _, r := range p.Ranges {
+			for a := r.First; p.AutoAssign && a.Is6() == v6 && r.Contains(a); a = a.Next() {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }
 
 func random(d *rand.Rand, name string) model.Service {

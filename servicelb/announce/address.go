@@ -33,7 +33,8 @@ type address struct {
 	lans        []string  // joined, while probing or announcing
 	note        string    // what is in the way, or was
 	noteUntil   time.Time
-	foreign     mac // who else has it
+	mute        string // the node that the note is about, "" when it is about none
+	foreign     mac    // who else has it
 	defended    time.Time
 }
 
@@ -212,6 +213,7 @@ func (c *core) other(now time.Time, a *address, hw mac) {
 		note := fmt.Sprintf("node %s answers for it, but its heartbeats do not arrive", name)
 		if a.state == probing || before(a.addr, name, c.me) {
 			c.wait(now, a, note, c.t.Patience)
+			a.mute = name
 		}
 		return
 	}
@@ -235,7 +237,20 @@ func (c *core) other(now time.Time, a *address, hw mac) {
 func (c *core) wait(now time.Time, a *address, note string, d time.Duration) {
 	c.stop(a, note)
 	a.state, a.next, a.noteUntil, a.vacant = waiting, now.Add(d), now.Add(2*d), now
-	a.announcedAt = time.Time{} // the next probe is a thorough one
+	a.announcedAt, a.mute = time.Time{}, "" // the next probe is a thorough one
+}
+
+// speaks ends the waiting for a node that answered on the LAN only: its heartbeats arrive again and settle the rest.
+func (c *core) speaks(node string) {
+	for _, a := range c.addrs {
+		if a.mute == node {
+			a.mute = ""
+			if a.state == waiting {
+				c.stop(a, "")
+				a.note = ""
+			}
+		}
+	}
 }
 
 // owner finds the member that has a MAC.

@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -185,6 +186,7 @@ func (c *core) heard(now time.Time, from netip.Addr, b beat) {
 	}
 	if !m.healthy {
 		c.calmFrom = now
+		c.speaks(name)
 	}
 	m.known, m.healthy, m.heard, m.last = true, true, now, b
 	for _, h := range b.macs {
@@ -285,7 +287,7 @@ func (c *core) on(a netip.Addr) (out []string) {
 			out = append(out, l.name)
 		}
 	}
-	if out == nil && c.any {
+	if out == nil && c.any && !edge(c.lans, a) {
 		for _, l := range c.lans {
 			out = append(out, l.name)
 		}
@@ -293,8 +295,25 @@ func (c *core) on(a netip.Addr) (out []string) {
 	return out
 }
 
+// within reports whether a host of one of the subnets can have the address.
 func within(list []netip.Prefix, a netip.Addr) bool {
-	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) && !isEdge(p, a) })
+}
+
+// edge reports whether an address is some link's network or broadcast address.
+func edge(lans []lan, a netip.Addr) bool {
+	return slices.ContainsFunc(lans, func(l lan) bool {
+		return slices.ContainsFunc(l.subnets, func(p netip.Prefix) bool { return isEdge(p, a) })
+	})
+}
+
+func isEdge(p netip.Prefix, a netip.Addr) bool {
+	if !p.Contains(a) || !a.Is4() || p.Bits() >= 31 {
+		return false
+	}
+	b, host := a.As4(), ^uint32(0)>>p.Bits()
+	n := binary.BigEndian.Uint32(b[:]) & host
+	return n == 0 || n == host
 }
 
 // take returns the actions since the last call.

@@ -494,6 +494,9 @@ func TestLinks(t *testing.T) {
 		if got := fmt.Sprint(c.on(inside)); got != "[eth1]" {
 			t.Errorf("any %v: an address of eth1's subnet is announced on %s", anyLink, got)
 		}
+		if got := c.on(netip.MustParseAddr("198.51.100.255")); got != nil {
+			t.Errorf("any %v: a broadcast address is announced on %s", anyLink, got)
+		}
 		if got := fmt.Sprint(c.on(outside)); got != want {
 			t.Errorf("any %v: an address of no subnet is announced on %s, expected %s", anyLink, got, want)
 		}

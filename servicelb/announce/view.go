@@ -58,7 +58,7 @@ func (l *loop) show() {
 			v.Stats.Announced++
 		}
 		if s.Owner == "" && s.Note == "" && len(c.on(k)) == 0 {
-			s.Note = "no link of this node has a subnet with it"
+			s.Note = "it is no host address of any link's subnet here"
 		}
 		v.Addresses = append(v.Addresses, s)
 	}
