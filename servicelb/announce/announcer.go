@@ -235,7 +235,7 @@ func (l *loop) listen(self netip.Addr) {
 func (l *loop) carryOut(list []action) {
 	for _, x := range list {
 		if x.do == actBeat {
-			l.beat(x.beat)
+			l.beat(x)
 			continue
 		}
 		k := l.links[x.lan]
@@ -277,13 +277,13 @@ func frames(hw mac, x action) [][]byte {
 	return [][]byte{ndAnswer(hw, x.addr, x.to)}
 }
 
-func (l *loop) beat(b *beat) {
+func (l *loop) beat(x action) {
 	if l.conn == nil {
 		return
 	}
-	raw := b.encode()
+	raw := x.beat.encode()
 	for _, m := range l.core.members {
-		if m.addr.IsValid() {
+		if m.addr.IsValid() && (x.all || !l.core.slow(m)) {
 			_, _ = l.conn.WriteToUDPAddrPort(raw, netip.AddrPortFrom(m.addr, Port)) // one that is lost is one that is missed
 		}
 	}

@@ -57,10 +57,12 @@ type core struct {
 	since    time.Time // there has been something to announce since
 	calmFrom time.Time // the last time somebody came back
 	lastBeat time.Time
+	lastAll  time.Time
 	lastLook time.Time
 	seq      uint64
-	turn     int // of claims, where one datagram does not hold them all
-	hasty    bool
+	turn     int  // of claims, where one datagram does not hold them all
+	hasty    bool // something to tell the others at once
+	greet    bool // and those that are told seldom too
 
 	out   []action
 	stats Stats
@@ -109,6 +111,7 @@ type action struct {
 	addr netip.Addr
 	to   sighting // that an answer is for
 	beat *beat
+	all  bool // the heartbeat goes to those that are told seldom too
 }
 
 func newCore(me string, t Timing, now time.Time) *core {
@@ -188,6 +191,7 @@ func (c *core) heard(now time.Time, from netip.Addr, b beat) {
 		c.calmFrom = now
 		c.speaks(name)
 	}
+	c.greet = c.greet || !m.known || b.born != m.last.born // it waits to hear of us
 	m.known, m.healthy, m.heard, m.last = true, true, now, b
 	for _, h := range b.macs {
 		if len(m.macs) < 8*maxMACs {
@@ -200,7 +204,7 @@ func (c *core) heard(now time.Time, from netip.Addr, b beat) {
 	rounds := time.Duration(b.total/maxClaims + 1)
 	for _, x := range b.claims {
 		if a := c.addrs[x.addr]; a != nil {
-			m.claims[x.addr] = heldClaim{x.epoch, now.Add(c.t.Dead + 3*rounds*c.t.Beat)}
+			m.claims[x.addr] = heldClaim{x.epoch, now.Add(c.pace(m) * (c.t.Dead + 3*rounds*c.t.Beat))}
 			a.top = max(a.top, x.epoch)
 			a.last, a.announcedAt = name, now
 		}
@@ -220,7 +224,7 @@ func (c *core) memberAt(a netip.Addr) (string, *member) {
 func (c *core) tick(now time.Time) {
 	look := now.Sub(c.lastLook) >= c.t.Beat
 	for _, m := range c.members {
-		if m.healthy && now.Sub(m.heard) > c.t.Dead {
+		if m.healthy && now.Sub(m.heard) > c.pace(m)*c.t.Dead {
 			m.healthy, look = false, true
 		}
 		for a, h := range m.claims {
@@ -237,10 +241,27 @@ func (c *core) tick(now time.Time) {
 			c.step(now, a)
 		}
 	}
-	if len(c.addrs) > 0 && (c.hasty || now.Sub(c.lastBeat) >= c.t.Beat) {
+	if len(c.addrs) > 0 && (c.hasty || c.greet || now.Sub(c.lastBeat) >= c.t.Beat) {
 		c.lastBeat, c.hasty = now, false
-		c.sendBeat()
+		c.sendBeat(now)
 	}
+}
+
+// seldom is how many times rarer heartbeats are to and from nodes without a link to announce on: nothing depends on their
+// end, and every datagram costs both sides.
+const seldom = 7
+
+// slow reports whether this node and a member tell each other little.
+func (c *core) slow(m *member) bool {
+	return len(c.lans) == 0 || m.known && len(m.last.macs) == 0
+}
+
+// pace is by how much heartbeats from a member are rarer than usual.
+func (c *core) pace(m *member) time.Duration {
+	if c.slow(m) {
+		return seldom
+	}
+	return 1
 }
 
 // settled reports whether this node has heard of everybody, or waited for them long enough. Before that it begins nothing:
@@ -257,7 +278,11 @@ func (c *core) settled(now time.Time) bool {
 	return now.Sub(c.since) >= 2*c.t.Beat // a beat that was under way when this node had no address yet says too little
 }
 
-func (c *core) sendBeat() {
+func (c *core) sendBeat(now time.Time) {
+	all := c.greet || now.Sub(c.lastAll) >= seldom*c.t.Beat
+	if all {
+		c.lastAll, c.greet = now, false
+	}
 	c.seq++
 	b := &beat{born: c.born, seq: c.seq, any: c.any}
 	for _, l := range c.lans {
@@ -277,7 +302,7 @@ func (c *core) sendBeat() {
 		c.turn = at + maxClaims
 	}
 	b.claims = mine
-	c.out = append(c.out, action{do: actBeat, beat: b})
+	c.out = append(c.out, action{do: actBeat, beat: b, all: all})
 }
 
 // on lists the links that an address is announced on.

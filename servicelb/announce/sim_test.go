@@ -23,12 +23,14 @@ type world struct {
 	foreign        map[netip.Addr]bool // a machine outside of the cluster has these
 	mail           []func()
 	answers        []int // who answered the question under way
+	beats          int   // heartbeats that arrived
 }
 
 type simNode struct {
 	i    int
 	name string
 	up   bool
+	mute bool // it has no link to announce on
 	core *core
 }
 
@@ -79,7 +81,11 @@ func (w *world) set(i int) {
 			peers = append(peers, Peer{o.name, simAddr(o.i)})
 		}
 	}
-	w.nodes[i].core.set(w.now, w.addrs, peers, []lan{{"eth0", simMAC(i), []netip.Prefix{simLAN}}}, false)
+	lans := []lan{{"eth0", simMAC(i), []netip.Prefix{simLAN}}}
+	if w.nodes[i].mute {
+		lans = nil
+	}
+	w.nodes[i].core.set(w.now, w.addrs, peers, lans, false)
 }
 
 // run lets the time pass.
@@ -104,7 +110,7 @@ func (w *world) carryOut(n *simNode) {
 	for _, x := range n.core.take() {
 		switch x.do {
 		case actBeat:
-			w.beat(n, x.beat)
+			w.beat(n, x)
 		case actProbe:
 			w.onLAN(n.i, sighting{hw: simMAC(n.i), asked: x.addr})
 			if w.foreign[x.addr] && !w.lost() {
@@ -126,15 +132,16 @@ func (w *world) carryOut(n *simNode) {
 	}
 }
 
-func (w *world) beat(n *simNode, b *beat) {
-	got, err := decodeBeat(b.encode())
+func (w *world) beat(n *simNode, x action) {
+	got, err := decodeBeat(x.beat.encode())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, o := range w.nodes {
-		if o != n && !w.tunCut[pair(n.i, o.i)] && !w.lost() {
+		if o != n && (x.all || !n.core.slow(n.core.members[o.name])) && !w.tunCut[pair(n.i, o.i)] && !w.lost() {
 			w.mail = append(w.mail, func() {
 				if o.up {
+					w.beats++
 					o.core.heard(w.now, simAddr(n.i), got)
 					w.carryOut(o)
 				}
@@ -171,7 +178,7 @@ func (w *world) ask(a netip.Addr) []int {
 func (w *world) best(a Address) int {
 	best := -1
 	for _, n := range w.nodes {
-		if n.up && (a.Nodes == nil || slices.Contains(a.Nodes, n.name)) && (best < 0 || before(a.Addr, n.name, w.nodes[best].name)) {
+		if n.up && !n.mute && (a.Nodes == nil || slices.Contains(a.Nodes, n.name)) && (best < 0 || before(a.Addr, n.name, w.nodes[best].name)) {
 			best = n.i
 		}
 	}
@@ -500,5 +507,41 @@ func TestLinks(t *testing.T) {
 		if got := fmt.Sprint(c.on(outside)); got != want {
 			t.Errorf("any %v: an address of no subnet is announced on %s, expected %s", anyLink, got, want)
 		}
+	}
+}
+
+// Nodes without a link announce nothing and cost little, but see who announces; a restarted node does not wait for them.
+func TestMuteNodes(t *testing.T) {
+	w := newWorld(t, 1, 6, 6)
+	for i := range w.nodes[2:] {
+		w.nodes[i+2].mute = true
+	}
+	for i := range w.nodes {
+		w.start(i)
+	}
+	w.run(6 * time.Second)
+	w.calm("at the start")
+	w.beats = 0
+	w.run(10 * time.Second)
+	// Two that announce tell each other 67 times each, all the other pairs 10 times.
+	if most := 2*70 + 28*10 + 30; w.beats > most {
+		t.Errorf("%d heartbeats in ten seconds, expected at most %d", w.beats, most)
+	}
+	for _, n := range w.nodes {
+		for _, m := range n.core.members {
+			if !m.healthy {
+				t.Errorf("%s takes a node for dead", n.name)
+			}
+		}
+	}
+	for _, a := range w.addrs {
+		if r := w.nodes[5].core.rival(w.nodes[5].core.addrs[a.Addr]); r.node != w.nodes[w.best(a)].name {
+			t.Errorf("n5 sees %q announce %s", r.node, a.Addr)
+		}
+	}
+	w.start(0)
+	w.run(500 * time.Millisecond)
+	if !w.nodes[0].core.settled(w.now) {
+		t.Error("half a second after its restart a node still waits for the others")
 	}
 }
