@@ -89,7 +89,7 @@ func owner(t *testing.T, l *Lab, a netip.Addr, nodes ...string) (who string) {
 	return who
 }
 
-// ownerMAC is the link address that a client has learnt for an address.
+// neighbour is the link address that a client has learnt for an address.
 func neighbour(l *Lab, client string, a netip.Addr) string {
 	out, _ := l.Output(client, "ip", "neigh", "show", a.String(), "dev", "eth0")
 	if f := strings.Fields(out); len(f) > 2 && f[1] == "lladdr" {
@@ -253,6 +253,19 @@ func TestLoadBalancerPlaces(t *testing.T) {
 	group := netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]}).String()
 	if out := sh(t, l, "n2", "ip maddr show dev eth0"); !strings.Contains(out, group+"\n") && !strings.Contains(out, group+" ") {
 		t.Errorf("n2 is not in %s's group %s:\n%s", addrs[1], group, out)
+	}
+	// A client that has not heard of an address for a while asks its last owner alone (RFC 4861 section 7.3, RFC 1122 2.3.2.1).
+	sh(t, l, "etcd1", "sysctl -qw net.ipv4.neigh.eth0.delay_first_probe_time=1 net.ipv6.neigh.eth0.delay_first_probe_time=1")
+	for _, a := range addrs {
+		sh(t, l, "etcd1", fmt.Sprintf("ip neigh change %s dev eth0 nud stale; ping -c1 -W2 %s", a, a))
+	}
+	for _, a := range addrs {
+		eventually(t, a.String()+" confirmed", func() error {
+			if out := sh(t, l, "etcd1", "ip neigh show "+a.String()+" dev eth0"); !strings.Contains(out, "REACHABLE") {
+				return errors.New(out)
+			}
+			return nil
+		})
 	}
 	labelled(t, l, "n3", "second", "app=b")
 	if err := l.RemovePod(first); err != nil {

@@ -144,7 +144,9 @@ func ndAnnounce(from mac, a netip.Addr) []byte {
 	return neighbour(groupMAC(allNodes), from, a, allNodes, ndAdvert, flagOverride, a, optTarget)
 }
 
-// ndAnswer advertises the address to the asker of s, to everybody when that one probes (RFC 4861 section 7.2.4).
+// ndAnswer advertises the address to the asker of s, to everybody when that one probes (RFC 4861 section 7.2.4). A
+// solicitation to the address itself is a packet to be routed for the kernel, which refuses it, link-local as its sender
+// is: an ICMPv6 error "beyond scope" goes out as well, and means nothing to a host that solicits.
 func ndAnswer(from mac, a netip.Addr, s sighting) []byte {
 	if !s.asker.IsValid() {
 		return ndAnnounce(from, a)
