@@ -6,7 +6,7 @@ set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 FILE.tar" >&2; exit 2; }
 out=$(realpath -m "$1")
 cd "$(dirname "$0")/.."
-export PATH=$PATH:/usr/local/go/bin CGO_ENABLED=0
+export PATH=$PATH:/usr/local/go/bin CGO_ENABLED=0 GOFLAGS=-buildvcs=false
 arch=${GOARCH:-$(go env GOARCH)}
 image=${IMAGE:-localhost/warren:dev}
 work=$(mktemp -d)

@@ -1,0 +1,309 @@
+// Package deploy holds no code: its tests keep what the manifests and the image promise.
+package deploy
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+// manifest decodes every document strictly: an unknown or doubled field is an error.
+func manifest(t *testing.T) (out []runtime.Object) {
+	t.Helper()
+	raw, err := os.ReadFile("kubeadm/warren.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, k8sjson.SerializerOptions{Yaml: true, Strict: true})
+	for i, doc := range strings.Split(string(raw), "\n---\n") {
+		o, _, err := d.Decode([]byte(doc), nil, nil)
+		if err != nil {
+			t.Fatalf("document %d: %v", i, err)
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+func find[T runtime.Object](t *testing.T, name func(T) bool) T {
+	t.Helper()
+	for _, o := range manifest(t) {
+		if x, ok := o.(T); ok && name(x) {
+			return x
+		}
+	}
+	t.Fatal("not in the manifest")
+	panic("unreachable")
+}
+
+func podSpecs(t *testing.T) map[string]corev1.PodSpec {
+	out := map[string]corev1.PodSpec{}
+	for _, o := range manifest(t) {
+		switch o := o.(type) {
+		case *appsv1.DaemonSet:
+			out[o.Name] = o.Spec.Template.Spec
+		case *appsv1.Deployment:
+			out[o.Name] = o.Spec.Template.Spec
+		}
+	}
+	if len(out) != 3 {
+		t.Fatalf("%d workloads", len(out))
+	}
+	return out
+}
+
+// The agent writes nothing but Events, and reads no Secret.
+func TestTheAgentOnlyReads(t *testing.T) {
+	role := find(t, func(r *rbacv1.ClusterRole) bool { return r.Name == "warren-agent" })
+	var reads []string
+	for _, r := range role.Rules {
+		if slices.Equal(r.Resources, []string{"events"}) && slices.Equal(r.Verbs, []string{"create"}) {
+			continue
+		}
+		if !slices.Equal(r.Verbs, []string{"get", "list", "watch"}) {
+			t.Errorf("%v: %v", r.Resources, r.Verbs)
+		}
+		reads = append(reads, r.Resources...)
+	}
+	slices.Sort(reads)
+	want := "endpointslices ingressclasses ingresses namespaces networkpolicies nodes pods servicecidrs services"
+	if strings.Join(reads, " ") != want {
+		t.Errorf("reads %v, expected %s", reads, want)
+	}
+	for _, o := range manifest(t) {
+		if b, ok := o.(*rbacv1.RoleBinding); ok && b.Subjects[0].Name == "warren-agent" {
+			t.Errorf("the agent has Role %s too", b.RoleRef.Name)
+		}
+	}
+}
+
+// No role has a wildcard, and what can be bound to names is: whoever may change or delete any ConfigMap or Secret of a
+// namespace may do anything there.
+func TestWritesAreNamed(t *testing.T) {
+	check := func(role string, rules []rbacv1.PolicyRule) {
+		for _, r := range rules {
+			for _, x := range slices.Concat(r.APIGroups, r.Resources, r.Verbs) {
+				if x == "*" {
+					t.Errorf("%s: a wildcard in %v", role, r)
+				}
+			}
+			sensitive := slices.Contains(r.Resources, "secrets") || slices.Contains(r.Resources, "configmaps")
+			if sensitive && len(r.ResourceNames) == 0 && !slices.Equal(r.Verbs, []string{"create"}) {
+				t.Errorf("%s: %v on all %v", role, r.Verbs, r.Resources)
+			}
+		}
+	}
+	for _, o := range manifest(t) {
+		switch o := o.(type) {
+		case *rbacv1.Role:
+			check(o.Namespace+"/"+o.Name, o.Rules)
+		case *rbacv1.ClusterRole:
+			check(o.Name, o.Rules)
+		}
+	}
+}
+
+// The least that each container gets by with.
+func TestCapabilities(t *testing.T) {
+	want := map[string]string{
+		"warren/agent": "NET_ADMIN NET_RAW NET_BIND_SERVICE", "warren/install-cni": "DAC_OVERRIDE",
+		"warren-etcd/etcd": "", "warren-controller/controller": "",
+	}
+	for workload, spec := range podSpecs(t) {
+		for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+			name, sc := workload+"/"+c.Name, c.SecurityContext
+			var added []string
+			for _, a := range sc.Capabilities.Add {
+				added = append(added, string(a))
+			}
+			if w, ok := want[name]; !ok || strings.Join(added, " ") != w || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+				t.Errorf("%s: adds %v, drops %v", name, added, sc.Capabilities.Drop)
+			}
+			if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || sc.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+				t.Errorf("%s: %+v", name, sc)
+			}
+			delete(want, name)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not in the manifest: %v", want)
+	}
+}
+
+// Before there is a network only Pods like these start.
+func TestPodsStartWithoutANetwork(t *testing.T) {
+	for name, spec := range podSpecs(t) {
+		if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName == "" || *spec.TerminationGracePeriodSeconds > 30 {
+			t.Errorf("%s: hostNetwork %v, dnsPolicy %s, priority %q", name, spec.HostNetwork, spec.DNSPolicy, spec.PriorityClassName)
+		}
+		if !slices.ContainsFunc(spec.Tolerations, func(x corev1.Toleration) bool {
+			return x.Operator == corev1.TolerationOpExists && x.Key == "" && x.Effect == ""
+		}) {
+			t.Errorf("%s does not tolerate everything", name)
+		}
+		for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+			if len(c.Ports) > 0 {
+				t.Errorf("%s/%s has containerPorts", name, c.Name)
+			}
+			if c.Image != "localhost/warren:dev" || c.ImagePullPolicy != corev1.PullIfNotPresent {
+				t.Errorf("%s/%s: image %s, %s", name, c.Name, c.Image, c.ImagePullPolicy)
+			}
+		}
+	}
+	for name, spec := range podSpecs(t) {
+		if name == "warren" {
+			continue
+		}
+		var keys []string
+		for _, term := range spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			keys = append(keys, term.MatchExpressions[0].Key)
+		}
+		if strings.Join(keys, " ") != "node-role.kubernetes.io/control-plane warren.dev/control-plane" {
+			t.Errorf("%s runs on nodes with %v", name, keys)
+		}
+	}
+}
+
+// The agents' Pods wait for what the controller makes, see no authority's key and only the host paths they need.
+func TestAgentMounts(t *testing.T) {
+	var paths, objects []string
+	for _, v := range podSpecs(t)["warren"].Volumes {
+		switch {
+		case v.HostPath != nil:
+			paths = append(paths, v.HostPath.Path)
+		case v.ConfigMap != nil && v.ConfigMap.Optional == nil:
+			objects = append(objects, v.ConfigMap.Name)
+		case v.Secret != nil && v.Secret.Optional == nil:
+			objects = append(objects, v.Secret.SecretName)
+		default:
+			t.Errorf("volume %+v", v)
+		}
+	}
+	if want := "/dev/net/tun /proc/sys/net /run/warren /var/lib/warren /var/run/wireguard /etc/cni/net.d /opt/cni/bin"; strings.Join(paths, " ") != want {
+		t.Errorf("host paths %v", paths)
+	}
+	if want := "warren-config warren-cluster warren-etcd-client"; strings.Join(objects, " ") != want {
+		t.Errorf("waits for %v", objects)
+	}
+	for _, m := range podSpecs(t)["warren"].Containers[0].VolumeMounts {
+		if m.Name == "cni-bin" {
+			t.Error("the agent can write the runtime's plugins")
+		}
+	}
+}
+
+// image.sh makes a docker archive of static binaries for the architecture asked for, the same bytes each time.
+func TestImage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds for two architectures")
+	}
+	first := build(t, "amd64")
+	if !bytes.Equal(first, build(t, "amd64")) {
+		t.Error("two builds differ")
+	}
+	checkImage(t, first, "amd64", elf.EM_X86_64)
+	checkImage(t, build(t, "arm64"), "arm64", elf.EM_AARCH64)
+}
+
+func build(t *testing.T, arch string) []byte {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "image.tar")
+	cmd := exec.Command("./image.sh", file)
+	cmd.Env = append(os.Environ(), "GOARCH="+arch, "VERSION=test", "IMAGE=localhost/warren:test")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("image.sh: %v\n%s", err, out)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func untar(t *testing.T, raw []byte) (files map[string][]byte, modes map[string]int64) {
+	t.Helper()
+	files, modes = map[string][]byte{}, map[string]int64{}
+	for r := tar.NewReader(bytes.NewReader(raw)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return files, modes
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Uid != 0 || h.Gid != 0 || h.ModTime.Unix() != 0 {
+			t.Errorf("%s: owner %d:%d, time %s", h.Name, h.Uid, h.Gid, h.ModTime)
+		}
+		if h.Typeflag == tar.TypeReg {
+			name := strings.TrimPrefix(h.Name, ".")
+			if files[name], err = io.ReadAll(r); err != nil {
+				t.Fatal(err)
+			}
+			modes[name] = h.Mode
+		}
+	}
+}
+
+func checkImage(t *testing.T, raw []byte, arch string, machine elf.Machine) {
+	t.Helper()
+	top, _ := untar(t, raw)
+	var m []struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	if err := json.Unmarshal(top["manifest.json"], &m); err != nil || len(m) != 1 || m[0].RepoTags[0] != "localhost/warren:test" || len(m[0].Layers) != 1 {
+		t.Fatalf("manifest.json: %v %+v", err, m)
+	}
+	var c struct {
+		Architecture, OS string
+		Config           struct{ Entrypoint []string }
+		RootFS           struct {
+			DiffIDs []string `json:"diff_ids"`
+		}
+	}
+	if err := json.Unmarshal(top[m[0].Config], &c); err != nil {
+		t.Fatal(err)
+	}
+	layer := top[m[0].Layers[0]]
+	if id := fmt.Sprintf("sha256:%x", sha256.Sum256(layer)); c.Architecture != arch || c.OS != "linux" || c.RootFS.DiffIDs[0] != id || c.Config.Entrypoint[0] != "/warren" {
+		t.Errorf("config: %+v, layer %s", c, id)
+	}
+	files, modes := untar(t, layer)
+	for _, name := range []string{"/warren", "/opt/warren/warren-cni"} {
+		f, err := elf.NewFile(bytes.NewReader(files[name]))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		libs, err := f.ImportedLibraries()
+		if f.Machine != machine || len(libs) > 0 || err != nil || modes[name] != 0o755 {
+			t.Errorf("%s: %s, libraries %v %v, mode %o", name, f.Machine, libs, err, modes[name])
+		}
+		for _, p := range f.Progs {
+			if p.Type == elf.PT_INTERP {
+				t.Errorf("%s is not static", name)
+			}
+		}
+	}
+	if files["/etc/passwd"] == nil || files["/etc/group"] == nil || len(files) != 4 {
+		t.Errorf("%d files in the image", len(files))
+	}
+}
