@@ -13,8 +13,8 @@ const (
 	prefInLocal  = 30  // what the hook gives back is looked up in table local first
 	prefInSkip   = 31  // and then passes over everything that would steer it again
 	prefPorts    = 60  // node ports and masqueraded ports, before table local
-	prefLocal    = 100 // table local, moved from 0
-	prefReplies  = 110 // replies of local backends
+	prefLocal    = 70  // table local, moved from 0
+	prefReplies  = 71  // replies of local backends, to 110: plan_replies.go
 	prefICMP     = 111 // ICMP errors to local Pods
 	prefHostSend = 113 // replies of host-network backends here
 
@@ -154,9 +154,7 @@ func (p *plan) replies(me self, st servicelb.Steering) {
 	h := &p.Host
 	for _, r := range me.Cluster.PodCIDRs {
 		six := r.Addr().Is6()
-		for _, t := range st.Targets {
-			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefReplies, V6: six, From: r, Proto: t.Proto, Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
-		}
+		h.Rules = append(h.Rules, steerReplies(r, st.Targets)...)
 		for _, t := range st.HostTargets {
 			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostSend, V6: six, IIF: "lo", To: r, Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})

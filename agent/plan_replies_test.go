@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/servicelb"
+)
+
+// byPref puts rules in the order of the kernel: by preference, then in the order of insertion.
+func byPref(rules []hostnet.Rule) []hostnet.Rule {
+	sorted := slices.Clone(rules)
+	slices.SortStableFunc(sorted, func(a, b hostnet.Rule) int { return cmp.Compare(a.Pref, b.Pref) })
+	return sorted
+}
+
+// walk does what the kernel does with the ordered rules of one family for a packet from a Pod. It returns whether the packet is steered and how many rules were passed.
+func walk(rules []hostnet.Rule, proto uint8, port uint16) (steered bool, passed int) {
+	at := 0
+	for _, r := range rules {
+		if r.Pref < at || r.Pref >= prefICMP {
+			continue
+		}
+		passed++
+		if r.Proto != 0 && (r.Proto != proto || port < r.Sport.Lo || port > r.Sport.Hi) {
+			continue
+		}
+		if r.Goto == 0 {
+			return r.Table == tableSteer, passed
+		}
+		at = r.Goto
+	}
+	return false, passed
+}
+
+func targetsOf(set map[servicelb.Port]bool) []servicelb.Port {
+	var out []servicelb.Port
+	for p := range set {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b servicelb.Port) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
+	})
+	return out
+}
+
+// At every single step from one set of ports to another, in the order in which hostnet adds and removes, the ports of
+// both sets are steered and those of neither are not.
+func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
+	from := netip.MustParsePrefix("10.42.0.0/16")
+	protos := []uint8{6, 17, 132}
+	for seed := range uint64(10) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		set := map[servicelb.Port]bool{}
+		var now []hostnet.Rule
+		for range 6 {
+			before := targetsOf(set)
+			for range rng.IntN(30) {
+				set[servicelb.Port{Proto: protos[rng.IntN(3)], Port: uint16(1 + rng.IntN(60))}] = true
+			}
+			for p := range set {
+				if rng.IntN(4) == 0 {
+					delete(set, p)
+				}
+			}
+			after := targetsOf(set)
+			want := steerReplies(from, after)
+			check := func() {
+				t.Helper()
+				kernel := byPref(now)
+				for _, proto := range protos {
+					for port := uint16(1); port <= 61; port++ {
+						p := servicelb.Port{Proto: proto, Port: port}
+						was, is := slices.Contains(before, p), slices.Contains(after, p)
+						if got, _ := walk(kernel, proto, port); was && is && !got || !was && !is && got {
+							t.Fatalf("seed %d: %v: steered %v, was a target: %v, is one: %v\n%v", seed, p, got, was, is, now)
+						}
+					}
+				}
+			}
+			for _, r := range want {
+				if !slices.Contains(now, r) {
+					now = append(now, r)
+					check()
+				}
+			}
+			var old []hostnet.Rule
+			for _, r := range now {
+				if !slices.Contains(want, r) {
+					old = append(old, r)
+				}
+			}
+			slices.SortStableFunc(old, func(a, b hostnet.Rule) int { return cmp.Compare(a.Pref, b.Pref) })
+			for _, r := range old {
+				now = slices.Delete(now, slices.Index(now, r), slices.Index(now, r)+1)
+				check()
+			}
+			for _, p := range after {
+				if got, _ := walk(byPref(now), p.Proto, p.Port); !got {
+					t.Fatalf("seed %d: %v is not steered in the end", seed, p)
+				}
+			}
+		}
+	}
+}
+
+func TestManyTargetPortsCostFewRules(t *testing.T) {
+	var targets []servicelb.Port
+	for i := range 200 {
+		targets = append(targets, servicelb.Port{Proto: 6, Port: uint16(1000 + 7*i)})
+	}
+	rules := steerReplies(netip.MustParsePrefix("10.42.0.0/16"), targets)
+	rules = byPref(rules)
+	worst := 0
+	for port := range 65535 {
+		_, n := walk(rules, 6, uint16(port))
+		worst = max(worst, n)
+	}
+	if worst > 32 {
+		t.Errorf("a packet passes up to %d of %d rules; expected at most 32", worst, len(rules))
+	}
+	for _, r := range rules {
+		if r.Pref < prefReplies || r.Pref >= prefICMP {
+			t.Errorf("%s: outside %d to %d", r, prefLocal, prefICMP)
+		}
+	}
+}
