@@ -13,8 +13,8 @@ import (
 func ParseRange(s string) (model.AddressRange, error) {
 	var r model.AddressRange
 	if from, to, ok := strings.Cut(s, "-"); ok {
-		a, errA := netip.ParseAddr(strings.TrimSpace(from))
-		b, errB := netip.ParseAddr(strings.TrimSpace(to))
+		a, errA := netip.ParseAddr(from)
+		b, errB := netip.ParseAddr(to)
 		if errA != nil || errB != nil || a.BitLen() != b.BitLen() {
 			return r, fmt.Errorf("must be two addresses of one family, such as 192.0.2.10-192.0.2.20")
 		}

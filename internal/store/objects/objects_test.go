@@ -2,15 +2,20 @@ package objects
 
 import (
 	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/warrennet/warren/internal/lbpool"
 	"github.com/warrennet/warren/internal/model"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	sigsyaml "sigs.k8s.io/yaml"
 )
 
 func manifest(kind, spec string) string {
@@ -233,4 +238,68 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The schema that Kubernetes checks is that of the Go type, and lets through what Validate does.
+func TestPoolSchema(t *testing.T) {
+	raw, err := os.ReadFile("../../../deploy/kubeadm/addresspool-crd.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type property struct {
+		Type  string
+		Items struct{ Pattern string }
+	}
+	var crd struct {
+		Metadata struct{ Name string }
+		Spec     struct {
+			Group, Scope string
+			Names        struct{ Kind, Plural string }
+			Versions     []struct {
+				Name   string
+				Schema struct {
+					OpenAPIV3Schema struct {
+						Properties struct {
+							Spec struct {
+								Required   []string
+								Properties map[string]property
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	if err := sigsyaml.Unmarshal(raw, &crd); err != nil {
+		t.Fatal(err)
+	}
+	k, err := KindNamed("AddressPool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := crd.Spec.Versions[0]
+	if crd.Spec.Group+"/"+v.Name != k.APIVersion || crd.Spec.Names.Kind != k.Name || crd.Spec.Names.Plural != k.Plural || crd.Spec.Scope != "Cluster" || crd.Metadata.Name != k.Plural+"."+crd.Spec.Group {
+		t.Errorf("the definition is of %+v, the kind is %+v", crd.Spec, k)
+	}
+	spec := v.Schema.OpenAPIV3Schema.Properties.Spec
+	fields := reflect.TypeFor[AddressPoolSpec]()
+	var pattern *regexp.Regexp
+	for i := range fields.NumField() {
+		name, _, _ := strings.Cut(fields.Field(i).Tag.Get("json"), ",")
+		if _, ok := spec.Properties[name]; !ok {
+			t.Errorf("the schema lacks spec.%s", name)
+		}
+		if name == "addresses" {
+			pattern = regexp.MustCompile(spec.Properties[name].Items.Pattern)
+		}
+		delete(spec.Properties, name)
+	}
+	if len(spec.Properties) > 0 {
+		t.Errorf("the schema has more than the type: %v", spec.Properties)
+	}
+	for s, want := range map[string]bool{"192.0.2.0/28": true, "192.0.2.1-192.0.2.9": true, "fd77::/120": true, "fd77::1-fd77::9": true, "192.0.2.1": false, "192.0.2.1 - 192.0.2.9": false, "": false} {
+		if _, err := lbpool.ParseRange(s); pattern.MatchString(s) != want || (err == nil) != want {
+			t.Errorf("%q: the schema says %v, the parser %v", s, pattern.MatchString(s), err)
+		}
+	}
 }
