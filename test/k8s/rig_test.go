@@ -50,7 +50,9 @@ func run(t *testing.T, where string, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-func tryKubectl(args ...string) (string, error) { return try("ext", append([]string{"kubectl"}, args...)...) }
+func tryKubectl(args ...string) (string, error) {
+	return try("ext", append([]string{"kubectl"}, args...)...)
+}
 
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
@@ -213,4 +215,10 @@ func want(got, expected string) error {
 		return fmt.Errorf("%w: %q, expected %q", errWrong, got, expected)
 	}
 	return nil
+}
+
+// shell runs a command in the machine's own namespaces, for the switch between the nodes.
+func shell(args ...string) (string, error) {
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	return string(out), err
 }
