@@ -261,7 +261,7 @@ func TestRestartTakesNothing(t *testing.T) {
 	w.start(0)
 	w.cut(0, 1, true, true)
 	w.cut(0, 2, true, true)
-	w.run(2 * time.Second) // alone for less than it listens
+	w.run(900 * time.Millisecond) // alone for less than it listens
 	if got := w.nodes[0].owns(); got != "" {
 		t.Errorf("it announces %s before it heard anybody", got)
 	}
@@ -543,5 +543,32 @@ func TestMuteNodes(t *testing.T) {
 	w.run(500 * time.Millisecond)
 	if !w.nodes[0].core.settled(w.now) {
 		t.Error("half a second after its restart a node still waits for the others")
+	}
+}
+
+// An agent that is restarted at once keeps its addresses, so that the connections through them live: also in a cluster
+// with a node that is gone for good.
+func TestQuickRestart(t *testing.T) {
+	for _, dead := range []bool{false, true} {
+		w := newWorld(t, 1, 4, 12)
+		w.nodes[3].up = !dead
+		w.run(8 * time.Second)
+		was := w.nodes[0].owns()
+		w.nodes[0].up = false
+		w.run(250 * time.Millisecond)
+		w.start(0)
+		for range 120 {
+			w.run(simStep)
+			for _, n := range w.nodes[1:] {
+				for _, a := range n.owned() {
+					if n.up && strings.Contains(" "+was+" ", " "+a+" ") {
+						t.Fatalf("dead node %v: %s took %s", dead, n.name, a)
+					}
+				}
+			}
+		}
+		if got := w.nodes[0].owns(); got != was {
+			t.Errorf("dead node %v: it had %s and has %s", dead, was, got)
+		}
 	}
 }

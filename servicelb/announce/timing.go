@@ -15,13 +15,14 @@ type Timing struct {
 	Repeat   time.Duration // between announcements while all is well
 }
 
-// defaults: a node is missed after 0.5 s, and with one short probe its addresses answer again well within a second.
+// defaults: a node is missed after 0.5 s, and with one short probe its addresses answer again well within a second. An
+// agent that restarts at once listens and probes for 1.6 s at most, less than the others' patience: its addresses stay.
 func (t Timing) defaults() Timing {
 	for _, f := range []struct {
 		at *time.Duration
 		v  time.Duration
-	}{{&t.Beat, 150 * time.Millisecond}, {&t.Dead, 500 * time.Millisecond}, {&t.Listen, 3 * time.Second}, {&t.Calm, 3 * time.Second},
-		{&t.Patience, time.Second}, {&t.Probe, 200 * time.Millisecond}, {&t.Handover, 100 * time.Millisecond},
+	}{{&t.Beat, 150 * time.Millisecond}, {&t.Dead, 500 * time.Millisecond}, {&t.Listen, time.Second}, {&t.Calm, 3 * time.Second},
+		{&t.Patience, 2 * time.Second}, {&t.Probe, 200 * time.Millisecond}, {&t.Handover, 100 * time.Millisecond},
 		{&t.Retry, 5 * time.Second}, {&t.Repeat, 10 * time.Second}} {
 		if *f.at == 0 {
 			*f.at = f.v
