@@ -49,6 +49,7 @@ type Agent struct {
 	lb     *servicelb.Balancer
 	tables tableCache // only the apply loop uses it
 	checks healthPorts
+	relays relays
 	dns    atomic.Pointer[dns.Server]
 	named  *model.Snapshot // that DNS has; only the apply loop uses it
 	pool   *ipam.Pool
@@ -260,6 +261,8 @@ const (
 func (a *Agent) applyLoop(ctx context.Context) error {
 	a.checks.log = a.log
 	defer a.checks.close()
+	a.relays.log = a.log
+	defer a.relays.close()
 	for {
 		a.apply()
 		select {

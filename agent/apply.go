@@ -26,7 +26,9 @@ func (a *Agent) apply() {
 	}
 	me := a.self(under)
 	me.Health = a.checks.set(snap, a.cfg.NodeName, me.Cluster.PodCIDRs)
-	p := makePlan(me, snap, a.localPods(), a.tables.build)
+	pods := a.localPods()
+	p := makePlan(me, snap, pods, a.tables.build)
+	a.relays.set(relayed(snap, pods, me))
 	errs := []error{
 		a.tun.SetMTU(p.MTU),
 		a.tun.SetPeers(p.Peers),

@@ -162,6 +162,8 @@ func TestServices(t *testing.T) {
 			mustAsk(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{})    // another node
 			if v4 {
 				mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), nodePort, nodePortUDP, b.Name, netip.Addr{})
+			} else {
+				mustAsk(t, fromMachine(l, "n1"), netip.IPv6Loopback(), nodePort, nodePortUDP, b.Name, netip.Addr{})
 			}
 			for _, n := range []string{"n1", "n2", "n3"} { // outside, by every node
 				addr := family(addrsOf(l.Spec.underlayAddrs(n)), isV4, v4)[0]
