@@ -572,3 +572,13 @@ func TestQuickRestart(t *testing.T) {
 		}
 	}
 }
+
+// A node that comes back with its clock set back is heard all the same.
+func TestClockSetBack(t *testing.T) {
+	w := newWorld(t, 1, 3, 9)
+	w.run(5 * time.Second)
+	w.start(0)
+	w.nodes[0].core.born = 1
+	w.run(8 * time.Second)
+	w.calm("with an old clock")
+}
