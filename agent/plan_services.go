@@ -52,6 +52,7 @@ func (me self) balancer(peers []netip.Addr) servicelb.Self {
 		if b.Addr().Is6() && !s.SNAT6.IsValid() {
 			s.PodNet6, s.SNAT6 = PodNetAddr(b), SNATAddr(b)
 		}
+		s.NodePortAddrs = append(slices.Clip(s.NodePortAddrs), PodNetAddr(b))
 	}
 	return s
 }
@@ -90,6 +91,7 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	for _, b := range me.Blocks {
 		h.Routes = append(h.Routes, hostnet.Route{Table: tablePods, Type: hostnet.Unreachable, Dst: b})
 		h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(SNATAddr(b), b.Addr().BitLen()), netip.Addr{})...)
+		h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(PodNetAddr(b), b.Addr().BitLen()), netip.Addr{})...)
 	}
 	p.replies(me, st)
 	p.hostPorts(me, pods)

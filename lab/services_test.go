@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/warrennet/warren/internal/api"
 )
 
 // applyYAML applies manifests on a node.
@@ -165,6 +167,11 @@ func TestServices(t *testing.T) {
 			} else {
 				mustAsk(t, fromMachine(l, "n1"), netip.IPv6Loopback(), nodePort, nodePortUDP, b.Name, netip.Addr{})
 			}
+			for _, n := range []string{"n1", "n2", "n3"} { // by the node's address among the Pods
+				inside := podNetAddr(t, l, n, v4)
+				mustAsk(t, fromPod(l, client), inside, nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustAsk(t, fromMachine(l, n), inside, nodePort, nodePortUDP, b.Name, netip.Addr{})
+			}
 			for _, n := range []string{"n1", "n2", "n3"} { // outside, by every node
 				addr := family(addrsOf(l.Spec.underlayAddrs(n)), isV4, v4)[0]
 				seen := netip.Addr{}
@@ -191,6 +198,22 @@ func TestServices(t *testing.T) {
 	if text := wire(); text != "" {
 		t.Errorf("on the wire outside the tunnel:\n%s", text)
 	}
+}
+
+// podNetAddr is a node's own address among the Pods.
+func podNetAddr(t *testing.T, l *Lab, node string, v4 bool) netip.Addr {
+	t.Helper()
+	var st api.Status
+	if err := json.Unmarshal([]byte(sh(t, l, node, l.Exe+" status -o json")), &st); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range st.PodCIDRs {
+		if b.Addr().Is4() == v4 {
+			return b.Addr().Next()
+		}
+	}
+	t.Fatalf("%s has no block of that family: %v", node, st.PodCIDRs)
+	return netip.Addr{}
 }
 
 // Endpoints come and go: a Service follows at once, over several nodes.
