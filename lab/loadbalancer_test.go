@@ -140,7 +140,9 @@ func TestLoadBalancerTakeover(t *testing.T) {
 	quiet := map[string]any{"loadBalancer": map[string]any{"announce": false}} // the backend's node, so that it is never the one that goes
 	l := start(t, Spec{Nodes: 3, Family: Dual, Node: map[string]NodeSpec{"n3": {Agent: quiet}}})
 	labelled(t, l, "n3", "w", "app=w")
-	applyYAML(t, l, web("w", "app: w", "  type: LoadBalancer"))
+	if out := applyYAML(t, l, web("w", "app: w", "  type: LoadBalancer")); !strings.Contains(out, "waits for a load balancer address: there is no AddressPool") {
+		t.Errorf("apply says %s", out)
+	}
 	if out := sh(t, l, "n1", l.Exe+" lb"); !strings.Contains(out, "there is no AddressPool") {
 		t.Errorf("nothing says why the Service waits:\n%s", out)
 	}

@@ -101,9 +101,26 @@ func applyAll(c *cobra.Command, s *etcd.Store, list []objects.Object) error {
 				continue
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%s/%s %s\n", strings.ToLower(k.Name), o.GetName(), done)
+			errs = append(errs, printPending(c, s, k, o))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// printPending says why a Service waits for load balancer addresses.
+func printPending(c *cobra.Command, s *etcd.Store, k objects.Kind, o objects.Object) error {
+	if svc, ok := o.(*corev1.Service); !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	now, err := s.Get(c.Context(), k, o.GetNamespace(), o.GetName())
+	if err != nil {
+		return err
+	}
+	why, err := s.Pending(c.Context(), now.(*corev1.Service))
+	for _, w := range why {
+		fmt.Fprintf(c.OutOrStdout(), "  waits for a load balancer address: %s\n", w)
+	}
+	return err
 }
 
 func deleteCmd() *cobra.Command {
@@ -308,7 +325,7 @@ func describeCmd() *cobra.Command {
 				if err := printObjects(c.OutOrStdout(), "yaml", k, []objects.Object{o}); err != nil || k.Name != "Service" {
 					return err
 				}
-				return describeEndpoints(c, s, o.GetName())
+				return errors.Join(printPending(c, s, k, o), describeEndpoints(c, s, o.GetName()))
 			})
 		},
 	}

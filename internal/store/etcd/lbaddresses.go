@@ -146,6 +146,25 @@ func (s *Store) lbRelease(ctx context.Context, svc *corev1.Service, txn *transac
 	return s.lbHold(txn, holds, lbpool.Use{UID: string(svc.UID)}, nil)
 }
 
+// Pending says why a Service lacks load balancer addresses, nothing when it has them or needs none from warren.
+func (s *Store) Pending(ctx context.Context, svc *corev1.Service) ([]string, error) {
+	m := objects.Service(svc)
+	if !lbpool.Ours(&m) || len(m.LBAddresses) >= len(m.ClusterIPs) {
+		return nil, nil
+	}
+	r, err := lbpool.RequestOf(&m)
+	if err != nil {
+		return []string{err.Error()}, nil
+	}
+	holds, err := s.lbHolds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pools, err := s.pools(ctx)
+	_, why := lbpool.Choose(r, pools, holds.taken)
+	return why, err
+}
+
 // Allocate tries once more to give a waiting Service its load balancer addresses, and writes only if that succeeds.
 // Several callers may do it at once.
 func (s *Store) Allocate(ctx context.Context, name model.ObjectName) error {

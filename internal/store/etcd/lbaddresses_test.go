@@ -87,6 +87,12 @@ func TestLoadBalancerAddresses(t *testing.T) {
 	mustApply(t, s, lbYAML("b", "", ""))
 	again("b")
 	expect("b", "") // exhausted
+	if why, err := s.Pending(context.Background(), service(t, s, "b")); err != nil || len(why) != 1 || why[0] != "every IPv4 address of p is taken" {
+		t.Errorf("b waits because of %q (%v)", why, err)
+	}
+	if why, err := s.Pending(context.Background(), service(t, s, "a")); err != nil || why != nil {
+		t.Errorf("a waits because of %q (%v)", why, err)
+	}
 	mustApply(t, s, poolYAML("q", "addresses: [192.0.2.2-192.0.2.3], autoAssign: false"))
 	again("b")
 	expect("b", "") // only for those who ask

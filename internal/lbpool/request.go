@@ -1,0 +1,90 @@
+package lbpool
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// Class is the loadBalancerClass that names warren; the default class is warren's too.
+const Class = "warren.dev/lb"
+
+// Annotations of Services.
+const (
+	RequestAnnotation = "warren.dev/loadbalancer-ips" // addresses, one per family, separated by commas
+	PoolAnnotation    = "warren.dev/address-pool"     // name of the pool
+	ShareAnnotation   = "warren.dev/allow-shared-ip"  // Services with the same key may share an address
+)
+
+// Ours reports whether warren gives a Service its load balancer addresses.
+func Ours(s *model.Service) bool {
+	return s.Type == model.LoadBalancer && (s.LBClass == "" || s.LBClass == Class)
+}
+
+// Port is a port that a Service uses on its addresses.
+type Port struct {
+	Protocol model.Protocol `json:"protocol"`
+	Port     uint16         `json:"port"`
+}
+
+// Use is one Service's hold on an address, with what decides who may share it.
+type Use struct {
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	UID       string            `json:"uid"`
+	Key       string            `json:"key,omitempty"` // of ShareAnnotation
+	Ports     []Port            `json:"ports,omitempty"`
+	Local     bool              `json:"local,omitempty"` // externalTrafficPolicy Local
+	Selector  map[string]string `json:"selector,omitempty"`
+}
+
+// Taken is who holds which address.
+type Taken map[netip.Addr][]Use
+
+// Request is what a Service asks for.
+type Request struct {
+	Use
+	V6    []bool       // the families it has, the preferred one first
+	Asked []netip.Addr // addresses it names, at most one per family
+	Pool  string       // the pool it names, "" for any
+	Has   []netip.Addr // what it holds now
+}
+
+// RequestOf reads a Service's wishes. The error names what cannot be understood; such a Service gets no address.
+func RequestOf(s *model.Service) (Request, error) {
+	r := Request{Use: Use{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Key: s.Annotations[ShareAnnotation],
+		Local: s.ExternalPolicy == model.PolicyLocal, Selector: s.Selector}, Pool: s.Annotations[PoolAnnotation], Has: s.LBAddresses}
+	for _, p := range s.Ports {
+		r.Ports = append(r.Ports, Port{p.Protocol, p.Port})
+	}
+	for _, a := range s.ClusterIPs {
+		r.V6 = append(r.V6, a.Is6())
+	}
+	if s.LBRequested.IsValid() {
+		r.Asked = append(r.Asked, s.LBRequested)
+	}
+	if list, ok := s.Annotations[RequestAnnotation]; ok {
+		if s.LBRequested.IsValid() {
+			return r, fmt.Errorf("spec.loadBalancerIP and the annotation %s exclude each other", RequestAnnotation)
+		}
+		for _, f := range strings.Split(list, ",") {
+			a, err := netip.ParseAddr(strings.TrimSpace(f))
+			if err != nil {
+				return r, fmt.Errorf("annotation %s: %q is not an IP address", RequestAnnotation, f)
+			}
+			r.Asked = append(r.Asked, a.Unmap())
+		}
+	}
+	for i, a := range r.Asked {
+		if slices.ContainsFunc(r.Asked[:i], func(b netip.Addr) bool { return a.Is6() == b.Is6() }) {
+			return r, fmt.Errorf("annotation %s: more than one address of a family", RequestAnnotation)
+		}
+		if !slices.Contains(r.V6, a.Is6()) {
+			return r, fmt.Errorf("%s is asked for, but the Service has no %s address", a, family(a.Is6()))
+		}
+	}
+	return r, nil
+}
