@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The agent works with the three capabilities that docs/operations.md names: it comes up, plugs Pods, steers Services
-// and answers names.
+// The agent works with the three capabilities that docs/operations.md names: it comes up, plugs Pods, steers Services,
+// announces load balancer addresses and answers names.
 func TestAgentWithFewCapabilities(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
@@ -19,7 +19,10 @@ func TestAgentWithFewCapabilities(t *testing.T) {
 	mustCall(t, l, pods[0], pods[1])
 	mustCall(t, l, pods[1], pods[0])
 	web1 := labelled(t, l, "n1", "web", "app=web")
-	applyYAML(t, l, web("web", "app: web", "  type: NodePort"))
+	applyYAML(t, l, lanPool+"---"+web("web", "app: web", "  type: LoadBalancer\n  externalTrafficPolicy: Local")) // n1 has to announce it
 	mustAsk(t, fromPod(l, pods[0]), getSvc(t, l, "web").ips(t)[0], 7, 7, web1.Name, pods[0].Addresses[0])
+	for i, a := range lbAddrs(t, l, "web", 2) {
+		mustAsk(t, fromMachine(l, "etcd1"), a, 7, 7, web1.Name, addrsOf(l.Spec.underlayAddrs("etcd1"))[i])
+	}
 	eventually(t, "DNS", func() error { _, err := l.PodOutput(pods[0], "getent", "ahosts", "web"); return err })
 }
