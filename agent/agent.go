@@ -50,6 +50,7 @@ type Agent struct {
 	tables tableCache // only the apply loop uses it
 	checks healthPorts
 	relays relays
+	podded podded
 	dns    atomic.Pointer[dns.Server]
 	named  *model.Snapshot // that DNS has; only the apply loop uses it
 	pool   *ipam.Pool

@@ -18,6 +18,7 @@ func (a *Agent) apply() {
 	if snap == nil {
 		snap = noSnapshot
 	}
+	snap = a.withOwnPods(snap)
 	blocks := a.blocks.Load()
 	under, err := a.underlay()
 	if err != nil {

@@ -87,7 +87,7 @@ func healthStates(snap *model.Snapshot, node string) map[uint16]healthState {
 		st.Service.Namespace, st.Service.Name = s.Namespace, s.Name
 		seen := map[any]bool{} // Pods, or addresses of endpoints that are none: a Pod has one in each family
 		for j := range snap.Slices {
-			if x := &snap.Slices[j]; x.Namespace == s.Namespace && x.Service == s.Name {
+			if x := &snap.Slices[j]; x.Namespace == s.Namespace && x.Service == s.Name && !x.Foreign {
 				for _, e := range x.Endpoints {
 					switch {
 					case !e.Ready || e.Node != node:

@@ -121,6 +121,31 @@ func merge(base *model.Snapshot, o *kube.Objects, last *model.Snapshot) *model.S
 	return &s
 }
 
+// withOwnPods gives a snapshot of a Kubernetes node the Pods that were plugged here, with their host ports: the plugin
+// knows them before the API server does. It returns the same snapshot as long as neither changed.
+func (a *Agent) withOwnPods(snap *model.Snapshot) *model.Snapshot {
+	if a.kube == nil || snap == noSnapshot {
+		return snap
+	}
+	var pods []model.Pod
+	for _, p := range a.published() {
+		pods = append(pods, p)
+	}
+	slices.SortFunc(pods, func(x, y model.Pod) int { return strings.Compare(x.String(), y.String()) })
+	if p := &a.podded; p.from != snap || !reflect.DeepEqual(p.pods, pods) {
+		out := *snap
+		out.Pods = pods
+		p.from, p.pods, p.out = snap, pods, &out
+	}
+	return a.podded.out
+}
+
+// podded is the last snapshot that withOwnPods made; only the apply loop uses it.
+type podded struct {
+	from, out *model.Snapshot
+	pods      []model.Pod
+}
+
 // node is this node's own object, unknown before the first answer and without Kubernetes.
 func (k *kubernetes) node() kube.Node {
 	if k == nil {

@@ -38,7 +38,7 @@ var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // balancer is what the load balancer knows of this node.
 func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	s := servicelb.Self{Node: me.Name, Zone: me.Zone, PodRanges: me.Cluster.PodCIDRs, Blocks: me.Blocks, Addrs: me.Underlay.Addrs,
-		Peers: peers, NodePortAddrs: me.Underlay.Addrs, MasqueradePorts: masqueradePorts, Health: me.Health}
+		Own: me.DNS, Peers: peers, NodePortAddrs: me.Underlay.Addrs, MasqueradePorts: masqueradePorts, Health: me.Health}
 	if v4, _ := me.families(); v4 {
 		s.NodePortAddrs = append(slices.Clone(s.NodePortAddrs), localhost)
 	}

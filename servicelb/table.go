@@ -29,6 +29,9 @@ type Self struct {
 	MasqueradePorts [2]uint16
 	// Health leads from health check node ports to the ports of the agent's listeners on PodNet4 and PodNet6.
 	Health map[uint16]uint16
+	// Own are cluster addresses that the host itself answers: a Service that has one is none of the balancer's, whatever
+	// endpoints it shows to others.
+	Own []netip.Addr
 	// ClusterOnly refuses clients outside of the cluster at cluster addresses.
 	ClusterOnly bool
 }

@@ -25,7 +25,7 @@ type port struct {
 // compile makes the unit of a Service from its endpoint slices.
 func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, opened *atomic.Uint64) *unit {
 	u := &unit{opened: opened}
-	if svc.Foreign || svc.Headless || svc.Type == model.ExternalName {
+	if svc.Foreign || svc.Headless || svc.Type == model.ExternalName || slices.ContainsFunc(svc.ClusterIPs, func(a netip.Addr) bool { return slices.Contains(t.self.Own, a) }) {
 		return u
 	}
 	for i := range svc.Ports {

@@ -113,9 +113,11 @@ type ServicePort struct {
 // EndpointSlice is discovery/v1 EndpointSlice of one address family. Slices of type FQDN never get here.
 type EndpointSlice struct {
 	ObjectName
-	UID       string
-	Service   string // name of the Service in the same namespace, label kubernetes.io/service-name
-	V6        bool
+	UID     string
+	Service string // name of the Service in the same namespace, label kubernetes.io/service-name
+	V6      bool
+	// Foreign slices carry the headless label or that of another proxy: no Service proxy's, DNS still knows them.
+	Foreign   bool
 	Ports     []EndpointPort
 	Endpoints []Endpoint
 }

@@ -25,7 +25,7 @@ func Service(s *corev1.Service) model.Service {
 		out.ClusterIPs = addrs([]string{s.Spec.ClusterIP})
 	}
 	out.Headless = s.Spec.ClusterIP == corev1.ClusterIPNone
-	_, out.Foreign = s.Labels["service.kubernetes.io/service-proxy-name"]
+	out.Foreign = foreign(s.Labels)
 	switch s.Spec.Type {
 	case corev1.ServiceTypeNodePort:
 		out.Type = model.NodePort
@@ -66,6 +66,13 @@ func Service(s *corev1.Service) model.Service {
 		out.Ports = append(out.Ports, servicePort(p))
 	}
 	return out
+}
+
+// foreign reports whether an object's labels say that it is not for this Service proxy: another one serves it, or none.
+func foreign(labels map[string]string) bool {
+	_, other := labels["service.kubernetes.io/service-proxy-name"]
+	_, headless := labels[corev1.IsHeadlessService]
+	return other || headless
 }
 
 // defaultAffinity is the API's default of clientIP.timeoutSeconds.
@@ -111,7 +118,7 @@ func Slice(s *discoveryv1.EndpointSlice) (out model.EndpointSlice, ok bool) {
 		return out, false
 	}
 	out = model.EndpointSlice{ObjectName: model.ObjectName{Namespace: s.Namespace, Name: s.Name}, UID: string(s.UID), Service: service,
-		V6: s.AddressType == discoveryv1.AddressTypeIPv6}
+		V6: s.AddressType == discoveryv1.AddressTypeIPv6, Foreign: foreign(s.Labels)}
 	for _, p := range s.Ports {
 		if p.Port == nil {
 			continue // "all ports" has no meaning for a Service

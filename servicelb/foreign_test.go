@@ -1,0 +1,47 @@
+package servicelb
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// Services and slices that are somebody else's make no frontends, and do so again as soon as they are ours.
+func TestWhatIsNotOurs(t *testing.T) {
+	svc := model.Service{ObjectName: model.ObjectName{Namespace: "d", Name: "s"}, UID: "1", ClusterIPs: []netip.Addr{ip("10.43.0.10")},
+		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 53, TargetPort: 53}}}
+	slice := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: "s-1"}, Service: "s", Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 53}},
+		Endpoints: []model.Endpoint{{Addr: ip("10.42.1.9"), Ready: true, Serving: true, Node: "n1"}}}
+	var b Builder
+	count := func(me Self, svc model.Service, slice model.EndpointSlice) (fronts, backends int) {
+		table := b.Build(me, &model.Snapshot{Services: []model.Service{svc}, Slices: []model.EndpointSlice{slice}})
+		for _, f := range table.Frontends() {
+			fronts++
+			backends += len(f.Backends)
+		}
+		return fronts, backends + len(table.Steering().Targets)
+	}
+	ours, own := testSelf(), testSelf()
+	own.Own = svc.ClusterIPs
+	foreign, headless := svc, slice
+	foreign.Foreign, headless.Foreign = true, true
+	for _, c := range []struct {
+		what             string
+		me               Self
+		svc              model.Service
+		slice            model.EndpointSlice
+		fronts, backends int
+	}{
+		{"ours", ours, svc, slice, 1, 2},
+		{"answered by the host itself", own, svc, slice, 0, 0},
+		{"ours again", ours, svc, slice, 1, 2},
+		{"another proxy's", ours, foreign, slice, 0, 0},
+		{"with a slice that is no proxy's", ours, svc, headless, 1, 0},
+		{"ours at last", ours, svc, slice, 1, 2},
+	} {
+		if f, n := count(c.me, c.svc, c.slice); f != c.fronts || n != c.backends {
+			t.Errorf("%s: %d frontends, %d backends and steered ports; expected %d and %d", c.what, f, n, c.fronts, c.backends)
+		}
+	}
+}
