@@ -116,7 +116,7 @@ func (a *Agent) notReady() string {
 
 func (a *Agent) status() api.Status {
 	st := api.Status{Node: a.cfg.NodeName, Version: Version, Cluster: a.cluster().Name, Store: a.health.get(),
-		PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface}
+		PodRanges: a.cluster().PodCIDRs, DNS: a.dnsAddrs(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface}
 	if why := a.notReady(); why != "" {
 		st.Problems = append(st.Problems, why)
 	} else {
@@ -144,7 +144,7 @@ func (a *Agent) status() api.Status {
 	st.Pods = len(a.localPods())
 	snap := a.snapshot.Load()
 	if snap != nil {
-		st.Revision = snap.Revision
+		st.Revision, st.ServiceCIDRs = snap.Revision, snap.ServiceCIDRs
 	}
 	if s := a.applied.Load(); s != nil {
 		st.Applied, st.MTU, st.Addresses = s.revision, s.plan.MTU, s.plan.Node.Addresses

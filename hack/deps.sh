@@ -26,7 +26,7 @@ podman podman
 runc runc k8s
 busybox busybox k8s
 conntrack conntrack
-nft nftables k8s
+nft nftables
 iptables iptables
 openssl openssl k8s
 wget wget k8s

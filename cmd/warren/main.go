@@ -32,7 +32,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
+	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
 		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), flowsCmd(), lbCmd(), installCNICmd(), controllerCmd(), pkiCmd())
 	return c
 }

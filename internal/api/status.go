@@ -72,9 +72,13 @@ type Status struct {
 	MTU       int            `json:"mtu"` // bytes, of the tunnel
 	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
 	Addresses []netip.Addr   `json:"addresses"` // the node's own
-	Pods      int            `json:"pods"`
-	Peers     []Peer         `json:"peers"`
-	Tunnel    any            `json:"tunnel,omitempty"` // counters
+	// PodRanges are the cluster's, ServiceCIDRs too; DNS are the addresses of cluster DNS that this node answers.
+	PodRanges    []netip.Prefix `json:"podRanges,omitempty"`
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
+	DNS          []netip.Addr   `json:"dns,omitempty"`
+	Pods         int            `json:"pods"`
+	Peers        []Peer         `json:"peers"`
+	Tunnel       any            `json:"tunnel,omitempty"` // counters
 }
 
 // Store says whether etcd answers, since when it does or does not, and the last error.

@@ -128,14 +128,14 @@ func seconds(attr int) *nl.RtAttr { return nl.NewRtAttr(attr, be32(uint32(expect
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
 // nfgenmsg is the header of nfnetlink messages: family, version, resource.
-type nfgenmsg struct{}
+type nfgenmsg struct{ family byte }
 
-func (nfgenmsg) Len() int          { return 4 }
-func (nfgenmsg) Serialize() []byte { return []byte{unix.AF_INET, 0, 0, 0} }
+func (nfgenmsg) Len() int            { return 4 }
+func (m nfgenmsg) Serialize() []byte { return []byte{m.family, 0, 0, 0} }
 
 func conntrack(subsys, msg, flags int, attrs ...*nl.RtAttr) error {
 	r := nl.NewNetlinkRequest(subsys<<8|msg, flags|unix.NLM_F_ACK)
-	r.AddData(nfgenmsg{})
+	r.AddData(nfgenmsg{unix.AF_INET})
 	for _, a := range attrs {
 		r.AddData(a)
 	}

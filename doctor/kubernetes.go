@@ -1,0 +1,177 @@
+package doctor
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// plugins: a runtime calls `loopback` for every sandbox, and warren-cni must be where it looks.
+func plugins(_ context.Context, n Node) (out []Finding) {
+	dir := n.path(n.Plugins)
+	if _, err := os.Stat(dir); err != nil {
+		return unknown("%s is not visible from here", n.Plugins)
+	}
+	if there, known := exists(filepath.Join(dir, "warren-cni")); known && !there {
+		out = append(out, problem("`warren install-cni`, or copy warren-cni there", "%s has no warren-cni: no Pod can be plugged", n.Plugins))
+	}
+	if there, known := exists(filepath.Join(dir, "loopback")); known && !there {
+		out = append(out, warning("install the `loopback` plugin (containernetworking-plugins); containerd before 2.1 and CRI-O need it",
+			"%s has no loopback plugin", n.Plugins))
+	}
+	return out
+}
+
+var binDir = regexp.MustCompile(`(?m)^\s*(bin_dirs?|plugin_dirs|conf_dir|network_dir)\s*=\s*(.+)$`)
+
+// runtime: a containerd or CRI-O that looks elsewhere for plugins or configurations.
+func runtime(_ context.Context, n Node) (out []Finding) {
+	seen := false
+	for _, f := range []string{"/etc/containerd/config.toml", "/etc/crio/crio.conf"} {
+		raw, err := os.ReadFile(n.path(f))
+		if err != nil {
+			continue
+		}
+		seen = true
+		for _, m := range binDir.FindAllStringSubmatch(string(raw), -1) {
+			want := n.Plugins
+			if m[1] == "conf_dir" || m[1] == "network_dir" {
+				want = n.ConflistAt
+			}
+			if !strings.Contains(m[2], want) && strings.Contains(m[2], "cni") {
+				out = append(out, problem("set it to "+want+", or install warren's files there", "%s: %s = %s: warren is in %s", f, m[1], strings.TrimSpace(m[2]), want))
+			}
+		}
+	}
+	if !seen {
+		return unknown("no runtime configuration is visible from here; its defaults are the places where warren is")
+	}
+	return out
+}
+
+// conflists: runtimes take the first file of the directory.
+func conflists(_ context.Context, n Node) (out []Finding) {
+	entries, err := os.ReadDir(n.path(n.ConflistAt))
+	if err != nil {
+		return unknown("%s is not visible from here", n.ConflistAt)
+	}
+	var names []string
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext == ".conf" || ext == ".conflist" || ext == ".json" {
+			names = append(names, e.Name())
+		}
+	}
+	sort.Strings(names)
+	ours := slices.Index(names, n.Conflist)
+	switch {
+	case ours < 0:
+		out = append(out, problem("the agent writes it once it is ready; see the agent's findings", "%s has no %s", n.ConflistAt, n.Conflist))
+	case ours > 0:
+		out = append(out, problem("remove the other network's file", "%s comes before %s: Pods are plugged by another network", names[0], n.Conflist))
+	}
+	for _, other := range names {
+		if other != n.Conflist && (ours < 0 || other > n.Conflist) {
+			out = append(out, warning("remove it once no Pod of that network is left", "%s is another network's configuration; it takes over if warren's is removed", other))
+		}
+	}
+	return out
+}
+
+// kubelet: Pods are told the DNS server that the kubelet knows, so it must be the one that warren answers.
+func kubelet(_ context.Context, n Node) []Finding {
+	for _, f := range []string{"/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet.yaml"} {
+		raw, err := os.ReadFile(n.path(f))
+		if err != nil {
+			continue
+		}
+		var cfg struct {
+			ClusterDNS []string `json:"clusterDNS"`
+		}
+		if err := yaml.Unmarshal(raw, &cfg); err != nil {
+			return []Finding{warning("", "%s: %v", f, err)}
+		}
+		if len(n.DNS) == 0 || len(cfg.ClusterDNS) == 0 {
+			return fine("%s names no cluster DNS, or this node serves none", f)
+		}
+		for _, d := range cfg.ClusterDNS {
+			if a, err := netip.ParseAddr(d); err == nil && slices.Contains(n.DNS, a) {
+				return fine("clusterDNS %s is answered on this node", d)
+			}
+		}
+		return []Finding{problem("set clusterDNS in the kubelet's configuration to "+words(n.DNS)+", or dns.addresses of warren to the kubelet's",
+			"%s: clusterDNS is %s, but this node answers %s: Pods resolve no names", f, words(cfg.ClusterDNS), words(n.DNS))}
+	}
+	return unknown("no kubelet configuration is visible from here")
+}
+
+// kubeProxy: the rules that a kube-proxy leaves behind catch Services' packets before warren sees them.
+func kubeProxy(_ context.Context, n Node) (out []Finding) {
+	chains, err := n.Chains()
+	if err != nil {
+		return unknown("cannot list the packet filter's chains: %v", err)
+	}
+	found := map[string]bool{}
+	for _, c := range chains {
+		if c.Name == "KUBE-SERVICES" || c.Name == "KUBE-NODEPORTS" || c.Table == "kube-proxy" {
+			found[c.Table+"/"+c.Name] = true
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	names := make([]string, 0, len(found))
+	for k := range found {
+		names = append(names, k)
+	}
+	sort.Strings(names)
+	if len(names) > 3 {
+		names = append(names[:3], "...")
+	}
+	return []Finding{problem("remove the kube-proxy DaemonSet, then on each node `kube-proxy --cleanup` or a reboot",
+		"kube-proxy's rules are in the kernel (%s): they translate Services before warren does", strings.Join(names, ", "))}
+}
+
+// forwarding: docker, ufw and firewalld set the policy of forwarded packets to drop, which Pods' packets are.
+func forwarding(_ context.Context, n Node) (out []Finding) {
+	chains, err := n.Chains()
+	if err != nil {
+		return unknown("cannot list the packet filter's chains: %v", err)
+	}
+	for _, c := range chains {
+		if c.Forward && c.Drop {
+			out = append(out, warning("let warren0 and the interfaces wrn* be forwarded: `iptables -I FORWARD -i wrn+ -j ACCEPT; iptables -I FORWARD -o wrn+ -j ACCEPT`, or set the policy to accept",
+				"chain %s of table %s drops forwarded packets that no rule of it accepts (docker, ufw and firewalld do that)", c.Name, c.Table))
+		}
+	}
+	raw, err := os.ReadFile(n.path("/proc/sys/net/ipv4/ip_forward"))
+	if err == nil && strings.TrimSpace(string(raw)) != "1" {
+		out = append(out, problem("the agent sets it within seconds; find out who takes it back", "net.ipv4.ip_forward is off"))
+	}
+	return out
+}
+
+// ranges: a cluster range that is also somebody else's network cuts that network off.
+func ranges(_ context.Context, n Node) (out []Finding) {
+	for i, a := range n.Ranges {
+		for _, b := range n.Ranges[:i] {
+			if a.Overlaps(b) {
+				out = append(out, problem("choose ranges that do not overlap", "%s and %s overlap", b, a))
+			}
+		}
+	}
+	over, err := n.Overlaps(n.Ranges)
+	if err != nil {
+		return append(out, unknown("cannot list the host's routes: %v", err)...)
+	}
+	for _, o := range over {
+		out = append(out, problem("choose another range, or another network", "%s", o))
+	}
+	return out
+}

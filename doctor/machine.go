@@ -1,0 +1,76 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernel: rules by protocol and port came with Linux 4.17, and older ones take them for rules that match everything.
+func kernel(_ context.Context, n Node) []Finding {
+	raw, err := os.ReadFile(n.path("/proc/sys/kernel/osrelease"))
+	if err != nil {
+		return unknown("cannot read the kernel's version: %v", err)
+	}
+	release := strings.TrimSpace(string(raw))
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return unknown("cannot read the kernel's version %q", release)
+	}
+	if major < 4 || major == 4 && minor < 19 {
+		return []Finding{problem("upgrade the kernel to 4.19 or newer", "Linux %s has no policy rules by port", release)}
+	}
+	return fine("Linux %s", release)
+}
+
+// tunDevice: some container runtimes stopped giving containers /dev/net/tun, and minimal images lack it.
+func tunDevice(_ context.Context, n Node) []Finding {
+	p := n.path("/dev/net/tun")
+	var st unix.Stat_t
+	if err := unix.Stat(p, &st); err != nil {
+		return []Finding{problem("load the kernel's tun driver (`modprobe tun`), or give the container /dev/net/tun", "%s: %v", p, err)}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || unix.Major(st.Rdev) != 10 || unix.Minor(st.Rdev) != 200 {
+		return []Finding{problem("make it anew: `mknod /dev/net/tun c 10 200`", "%s is not the character device 10:200", p)}
+	}
+	fd, err := unix.Open(p, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EPERM) {
+		return []Finding{problem("allow character device 10:200 rwm in the container's device cgroup (see docs/kubernetes.md)", "%s may not be opened here: %v", p, err)}
+	}
+	if err != nil {
+		return []Finding{problem("load the kernel's tun driver: `modprobe tun`", "%s cannot be opened: %v", p, err)}
+	}
+	unix.Close(fd)
+	return fine("%s", p)
+}
+
+// agent passes on what the agent itself says.
+func agent(_ context.Context, n Node) (out []Finding) {
+	if n.Status == nil {
+		return []Finding{problem("start `warren agent`, or look at its log", "no agent answers: %v", n.StatusErr)}
+	}
+	for _, p := range n.Status.Problems {
+		out = append(out, problem("", "%s", p))
+	}
+	if n.Status.Version != n.Version {
+		out = append(out, warning("restart the agent after an upgrade", "the agent is version %s, this program %s", n.Status.Version, n.Version))
+	}
+	if len(out) == 0 {
+		return fine("%s is ready with %d Pods", n.Status.Node, n.Status.Pods)
+	}
+	return out
+}
+
+// exists reports whether a file is there; known is false when the directory above it is not visible from here.
+func exists(path string) (there, known bool) {
+	_, err := os.Stat(path)
+	if err == nil {
+		return true, true
+	}
+	return false, errors.Is(err, fs.ErrNotExist)
+}

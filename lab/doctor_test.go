@@ -1,0 +1,74 @@
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/warrennet/warren/doctor"
+)
+
+// examine runs the doctor on a node.
+func examine(t *testing.T, l *Lab, node string) map[string]doctor.Finding {
+	t.Helper()
+	out, _ := l.Output(node, "sh", "-c", l.Exe+" doctor -o json; true") // it fails where it finds problems
+	var found []doctor.Finding
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		t.Fatalf("doctor: %v\n%s", err, out)
+	}
+	worst := map[string]doctor.Finding{}
+	for _, f := range found {
+		if have, ok := worst[f.Check]; !ok || doctor.Worst([]doctor.Finding{have, f}) != have.Level {
+			worst[f.Check] = f
+		}
+	}
+	return worst
+}
+
+// The doctor is content with a node that works, and finds a link that carries less than it says, a blocked port, another
+// network's files and what a kube-proxy left behind.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	eventually(t, "a healthy node", func() error {
+		for _, check := range []string{"kernel", "tun device", "agent", "conflist", "kube-proxy", "forwarding", "ranges", "tunnel", "MTU"} {
+			if f := examine(t, l, "n1")[check]; f.Level != doctor.OK {
+				return fmt.Errorf("%+v", f)
+			}
+		}
+		return nil
+	})
+	expect := func(check string, level doctor.Level) {
+		t.Helper()
+		eventually(t, "the doctor sees: "+check, func() error {
+			if f := examine(t, l, "n1")[check]; f.Level != level {
+				return fmt.Errorf("%+v", f)
+			}
+			return nil
+		})
+	}
+	switchLink(t, l, "n2", 1300)
+	expect("MTU", doctor.Problem)
+	switchLink(t, l, "n2", 1500)
+	expect("MTU", doctor.OK)
+	if err := l.Cut("n1", "n2"); err != nil {
+		t.Fatal(err)
+	}
+	expect("tunnel", doctor.Problem)
+	if err := l.HealAll(); err != nil {
+		t.Fatal(err)
+	}
+	expect("tunnel", doctor.OK)
+	sh(t, l, "n1", "nft add table ip kube-proxy; nft add chain ip kube-proxy services")
+	expect("kube-proxy", doctor.Problem)
+	sh(t, l, "n1", "nft delete table ip kube-proxy; echo '{}' >/etc/cni/net.d/00-other.conf")
+	expect("conflist", doctor.Problem)
+}
+
+// switchLink sets the MTU of a machine's port at the switch: a larger packet is lost there without a word.
+func switchLink(t *testing.T, l *Lab, machine string, mtu int) {
+	t.Helper()
+	if out, err := l.Output(switchName, "ip", "link", "set", machine, "mtu", fmt.Sprint(mtu)); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+}
