@@ -182,13 +182,17 @@ func repoFile(path string) string {
 
 // deploy is what a newcomer does: a label where the cluster has none, and one apply.
 func deploy() error {
+	out, err := tryKubectl("get", "nodes")
+	if err != nil || !strings.Contains(out, "NotReady") {
+		return fmt.Errorf("the nodes must not be Ready before they have a network: %w\n%s", err, out)
+	}
 	if _, err := tryKubectl("label", "node", "n1", "node-role.kubernetes.io/control-plane=", "--overwrite"); err != nil {
 		return err
 	}
 	if _, err := tryKubectl("apply", "-f", repoFile("deploy/kubeadm/warren.yaml")); err != nil {
 		return err
 	}
-	_, err := tryKubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
+	_, err = tryKubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
 	return err
 }
 

@@ -1,0 +1,167 @@
+//go:build k8s
+
+package k8s
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// One apply over a running cluster is harmless, and leaves what the operator wrote.
+func TestApplyAgain(t *testing.T) {
+	before := kubectl(t, "-n", "warren-system", "get", "secret", "warren-etcd-ca", "-o", "jsonpath={.metadata.uid}")
+	kubectl(t, "apply", "-f", repoFile("deploy/kubeadm/warren.yaml"))
+	kubectl(t, "-n", "warren-system", "rollout", "status", "daemonset/warren", "--timeout=120s")
+	if after := kubectl(t, "-n", "warren-system", "get", "secret", "warren-etcd-ca", "-o", "jsonpath={.metadata.uid}"); after != before {
+		t.Error("the authority was made anew")
+	}
+	agentsReady(t)
+}
+
+// Each node's block is the one that Kubernetes set aside for it, and the Pods' addresses lie in it.
+func TestPodCIDRs(t *testing.T) {
+	ns := namespace(t)
+	web := onEachNode(t, ns, "web")
+	for _, n := range nodes {
+		cidr := kubectl(t, "get", "node", n, "-o", "jsonpath={.spec.podCIDR}")
+		prefix := strings.TrimSuffix(cidr, "0/24")
+		if !strings.HasPrefix(web[n].IP, prefix) {
+			t.Errorf("the Pod on %s has %s, which is not in the node's podCIDR %s", n, web[n].IP, cidr)
+		}
+	}
+}
+
+// Cluster DNS is a Service that tools find, although each node answers it itself.
+func TestClusterDNSService(t *testing.T) {
+	if ip := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIP}"); ip != "10.43.0.10" {
+		t.Errorf("kube-dns has %q; expected the kubelets' clusterDNS 10.43.0.10", ip)
+	}
+	eventually(t, 30*time.Second, "endpoints", func() error {
+		out, err := tryKubectl("-n", "kube-system", "get", "endpointslices", "-l", "kubernetes.io/service-name=kube-dns", "-o", "jsonpath={.items[*].endpoints[*].addresses[0]}")
+		if n := len(strings.Fields(out)); err == nil && n != len(nodes) {
+			err = fmt.Errorf("%d endpoints: %s", n, out)
+		}
+		return err
+	})
+	for _, n := range nodes {
+		for _, proto := range []string{"+notcp", "+tcp"} {
+			if out := run(t, n, "dig", "+short", proto, "@10.43.0.10", "kubernetes.default.svc.cluster.local"); out != "10.43.0.1" {
+				t.Errorf("%s %s: %q", n, proto, out)
+			}
+		}
+	}
+}
+
+// A static Pod is plugged like any other.
+func TestStaticPod(t *testing.T) {
+	ns := namespace(t)
+	web := onEachNode(t, ns, "web")
+	run(t, "n2", "sh", "-c", fmt.Sprintf("cat >/etc/kubernetes/manifests/fixed.yaml <<'Y'\napiVersion: v1\nkind: Pod\nmetadata: {name: fixed, namespace: %s}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %q, args: [netexec]}]}\nY", ns, agnhost))
+	defer func() { _, _ = try("n2", "rm", "-f", "/etc/kubernetes/manifests/fixed.yaml") }()
+	eventually(t, 60*time.Second, "the static Pod", func() error {
+		ip, err := tryKubectl("-n", ns, "get", "pod", "fixed-n2", "-o", "jsonpath={.status.podIP}")
+		if err != nil || ip == "" {
+			return fmt.Errorf("address %q %w", ip, err)
+		}
+		_, err = fromPod(ns, web["n1"].Name, curlArgs("http://"+ip+":8080/hostname")...)
+		return err
+	})
+}
+
+// A Node object that is deleted and made anew on the same disk keeps its block, and its Pods go on.
+func TestNodeObjectMadeAnew(t *testing.T) {
+	ns := namespace(t)
+	web := onEachNode(t, ns, "web")
+	block := func() string {
+		return run(t, "n3", "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")
+	}
+	before := cut(block(), `"podCIDRs":[`, "]")
+	kubectl(t, "delete", "node", "n3")
+	run(t, "n3", "sh", "-c", "kill $(cat /run/rig/kubelet.pid)")
+	eventually(t, 90*time.Second, "the node is back and Ready", func() error {
+		out, err := tryKubectl("get", "node", "n3", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		if err != nil {
+			return err
+		}
+		return want(out, "True")
+	})
+	if after := cut(block(), `"podCIDRs":[`, "]"); after != before {
+		t.Errorf("block %s, before %s", after, before)
+	}
+	kubectl(t, "-n", ns, "rollout", "status", "daemonset/web", "--timeout=90s")
+	for _, p := range pods(t, ns, "app=web") {
+		eventually(t, 30*time.Second, "Pod on "+p.Node, func() error {
+			_, err := fromPod(ns, web["n1"].Name, curlArgs("http://"+p.IP+":8080/hostname")...)
+			return err
+		})
+	}
+}
+
+func cut(s, after, before string) string {
+	_, s, _ = strings.Cut(s, after)
+	s, _, _ = strings.Cut(s, before)
+	return s
+}
+
+// A drained node gives its Pods away and takes new ones again.
+func TestDrain(t *testing.T) {
+	ns := namespace(t)
+	apply(t, fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: %[1]s}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: web, image: %[2]s, args: [netexec], readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1}}]
+`, ns, agnhost))
+	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
+	ip := nodePortService(t, ns, 30085)
+	kubectl(t, "drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app=web", "--timeout=60s")
+	defer func() { _, _ = tryKubectl("uncordon", "n2") }()
+	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
+	for range 10 {
+		if _, err := hostname("n2", "http://"+ip+"/hostname"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The doctor has nothing to complain about on a node of this cluster.
+func TestDoctor(t *testing.T) {
+	for _, p := range pods(t, "warren-system", "app.kubernetes.io/component=agent") {
+		out, err := tryKubectl("-n", "warren-system", "exec", p.Name, "-c", "agent", "--", "/warren", "doctor")
+		if err != nil {
+			t.Errorf("doctor on %s: %v\n%s", p.Node, err, out)
+		}
+	}
+}
+
+// Uninstall leaves a node as it was: no interface, rule, route or file of warren's.
+func TestZUninstall(t *testing.T) {
+	kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "-p", `{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"n1"}}}}}`)
+	defer func() {
+		_, _ = tryKubectl("-n", "warren-system", "patch", "daemonset", "warren", "--type=json", "-p", `[{"op":"remove","path":"/spec/template/spec/nodeSelector"}]`)
+	}()
+	eventually(t, 60*time.Second, "no agent on n3", func() error {
+		if out, err := try("n3", "pgrep", "-f", "^[^ ]*warren agent"); err == nil {
+			return fmt.Errorf("pid %s", out)
+		}
+		return nil
+	})
+	run(t, "n3", repoFile("bin/warren"), "uninstall", "--purge")
+	for _, c := range []struct{ what, command string }{
+		{"rules", "ip rule; ip -6 rule"}, {"routes", "ip route show table all; ip -6 route show table all"},
+		{"links", "ip -o link"}, {"files", "ls -d /etc/cni/net.d/*warren* /run/warren /var/lib/warren 2>/dev/null; true"},
+	} {
+		if out := run(t, "n3", "sh", "-c", c.command); strings.Contains(out, "warren") || strings.Contains(out, "proto 119") || strings.Contains(out, "wrn") {
+			t.Errorf("%s left on the node:\n%s", c.what, out)
+		}
+	}
+}
