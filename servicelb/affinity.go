@@ -1,14 +1,16 @@
 package servicelb
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
 )
 
 // affinity remembers which backend a client of a Service with sessionAffinity ClientIP has: a cache of fixed size
-// whose sets give up their oldest note. What is not remembered is chosen by a hash that is the same everywhere, so a
-// client mostly finds its backend again even so.
+// whose sets give up their oldest note. What is not remembered (any more: the agent was restarted) is chosen by a hash
+// that is the same everywhere, so a client mostly finds its backend again even so. A session that was idle for longer
+// than its timeout is over, and the client starts another one anywhere.
 type affinity struct{ sets []affinitySet }
 
 type affinitySet struct {
@@ -33,12 +35,14 @@ func (a *affinity) choose(f *frontend, in *pool, client netip.Addr, now uint32) 
 	s := &a.sets[h%affinitySets]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := 0
+	at, pick := 0, h>>16
 	for i := range s.list {
 		e := &s.list[i]
 		if e.service == f.id && e.client == client {
 			at = i
-			if now-e.seen <= uint32(f.affinity/time.Second) && in.has(e.back) {
+			if now-e.seen > uint32(f.affinity/time.Second) {
+				pick = rand.Uint64()
+			} else if in.has(e.back) {
 				e.seen = now
 				return backend{e.back.Addr(), e.back.Port()}
 			}
@@ -48,7 +52,7 @@ func (a *affinity) choose(f *frontend, in *pool, client netip.Addr, now uint32) 
 			at = i
 		}
 	}
-	b := in.backends[h>>16%uint64(len(in.backends))]
+	b := in.backends[pick%uint64(len(in.backends))]
 	s.list[at] = session{f.id, client, b.addrPort(), now}
 	return b
 }

@@ -356,6 +356,33 @@ func TestAffinity(t *testing.T) {
 	})
 }
 
+// A session that was idle for longer than its timeout is over: the next one may begin at any backend.
+func TestAffinityEnds(t *testing.T) {
+	a := families["4"]
+	var sessions affinity
+	sessions.init()
+	in := &pool{}
+	for i := range byte(8) {
+		in.backends = append(in.backends, backend{netip.AddrFrom4([4]byte{10, 42, 2, i}), 80})
+	}
+	f, client := &frontend{id: 7, affinity: 10 * time.Second}, ip(a.pod)
+	seen, now := map[backend]bool{}, uint32(100)
+	for range 40 {
+		first := sessions.choose(f, in, client, now)
+		for range 5 {
+			now += 10
+			if again := sessions.choose(f, in, client, now); again != first {
+				t.Fatalf("%v, then %v within the timeout", first, again)
+			}
+		}
+		seen[first] = true
+		now += 11
+	}
+	if len(seen) < 3 {
+		t.Errorf("40 sessions began at %d of 8 backends", len(seen))
+	}
+}
+
 func TestAlgorithms(t *testing.T) {
 	a := families["4"]
 	for _, algo := range []string{"random", "round-robin", "least-connections", "maglev", "nonsense"} {
