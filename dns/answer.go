@@ -56,7 +56,7 @@ func (a *asker) answer(dst, pkt []byte, from netip.Addr, limit int, udp bool) ([
 	switch {
 	case f.zone == zoneExternal:
 		return a.cached(dst, limit)
-	case f.chase != nil || f.loop:
+	case f.chase != nil || f.loop || f.rcode == rcodeNX && a.s.completes(q, from):
 		return nil, slow
 	}
 	a.tally.count(f.zone, q.typ, f.rcode)

@@ -36,7 +36,7 @@ func newBuilder(z *zones, listen []netip.Addr) *builder {
 
 // index compiles what has changed since the last call.
 func (b *builder) index(snap *model.Snapshot) *index {
-	x := &index{revision: snap.Revision, z: b.z, spaces: namespaces(snap), services: make(map[string]*service, len(snap.Services))}
+	x := &index{revision: snap.Revision, z: b.z, spaces: namespaces(snap), services: make(map[string]*service, len(snap.Services)), idle: map[string]struct{}{}}
 	c := compiler{zone: "\x03svc" + b.z.domain, ttl: b.z.ttl}
 	rev := &reverseBuilder{reverse: *b.rev}
 	next := make(map[model.ObjectName]built, len(snap.Services))
@@ -52,6 +52,8 @@ func (b *builder) index(snap *model.Snapshot) *index {
 		next[in.svc.ObjectName] = now
 		if now.out != nil {
 			x.services[now.key] = now.out
+		} else {
+			x.idle[now.key] = struct{}{}
 		}
 	}
 	for name, was := range b.built {

@@ -11,6 +11,7 @@ type index struct {
 	revision int64
 	z        *zones
 	services map[string]*service // by "<service>.<ns>" in wire form without the root
+	idle     map[string]struct{} // likewise, Services that have no names now
 	spaces   map[string]struct{} // namespaces by label
 	nodes    map[string]*rec     // by everything left of the node zone
 	static   map[string]*rec     // by everything left of the domain: apex, ns.dns, dns-version and empty names

@@ -12,6 +12,7 @@ var (
 	metricDuration = prometheus.NewDesc("warren_dns_answer_seconds", "Time from receiving a query to sending its answer.", nil, nil)
 	metricExternal = prometheus.NewDesc("warren_dns_external_total", "External answers by where they came from.", []string{"from"}, nil)
 	metricNot      = prometheus.NewDesc("warren_dns_unanswered_total", "Queries that were refused or not answered, by reason.", []string{"reason"}, nil)
+	metricComplete = prometheus.NewDesc("warren_dns_completed_total", "Answers that spared a Pod the rest of its search list.", nil, nil)
 	metricCache    = prometheus.NewDesc("warren_dns_cache_entries", "Answers in the cache.", nil, nil)
 	metricBytes    = prometheus.NewDesc("warren_dns_cache_bytes", "Memory that the cached answers take.", nil, nil)
 	metricRevision = prometheus.NewDesc("warren_dns_revision", "Store revision that cluster names are answered from.", nil, nil)
@@ -28,7 +29,7 @@ type collector struct{ s *Server }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricNot, metricCache, metricBytes, metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
+	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricNot, metricComplete, metricCache, metricBytes, metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
 		ch <- d
 	}
 }
@@ -55,6 +56,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(metricNot, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.junk }), "no query")
 	counter(metricNot, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.lost }), "send failed")
 	counter(metricNot, s.stats.overload.Load(), "too many waiting")
+	counter(metricComplete, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.completed }))
 	entries, bytes := s.cache.size()
 	gauge(metricCache, float64(entries))
 	gauge(metricBytes, float64(bytes))

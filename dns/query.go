@@ -1,6 +1,9 @@
 package dns
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 // query is one plain question, parsed in place. Its slices point into the packet and into its own scratch; it is
 // reused for the next packet.
@@ -17,7 +20,8 @@ type query struct {
 	scratch     [256]byte
 	recursion   bool // RD
 	wantsAD     bool
-	checkingOff bool // CD
+	checkingOff bool       // CD
+	from        netip.Addr // who asked, where that matters
 }
 
 // Flag bits of the two bytes behind the id.

@@ -27,6 +27,9 @@ type Server struct {
 	routes  atomic.Pointer[routes]
 	queries atomic.Bool // log them
 
+	searches  atomic.Pointer[map[netip.Addr]*searchList] // clients whose search lists are completed
+	decisions decisions
+
 	adjust   sync.Mutex // one change of the upstreams at a time
 	fromFile bool       // the default upstreams are those of resolv.conf
 
@@ -50,6 +53,7 @@ func New(c Config) (*Server, error) {
 	s.access = newAccess(c.Allow, c.RateLimit)
 	s.cache = newCache(c.CacheBytes, c.StaleFor)
 	s.flights.calls = map[cacheKey]*flight{}
+	s.decisions.m = map[string]*decision{}
 	s.builder = newBuilder(s.z, c.serverAddrs())
 	return s, s.SetUpstreams(c.Upstreams, c.StubDomains)
 }

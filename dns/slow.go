@@ -20,6 +20,7 @@ func (s *Server) slow(ctx context.Context, pkt []byte, from netip.AddrPort, limi
 		if limit <= udpSize {
 			limit = min(limit, q.size)
 		}
+		q.from = from.Addr()
 		out, _ = s.plain(ctx, q, limit, t)
 	}
 	if out != nil && s.queries.Load() {
@@ -48,6 +49,12 @@ func (s *Server) plain(ctx context.Context, q *query, limit int, t *tally) ([]by
 		return q.message(nil, m, ttlRule{}, limit), means{from: "record", note: "alias of " + textName([]byte(f.chase.target))}
 	case f.loop:
 		s.probeSeen(string(q.label(0)[1:]))
+	case f.rcode == rcodeNX:
+		if m := s.complete(ctx, q, x); m != nil {
+			t.completed.Add(1)
+			t.count(f.zone, q.typ, m.rcode)
+			return q.message(nil, m, ttlRule{}, limit), means{from: "completed"}
+		}
 	}
 	t.count(f.zone, q.typ, f.rcode)
 	return q.local(nil, x, f, 0, limit), means{from: "record"}

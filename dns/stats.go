@@ -26,7 +26,7 @@ type tally struct {
 
 	hits, stale, misses, failures atomic.Uint64
 	refused, limited, junk, odd   atomic.Uint64
-	lost                          atomic.Uint64
+	lost, completed               atomic.Uint64
 	_                             [64]byte
 }
 
