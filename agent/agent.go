@@ -43,21 +43,22 @@ type Agent struct {
 	identity string
 	key      model.Key
 
-	store  *etcd.Store
-	host   *hostnet.Host
-	tun    *tunnel.Tunnel
-	lb     *servicelb.Balancer
-	tables tableCache // only the apply loop uses it
-	checks healthPorts
-	relays relays
-	podded podded
-	dns    atomic.Pointer[dns.Server]
-	named  *model.Snapshot // that DNS has; only the apply loop uses it
-	pool   *ipam.Pool
-	plug   *plug.Server
-	links  *veth.Kernel
-	health storeHealth
-	kube   *kubernetes // nil without Kubernetes
+	store      *etcd.Store
+	host       *hostnet.Host
+	tun        *tunnel.Tunnel
+	lb         *servicelb.Balancer
+	tables     tableCache // only the apply loop uses it
+	checks     healthPorts
+	relays     relays
+	podded     podded
+	dns        atomic.Pointer[dns.Server]
+	logQueries atomic.Bool     // of DNS
+	named      *model.Snapshot // that DNS has; only the apply loop uses it
+	pool       *ipam.Pool
+	plug       *plug.Server
+	links      *veth.Kernel
+	health     storeHealth
+	kube       *kubernetes // nil without Kubernetes
 
 	snapshot    atomic.Pointer[model.Snapshot]
 	clusterNow  atomic.Pointer[model.Cluster]
@@ -95,6 +96,7 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
 		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1)}
 	a.joinProblem.Store("")
+	a.logQueries.Store(cfg.DNS.LogQueries)
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
 		return nil, err

@@ -45,6 +45,7 @@ func (a *Agent) apply() {
 		a.named = snap
 		a.setDNS(snap)
 	}
+	a.setSearches()
 	a.finish(p, snap, changed, errors.Join(errs...))
 }
 

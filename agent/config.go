@@ -28,6 +28,7 @@ type Config struct {
 	ServiceCIDRs     []netip.Prefix // of a new cluster
 	ClusterDNS       []netip.Addr
 	DNSUpstreams     []string
+	DNS              DNS
 	LBAnnounce       bool
 	LBInterfaces     []string
 	Etcd             etcd.Config
@@ -83,6 +84,7 @@ func DefaultConfig() Config {
 			Port:      51820,
 		},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd43::/112")},
+		DNS:          defaultDNS(),
 		ClusterDNS:   []netip.Addr{netip.MustParseAddr("10.43.0.10"), netip.MustParseAddr("fd43::a")},
 		Kubernetes: Kubernetes{TokenFile: kube.DefaultTokenFile, CAFile: kube.DefaultCAFile, ServerName: kube.DefaultServerName,
 			Healthz: "127.0.0.1:10256", ProxyMetrics: "127.0.0.1:10249"},
@@ -250,6 +252,7 @@ func (c *Config) finish() (errs []error) {
 		}
 	}
 	c.checkKubernetes(bad)
+	c.checkDNS(bad)
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":
 	default:

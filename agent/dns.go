@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,25 +58,38 @@ func (a *Agent) serveDNS(ctx context.Context) error {
 }
 
 func (a *Agent) serveDNSOn(ctx context.Context, addrs []netip.Addr) error {
-	cfg := dns.Config{Domain: a.cluster().Domain, Node: a.cfg.NodeName, Upstreams: a.cfg.DNSUpstreams, ResolvConf: "/etc/resolv.conf", Log: a.log}
-	for _, d := range addrs {
-		cfg.Listen = append(cfg.Listen, netip.AddrPortFrom(d, 53))
-		cfg.Allow = append(cfg.Allow, netip.PrefixFrom(d, d.BitLen())) // the node asking itself
-	}
-	if len(cfg.Listen) == 0 {
+	if len(addrs) == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	cfg.Allow = append(cfg.Allow, *a.blocks.Load()...)
-	srv, err := dns.New(cfg)
+	srv, err := dns.New(a.cfg.dnsServer(addrs, *a.blocks.Load(), a.cluster().Domain, a.log))
 	if err != nil {
 		return err
 	}
+	srv.LogQueries(a.logQueries.Load())
+	srv.SetSearches(a.searches())
 	if snap := a.snapshot.Load(); snap != nil && !snap.Partial {
 		srv.Set(snap)
 	}
 	a.dns.Store(srv)
 	return srv.Run(ctx)
+}
+
+// dnsServer is the configuration of a server on these addresses, for the Pods of these blocks.
+func (c *Config) dnsServer(addrs []netip.Addr, blocks []netip.Prefix, domain string, log *slog.Logger) dns.Config {
+	stubs, _ := stubDomains(c.DNS.StubDomains) // checked when they were read
+	out := dns.Config{Domain: domain, Node: c.NodeName, Upstreams: c.DNSUpstreams, StubDomains: stubs, ResolvConf: "/etc/resolv.conf",
+		Policy: dns.Policy(slices.Index(dnsPolicies, c.DNS.Policy)), Pods: dns.PodMode(slices.Index(dnsPodModes, c.DNS.Pods)),
+		TTL: uint32(c.DNS.TTL), CacheBytes: c.DNS.CacheBytes, RateLimit: c.DNS.RateLimit, StaleFor: c.DNS.ServeStale, Log: log}
+	if c.DNS.ServeStale == 0 {
+		out.StaleFor = -1
+	}
+	for _, d := range addrs {
+		out.Listen = append(out.Listen, netip.AddrPortFrom(d, 53))
+		out.Allow = append(out.Allow, netip.PrefixFrom(d, d.BitLen())) // the node asking itself
+	}
+	out.Allow = slices.Concat(out.Allow, blocks, c.DNS.Allow)
+	return out
 }
 
 // setDNS hands a new snapshot on.
@@ -122,4 +137,18 @@ func (a *Agent) podDNS(namespace string) api.DNS {
 	out.Searches = append(out.Searches, "svc."+domain, domain)
 	out.Options = []string{"ndots:5"}
 	return out
+}
+
+// switchDNSLog switches the line per query.
+func (a *Agent) switchDNSLog(w http.ResponseWriter, r *http.Request) {
+	on, err := strconv.ParseBool(r.URL.Query().Get("on"))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("on: %q is neither true nor false", r.URL.Query().Get("on")))
+		return
+	}
+	a.logQueries.Store(on)
+	if d := a.dns.Load(); d != nil {
+		d.LogQueries(on)
+	}
+	reply(w, struct{}{})
 }

@@ -61,6 +61,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET "+api.PodsPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) })
 	mux.HandleFunc("GET "+api.EnvPath, a.serveEnv)
 	mux.HandleFunc("GET "+api.DNSPath, a.serveDNSQuery)
+	mux.HandleFunc("POST "+api.DNSLogPath, a.switchDNSLog)
 	mux.HandleFunc("GET "+api.FlowsPath, a.serveFlows)
 	mux.HandleFunc("GET "+api.ServicesPath, a.serveServices)
 	mux.HandleFunc("GET "+api.LBPath, a.serveLB)

@@ -54,10 +54,6 @@ func Settings() []Setting {
 			func(c *Config) *[]netip.Prefix { return &c.Cluster.PodCIDRs }, parsePrefix),
 		list("serviceCIDRs", "Service ranges that a new cluster starts with; later ones are ServiceCIDR objects",
 			func(c *Config) *[]netip.Prefix { return &c.ServiceCIDRs }, parsePrefix),
-		list("dns.addresses", "addresses of cluster DNS, one per family, which every node answers itself; empty: no DNS",
-			func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr),
-		list("dns.upstreams", "servers for other names: addr, addr:port or tls://addr#name (default: those of /etc/resolv.conf)",
-			func(c *Config) *[]string { return &c.DNSUpstreams }, plain),
 		boolean("loadBalancer.announce", "announce load balancer addresses on the LAN, by ARP and neighbour discovery", func(c *Config) *bool { return &c.LBAnnounce }),
 		list("loadBalancer.interfaces", "links to announce them on, also those outside of the links' subnets (default: the links with the node's addresses)",
 			func(c *Config) *[]string { return &c.LBInterfaces }, plain),
@@ -97,6 +93,7 @@ func Settings() []Setting {
 		text("metrics", "address:port of the Prometheus metrics; empty serves none", func(c *Config) *string { return &c.Metrics }),
 		text("logLevel", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	}
+	out = append(out, dnsSettings()...)
 	sort.Slice(out, func(i, j int) bool { return out[i].Key < out[j].Key })
 	return out
 }

@@ -106,8 +106,8 @@ func parseRoutes(def []string, stubs map[string][]string, listen []netip.AddrPor
 	}
 	r.def = parse("every name", def)
 	for zone, specs := range stubs {
-		w, err := wireName(zone)
-		if err != nil || len(w) < 2 {
+		w, _ := wireName(zone)
+		if CheckZone(zone) != nil {
 			errs = append(errs, fmt.Errorf("dns: stub domain %q: expected a name below the root", zone))
 			continue
 		}
@@ -147,6 +147,23 @@ func parseUpstream(spec string) (*upstream, error) {
 		up.tls = &tls.Config{ServerName: server, MinVersion: tls.VersionTLS12}
 	}
 	return up, nil
+}
+
+// CheckUpstream says what is wrong with a server as Config.Upstreams has them.
+func CheckUpstream(spec string) error {
+	if _, err := parseUpstream(spec); err != nil {
+		return fmt.Errorf("%q: %w", spec, err)
+	}
+	return nil
+}
+
+// CheckZone says what is wrong with a key of Config.StubDomains.
+func CheckZone(zone string) error {
+	w, err := wireName(zone)
+	if err == nil && len(w) < 2 {
+		err = errors.New("expected a name below the root")
+	}
+	return err
 }
 
 func nonce() string {

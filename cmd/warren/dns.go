@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,7 @@ import (
 
 func dnsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "dns", Short: "cluster DNS as this node answers it"}
-	c.AddCommand(dnsQueryCmd())
+	c.AddCommand(dnsQueryCmd(), dnsLogCmd())
 	return c
 }
 
@@ -41,6 +42,19 @@ func dnsQueryCmd() *cobra.Command {
 	socketFlag(c)
 	outputFlag(c, &format)
 	c.Flags().StringP("namespace", "n", "", "search the name as a Pod of this namespace does")
+	return c
+}
+
+func dnsLogCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "log on|off",
+		Short: "write a line to the agent's log for each DNS query, until the agent restarts",
+		Args:  cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []string{"on", "off"},
+		RunE: func(c *cobra.Command, args []string) error {
+			return callAgent(c, http.MethodPost, api.DNSLogPath+"?on="+strconv.FormatBool(args[0] == "on"), nil, nil)
+		},
+	}
+	socketFlag(c)
 	return c
 }
 

@@ -18,6 +18,8 @@ const (
 	EnvPath   = "/v1/env"   // GET ?namespace= -> Env
 	FlowsPath = "/v1/flows" // GET -> []Flow
 	DNSPath   = "/v1/dns"   // GET ?name=&type=&namespace= -> dns.Explanation
+	// DNSLogPath switches the line per query.
+	DNSLogPath = "/v1/dns/log" // POST ?on=true|false
 	// ServicesPath shows what the table of this node makes of the Services.
 	ServicesPath = "/v1/services" // GET -> []Frontend
 )
