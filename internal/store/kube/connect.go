@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -40,8 +41,9 @@ type Config struct {
 
 // Connection is a client of the API server that tries several addresses. Its methods may be called from several goroutines.
 type Connection struct {
-	Client kubernetes.Interface
-	dial   *dialer
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface // for kinds of our own
+	dial    *dialer
 }
 
 // Connect prepares a connection; it does not wait for a server and succeeds while all are away. servers are tried in
@@ -60,11 +62,19 @@ func Connect(c Config, servers []string) (*Connection, error) {
 	}
 	// Protobuf costs a fraction of JSON to decode, which is what a large cluster's lists are made of.
 	rc.AcceptContentTypes, rc.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf"
-	client, err := kubernetes.NewForConfig(rc)
+	both, err := rest.HTTPClientFor(rc) // one connection for all
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes client: %w", err)
 	}
-	return &Connection{Client: client, dial: d}, nil
+	client, err := kubernetes.NewForConfigAndClient(rc, both)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes client: %w", err)
+	}
+	own, err := dynamic.NewForConfigAndClient(rc, both)
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes client: %w", err)
+	}
+	return &Connection{Client: client, Dynamic: own, dial: d}, nil
 }
 
 func (c Config) rest(d *dialer) (*rest.Config, error) {

@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/warrennet/warren/internal/lbpool"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/objects"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -33,6 +35,8 @@ type Objects struct {
 	Slices       []model.EndpointSlice // sorted by namespace and name
 	Pods         []model.Pod           // of this node, sorted by namespace and name
 	ServiceCIDRs []netip.Prefix
+	Pools        []model.AddressPool // sorted by name
+	PoolProblems []lbpool.Problem
 	Node         Node
 }
 
@@ -57,6 +61,7 @@ type Store struct {
 	slices   list[model.EndpointSlice]
 	pods     list[model.Pod]
 	cidrs    map[string][]netip.Prefix
+	pools    poolTable
 	self     Node
 	missing  map[string]bool // kinds not listed yet
 	names    interner
@@ -66,7 +71,7 @@ type Store struct {
 
 // New prepares a store for the node of that name; Watch does the work.
 func New(conn *Connection, node string, log *slog.Logger) *Store {
-	s := &Store{conn: conn, node: node, log: log, cidrs: map[string][]netip.Prefix{}, missing: map[string]bool{}, changed: make(chan struct{}, 1)}
+	s := &Store{conn: conn, node: node, log: log, cidrs: map[string][]netip.Prefix{}, pools: newPoolTable(), missing: map[string]bool{}, changed: make(chan struct{}, 1)}
 	s.services.name = func(x *model.Service) model.ObjectName { return x.ObjectName }
 	s.slices.name = func(x *model.EndpointSlice) model.ObjectName { return x.ObjectName }
 	s.pods.name = func(x *model.Pod) model.ObjectName { return x.ObjectName }
@@ -112,7 +117,8 @@ func (s *Store) objects() *Objects {
 	if len(s.missing) > 0 {
 		return nil
 	}
-	o := &Objects{Services: s.services.view(), Slices: s.slices.view(), Pods: s.pods.view(), Node: s.self}
+	o := &Objects{Services: s.services.view(), Slices: s.slices.view(), Pods: s.pods.view(), Node: s.self,
+		Pools: s.pools.pools.view(), PoolProblems: s.pools.said()}
 	for _, c := range s.cidrs {
 		for _, p := range c {
 			if !slices.Contains(o.ServiceCIDRs, p) {
@@ -129,7 +135,7 @@ type kind struct {
 	name     string
 	object   runtime.Object
 	fields   string // field selector
-	optional bool   // older API servers do not have it
+	optional bool   // an API server may not have it, or an older role not allow it
 	list     func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
 	// put and drop change the store; the lock is held.
@@ -140,7 +146,7 @@ type kind struct {
 
 func (s *Store) kinds() []kind {
 	c := s.conn.Client
-	return []kind{
+	kinds := []kind{
 		{name: "services", object: &corev1.Service{}, list: lister(c.CoreV1().Services("").List), watch: c.CoreV1().Services("").Watch,
 			put:  func(o any) { s.services.set(s.service(o)) },
 			drop: func(n model.ObjectName) { s.services.remove(n) }, replace: func(all []any) { s.services.replace(convert(all, s.service)) }},
@@ -169,6 +175,10 @@ func (s *Store) kinds() []kind {
 				}
 			}},
 	}
+	if s.conn.Dynamic != nil {
+		kinds = append(kinds, s.poolKind())
+	}
+	return kinds
 }
 
 func lister[L runtime.Object](f func(context.Context, metav1.ListOptions) (L, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
@@ -260,7 +270,7 @@ func (s *Store) listWatch(k kind, state func(error)) *cache.ListWatch {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = k.fields
 			l, err := k.list(ctx, o)
-			if k.optional && notServed(err) {
+			if k.optional && (notServed(err) || apierrors.IsForbidden(err)) {
 				s.absent(k)
 			}
 			report(err)

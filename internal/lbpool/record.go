@@ -1,0 +1,55 @@
+package lbpool
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// RecordAnnotation is where warren notes, on Kubernetes, which addresses of a Service's status it gave. The status itself is
+// the truth; the note tells warren's addresses from those that somebody else wrote there, also once their pool is gone.
+const RecordAnnotation = "warren.dev/lb-addresses"
+
+// Record is the annotation's value.
+func Record(addrs []netip.Addr) string {
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// Given reports whether an address in a Service's status is warren's: noted as such, or of a pool.
+func Given(s *model.Service, a netip.Addr, pools []model.AddressPool) bool {
+	return Pool(pools, a) != nil || slices.Contains(strings.Split(s.Annotations[RecordAnnotation], ","), a.String())
+}
+
+// Settle gathers what Services of type LoadBalancer hold, the oldest first. Where two hold an address that they cannot
+// share, which only a stale view can bring about, the younger one loses it.
+func Settle(services []model.Service) Taken {
+	t := Taken{}
+	for i := range services {
+		s := &services[i]
+		if s.Type != model.LoadBalancer {
+			continue
+		}
+		r, _ := RequestOf(s) // one with a bad wish holds its addresses all the same
+		s.LBAddresses = slices.DeleteFunc(slices.Clone(s.LBAddresses), func(a netip.Addr) bool { return r.conflict(a, t) != "" })
+		t.Set(r.Use, s.LBAddresses)
+	}
+	return t
+}
+
+// Set makes a Service the holder of exactly these addresses.
+func (t Taken) Set(u Use, addrs []netip.Addr) {
+	for a, uses := range t {
+		if t[a] = slices.DeleteFunc(slices.Clone(uses), func(x Use) bool { return x.UID == u.UID }); len(t[a]) == 0 {
+			delete(t, a)
+		}
+	}
+	for _, a := range addrs {
+		t[a] = append(t[a], u)
+	}
+}
