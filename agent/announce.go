@@ -40,8 +40,8 @@ func (a *Agent) setAnnounced(me self, snap *model.Snapshot, peers []tunnel.Peer)
 
 // announced is pure: which addresses the nodes of the cluster announce, and who they are. In clusters without Kubernetes
 // the store gives out every address that a Service of warren's class has; elsewhere another controller may have, and
-// only those of pools are ours.
-func announced(me self, snap *model.Snapshot, peers []tunnel.Peer, poolsOnly bool) (d announce.Desired) {
+// only those that warren gave are announced.
+func announced(me self, snap *model.Snapshot, peers []tunnel.Peer, others bool) (d announce.Desired) {
 	if len(me.Blocks) == 0 {
 		return d
 	}
@@ -65,7 +65,7 @@ func announced(me self, snap *model.Snapshot, peers []tunnel.Peer, poolsOnly boo
 			local = readyNodes(snap, s.ObjectName)
 		}
 		for _, x := range s.LBAddresses {
-			if reservedAddr(me, snap, x) || poolsOnly && lbpool.Pool(snap.Pools, x) == nil {
+			if reservedAddr(me, snap, x) || others && !lbpool.Given(s, x, snap.Pools) {
 				continue
 			}
 			have, shared := nodes[x]

@@ -57,7 +57,7 @@ func lbView(snap *model.Snapshot, v *announce.View) api.LB {
 			if k, ok := seen[a]; ok {
 				at.Announcer, at.Epoch, at.State, at.Note = k.Owner, k.Epoch, k.State, k.Note
 			} else if v != nil {
-				at.Note = "not announced: it belongs to a node, to the Pod or Service ranges, or to no pool"
+				at.Note = "not announced: it belongs to a node, to the Pod or Service ranges, or somebody else gave it"
 			}
 			x.Addresses = append(x.Addresses, at)
 		}

@@ -29,7 +29,7 @@ func lbService(name, addr string, more func(*model.Service)) model.Service {
 func local(s *model.Service) { s.ExternalPolicy = model.PolicyLocal }
 
 // What is announced, by which nodes, and with whom: only warren's own Services, never an address of the cluster itself,
-// and on Kubernetes only what a pool has.
+// and on Kubernetes only what warren gave.
 func TestAnnounced(t *testing.T) {
 	me, snap := testCluster()
 	snap.Pools = []model.AddressPool{{Name: "p", Ranges: []model.AddressRange{{First: ip("198.51.100.1"), Last: ip("198.51.100.9")}}}}
@@ -46,6 +46,7 @@ func TestAnnounced(t *testing.T) {
 		lbService("pod", "10.42.9.9", nil),
 		lbService("service", "10.43.0.9", nil),
 		lbService("kept", "203.0.113.1", nil), // its pool is gone
+		lbService("noted", "203.0.113.2", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RecordAnnotation: "203.0.113.2"} }), // likewise
 		lbService("waits", "", nil),
 	}
 	for _, n := range []string{"here", "here2"} {
@@ -55,13 +56,13 @@ func TestAnnounced(t *testing.T) {
 	both := []string{"n1", "n3"}
 	want := announce.Desired{Self: ip("10.42.0.1"), Peers: []announce.Peer{{Name: "n2", Addr: ip("10.42.1.1")}, {Name: "n3", Addr: ip("10.42.2.1")}},
 		Addresses: []announce.Address{{Addr: ip("198.51.100.1")}, {Addr: ip("198.51.100.2"), Nodes: both}, {Addr: ip("198.51.100.3"), Nodes: []string{}},
-			{Addr: ip("198.51.100.4"), Nodes: both}, {Addr: ip("203.0.113.1")}}}
+			{Addr: ip("198.51.100.4"), Nodes: both}, {Addr: ip("203.0.113.1")}, {Addr: ip("203.0.113.2")}}}
 	p := makePlan(me, snap, nil, (&tableCache{}).build)
 	opts := cmpopts.EquateComparable(netip.Addr{})
 	if d := cmp.Diff(want, announced(me, snap, p.Peers, false), opts); d != "" {
 		t.Errorf("without Kubernetes (-want +got):\n%s", d)
 	}
-	want.Addresses = want.Addresses[:4]
+	want.Addresses = slices.Delete(want.Addresses, 4, 5)
 	if d := cmp.Diff(want, announced(me, snap, p.Peers, true), opts); d != "" {
 		t.Errorf("on Kubernetes (-want +got):\n%s", d)
 	}

@@ -113,10 +113,12 @@ func merge(base *model.Snapshot, o *kube.Objects, last *model.Snapshot) *model.S
 	case o != nil:
 		s.Services, s.Slices, s.Pods, s.ServiceCIDRs = o.Services, o.Slices, o.Pods, o.ServiceCIDRs
 		s.Partial = false
+		takePools(&s, o.Pools, o.PoolProblems)
 	case last != nil:
 		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Partial = last.Services, last.Slices, last.Pods, last.ServiceCIDRs, last.Partial
+		keepPools(&s, last)
 	default:
-		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Partial = nil, nil, nil, nil, true
+		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Pools, s.Partial = nil, nil, nil, nil, nil, true
 	}
 	return &s
 }

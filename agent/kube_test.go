@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
+	"github.com/warrennet/warren/internal/lbpool"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/kube"
 )
@@ -25,6 +28,39 @@ func TestMerge(t *testing.T) {
 		t.Errorf("API server away since the start: %+v; expected the last objects", kept)
 	}
 	if len(etcd.Services) != 0 || first.Services != nil {
+		t.Error("merge changed its input")
+	}
+}
+
+// The pools are the API server's and outlive its absence; what is wrong with them is said once.
+func TestMergePools(t *testing.T) {
+	pools := func(first, last string) *kube.Objects {
+		return &kube.Objects{Pools: []model.AddressPool{{Name: "lan", Ranges: []model.AddressRange{{First: ip(first), Last: ip(last)}}}},
+			PoolProblems: []lbpool.Problem{{Pool: "lan", Text: "half of it makes no sense"}}}
+	}
+	etcd := &model.Snapshot{Pools: []model.AddressPool{{Name: "not from here"}}, Problems: []string{"nodes/x: unreadable"},
+		Nodes: []model.Node{{Name: "n1", Addresses: []netip.Addr{ip("192.0.2.10")}}}}
+	if s := merge(etcd, nil, nil); s.Pools != nil {
+		t.Errorf("etcd's pools count: %v", s.Pools)
+	}
+	check := func(what string, s *model.Snapshot) {
+		t.Helper()
+		if len(s.Pools) != 1 || fmt.Sprint(s.Pools[0].Ranges) != "[192.0.2.8-192.0.2.9 192.0.2.11-192.0.2.15]" {
+			t.Errorf("%s: pools %v", what, s.Pools)
+		}
+		if len(s.Problems) != 3 || !strings.Contains(s.Problems[1], "half of it") || !strings.Contains(s.Problems[2], "overlaps 192.0.2.10 of node n1") {
+			t.Errorf("%s: problems %q", what, s.Problems)
+		}
+	}
+	s := merge(etcd, pools("192.0.2.8", "192.0.2.15"), nil)
+	check("first", s)
+	again := merge(s, pools("192.0.2.8", "192.0.2.15"), nil) // etcd away since the start: the base is the agent's own
+	check("again", again)
+	check("API server away", merge(etcd, nil, again))
+	if s := merge(again, pools("192.0.2.12", "192.0.2.15"), nil); len(s.Problems) != 2 {
+		t.Errorf("mended: problems %q", s.Problems)
+	}
+	if len(etcd.Problems) != 1 {
 		t.Error("merge changed its input")
 	}
 }
