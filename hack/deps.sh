@@ -21,6 +21,7 @@ sysctl procps
 git git
 python3 python3
 gcc gcc
+musl-gcc musl-tools
 podman podman
 /usr/lib/cni/ptp containernetworking-plugins
 runc runc k8s
