@@ -41,7 +41,9 @@ func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from)
 	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
 		return b.reset(p, dropNoFlow)
 	}
-	pool := f.pool(c == clientOutside)
+	// Kubernetes counts a Pod as inside at its own node's ports only: at another node's it stands outside.
+	outside := c == clientOutside || c == clientFar && f.kind == kindNodePort
+	pool := f.pool(outside)
 	if len(pool.backends) == 0 {
 		if pool.drop {
 			return b.drop(dropPolicy)
@@ -50,7 +52,7 @@ func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from)
 	}
 	back := b.choose(f, pool, p)
 	n := birth{proto: p.Proto, gen: v.gen}
-	if c == clientOutside {
+	if outside {
 		n.flags = flagOutside
 	}
 	src, how, ok := v.sourceFor(c, p.Src, back.addr)

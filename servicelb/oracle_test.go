@@ -179,7 +179,8 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 	}
 	opens := proto != packet.ProtoTCP || flags == packet.SYN
 	if s, p, kind := o.front(proto, dst); s != nil {
-		outside := !o.local(src.Addr()) && !o.pods(src.Addr()) && !src.Addr().IsLoopback()
+		far := kind == "node" && o.pods(src.Addr()) && !o.here(src.Addr()) && !o.local(src.Addr())
+		outside := far || !o.local(src.Addr()) && !o.pods(src.Addr()) && !src.Addr().IsLoopback()
 		pool, drop := o.pool(s, p, kind, dst.Addr().Is6(), outside)
 		switch {
 		case in == fromPeer && !o.local(dst.Addr()):

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,6 +24,11 @@ func agentCmd() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("the configuration has problems:\n%w", err)
 			}
+			stop, err := profile(c)
+			if err != nil {
+				return err
+			}
+			defer stop()
 			a, err := agent.New(cfg, logger(cfg.LogLevel))
 			if err != nil {
 				return err
@@ -30,7 +37,27 @@ func agentCmd() *cobra.Command {
 		},
 	}
 	configFlags(c)
+	c.Flags().String("cpuprofile", "", "write a CPU profile to this file until the agent stops (go tool pprof reads it)")
 	return c
+}
+
+// profile begins a CPU profile where one is asked for, and returns what ends it.
+func profile(c *cobra.Command) (stop func(), err error) {
+	file, err := c.Flags().GetString("cpuprofile")
+	if err != nil || file == "" {
+		return func() {}, err
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
 }
 
 // configFlags gives a command every setting of the agent as a flag.
