@@ -112,7 +112,8 @@ func (a *Agent) self(under hostnet.Underlay) self {
 	}
 	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs()}
+		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs(),
+		NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade}
 }
 
 // tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services. What changed

@@ -36,18 +36,21 @@ type Config struct {
 	EtcdPasswordFile string
 	Endpoints        []netip.AddrPort
 	NodeAddresses    []netip.Addr
-	MTU              int // bytes, 0: derived
-	Zone             string
-	Offload          bool
-	Keepalive        time.Duration
-	Interface        string
-	StateDir         string
-	RunDir           string
-	UAPIDir          string
-	CNIConfDir       string
-	ProcSysNet       string
-	Metrics          string
-	LogLevel         string
+	// NodePortAddresses restrict which of the node's addresses serve node ports; empty: all.
+	NodePortAddresses []netip.Prefix
+	NonMasquerade     []netip.Prefix
+	MTU               int // bytes, 0: derived
+	Zone              string
+	Offload           bool
+	Keepalive         time.Duration
+	Interface         string
+	StateDir          string
+	RunDir            string
+	UAPIDir           string
+	CNIConfDir        string
+	ProcSysNet        string
+	Metrics           string
+	LogLevel          string
 
 	given   map[string]bool // keys that somebody set
 	sources sources
@@ -234,6 +237,16 @@ func (c *Config) finish() (errs []error) {
 	}
 	if c.MTU != 0 && c.MTU < 1280 && c.hasV6() {
 		bad("mtu", "%d is below 1280, which IPv6 needs (RFC 8200 section 5)", c.MTU)
+	}
+	for _, p := range c.NonMasquerade {
+		for _, r := range c.Cluster.PodCIDRs {
+			if p.Overlaps(r) {
+				bad("nonMasquerade", "%s overlaps the Pod range %s, which is never masqueraded", p, r)
+			}
+		}
+		if p.Bits() == 0 {
+			bad("nonMasquerade", "%s would leave nothing to masquerade; a cluster whose Pods are all routed is not supported", p)
+		}
 	}
 	if len(c.Interface) == 0 || len(c.Interface) > 15 || strings.ContainsAny(c.Interface, "/ \t:") {
 		bad("interface", "%q is not an interface name (1 to 15 characters)", c.Interface)

@@ -47,6 +47,8 @@ type self struct {
 	Foreign        []tunnel.Peer
 	Health         map[uint16]uint16 // health check node ports and where they are served
 	DNS            []netip.Addr      // cluster DNS addresses, which every node has itself
+	NodePortRanges []netip.Prefix    // of own addresses that serve node ports; empty: all
+	NonMasquerade  []netip.Prefix    // destinations that Pods reach with their own address
 }
 
 // pod is a local Pod's interface and addresses.

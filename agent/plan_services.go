@@ -38,10 +38,8 @@ var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // balancer is what the load balancer knows of this node.
 func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	s := servicelb.Self{Node: me.Name, Zone: me.Zone, PodRanges: me.Cluster.PodCIDRs, Blocks: me.Blocks, Addrs: me.Underlay.Addrs,
-		Own: me.DNS, Peers: peers, NodePortAddrs: me.Underlay.Addrs, MasqueradePorts: masqueradePorts, Health: me.Health}
-	if v4, _ := me.families(); v4 {
-		s.NodePortAddrs = append(slices.Clone(s.NodePortAddrs), localhost)
-	}
+		Own: me.DNS, Peers: peers, NodePortAddrs: me.nodePortAddrs(), MasqueradePorts: masqueradePorts, Health: me.Health,
+		NonMasquerade: slices.Clone(me.NonMasquerade)}
 	for _, f := range me.Foreign { // a WireGuard host that was let in sees Pods as they are
 		s.NonMasquerade = append(s.NonMasquerade, f.AllowedIPs...)
 	}
@@ -52,9 +50,26 @@ func (me self) balancer(peers []netip.Addr) servicelb.Self {
 		if b.Addr().Is6() && !s.SNAT6.IsValid() {
 			s.PodNet6, s.SNAT6 = PodNetAddr(b), SNATAddr(b)
 		}
-		s.NodePortAddrs = append(slices.Clip(s.NodePortAddrs), PodNetAddr(b))
 	}
 	return s
+}
+
+// nodePortAddrs are the addresses of this node that serve node ports: its own, 127.0.0.1 and that among the Pods, or
+// those of them that lie in the configured ranges.
+func (me self) nodePortAddrs() (out []netip.Addr) {
+	all := slices.Clone(me.Underlay.Addrs)
+	if v4, _ := me.families(); v4 {
+		all = append(all, localhost)
+	}
+	for _, b := range me.Blocks {
+		all = append(all, PodNetAddr(b))
+	}
+	for _, a := range all {
+		if len(me.NodePortRanges) == 0 || inRanges(me.NodePortRanges, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // SNATAddr is the address of a block that stands for clients whose own cannot be kept: the second one, which is not
@@ -91,7 +106,6 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	for _, b := range me.Blocks {
 		h.Routes = append(h.Routes, hostnet.Route{Table: tablePods, Type: hostnet.Unreachable, Dst: b})
 		h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(SNATAddr(b), b.Addr().BitLen()), netip.Addr{})...)
-		h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(PodNetAddr(b), b.Addr().BitLen()), netip.Addr{})...)
 	}
 	p.replies(me, st)
 	p.hostPorts(me, pods)
@@ -108,13 +122,22 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	}
 	for _, a := range me.Underlay.Addrs {
 		if src[a.Is4()].IsValid() {
-			h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})...)
 			h.Routes = append(h.Routes, overTUN(me, tableMasq, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})...)
 		}
 	}
+	for _, a := range me.nodePortAddrs() {
+		from := netip.Addr{}
+		if a == localhost { // the firewall that a kubelet keeps drops what comes to 127/8 from any other address
+			from = localhost
+		}
+		if src[a.Is4()].IsValid() {
+			h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(a, a.BitLen()), from)...)
+		}
+	}
+	for _, r := range me.NonMasquerade {
+		h.Routes = append(h.Routes, hostnet.Route{Table: tableWorld, Type: hostnet.Throw, Dst: r})
+	}
 	if v4 {
-		// From its own address: the firewall that a kubelet keeps drops what comes to 127/8 from any other.
-		h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(localhost, 32), localhost)...)
 		// Lets 127.0.0.1 out to warren0 and back; the hook drops every other use of 127/8.
 		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + me.Interface + "/route_localnet", Value: "1"})
 	}

@@ -476,3 +476,27 @@ func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
 		mustAsk(t, fromPod(l, client), getSvc(t, l, "local").ips(t)[0], 7, 7, "a", client.Addresses[0])
 	}
 }
+
+// nonMasquerade and nodePortAddresses: some destinations see Pods as they are, and only some addresses serve node ports.
+func TestAddressSettings(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 1})
+	p := labelled(t, l, "n1", "p", "app=p")
+	applyYAML(t, l, web("p", "app: p", "  type: NodePort"))
+	s := getSvc(t, l, "p")
+	begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--http", "")
+	world := addrsOf(l.Spec.underlayAddrs("etcd1"))[0]
+	node := addrsOf(l.Spec.underlayAddrs("n1"))[0]
+	mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", node)
+	mustAsk(t, fromMachine(l, "etcd1"), node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", world)
+	sh(t, l, "n1", fmt.Sprintf("printf 'nonMasquerade: [%s/32]\\nnodePortAddresses: [127.0.0.0/8]\\n' >>/etc/warren/config.yaml", world))
+	sh(t, l, "etcd1", fmt.Sprintf("ip route add %s/32 via %s", p.Addresses[0], node))
+	if err := l.Restart(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", p.Addresses[0])
+	mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", netip.Addr{})
+	if out, _, err := fromMachine(l, "etcd1").ask(node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort); err == nil {
+		t.Errorf("the node's address still serves the node port: %s", out)
+	}
+}
