@@ -32,8 +32,7 @@ type clusterFile struct {
 
 // writeCluster makes and keeps ConfigMap warren-cluster. Before there is an etcd to name and somebody who speaks for the
 // API server it is not made: the agents' Pods wait for it, and would fail with half of it.
-func (k *controller) writeCluster(ctx context.Context, v view, op operator, dns dnsPlan) error {
-	f, notes := resolve(v, op, dns)
+func (k *controller) writeCluster(ctx context.Context, v view, f clusterFile, notes []string) error {
 	for _, n := range notes {
 		k.say("cluster: "+n, slog.LevelInfo, n)
 	}

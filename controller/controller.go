@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -33,6 +36,7 @@ const (
 // Config is the controller's.
 type Config struct {
 	Client    kubernetes.Interface
+	Dynamic   dynamic.Interface // for AddressPools
 	Namespace string
 	Identity  string // of this process, in the Lease
 	Log       *slog.Logger
@@ -85,11 +89,12 @@ type controller struct {
 	sources *sources
 	events  record.EventRecorder
 	said    map[string]string // topic -> what was last said about it
+	wrote   map[types.UID]written
 }
 
 // Lead does the leader's work until ctx ends.
 func Lead(ctx context.Context, c Config) error {
-	s, err := newSources(ctx, c.Client, c.Namespace)
+	s, err := newSources(ctx, c.Client, c.Dynamic, c.Namespace)
 	if err != nil {
 		return err
 	}
@@ -163,13 +168,15 @@ func (k *controller) pass(ctx context.Context) error {
 		return err
 	}
 	dns := planDNS(v, op)
+	f, notes := resolve(v, op, dns)
 	return errors.Join(
 		k.ensureOperatorConfig(ctx, v),
 		k.ensureSecrets(ctx, v, op),
-		k.writeCluster(ctx, v, op, dns),
+		k.writeCluster(ctx, v, f, notes),
 		k.applyDNS(ctx, v, dns),
 		k.clearNetworkUnavailable(ctx, v),
 		k.reportPolicies(v),
+		k.assignAddresses(ctx, v, f),
 	)
 }
 
@@ -185,3 +192,12 @@ func (k *controller) say(topic string, level slog.Level, text string) bool {
 
 // forget lets the next word about a topic be logged whatever it is.
 func (k *controller) forget(topic string) { delete(k.said, topic) }
+
+// forgetOthers forgets the topics that begin so and are no more.
+func (k *controller) forgetOthers(prefix string, there map[string]bool) {
+	for topic := range k.said {
+		if strings.HasPrefix(topic, prefix) && !there[topic] {
+			k.forget(topic)
+		}
+	}
+}

@@ -12,12 +12,15 @@ import (
 
 	"github.com/warrennet/warren/internal/pki"
 	"github.com/warrennet/warren/internal/store/etcd/registry"
+	"github.com/warrennet/warren/internal/store/kube"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 )
@@ -28,6 +31,7 @@ const ns = "warren-system"
 type cluster struct {
 	t      *testing.T
 	client *fake.Clientset
+	own    *dynamicfake.FakeDynamicClient
 	ctx    context.Context
 }
 
@@ -40,7 +44,8 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
 			Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.11"}}}},
 		node("n1", "192.0.2.11"), node("n2", "192.0.2.12"), agentPod("n1", true), agentPod("n2", false))
-	c := &cluster{t: t, client: fake.NewClientset(objects...), ctx: context.Background()}
+	c := &cluster{t: t, client: fake.NewClientset(objects...), ctx: context.Background(),
+		own: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{kube.PoolResource: "AddressPoolList"})}
 	return c
 }
 
@@ -74,7 +79,7 @@ func (c *cluster) lead() {
 }
 
 func (c *cluster) config() Config {
-	return Config{Client: c.client, Namespace: ns, Identity: "test", Log: slog.New(slog.DiscardHandler)}
+	return Config{Client: c.client, Dynamic: c.own, Namespace: ns, Identity: "test", Log: slog.New(slog.DiscardHandler)}
 }
 
 func (c *cluster) until(what string, f func() error) {
@@ -354,7 +359,7 @@ func TestASecondPassWritesNothing(t *testing.T) {
 		_, err := c.client.DiscoveryV1().EndpointSlices("kube-system").Get(c.ctx, "kube-dns-warren-ipv4", metav1.GetOptions{})
 		return err
 	})
-	s, err := newSources(c.ctx, c.client, ns)
+	s, err := newSources(c.ctx, c.client, c.own, ns)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package controller
 import (
 	"fmt"
 	"log/slog"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -21,10 +20,6 @@ func (k *controller) reportPolicies(v view) error {
 			k.events.Event(p, corev1.EventTypeWarning, "NotEnforced", notEnforced)
 		}
 	}
-	for key := range k.said {
-		if strings.HasPrefix(key, topic) && !there[key] {
-			delete(k.said, key)
-		}
-	}
+	k.forgetOthers(topic, there)
 	return nil
 }

@@ -8,13 +8,16 @@ import (
 	"sync"
 
 	"github.com/warrennet/warren/internal/store/etcd/registry"
+	"github.com/warrennet/warren/internal/store/kube"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/dynamic"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
 	networkinginformers "k8s.io/client-go/informers/networking/v1"
@@ -30,6 +33,8 @@ type sources struct {
 
 	configs, systemConfigs, secrets, services []cache.SharedIndexInformer // one object each
 	nodes, agents, policies                   cache.SharedIndexInformer
+	loadBalancers                             cache.SharedIndexInformer // Services
+	pools                                     cache.SharedIndexInformer // of a kind that may come later
 	serviceCIDRs                              cache.SharedIndexInformer // nil where the API server has none
 	apiSlices, dnsSlices                      cache.SharedIndexInformer
 }
@@ -44,6 +49,8 @@ type view struct {
 	nodes                                     []*corev1.Node
 	agents                                    []*corev1.Pod
 	policies                                  []*networkingv1.NetworkPolicy
+	loadBalancers                             []*corev1.Service
+	pools                                     []*unstructured.Unstructured
 }
 
 const (
@@ -51,7 +58,7 @@ const (
 	kubeDNS         = "kube-dns"
 )
 
-func newSources(ctx context.Context, c kubernetes.Interface, namespace string) (*sources, error) {
+func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interface, namespace string) (*sources, error) {
 	s := &sources{namespace: namespace, changed: make(chan struct{}, 1)}
 	add := func(i cache.SharedIndexInformer) cache.SharedIndexInformer {
 		s.all = append(s.all, i)
@@ -76,6 +83,10 @@ func newSources(ctx context.Context, c kubernetes.Interface, namespace string) (
 	s.nodes = add(coreinformers.NewNodeInformer(c, 0, none))
 	s.agents = add(coreinformers.NewFilteredPodInformer(c, namespace, 0, none, func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
 	s.policies = add(networkinginformers.NewNetworkPolicyInformer(c, metav1.NamespaceAll, 0, none))
+	s.loadBalancers = add(coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, none, func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()
+	}))
+	s.pools = add(cache.NewSharedIndexInformer(kube.PoolLister(own), &unstructured.Unstructured{}, 0, none))
 
 	// Clusters before 1.33 have no ServiceCIDR objects; an informer would ask for them for ever.
 	_, err := c.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{Limit: 1})
@@ -164,6 +175,9 @@ func (s *sources) view() view {
 		nodes:        list[*corev1.Node](s.nodes),
 		agents:       list[*corev1.Pod](s.agents),
 		policies:     list[*networkingv1.NetworkPolicy](s.policies),
+
+		loadBalancers: list[*corev1.Service](s.loadBalancers),
+		pools:         list[*unstructured.Unstructured](s.pools),
 	}
 }
 

@@ -13,7 +13,14 @@ import (
 type AddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitzero"`
-	Spec              AddressPoolSpec `json:"spec"`
+	Spec              AddressPoolSpec   `json:"spec"`
+	Status            AddressPoolStatus `json:"status,omitzero"`
+}
+
+// AddressPoolStatus is written by the controller on Kubernetes.
+type AddressPoolStatus struct {
+	Used int64 `json:"used"`
+	Free int64 `json:"free"`
 }
 
 // AddressPoolSpec is what an AddressPool offers and to whom.

@@ -1,0 +1,98 @@
+package controller
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/warrennet/warren/internal/lbpool"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/kube"
+	"github.com/warrennet/warren/internal/store/objects"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// grant is what a Service of type LoadBalancer should have of the pools.
+type grant struct {
+	service *corev1.Service
+	has     []netip.Addr
+	addrs   []netip.Addr
+	pending []string // why there is not one of each family
+}
+
+// writes reports whether the Service must be written: for its addresses, or for the note of them.
+func (g *grant) writes() bool {
+	return !slices.Equal(g.has, g.addrs) || g.service.Annotations[lbpool.RecordAnnotation] != lbpool.Record(g.addrs)
+}
+
+// planAddresses decides what every Service of warren's class gets: those first that ask for an address by its name, the
+// oldest first among them and among the others. Left out are those that are not
+// warren's to touch: of another class, for another proxy, about to go, or with a status that somebody else wrote.
+func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out []grant, taken lbpool.Taken) {
+	services = slices.Clone(services)
+	slices.SortStableFunc(services, func(a, b *corev1.Service) int {
+		return cmp.Or(cmp.Compare(asks(b), asks(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
+	})
+	all := make([]model.Service, len(services))
+	had := make([][]netip.Addr, len(services))
+	for i, s := range services {
+		all[i] = objects.Service(s)
+		had[i] = all[i].LBAddresses
+	}
+	taken = lbpool.Settle(all)
+	for i, s := range services {
+		m := &all[i]
+		if !lbpool.Ours(m) || m.Foreign || s.DeletionTimestamp != nil || !ownStatus(s, m, had[i], pools) {
+			continue
+		}
+		g := grant{service: s, has: had[i]}
+		if r, err := lbpool.RequestOf(m); err != nil {
+			g.addrs, g.pending = m.LBAddresses, []string{err.Error()} // who mistypes a wish keeps what he has
+		} else {
+			g.addrs, g.pending = lbpool.Choose(r, pools, taken)
+			taken.Set(r.Use, g.addrs)
+		}
+		out = append(out, g)
+	}
+	return out, taken
+}
+
+// asks is 1 for a Service that names an address.
+func asks(s *corev1.Service) int {
+	if s.Spec.LoadBalancerIP != "" || s.Annotations[lbpool.RequestAnnotation] != "" {
+		return 1
+	}
+	return 0
+}
+
+// ownStatus reports whether nothing but warren's addresses is in a Service's status.
+func ownStatus(s *corev1.Service, m *model.Service, had []netip.Addr, pools []model.AddressPool) bool {
+	return len(had) == len(s.Status.LoadBalancer.Ingress) && // no names, and no addresses of proxies
+		!slices.ContainsFunc(had, func(a netip.Addr) bool { return !lbpool.Given(m, a, pools) })
+}
+
+// planPools are the pools that may be used: without what the cluster has for itself.
+func planPools(v view, f clusterFile) ([]model.AddressPool, []lbpool.Problem) {
+	var kept []lbpool.Reservation
+	for _, p := range f.PodCIDRs {
+		kept = append(kept, lbpool.Reservation{Range: lbpool.OfPrefix(p), Whose: "(Pods)"})
+	}
+	for _, p := range f.ServiceCIDRs {
+		kept = append(kept, lbpool.Reservation{Range: lbpool.OfPrefix(p), Whose: "(Services)"})
+	}
+	for _, n := range v.nodes {
+		for _, x := range n.Status.Addresses {
+			if a, err := netip.ParseAddr(x.Address); err == nil {
+				kept = append(kept, lbpool.Address(a.Unmap(), "of node "+n.Name))
+			}
+		}
+	}
+	var pools []model.AddressPool
+	var problems []lbpool.Problem
+	for _, u := range v.pools {
+		p, bad := kube.Pool(u)
+		pools, problems = append(pools, p), append(problems, bad...)
+	}
+	pools, more := lbpool.Without(pools, kept)
+	return pools, append(problems, more...)
+}
