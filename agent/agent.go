@@ -54,6 +54,8 @@ type Agent struct {
 	dns        atomic.Pointer[dns.Server]
 	logQueries atomic.Bool     // of DNS
 	named      *model.Snapshot // that DNS has; only the apply loop uses it
+	asked      askedServers    // likewise
+	heard      atomic.Bool     // the store has answered since the start
 	pool       *ipam.Pool
 	plug       *plug.Server
 	links      *veth.Kernel

@@ -46,6 +46,7 @@ func (a *Agent) apply() {
 		a.setDNS(snap)
 	}
 	a.setSearches()
+	a.setUpstreams()
 	a.finish(p, snap, changed, errors.Join(errs...))
 }
 

@@ -62,7 +62,7 @@ func (a *Agent) serveDNSOn(ctx context.Context, addrs []netip.Addr) error {
 		<-ctx.Done()
 		return nil
 	}
-	srv, err := dns.New(a.cfg.dnsServer(addrs, *a.blocks.Load(), a.cluster().Domain, a.log))
+	srv, err := dns.New(a.cfg.dnsServer(addrs, *a.blocks.Load(), a.cluster().Domain, a.log)) // apply adds what the cluster says
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,19 @@ const (
 	keepShare = 50
 )
 
+// fromDisk reports whether the snapshot is, in whole or in part, the one that was kept when the node last ran.
+func (a *Agent) fromDisk() bool {
+	if a.snapshot.Load() == nil {
+		return false
+	}
+	if !a.heard.Load() || a.kube == nil {
+		return !a.heard.Load()
+	}
+	a.kube.mu.Lock()
+	defer a.kube.mu.Unlock()
+	return a.kube.objects == nil && !a.snapshot.Load().Partial
+}
+
 // offerSnapshot asks for the newest snapshot to be kept on disk.
 func (a *Agent) offerSnapshot(s *model.Snapshot) {
 	if s == noSnapshot || s.Partial {

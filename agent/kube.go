@@ -23,8 +23,9 @@ type kubernetes struct {
 	health storeHealth
 
 	mu      sync.Mutex
-	store   *model.Snapshot // newest of etcd, nil before the first
-	objects *kube.Objects   // newest of the API server, nil before the first
+	store   *model.Snapshot   // newest of etcd, nil before the first
+	objects *kube.Objects     // newest of the API server, nil before the first
+	named   model.Nameservers // of the last run, until then
 }
 
 // connectKubernetes prepares the client when this is a Kubernetes node.
@@ -39,6 +40,9 @@ func (a *Agent) connectKubernetes() error {
 		return err
 	}
 	a.kube = &kubernetes{conn: conn}
+	if a.kube.named, err = a.disk.Nameservers(); err != nil {
+		a.log.Warn("the kept name servers are unreadable and were passed over", "err", err)
+	}
 	return nil
 }
 
@@ -76,6 +80,7 @@ func (a *Agent) watchKubernetes(ctx context.Context) {
 
 // takeStore takes a new snapshot of etcd, and makes it the agent's own.
 func (a *Agent) takeStore(s *model.Snapshot) {
+	a.heard.Store(true)
 	if a.kube == nil {
 		a.snapshot.Store(s)
 		a.kick()

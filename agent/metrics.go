@@ -20,6 +20,7 @@ var (
 	metricReady     = prometheus.NewDesc("warren_ready", "1 when Pods can be plugged.", nil, nil)
 	metricStore     = prometheus.NewDesc("warren_store_connected", "1 while the store answers.", nil, nil)
 	metricRevision  = prometheus.NewDesc("warren_snapshot_revision", "Store revision of the newest snapshot.", nil, nil)
+	metricFromDisk  = prometheus.NewDesc("warren_snapshot_from_disk", "1 while the snapshot of the last run serves because the store has not answered since the start.", nil, nil)
 	metricApplied   = prometheus.NewDesc("warren_applied_revision", "Store revision that the kernel and the tunnel hold.", nil, nil)
 	metricProblems  = prometheus.NewDesc("warren_problems", "Problems that `warren status` shows.", nil, nil)
 	metricPods      = prometheus.NewDesc("warren_pods", "Pods of this node.", nil, nil)
@@ -31,7 +32,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricApplied, metricProblems, metricPods, metricMTU, metricRx, metricTx, metricHandshake} {
+	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricMTU, metricRx, metricTx, metricHandshake} {
 		ch <- d
 	}
 	tunnelDescribe(ch)
@@ -51,6 +52,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(metricReady, asNumber(st.Ready))
 	gauge(metricStore, asNumber(st.Store.Connected))
 	gauge(metricRevision, float64(st.Revision))
+	gauge(metricFromDisk, asNumber(m.a.fromDisk()))
 	gauge(metricApplied, float64(st.Applied))
 	gauge(metricProblems, float64(len(st.Problems)))
 	gauge(metricPods, float64(st.Pods))

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -100,10 +101,19 @@ func TestTheAgentOnlyReads(t *testing.T) {
 	if strings.Join(reads, " ") != want {
 		t.Errorf("reads %v, expected %s", reads, want)
 	}
+	var bound []string
 	for _, o := range manifest(t) {
 		if b, ok := o.(*rbacv1.RoleBinding); ok && b.Subjects[0].Name == "warren-agent" {
-			t.Errorf("the agent has Role %s too", b.RoleRef.Name)
+			bound = append(bound, b.Namespace+"/"+b.RoleRef.Name)
 		}
+	}
+	if !slices.Equal(bound, []string{"kube-system/warren-agent"}) {
+		t.Errorf("the agent has Roles %v", bound)
+	}
+	names := find(t, func(r *rbacv1.Role) bool { return r.Namespace == "kube-system" && r.Name == "warren-agent" })
+	one := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-dns"}, Verbs: []string{"get", "list", "watch"}}}
+	if !reflect.DeepEqual(names.Rules, one) {
+		t.Errorf("in kube-system it may %v, expected %v", names.Rules, one)
 	}
 }
 

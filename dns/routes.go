@@ -64,6 +64,10 @@ func (r *routes) sets() []*upstreams {
 	return out
 }
 
+func (r *routes) has(id uint32) bool {
+	return slices.ContainsFunc(r.sets(), func(u *upstreams) bool { return u.id == id })
+}
+
 // close ends idle TLS connections.
 func (r *routes) close() {
 	for _, set := range r.sets() {
@@ -193,6 +197,7 @@ func (s *Server) SetUpstreams(def []string, stubs map[string][]string) error {
 func (s *Server) setRoutes(r *routes) {
 	old := s.routes.Load()
 	ids := map[uint32]bool{}
+	changed := old == nil || len(old.stubs) != len(r.stubs)
 	if old != nil {
 		r.def = r.def.reuse(old.def)
 		for i := range r.stubs {
@@ -205,11 +210,15 @@ func (s *Server) setRoutes(r *routes) {
 	}
 	for _, set := range r.sets() {
 		ids[set.id] = true
+		changed = changed || !old.has(set.id)
 		for _, up := range set.list {
 			if up.tls != nil {
 				up.tls.RootCAs = s.cfg.RootCAs
 			}
 		}
+	}
+	if !changed {
+		return
 	}
 	s.routes.Store(r)
 	s.cache.keep(ids)

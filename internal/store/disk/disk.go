@@ -22,6 +22,7 @@ const (
 	blocksLayout   = 1
 	snapshotLayout = 1
 	serversLayout  = 1
+	namesLayout    = 1
 )
 
 // Dir is a node's state directory.
@@ -100,6 +101,21 @@ func (d Dir) APIServers() ([]string, error) {
 
 // SetAPIServers keeps them.
 func (d Dir) SetAPIServers(s []string) error { return d.write("apiservers.json", serversLayout, s) }
+
+// Nameservers returns what the cluster said of servers for other names when the node last ran.
+func (d Dir) Nameservers() (model.Nameservers, error) {
+	var n model.Nameservers
+	err := d.read("nameservers.json", namesLayout, &n)
+	if errors.Is(err, fs.ErrNotExist) {
+		return model.Nameservers{}, nil
+	}
+	return n, err
+}
+
+// SetNameservers keeps them.
+func (d Dir) SetNameservers(n model.Nameservers) error {
+	return d.write("nameservers.json", namesLayout, n)
+}
 
 // BootID returns the kernel's id of the current boot, 32 hex digits with dashes.
 func BootID() (string, error) {

@@ -37,6 +37,7 @@ type Objects struct {
 	ServiceCIDRs []netip.Prefix
 	Pools        []model.AddressPool // sorted by name
 	PoolProblems []lbpool.Problem
+	Nameservers  *model.Nameservers // of ConfigMap kube-system/kube-dns; nil when it says something that nobody can read
 	Node         Node
 }
 
@@ -56,17 +57,18 @@ type Store struct {
 	node string
 	log  *slog.Logger
 
-	mu       sync.Mutex
-	services list[model.Service]
-	slices   list[model.EndpointSlice]
-	pods     list[model.Pod]
-	cidrs    map[string][]netip.Prefix
-	pools    poolTable
-	self     Node
-	missing  map[string]bool // kinds not listed yet
-	names    interner
-	changed  chan struct{}
-	lastErr  error
+	mu          sync.Mutex
+	services    list[model.Service]
+	slices      list[model.EndpointSlice]
+	pods        list[model.Pod]
+	cidrs       map[string][]netip.Prefix
+	pools       poolTable
+	nameservers nameservers
+	self        Node
+	missing     map[string]bool // kinds not listed yet
+	names       interner
+	changed     chan struct{}
+	lastErr     error
 }
 
 // New prepares a store for the node of that name; Watch does the work.
@@ -118,7 +120,7 @@ func (s *Store) objects() *Objects {
 		return nil
 	}
 	o := &Objects{Services: s.services.view(), Slices: s.slices.view(), Pods: s.pods.view(), Node: s.self,
-		Pools: s.pools.pools.view(), PoolProblems: s.pools.said()}
+		Pools: s.pools.pools.view(), PoolProblems: s.pools.said(), Nameservers: s.nameservers.now()}
 	for _, c := range s.cidrs {
 		for _, p := range c {
 			if !slices.Contains(o.ServiceCIDRs, p) {
@@ -174,6 +176,7 @@ func (s *Store) kinds() []kind {
 					s.putCIDR(o)
 				}
 			}},
+		s.nameserverKind(),
 	}
 	if s.conn.Dynamic != nil {
 		kinds = append(kinds, s.poolKind())
