@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
@@ -41,4 +43,43 @@ func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	reply(w, out)
+}
+
+func (a *Agent) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
+	out := []api.Endpoint{}
+	if snap := a.snapshot.Load(); snap != nil {
+		for i := range snap.Slices {
+			out = append(out, endpointsOf(&snap.Slices[i])...)
+		}
+	}
+	reply(w, out)
+}
+
+func endpointsOf(s *model.EndpointSlice) (out []api.Endpoint) {
+	var ports []string
+	for _, p := range s.Ports {
+		ports = append(ports, strings.TrimPrefix(fmt.Sprintf("%s:%d/%s", p.Name, p.Port, p.Protocol), ":"))
+	}
+	for _, e := range s.Endpoints {
+		x := api.Endpoint{Service: s.Namespace + "/" + s.Service, Address: e.Addr, Ports: ports, Condition: condition(e), Node: e.Node, Zone: e.Zone,
+			ZoneHints: e.ZoneHints, NodeHints: e.NodeHints}
+		if e.Pod.Name != "" {
+			x.Pod = e.Pod.String()
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// condition names an endpoint's state as people speak of it.
+func condition(e model.Endpoint) string {
+	switch {
+	case e.Ready:
+		return "ready"
+	case e.Serving && e.Terminating:
+		return "serving, terminating"
+	case e.Terminating:
+		return "terminating"
+	}
+	return "not ready"
 }

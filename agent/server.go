@@ -64,6 +64,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST "+api.DNSLogPath, a.switchDNSLog)
 	mux.HandleFunc("GET "+api.FlowsPath, a.serveFlows)
 	mux.HandleFunc("GET "+api.ServicesPath, a.serveServices)
+	mux.HandleFunc("GET "+api.EndpointsPath, a.serveEndpoints)
 	mux.HandleFunc("GET "+api.LBPath, a.serveLB)
 	mux.HandleFunc("GET "+api.PeersPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) })
 	mux.HandleFunc("POST "+api.PeersPath, a.addPeer)

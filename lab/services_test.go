@@ -261,6 +261,18 @@ func TestServiceFollowsItsPods(t *testing.T) {
 	if out := sh(t, l, "n1", l.Exe+" flows"); !strings.Contains(out, vip.String()+":7") {
 		t.Errorf("flows says %s", out)
 	}
+	for filter, hit := range map[string]bool{"--service default/web": true, "--pod default/client": true, "--address " + client.Addresses[0].String(): true,
+		"--address 192.0.2.99": false, "--service default/web --address 192.0.2.99": false} {
+		if out := sh(t, l, "n1", l.Exe+" flows "+filter); strings.Contains(out, vip.String()+":7") != hit {
+			t.Errorf("flows %s says %s", filter, out)
+		}
+	}
+	if out := sh(t, l, "n1", "timeout -s INT 1 "+l.Exe+" flows -w --service default/web || true"); !strings.Contains(out, "+ TCP") {
+		t.Errorf("flows -w says %s", out)
+	}
+	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "default/b") || !strings.Contains(out, "ready") || !strings.Contains(out, "tcp:7/TCP") {
+		t.Errorf("endpoints says %s", out)
+	}
 }
 
 // What leaves the cluster carries the node's address, and replies find their Pod: TCP, UDP and ping.

@@ -33,6 +33,6 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
-		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), flowsCmd(), lbCmd(), installCNICmd(), controllerCmd(), pkiCmd())
+		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(), installCNICmd(), controllerCmd(), pkiCmd())
 	return c
 }

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/api"
@@ -32,50 +32,6 @@ func envCmd() *cobra.Command {
 	socketFlag(c)
 	namespaceFlag(c)
 	return c
-}
-
-func flowsCmd() *cobra.Command {
-	var format, address string
-	c := &cobra.Command{
-		Use:   "flows",
-		Short: "list the connections that this node translates",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			var all []api.Flow
-			if err := callAgent(c, http.MethodGet, api.FlowsPath, nil, &all); err != nil {
-				return err
-			}
-			var list []api.Flow
-			for _, f := range all {
-				if address == "" || touches(f, address) {
-					list = append(list, f)
-				}
-			}
-			return printFlows(c, format, list)
-		},
-	}
-	socketFlag(c)
-	outputFlag(c, &format)
-	c.Flags().StringVar(&address, "address", "", "only flows with this address at either end")
-	return c
-}
-
-func touches(f api.Flow, address string) bool {
-	for _, a := range []netip.AddrPort{f.Client, f.Service, f.Source, f.Backend} {
-		if a.Addr().String() == address {
-			return true
-		}
-	}
-	return false
-}
-
-func printFlows(c *cobra.Command, format string, list []api.Flow) error {
-	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
-		fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE")
-		for _, f := range list {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle)
-		}
-	})
 }
 
 func servicesCmd() *cobra.Command {
@@ -116,4 +72,37 @@ func printFrontends(c *cobra.Command, format string, list []api.Frontend) error 
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, words(f.Backends), outside)
 		}
 	})
+}
+
+func endpointsCmd() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:   "endpoints [NAMESPACE/NAME]",
+		Short: "show the endpoints of Services as this node knows them, in whatever condition",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			var all, list []api.Endpoint
+			if err := callAgent(c, http.MethodGet, api.EndpointsPath, nil, &all); err != nil {
+				return err
+			}
+			for _, e := range all {
+				if len(args) == 0 || e.Service == args[0] {
+					list = append(list, e)
+				}
+			}
+			if len(args) == 1 && len(list) == 0 {
+				return fmt.Errorf("no endpoint of a Service %q is known (NAMESPACE/NAME)", args[0])
+			}
+			return render(c.OutOrStdout(), format, list, func(t io.Writer) {
+				fmt.Fprintln(t, "SERVICE\tADDRESS\tPORTS\tCONDITION\tNODE\tZONE\tPOD\tFOR ZONES\tFOR NODES")
+				for _, e := range list {
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Service, e.Address, strings.Join(e.Ports, ", "), e.Condition, dash(e.Node), dash(e.Zone),
+						dash(e.Pod), dash(strings.Join(e.ZoneHints, ",")), dash(strings.Join(e.NodeHints, ",")))
+				}
+			})
+		},
+	}
+	socketFlag(c)
+	outputFlag(c, &format)
+	return c
 }

@@ -22,7 +22,22 @@ const (
 	DNSLogPath = "/v1/dns/log" // POST ?on=true|false
 	// ServicesPath shows what the table of this node makes of the Services.
 	ServicesPath = "/v1/services" // GET -> []Frontend
+	// EndpointsPath shows the endpoints of the newest snapshot.
+	EndpointsPath = "/v1/endpoints" // GET -> []Endpoint
 )
+
+// Endpoint is a backend of a Service, in whatever condition it is.
+type Endpoint struct {
+	Service   string     `json:"service"` // namespace/name
+	Address   netip.Addr `json:"address"`
+	Ports     []string   `json:"ports"`     // name:port/protocol
+	Condition string     `json:"condition"` // ready, serving (and terminating), terminating, not ready
+	Node      string     `json:"node,omitempty"`
+	Zone      string     `json:"zone,omitempty"`
+	Pod       string     `json:"pod,omitempty"` // namespace/name
+	ZoneHints []string   `json:"zoneHints,omitempty"`
+	NodeHints []string   `json:"nodeHints,omitempty"`
+}
 
 // Frontend is a place where clients reach a Service on this node, and the backends it leads to.
 type Frontend struct {
