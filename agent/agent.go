@@ -65,6 +65,7 @@ type Agent struct {
 	snapshot    atomic.Pointer[model.Snapshot]
 	clusterNow  atomic.Pointer[model.Cluster]
 	blocks      atomic.Pointer[[]netip.Prefix]
+	arrived     atomic.Int64               // Unix time in ns of the oldest change that is not applied yet, 0 for none
 	wanted      atomic.Pointer[model.Node] // how the node should be registered
 	applied     atomic.Pointer[appliedState]
 	joinProblem atomic.Value // string: why the node cannot join, "" when it did

@@ -14,6 +14,7 @@ import (
 // apply makes one plan from the newest snapshot and brings the kernel and the tunnel to it: the tunnel's peers first,
 // then addresses, routes and rules (adds before removals inside each). A part that fails does not stop the others.
 func (a *Agent) apply() {
+	arrived := a.arrived.Swap(0)
 	snap := a.snapshot.Load()
 	if snap == nil {
 		snap = noSnapshot
@@ -47,7 +48,11 @@ func (a *Agent) apply() {
 	}
 	a.setSearches()
 	a.setUpstreams()
-	a.finish(p, snap, changed, errors.Join(errs...))
+	err = errors.Join(errs...)
+	if arrived != 0 && err == nil {
+		programming.Observe(time.Since(time.Unix(0, arrived)).Seconds())
+	}
+	a.finish(p, snap, changed, err)
 }
 
 // noSnapshot stands for the time before the first one.

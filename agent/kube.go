@@ -80,6 +80,7 @@ func (a *Agent) watchKubernetes(ctx context.Context) {
 
 // takeStore takes a new snapshot of etcd, and makes it the agent's own.
 func (a *Agent) takeStore(s *model.Snapshot) {
+	a.arrived.CompareAndSwap(0, time.Now().UnixNano())
 	a.heard.Store(true)
 	if a.kube == nil {
 		a.snapshot.Store(s)
@@ -96,6 +97,7 @@ func (a *Agent) takeStore(s *model.Snapshot) {
 
 // takeObjects takes what the API server knows.
 func (a *Agent) takeObjects(o *kube.Objects) {
+	a.arrived.CompareAndSwap(0, time.Now().UnixNano())
 	k := a.kube
 	k.mu.Lock()
 	defer k.mu.Unlock()

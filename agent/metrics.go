@@ -30,11 +30,17 @@ var (
 	metricHandshake = prometheus.NewDesc("warren_peer_last_handshake_timestamp_seconds", "Time of the last handshake with a peer, 0 for never.", []string{"peer"}, nil)
 )
 
+// programming is counted by the apply loop.
+var programming = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren_programming_duration_seconds",
+	Help:    "Time from a change's arrival at the node to the data plane that has it.",
+	Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}})
+
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricMTU, metricRx, metricTx, metricHandshake} {
 		ch <- d
 	}
+	programming.Describe(ch)
 	tunnelDescribe(ch)
 	servicesDescribe(ch)
 	announceDescribe(ch)
@@ -46,6 +52,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	st := m.a.status()
+	programming.Collect(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
