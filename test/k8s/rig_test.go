@@ -6,6 +6,7 @@ package k8s
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,14 +20,16 @@ import (
 )
 
 // The cluster that rig/up.sh makes.
-const (
-	agnhost = "localhost/agnhost:rig"
-	outside = "192.168.87.200" // the outside host, which is also the upstream DNS server
+const agnhost = "localhost/agnhost:rig"
+
+var (
+	subnet  = cmp.Or(os.Getenv("RIG_NET"), "192.168.87") // as in rig/lib.sh
+	outside = subnet + ".200"                            // the outside host, which is also the upstream DNS server
 )
 
 var nodes = []string{"n1", "n2", "n3"}
 
-func nodeIP(n string) string { return "192.168.87.1" + n[1:] }
+func nodeIP(n string) string { return subnet + ".1" + n[1:] }
 
 // try runs a command in a node ("n1") or on the outside host ("ext").
 func try(where string, args ...string) (string, error) {
