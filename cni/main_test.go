@@ -113,7 +113,7 @@ func (r *rig) list(version string, extra ...string) *libcni.NetworkConfigList {
 		more = "," + strings.Join(extra, ",")
 	}
 	l, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{"cniVersion":%q,"name":"podnet","plugins":[{"type":"warren-cni","socket":%q,
-		"capabilities":{"ips":true,"mac":true,"dns":true}%s}]}`, version, r.Socket, more))
+		"capabilities":{"ips":true,"mac":true,"dns":true,"portMappings":true}%s}]}`, version, r.Socket, more))
 	if err != nil {
 		r.t.Fatal(err)
 	}

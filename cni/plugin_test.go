@@ -183,6 +183,23 @@ func TestResultsPassThrough(t *testing.T) {
 	}
 }
 
+// containerd writes the fields of runtimeConfig with capitals; encoding/json, with which the reference plugins read,
+// does not mind.
+func TestRuntimeConfigInAnyCase(t *testing.T) {
+	r := newRig(t, both...)
+	p := r.pod()
+	p.rt.CapabilityArgs = map[string]any{
+		"dns":          map[string]any{"Servers": []string{"10.43.0.10"}, "Searches": []string{"a.b"}, "Options": []string{"ndots:5"}},
+		"portMappings": []any{map[string]any{"HostPort": 54323, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "127.0.0.1"}},
+	}
+	r.mustAdd(p)
+	rec, ok := r.Pool.Get(p.at())
+	want := []api.PortMapping{{HostPort: 54323, ContainerPort: 8080, Protocol: "tcp", HostIP: netip.MustParseAddr("127.0.0.1")}}
+	if !ok || !slices.Equal(rec.PortMappings, want) || len(rec.DNS.Servers) != 1 || len(rec.DNS.Searches) != 1 || len(rec.DNS.Options) != 1 {
+		t.Errorf("recorded %+v", rec)
+	}
+}
+
 func TestCheckSeesDamage(t *testing.T) {
 	onHost := func(r *rig, p *testPod, f func(netlink.Link) error) error {
 		return r.Do(func() error {

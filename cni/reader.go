@@ -78,7 +78,7 @@ func (r *reader) unknown(format string) {
 	for i, k := range r.in.Names {
 		v := r.in.Parts[i]
 		empty := r.parent != nil && (v.Kind == tree.Null || v.Kind != tree.Bool && v.Kind != tree.Number && v.Text == "" && len(v.Items)+len(v.Names) == 0)
-		if slices.Contains(r.seen, k) || strings.HasPrefix(k, "cni.dev/") || empty {
+		if slices.ContainsFunc(r.seen, func(s string) bool { return strings.EqualFold(s, k) }) || strings.HasPrefix(k, "cni.dev/") || empty {
 			continue
 		}
 		r.unsupported()

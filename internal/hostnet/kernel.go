@@ -15,7 +15,7 @@ import (
 // addAddrs adds the missing addresses of the link and returns those to remove. Every address on the link is warren's:
 // the link is.
 func (s *setter) addAddrs() (left []removal) {
-	have, err := netlink.AddrList(s.link, netlink.FAMILY_ALL)
+	have, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(s.link, netlink.FAMILY_ALL) })
 	if err != nil {
 		s.fail("list addresses of %s: %w", s.want.Link, err)
 		return nil
@@ -55,7 +55,9 @@ func (s *setter) addRoutes() (left []removal) {
 		missing[r], places[r.place()] = true, true
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		have, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		have, err := dump(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			s.fail("list routes: %w", err)
 			return nil
@@ -168,7 +170,7 @@ func (s *setter) addRules() (left []removal) {
 		missing[r] = true
 	}
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		have, err := netlink.RuleList(fam)
+		have, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(fam) })
 		if err != nil {
 			s.fail("list rules: %w", err)
 			return nil

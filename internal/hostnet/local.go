@@ -20,7 +20,7 @@ const lastLocalPref = 32765
 // both carry protocol kernel.
 func (s *setter) moveLocal(pref int) {
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := netlink.RuleList(fam)
+		rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(fam) })
 		if err != nil {
 			s.fail("list rules: %w", err)
 			return
@@ -87,7 +87,7 @@ func probe(fam int) error {
 		return fmt.Errorf("probe with %s: %w", want, err)
 	}
 	defer func() { _ = netlink.RuleDel(want.kernel()) }()
-	rules, err := netlink.RuleList(fam)
+	rules, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(fam) })
 	if err != nil {
 		return err
 	}

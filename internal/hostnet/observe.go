@@ -27,7 +27,7 @@ var virtual = []string{"warren", "wrn", "docker", "br-", "cni", "flannel", "cali
 // Observe reads the global addresses of the links that are up, without container software's own links and without any
 // address inside exclude. Addresses of the link of the default route come first; within a link IPv4 before IPv6.
 func Observe(exclude []netip.Prefix) (Underlay, error) {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return Underlay{}, fmt.Errorf("list links: %w", err)
 	}
@@ -45,7 +45,7 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 			continue
 		}
 		u.Links = append(u.Links, a.Name)
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 		if err != nil {
 			return Underlay{}, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
@@ -102,7 +102,9 @@ func isVirtual(name string) bool {
 
 func defaultLinks() map[int]bool {
 	out := map[int]bool{}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return out // no preference then; the addresses themselves are still right
 	}
@@ -119,7 +121,9 @@ func defaultLinks() map[int]bool {
 func Overlaps(ranges []netip.Prefix) ([]string, error) {
 	var out []string
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}

@@ -8,6 +8,7 @@ package tree
 
 import (
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -39,12 +40,20 @@ type Value struct {
 	Parts []Value // of an Object, beside Names
 }
 
-// Get returns an object's field; of several with one name the last. Without it, it is Absent.
+// Get returns an object's field; of several with one name the last. Without it, it is Absent. A name in another case
+// counts where the exact one is missing, as for encoding/json: containerd writes HostPort for the convention's hostPort.
 func (v Value) Get(name string) Value {
+	other := -1
 	for i := len(v.Names) - 1; i >= 0; i-- {
 		if v.Names[i] == name {
 			return v.Parts[i]
 		}
+		if other < 0 && strings.EqualFold(v.Names[i], name) {
+			other = i
+		}
+	}
+	if other >= 0 {
+		return v.Parts[other]
 	}
 	return Value{}
 }

@@ -68,4 +68,8 @@ func TestGetTakesTheLast(t *testing.T) {
 	if err != nil || string(v.Get("a").Raw) != "3" || v.Get("c").Kind != Absent {
 		t.Error(v, err)
 	}
+	v, err = Parse([]byte(`{"HostPort":1,"hostPort":2,"HOSTPORT":3,"Protocol":"tcp"}`))
+	if err != nil || string(v.Get("hostPort").Raw) != "2" || string(v.Get("hostport").Raw) != "3" || v.Get("protocol").Text != "tcp" {
+		t.Error(v, err)
+	}
 }
