@@ -45,7 +45,7 @@ func lbView(snap *model.Snapshot, v *announce.View) api.LB {
 	}
 	for i := range snap.Services {
 		s := &snap.Services[i]
-		if !lbpool.Ours(s) {
+		if !lbpool.Ours(s) || s.Foreign || s.LBElsewhere {
 			continue
 		}
 		x := api.LBService{Service: s.String(), Addresses: []api.LBAddress{}}

@@ -80,12 +80,16 @@ func TestWaitingServices(t *testing.T) {
 	if len(got) != 1 || !got[model.ObjectName{Namespace: "d", Name: "b"}] {
 		t.Errorf("%v wait, expected d/b alone", got)
 	}
+	snap.Services = append(snap.Services, lbService("named", "", func(s *model.Service) { s.LBElsewhere = true }))
 	lb := lbView(snap, &announce.View{Addresses: []announce.Seen{{Addr: ip("198.51.100.1"), Owner: "n2", Epoch: 3, State: "idle"}}})
 	if p := lb.Pools[0]; p.Used != 1 || p.Free != 1 || !slices.Equal(p.Addresses, []string{"198.51.100.1-198.51.100.2"}) {
 		t.Errorf("pool %+v", p)
 	}
 	if a := lb.Services[0].Addresses[0]; a.Announcer != "n2" || a.Epoch != 3 || a.Pool != "p" || a.State != "idle" {
 		t.Errorf("address %+v", a)
+	}
+	if n := len(lb.Services); n != 4 {
+		t.Errorf("%d Services, expected those of warren's class that nobody else serves", n)
 	}
 	for i, want := range []string{"", "about to be given", "198.51.100.1 is held by service d/a", "is not an IP address"} {
 		if why := strings.Join(lb.Services[i].Pending, "; "); (want == "") != (why == "") || !strings.Contains(why, want) {

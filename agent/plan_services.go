@@ -40,6 +40,9 @@ func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	s := servicelb.Self{Node: me.Name, Zone: me.Zone, PodRanges: me.Cluster.PodCIDRs, Blocks: me.Blocks, Addrs: me.Underlay.Addrs,
 		Own: me.DNS, Peers: peers, NodePortAddrs: me.nodePortAddrs(), MasqueradePorts: masqueradePorts, Health: me.Health,
 		NonMasquerade: slices.Clone(me.NonMasquerade)}
+	for _, x := range me.Underlay.Sources {
+		s.Sources = append(s.Sources, servicelb.Source(x))
+	}
 	for _, f := range me.Foreign { // a WireGuard host that was let in sees Pods as they are
 		s.NonMasquerade = append(s.NonMasquerade, f.AllowedIPs...)
 	}

@@ -102,6 +102,21 @@ func TestPoliciesAndSourceRanges(t *testing.T) {
 	})
 }
 
+// A node with several addresses is seen with the one that its routing table prefers towards the destination.
+func TestMasqueradeSource(t *testing.T) {
+	self := testSelf()
+	self.Addrs = append(self.Addrs, ip("192.0.2.200"))
+	self.Sources = []Source{{pfx("203.0.113.0/24"), ip("192.0.2.200")}, {pfx("0.0.0.0/0"), self.Addrs[0]}}
+	b := newBalancer(t, 64, Build(self, snap(nil, nil)))
+	for to, from := range map[string]netip.Addr{"203.0.113.9": ip("192.0.2.200"), "8.8.8.8": self.Addrs[0]} {
+		p := mk(packet.ProtoUDP, at(families["4"].pod, 5000), at(to, 443), 0)
+		want(t, b, b.Outbound(p), Reflect, to)
+		if p.Src != from {
+			t.Errorf("towards %s from %s, expected %s", to, p.Src, from)
+		}
+	}
+}
+
 func TestMasquerade(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		self := testSelf()

@@ -15,7 +15,7 @@ func (b *Balancer) masquerade(v *view, p *packet.Packet) Verdict {
 	if _, request, echo := p.Echo(); echo && !request {
 		return b.drop(dropLeak)
 	}
-	src := v.nodeAddr(p.Version == 4)
+	src := v.nodeAddr(p.Dst)
 	if !src.IsValid() {
 		return b.drop(dropNoSource)
 	}

@@ -78,7 +78,7 @@ func (t *Table) sourceFor(c client, from, back netip.Addr) (src netip.Addr, how 
 	keep := false
 	switch own := t.local[back]; {
 	case !own && !t.inPods(back) && !t.peers[back]:
-		src = t.nodeAddr(back.Is4())
+		src = t.nodeAddr(back)
 		return src, flagNodeSource, src.IsValid()
 	case c == clientPod:
 		keep = from != back
@@ -94,8 +94,14 @@ func (t *Table) sourceFor(c client, from, back netip.Addr) (src netip.Addr, how 
 	return src, flagSNAT, src.IsValid()
 }
 
-// nodeAddr is the address that stands for this node outside of the cluster.
-func (t *Table) nodeAddr(v4 bool) netip.Addr {
+// nodeAddr is the address that stands for this node towards a destination outside of the cluster.
+func (t *Table) nodeAddr(to netip.Addr) netip.Addr {
+	for i := range t.self.Sources {
+		if s := &t.self.Sources[i]; s.To.Contains(to) {
+			return s.From
+		}
+	}
+	v4 := to.Is4()
 	for _, a := range t.self.Addrs {
 		if a.Is4() == v4 && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
 			return a

@@ -29,11 +29,20 @@ type Self struct {
 	MasqueradePorts [2]uint16
 	// Health leads from health check node ports to the ports of the agent's listeners on PodNet4 and PodNet6.
 	Health map[uint16]uint16
+	// Sources are the own addresses that destinations outside the cluster see, the longest prefix first; towards the rest
+	// it is the first of Addrs.
+	Sources []Source
 	// Own are cluster addresses that the host itself answers: a Service that has one is none of the balancer's, whatever
 	// endpoints it shows to others.
 	Own []netip.Addr
 	// ClusterOnly refuses clients outside of the cluster at cluster addresses.
 	ClusterOnly bool
+}
+
+// Source is the own address that stands for the node towards a destination.
+type Source struct {
+	To   netip.Prefix
+	From netip.Addr
 }
 
 // podNet returns the node's own address inside its blocks.

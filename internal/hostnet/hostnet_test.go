@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -286,7 +287,24 @@ ip addr add 10.42.0.1/24 dev eth0; for l in eth0 eth1 x0 x1 docker0; do ip link 
 		if got := strings.Join(strings.Fields(strings.Join(addrStrings(u.Addrs), " ")), " "); "["+got+"]" != want || u.MTU != 1400 {
 			t.Errorf("addresses [%s] MTU %d, expected %s (the default route's link first) and 1400", got, u.MTU, want)
 		}
-		over, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("203.0.113.0/24")})
+		sh(t, "ip route add 203.0.113.0/24 via 192.0.2.1; ip route add 203.0.113.128/25 via 192.0.2.1 src 198.51.100.5")
+		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil {
+			t.Fatal(err)
+		}
+		for to, from := range map[string]string{"203.0.113.9": "192.0.2.5", "203.0.113.200": "198.51.100.5", "192.0.2.77": "192.0.2.5", "8.8.8.8": "198.51.100.5"} {
+			for _, s := range u.Sources {
+				if s.To.Contains(netip.MustParseAddr(to)) {
+					if s.From.String() != from {
+						t.Errorf("towards %s from %s by %s, expected %s", to, s.From, s.To, from)
+					}
+					break
+				}
+			}
+		}
+		if len(u.Sources) == 0 || slices.ContainsFunc(u.Sources, func(s Source) bool { return s.To.Addr().Is6() }) {
+			t.Errorf("sources %v: expected those of IPv4, which has two addresses, and none of IPv6", u.Sources)
+		}
+		over, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24")})
 		if err != nil || len(over) != 1 || !strings.Contains(over[0], "192.0.2.0/24 dev eth0") {
 			t.Errorf("overlaps %v err %v, expected the route of eth0", over, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -17,7 +18,16 @@ import (
 type Underlay struct {
 	Addrs []netip.Addr
 	Links []string // names of all real links that are up
-	MTU   int      // bytes; 0 without any address
+	// Sources say which of several addresses of a family the routing table prefers towards a destination, the longest
+	// prefix first. Empty where each family has one address.
+	Sources []Source
+	MTU     int // bytes; 0 without any address
+}
+
+// Source is the address that stands for the node towards a destination.
+type Source struct {
+	To   netip.Prefix
+	From netip.Addr
 }
 
 // virtual are the name prefixes of links that other container software makes: their addresses are not the node's.
@@ -31,12 +41,19 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 	if err != nil {
 		return Underlay{}, fmt.Errorf("list links: %w", err)
 	}
-	def := defaultLinks()
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return Underlay{}, fmt.Errorf("list routes: %w", err)
+	}
+	def := defaultLinks(routes)
 	type found struct {
 		addr netip.Addr
 		mtu  int
 		rank int
 	}
+	byLink := map[int][]netip.Prefix{}
 	var all []found
 	var u Underlay
 	for _, l := range links {
@@ -61,6 +78,7 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 			if ip.Is6() {
 				rank++
 			}
+			byLink[a.Index] = append(byLink[a.Index], prefixOf(x.IPNet))
 			all = append(all, found{ip, a.MTU, rank})
 		}
 	}
@@ -71,7 +89,57 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 			u.MTU = f.mtu
 		}
 	}
+	u.Sources = sources(routes, byLink, u.Addrs)
 	return u, nil
+}
+
+// maxSources bounds what a host with a routing daemon can make of it.
+const maxSources = 256
+
+// sources reads the routes as ip-route(8) does: a preferred source, else the address of the link that the gateway
+// belongs to, else the link's first.
+func sources(routes []netlink.Route, byLink map[int][]netip.Prefix, own []netip.Addr) (out []Source) {
+	count := map[bool]int{}
+	for _, a := range own {
+		count[a.Is4()]++
+	}
+	for _, r := range routes {
+		to := prefixOf(r.Dst)
+		if !to.IsValid() {
+			to = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			if r.Family == unix.AF_INET6 {
+				to = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			}
+		}
+		if r.Type != unix.RTN_UNICAST || count[to.Addr().Is4()] < 2 {
+			continue
+		}
+		from, _ := netip.AddrFromSlice(r.Src)
+		if from = from.Unmap(); !slices.Contains(own, from) {
+			from = linkSource(byLink[r.LinkIndex], r.Gw, to.Addr().Is4())
+		}
+		if from.IsValid() && len(out) < maxSources {
+			out = append(out, Source{to, from})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Source) int { return b.To.Bits() - a.To.Bits() })
+	return out
+}
+
+func linkSource(addrs []netip.Prefix, gateway net.IP, v4 bool) (from netip.Addr) {
+	gw, _ := netip.AddrFromSlice(gateway)
+	for _, p := range addrs {
+		if p.Addr().Is4() != v4 {
+			continue
+		}
+		if p.Masked().Contains(gw.Unmap()) {
+			return p.Addr()
+		}
+		if !from.IsValid() {
+			from = p.Addr()
+		}
+	}
+	return from
 }
 
 // usable takes global addresses that are neither tentative, deprecated nor temporary.
@@ -100,14 +168,8 @@ func isVirtual(name string) bool {
 	return false
 }
 
-func defaultLinks() map[int]bool {
+func defaultLinks(routes []netlink.Route) map[int]bool {
 	out := map[int]bool{}
-	routes, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	})
-	if err != nil {
-		return out // no preference then; the addresses themselves are still right
-	}
 	for _, r := range routes {
 		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
 			out[r.LinkIndex] = true
