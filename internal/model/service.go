@@ -77,6 +77,8 @@ type Service struct {
 	ExternalIPs []netip.Addr
 	// LBAddresses are the addresses in status.loadBalancer with ipMode VIP.
 	LBAddresses []netip.Addr
+	// LBElsewhere: status.loadBalancer holds names or addresses of a proxy, which another controller wrote.
+	LBElsewhere bool
 	// LBRequested is spec.loadBalancerIP, the zero value for none.
 	LBRequested netip.Addr
 	// LBClass is spec.loadBalancerClass, "" for the default class.

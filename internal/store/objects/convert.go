@@ -38,8 +38,10 @@ func Service(s *corev1.Service) model.Service {
 		out.LBRequested = a.Unmap()
 	}
 	for _, in := range s.Status.LoadBalancer.Ingress {
-		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+		if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
 			out.LBAddresses = append(out.LBAddresses, addrs([]string{in.IP})...)
+		} else {
+			out.LBElsewhere = true
 		}
 	}
 	for _, r := range s.Spec.LoadBalancerSourceRanges {

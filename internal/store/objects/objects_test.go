@@ -155,7 +155,7 @@ items:
 	want := []model.Service{
 		{ObjectName: model.ObjectName{Namespace: "prod", Name: "web"}, UID: "u1", Type: model.LoadBalancer, Foreign: true,
 			ClusterIPs: []netip.Addr{ip("10.43.0.5"), ip("fd43::5")}, Selector: map[string]string{"app": "web"}, ExternalIPs: []netip.Addr{ip("192.0.2.9")},
-			LBAddresses: []netip.Addr{ip("192.0.2.50"), ip("192.0.2.52")}, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			LBAddresses: []netip.Addr{ip("192.0.2.50"), ip("192.0.2.52")}, LBElsewhere: true, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
 			HealthCheckNodePort: 30999, ExternalPolicy: model.PolicyLocal, InternalPolicy: model.PolicyLocal, Distribution: model.PreferSameZone,
 			Affinity: time.Minute, PublishNotReady: true, Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "other"}, Annotations: map[string]string{"a": "b"},
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPortName: "web"}, {Name: "dns", Protocol: model.UDP, Port: 53, TargetPort: 5353}}},
