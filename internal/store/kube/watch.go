@@ -68,7 +68,6 @@ type Store struct {
 	missing     map[string]bool // kinds not listed yet
 	names       interner
 	changed     chan struct{}
-	lastErr     error
 }
 
 // New prepares a store for the node of that name; Watch does the work.
