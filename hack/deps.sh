@@ -13,6 +13,7 @@ wg wireguard-tools
 iperf3 iperf3
 tcpdump tcpdump
 dig dnsutils
+dnsperf dnsperf
 curl curl
 ping iputils-ping
 ethtool ethtool

@@ -113,6 +113,7 @@ func TestEtcdAway(t *testing.T) {
 	mustCall(t, l, pods[0], pods[1])
 	// The newest snapshot must be on the disks before etcd goes.
 	eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
+	eventually(t, "all nodes keep each other", func() error { return kept(l) })
 	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +142,12 @@ func TestEtcdAway(t *testing.T) {
 		}
 		return err
 	})
+	fromDisk := func() string {
+		return sh(t, l, "n1", "curl -s 127.0.0.1:9551/metrics | grep '^warren_snapshot_from_disk'")
+	}
+	if m := fromDisk(); !strings.HasSuffix(strings.TrimSpace(m), " 1") {
+		t.Errorf("started without the store: %s", m)
+	}
 	before := sh(t, l, "n1", "ip -j addr show dev warren0")
 	if err := l.StartEtcd("etcd1"); err != nil {
 		t.Fatal(err)
@@ -154,10 +161,29 @@ func TestEtcdAway(t *testing.T) {
 		}
 		return nil
 	})
+	if m := fromDisk(); !strings.HasSuffix(strings.TrimSpace(m), " 0") {
+		t.Errorf("the store is back: %s", m)
+	}
 	if after := sh(t, l, "n1", "ip -j addr show dev warren0"); after != before {
 		t.Errorf("the node renumbered over an outage: %s, before %s", after, before)
 	}
 	mustCall(t, l, pods[2], fresh)
+}
+
+// kept checks that every node's disk knows every node: a snapshot is written a moment after it was taken in.
+func kept(l *Lab) error {
+	for _, n := range l.NodeNames() {
+		raw, err := os.ReadFile(filepath.Join(l.machineDir(n), "lib", "warren", "snapshot.json"))
+		if err != nil {
+			return err
+		}
+		for _, other := range l.NodeNames() {
+			if !strings.Contains(string(raw), `"name":"`+other+`"`) {
+				return fmt.Errorf("the disk of %s does not know %s", n, other)
+			}
+		}
+	}
+	return nil
 }
 
 func peersKnown(l *Lab, n int) error {

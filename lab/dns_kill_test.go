@@ -1,0 +1,92 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// perfRate is queries per second: few enough for any machine, many enough to count by.
+const perfRate = 500
+
+// A Pod asks on while the agent of its node is stopped, or killed, and started again. Only what was asked while nobody
+// listened is lost; everything is answered again afterwards.
+func TestDNSKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 1})
+	applyYAML(t, l, web("web", "app: web", ""))
+	client, err := l.RunPod(context.Background(), PodSpec{Node: "n1", Name: "client", Args: []string{"sleep", "inf"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a first answer", func() error { return resolves(l, client) })
+	file := filepath.Join(t.TempDir(), "questions")
+	if err := os.WriteFile(file, []byte("web.default.svc.cluster.local A\nweb.default.svc.cluster.local AAAA\nwww.example.com.svc.cluster.local A\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what  string
+		sig   syscall.Signal
+		after time.Duration
+	}{
+		{"stopped and started at once", syscall.SIGTERM, 0},
+		{"kill -9, started after 100 ms", syscall.SIGKILL, 100 * time.Millisecond},
+		{"kill -9, started after 1 s", syscall.SIGKILL, time.Second},
+	} {
+		perf := begin(t, l, in(l, client), "dnsperf", "-s", "10.43.0.10", "-d", file, "-Q", strconv.Itoa(perfRate), "-l", "8", "-t", "1", "-c", "10", "-q", "20000")
+		time.Sleep(2 * time.Second)
+		gone := time.Now()
+		if err := l.StopAgent("n1", c.sig); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the end of the agent", func() error {
+			if pid := l.Pid("n1", "agent"); pid != 0 {
+				return fmt.Errorf("%d runs", pid)
+			}
+			return nil
+		})
+		time.Sleep(c.after)
+		if err := l.StartAgent("n1"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "an answer after the start", func() error { return resolves(l, client) })
+		silent := time.Since(gone)
+		text, err := perf.wait(t, time.Minute)
+		if err != nil {
+			t.Fatalf("dnsperf: %v\n%s", err, text)
+		}
+		sent, lost := perfCount(t, text, "sent"), perfCount(t, text, "lost")
+		t.Logf("%s: no answer for at most %s; %d of %d queries lost at %d/s", c.what, silent.Round(10*time.Millisecond), lost, sent, perfRate)
+		if most := int(silent.Seconds()*perfRate) + perfRate/5; lost > most {
+			t.Errorf("%s: %d queries lost, at most %d were asked while nobody listened", c.what, lost, most)
+		}
+		if err := l.WaitReady(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// resolves asks once, without waiting for long.
+func resolves(l *Lab, p *Pod) error {
+	out, err := l.PodOutput(p, "dig", "+tries=1", "+time=1", "+short", "web.default.svc.cluster.local")
+	if err == nil && len(addressesIn(out)) == 0 {
+		err = fmt.Errorf("no address in %q", out)
+	}
+	return err
+}
+
+func perfCount(t *testing.T, text, what string) int {
+	t.Helper()
+	m := regexp.MustCompile(`Queries ` + what + `:\s+(\d+)`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("dnsperf says no queries %s:\n%s", what, text)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
