@@ -50,6 +50,7 @@ type Agent struct {
 	tables     tableCache // only the apply loop uses it
 	checks     healthPorts
 	relays     relays
+	kernel     kernelView
 	podded     podded
 	dns        atomic.Pointer[dns.Server]
 	logQueries atomic.Bool     // of DNS
@@ -65,6 +66,7 @@ type Agent struct {
 	snapshot    atomic.Pointer[model.Snapshot]
 	clusterNow  atomic.Pointer[model.Cluster]
 	blocks      atomic.Pointer[[]netip.Prefix]
+	dirty       atomic.Bool                // the kernel's network configuration changed, whoever did it
 	arrived     atomic.Int64               // Unix time in ns of the oldest change that is not applied yet, 0 for none
 	wanted      atomic.Pointer[model.Node] // how the node should be registered
 	applied     atomic.Pointer[appliedState]
@@ -253,7 +255,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		}
 		return a.applyLoop(ctx)
 	})
-	g.Go(func() error { return hostnet.Watch(ctx, a.kick) })
+	g.Go(func() error { return hostnet.Watch(ctx, a.kernelChanged) })
 	return g.Wait()
 }
 
@@ -293,6 +295,12 @@ func (a *Agent) kick() {
 		default:
 		}
 	}
+}
+
+// kernelChanged asks for an apply that looks at the kernel, too.
+func (a *Agent) kernelChanged() {
+	a.dirty.Store(true)
+	a.kick()
 }
 
 func (a *Agent) cluster() model.Cluster {

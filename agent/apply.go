@@ -21,7 +21,7 @@ func (a *Agent) apply() {
 	}
 	snap = a.withOwnPods(snap)
 	blocks := a.blocks.Load()
-	under, err := a.underlay()
+	under, look, err := a.lookAtKernel()
 	if err != nil {
 		a.log.Warn("cannot read the host's addresses", "err", err)
 		return
@@ -31,12 +31,12 @@ func (a *Agent) apply() {
 	pods := a.localPods()
 	p := makePlan(me, snap, pods, a.tables.build)
 	a.relays.set(relayed(snap, pods, me))
-	errs := []error{
-		a.tun.SetMTU(p.MTU),
-		a.tun.SetPeers(p.Peers),
+	changed, err := 0, a.pool.SetBlocks(*blocks)
+	if look || !a.holds(p) {
+		errs := []error{err, a.tun.SetMTU(p.MTU), a.tun.SetPeers(p.Peers)}
+		changed, err = a.host.Set(p.Host)
+		err = errors.Join(append(errs, err)...)
 	}
-	changed, err := a.host.Set(p.Host)
-	errs = append(errs, err, a.pool.SetBlocks(*blocks))
 	// After the steering: a flow whose replies are not steered yet would break.
 	if last := a.applied.Load(); !snap.Partial && (last == nil || last.plan.Table != p.Table) {
 		a.lb.Set(p.Table)
@@ -48,11 +48,46 @@ func (a *Agent) apply() {
 	}
 	a.setSearches()
 	a.setUpstreams()
-	err = errors.Join(errs...)
 	if arrived != 0 && err == nil {
 		programming.Observe(time.Since(time.Unix(0, arrived)).Seconds())
 	}
 	a.finish(p, snap, changed, err)
+}
+
+// kernelView is what the apply loop last saw of the kernel. Services come and go much more often than the host's own
+// configuration, and reading that takes milliseconds: it is read again when the kernel says that something changed, and
+// every reassert for what it does not tell.
+type kernelView struct {
+	under hostnet.Underlay
+	at    time.Time
+}
+
+// lookAtKernel reads the host's addresses if it is time; look says that all of the plan should be compared, too.
+func (a *Agent) lookAtKernel() (under hostnet.Underlay, look bool, err error) {
+	last := a.applied.Load()
+	if !a.dirty.Swap(false) && last != nil && last.err == nil && time.Since(a.kernel.at) < reassert {
+		return a.ordered(a.kernel.under), false, nil
+	}
+	if under, err = a.underlay(); err != nil {
+		a.dirty.Store(true)
+		return under, true, err
+	}
+	a.kernel = kernelView{under, time.Now()}
+	return a.ordered(under), true, nil
+}
+
+// holds reports whether the last apply brought the kernel and the tunnel to the same.
+func (a *Agent) holds(p plan) bool {
+	last := a.applied.Load()
+	return last != nil && last.plan.MTU == p.MTU && reflect.DeepEqual(last.plan.Peers, p.Peers) && reflect.DeepEqual(last.plan.Host, p.Host)
+}
+
+// ordered puts the addresses first by which Kubernetes knows the node.
+func (a *Agent) ordered(under hostnet.Underlay) hostnet.Underlay {
+	if a.kube != nil {
+		under.Addrs = a.kube.order(under.Addrs)
+	}
+	return under
 }
 
 // noSnapshot stands for the time before the first one.
@@ -104,9 +139,6 @@ func (a *Agent) underlay() (hostnet.Underlay, error) {
 	under, err := hostnet.Observe(a.cluster().PodCIDRs)
 	if len(a.cfg.NodeAddresses) > 0 {
 		under.Addrs = a.cfg.NodeAddresses
-	}
-	if a.kube != nil {
-		under.Addrs = a.kube.order(under.Addrs)
 	}
 	return under, err
 }
