@@ -49,8 +49,9 @@ func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out [
 		if r, err := lbpool.RequestOf(m); err != nil {
 			g.addrs, g.pending = m.LBAddresses, []string{err.Error()} // who mistypes a wish keeps what he has
 		} else {
-			g.addrs, g.pending = lbpool.Choose(r, pools, taken)
-			taken.Set(r.Use, g.addrs)
+			if g.addrs, g.pending = lbpool.Choose(r, pools, taken); !slices.Equal(g.addrs, m.LBAddresses) {
+				taken.Set(r.Use, g.addrs)
+			}
 		}
 		out = append(out, g)
 	}

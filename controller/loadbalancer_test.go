@@ -368,3 +368,28 @@ func TestBothFamilies(t *testing.T) {
 		t.Errorf("second time: %+v", grants)
 	}
 }
+
+// What a pass costs in a cluster with many addresses: nothing changed, and all are new.
+func BenchmarkPlanAddresses(b *testing.B) {
+	pools, _ := planPools(view{pools: []*unstructured.Unstructured{{Object: map[string]any{"metadata": map[string]any{"name": "lan"},
+		"spec": map[string]any{"addresses": []any{"192.168.0.0/16"}}}}}}, clusterFile{})
+	var services []*corev1.Service
+	for i := range 1000 {
+		services = append(services, balancer(fmt.Sprint("s", i), i))
+	}
+	b.Run("new", func(b *testing.B) {
+		for b.Loop() {
+			planAddresses(services, pools)
+		}
+	})
+	grants, _ := planAddresses(services, pools)
+	for _, g := range grants {
+		g.service.Annotations[lbpool.RecordAnnotation] = lbpool.Record(g.addrs)
+		g.service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: g.addrs[0].String()}}
+	}
+	b.Run("same", func(b *testing.B) {
+		for b.Loop() {
+			planAddresses(services, pools)
+		}
+	})
+}

@@ -37,7 +37,9 @@ func Settle(services []model.Service) Taken {
 		}
 		r, _ := RequestOf(s) // one with a bad wish holds its addresses all the same
 		s.LBAddresses = slices.DeleteFunc(slices.Clone(s.LBAddresses), func(a netip.Addr) bool { return r.conflict(a, t) != "" })
-		t.Set(r.Use, s.LBAddresses)
+		for _, a := range s.LBAddresses {
+			t[a] = append(t[a], r.Use)
+		}
 	}
 	return t
 }
@@ -45,7 +47,11 @@ func Settle(services []model.Service) Taken {
 // Set makes a Service the holder of exactly these addresses.
 func (t Taken) Set(u Use, addrs []netip.Addr) {
 	for a, uses := range t {
-		if t[a] = slices.DeleteFunc(slices.Clone(uses), func(x Use) bool { return x.UID == u.UID }); len(t[a]) == 0 {
+		mine := func(x Use) bool { return x.UID == u.UID }
+		if !slices.ContainsFunc(uses, mine) {
+			continue
+		}
+		if t[a] = slices.DeleteFunc(slices.Clone(uses), mine); len(t[a]) == 0 {
 			delete(t, a)
 		}
 	}
