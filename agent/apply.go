@@ -32,6 +32,7 @@ func (a *Agent) apply() {
 	p := makePlan(me, snap, pods, a.tables.build)
 	a.relays.set(relayed(snap, pods, me))
 	changed, err := 0, a.pool.SetBlocks(*blocks)
+	a.pool.SetStrangers(a.strangers())
 	if look || !a.holds(p) {
 		errs := []error{err, a.tun.SetMTU(p.MTU), a.tun.SetPeers(p.Peers)}
 		changed, err = a.host.Set(p.Host)

@@ -149,6 +149,33 @@ func (a *Agent) withOwnPods(snap *model.Snapshot) *model.Snapshot {
 	return a.podded.out
 }
 
+// strangers are the addresses in this node's blocks that Pods have which warren did not plug: the network before it did.
+func (a *Agent) strangers() (out []netip.Addr) {
+	if a.kube == nil {
+		return nil
+	}
+	a.kube.mu.Lock()
+	o := a.kube.objects
+	a.kube.mu.Unlock()
+	if o == nil {
+		return nil
+	}
+	ours := map[netip.Addr]bool{}
+	for _, r := range a.plug.Pods() {
+		for _, x := range r.Addresses {
+			ours[x] = true
+		}
+	}
+	for _, p := range o.Pods {
+		for _, x := range p.Addrs {
+			if !p.HostNetwork && !ours[x] && inRanges(*a.blocks.Load(), x) {
+				out = append(out, x)
+			}
+		}
+	}
+	return out
+}
+
 // podded is the last snapshot that withOwnPods made; only the apply loop uses it.
 type podded struct {
 	from, out *model.Snapshot

@@ -107,7 +107,7 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	}
 	// An address of our own block that no Pod has ends here: over the range's route it would come back and go round.
 	for _, b := range me.Blocks {
-		h.Routes = append(h.Routes, hostnet.Route{Table: tablePods, Type: hostnet.Unreachable, Dst: b})
+		h.Routes = append(h.Routes, me.ownBlock(b)...)
 		h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(SNATAddr(b), b.Addr().BitLen()), netip.Addr{})...)
 	}
 	p.replies(me, st)
@@ -145,6 +145,25 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + me.Interface + "/route_localnet", Value: "1"})
 	}
 	h.Sysctls = append(h.Sysctls, serviceSysctls(me)...)
+}
+
+// ownBlock is what becomes of addresses of the node's own block that no Pod of warren's has: those that a network before
+// warren left its Pods are looked up in the host's own table, the rest ends here.
+func (me self) ownBlock(b netip.Prefix) (out []hostnet.Route) {
+	whole := false
+	for _, s := range me.Underlay.Strangers {
+		switch {
+		case !s.Overlaps(b):
+		case s.Bits() <= b.Bits():
+			whole = true
+		default:
+			out = append(out, hostnet.Route{Table: tablePods, Type: hostnet.Throw, Dst: s})
+		}
+	}
+	if whole {
+		return append(out, hostnet.Route{Table: tablePods, Type: hostnet.Throw, Dst: b})
+	}
+	return append(out, hostnet.Route{Table: tablePods, Type: hostnet.Unreachable, Dst: b})
 }
 
 // overTUN is a route to the TUN and the blackhole behind it.

@@ -19,12 +19,13 @@ import (
 // Writing an event is one write(2) without fsync. A killed agent loses nothing by it, because the kernel holds what
 // was written; a power loss may lose the tail, but then every Pod is gone as well, which the boot id tells.
 type Pool struct {
-	mu      sync.Mutex
-	journal *journal
-	spans   []*span // the node's blocks, in the order of the families and of their claiming
-	records map[api.Attachment]Record
-	holder  map[netip.Addr]api.Attachment
-	warn    []string
+	mu        sync.Mutex
+	journal   *journal
+	spans     []*span // the node's blocks, in the order of the families and of their claiming
+	records   map[api.Attachment]Record
+	holder    map[netip.Addr]api.Attachment
+	strangers map[netip.Addr]bool // of another network's Pods
+	warn      []string
 }
 
 // PoolConfig says where a pool lives.
@@ -97,10 +98,34 @@ func (p *Pool) SetBlocks(blocks []netip.Prefix) error {
 	for a := range p.holder {
 		p.mark(a, true)
 	}
+	for a := range p.strangers {
+		p.mark(a, true)
+	}
 	for _, a := range p.journal.cursors {
 		p.point(a)
 	}
 	return nil
+}
+
+// SetStrangers names the addresses of the blocks that Pods of another network hold, which this pool must not give away.
+func (p *Pool) SetStrangers(list []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := map[netip.Addr]bool{}
+	for _, a := range list {
+		if _, ours := p.holder[a]; !ours {
+			now[a] = true
+		}
+	}
+	for a := range p.strangers {
+		if _, ours := p.holder[a]; !now[a] && !ours {
+			p.mark(a, false)
+		}
+	}
+	for a := range now {
+		p.mark(a, true)
+	}
+	p.strangers = now
 }
 
 // Reserve gives the attachment of r its addresses and writes the record down, not yet committed. A record that exists

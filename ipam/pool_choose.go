@@ -84,6 +84,9 @@ func (p *Pool) allowed(a netip.Addr) error {
 	if by, ok := p.holder[a]; ok {
 		return &HeldError{a, by}
 	}
+	if p.strangers[a] {
+		return &RequestError{a, "belongs to a Pod of another network on this node"}
+	}
 	var blocks []netip.Prefix
 	for _, s := range p.spans {
 		if s.block.Contains(a) {

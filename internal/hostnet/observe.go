@@ -21,7 +21,10 @@ type Underlay struct {
 	// Sources say which of several addresses of a family the routing table prefers towards a destination, the longest
 	// prefix first. Empty where each family has one address.
 	Sources []Source
-	MTU     int // bytes; 0 without any address
+	// Strangers are the destinations inside the excluded ranges that the host's own routing table leads elsewhere: Pods of
+	// another network that was here before.
+	Strangers []netip.Prefix
+	MTU       int // bytes; 0 without any address
 }
 
 // Source is the address that stands for the node towards a destination.
@@ -90,6 +93,15 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 		}
 	}
 	u.Sources = sources(routes, byLink, u.Addrs)
+	for _, r := range routes {
+		to := prefixOf(r.Dst)
+		if r.Protocol == Protocol || !to.IsValid() || r.Type != unix.RTN_UNICAST || r.Gw != nil {
+			continue // a route over a gateway leads to another node
+		}
+		if slices.ContainsFunc(exclude, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
+			u.Strangers = append(u.Strangers, to)
+		}
+	}
 	return u, nil
 }
 

@@ -38,6 +38,9 @@ func pod(p *corev1.Pod) model.Pod {
 		HostNetwork: p.Spec.HostNetwork, Terminating: p.DeletionTimestamp != nil, Hostname: p.Spec.Hostname, Subdomain: p.Spec.Subdomain,
 		Labels: p.Labels}
 	for _, ip := range p.Status.PodIPs {
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			break // its sandbox is gone, and the address may be somebody else's by now
+		}
 		if a, err := netip.ParseAddr(ip.IP); err == nil {
 			out.Addrs = append(out.Addrs, a.Unmap())
 		}
