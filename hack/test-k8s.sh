@@ -25,3 +25,7 @@ trap down EXIT
 "$rig/down.sh" >/dev/null 2>&1 || true
 "$rig/up.sh"
 go test -tags k8s -count=1 -timeout 30m -v "$@" ./test/k8s
+[ $# -eq 0 ] || exit 0
+"$rig/down.sh"
+"$rig/up.sh"
+WARREN_K8S_MIGRATE=1 go test -tags k8s -count=1 -timeout 15m -v -run TestMigration ./test/k8s

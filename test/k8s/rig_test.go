@@ -200,7 +200,12 @@ func deploy() error {
 }
 
 func TestMain(m *testing.M) {
-	if os.Getenv("WARREN_K8S_DEPLOYED") == "" {
+	if os.Getenv("WARREN_K8S_MIGRATE") != "" {
+		if out, err := shell("rig/reference.sh"); err != nil {
+			fmt.Fprintln(os.Stderr, "reference network:", err, out)
+			os.Exit(1)
+		}
+	} else if os.Getenv("WARREN_K8S_DEPLOYED") == "" {
 		start := time.Now()
 		if err := deploy(); err != nil {
 			fmt.Fprintln(os.Stderr, "deploy:", err)
