@@ -176,6 +176,7 @@ func (k *controller) pass(ctx context.Context) error {
 		k.applyDNS(ctx, v, dns),
 		k.clearNetworkUnavailable(ctx, v),
 		k.reportPolicies(v),
+		k.reportIngresses(v),
 		k.assignAddresses(ctx, v, f),
 	)
 }

@@ -323,6 +323,15 @@ func TestPoliciesAreReported(t *testing.T) {
 	c.untilEvent("deny", "NotEnforced")
 }
 
+// An Ingress of our class waits for what is not there yet; others are not ours to speak of.
+func TestIngressesAreReported(t *testing.T) {
+	ours, theirs := IngressClass, "nginx"
+	c := newCluster(t, &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop", UID: "1"}, Spec: networkingv1.IngressSpec{IngressClassName: &ours}},
+		&networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "other", Namespace: "shop", UID: "2"}, Spec: networkingv1.IngressSpec{IngressClassName: &theirs}})
+	c.lead()
+	c.untilEvent("shop", "NotServed")
+}
+
 // The condition is cleared where it is True and the agent is ready, and touched nowhere else.
 func TestNetworkUnavailable(t *testing.T) {
 	with := func(name, ip string) *corev1.Node {

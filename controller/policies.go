@@ -23,3 +23,26 @@ func (k *controller) reportPolicies(v view) error {
 	k.forgetOthers(topic, there)
 	return nil
 }
+
+// IngressClass is the class of Ingresses that warren will serve.
+const IngressClass = "warren"
+
+const notServed = "warren does not serve Ingresses yet: this one has no effect"
+
+// reportIngresses says of every Ingress of our class that it is not served yet; others are somebody else's.
+func (k *controller) reportIngresses(v view) error {
+	const topic = "ingress "
+	there := map[string]bool{}
+	for _, i := range v.ingresses {
+		if i.Spec.IngressClassName == nil || *i.Spec.IngressClassName != IngressClass {
+			continue
+		}
+		key := topic + string(i.UID)
+		there[key] = true
+		if k.say(key, slog.LevelWarn, fmt.Sprintf("Ingress %s/%s is not served", i.Namespace, i.Name)) {
+			k.events.Event(i, corev1.EventTypeWarning, "NotServed", notServed)
+		}
+	}
+	k.forgetOthers(topic, there)
+	return nil
+}

@@ -32,7 +32,7 @@ type sources struct {
 	all       []cache.SharedIndexInformer
 
 	configs, systemConfigs, secrets, services []cache.SharedIndexInformer // one object each
-	nodes, agents, policies                   cache.SharedIndexInformer
+	nodes, agents, policies, ingresses        cache.SharedIndexInformer
 	loadBalancers                             cache.SharedIndexInformer // Services
 	pools                                     cache.SharedIndexInformer // of a kind that may come later
 	serviceCIDRs                              cache.SharedIndexInformer // nil where the API server has none
@@ -49,6 +49,7 @@ type view struct {
 	nodes                                     []*corev1.Node
 	agents                                    []*corev1.Pod
 	policies                                  []*networkingv1.NetworkPolicy
+	ingresses                                 []*networkingv1.Ingress
 	loadBalancers                             []*corev1.Service
 	pools                                     []*unstructured.Unstructured
 }
@@ -83,6 +84,7 @@ func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interfa
 	s.nodes = add(coreinformers.NewNodeInformer(c, 0, none))
 	s.agents = add(coreinformers.NewFilteredPodInformer(c, namespace, 0, none, func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
 	s.policies = add(networkinginformers.NewNetworkPolicyInformer(c, metav1.NamespaceAll, 0, none))
+	s.ingresses = add(networkinginformers.NewIngressInformer(c, metav1.NamespaceAll, 0, none))
 	s.loadBalancers = add(coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, none, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()
 	}))
@@ -175,6 +177,7 @@ func (s *sources) view() view {
 		nodes:        list[*corev1.Node](s.nodes),
 		agents:       list[*corev1.Pod](s.agents),
 		policies:     list[*networkingv1.NetworkPolicy](s.policies),
+		ingresses:    list[*networkingv1.Ingress](s.ingresses),
 
 		loadBalancers: list[*corev1.Service](s.loadBalancers),
 		pools:         list[*unstructured.Unstructured](s.pools),
