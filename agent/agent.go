@@ -260,10 +260,12 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 }
 
 // settle is how long the loop gathers further changes after an apply; reassert is how often it looks after what sends
-// no notification (sysctls, the peers that wg(8) can change).
+// no notification (sysctls, the peers that wg(8) can change). applyShare bounds what a storm of changes costs: after an
+// apply the loop rests at least that many times as long as it took.
 const (
-	settle   = 20 * time.Millisecond
-	reassert = 3 * time.Second
+	settle     = 20 * time.Millisecond
+	reassert   = 3 * time.Second
+	applyShare = 4
 )
 
 func (a *Agent) applyLoop(ctx context.Context) error {
@@ -272,11 +274,12 @@ func (a *Agent) applyLoop(ctx context.Context) error {
 	a.relays.log = a.log
 	defer a.relays.close()
 	for {
+		start := time.Now()
 		a.apply()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(settle):
+		case <-time.After(max(settle, applyShare*time.Since(start))):
 		}
 		select {
 		case <-ctx.Done():

@@ -26,8 +26,12 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// burst is how long changes are gathered into one snapshot.
-const burst = 2 * time.Millisecond
+// burst is how long changes that follow a snapshot are gathered into the next; perObject more for each object, because
+// a snapshot's first change copies its list. A change after a quiet time is handed on at once.
+const (
+	burst     = 2 * time.Millisecond
+	perObject = time.Microsecond
+)
 
 // Objects are what the API server knows that the network acts on. Nothing in it is changed after it was handed on.
 type Objects struct {
@@ -99,12 +103,14 @@ func (s *Store) Watch(ctx context.Context, on func(*Objects), state func(error))
 		select {
 		case <-ctx.Done():
 		case <-s.changed:
+			pause := burst
 			if o := s.objects(); o != nil {
 				on(o)
+				pause += time.Duration(len(o.Services)+len(o.Slices)) * perObject
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(burst):
+			case <-time.After(pause):
 			}
 		}
 	}
