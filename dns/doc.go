@@ -8,7 +8,7 @@
 //
 //	<service>.<ns>.svc.<domain>                     A, AAAA of the cluster addresses, or of a headless Service's endpoints
 //	<hostname>.<service>.<ns>.svc.<domain>          A, AAAA of one headless endpoint (no hostname: its address with dashes)
-//	_<port>._<proto>.<service>.<ns>.svc.<domain>    SRV of each named port
+//	_<port>._<proto>.<service>.<ns>.svc.<domain>    SRV of each named port; of all ports at the Service's own name
 //	<d>.<c>.<b>.<a>.in-addr.arpa, ...ip6.arpa       PTR of cluster addresses and headless endpoints
 //	<a>-<b>-<c>-<d>.<ns>.pod.<domain>               A or AAAA by form, in any namespace; Config.Pods decides
 //	<node>.node.<domain>, <node>.node.warren        A, AAAA of a node's own addresses, for labs: `search node.warren`

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"net/netip"
@@ -95,9 +96,12 @@ func (c compiler) cluster(svc *model.Service, full string) *service {
 		s.ptrs = append(s.ptrs, pointer{a.Unmap(), full})
 	}
 	s.ptrs = sortUnique(s.ptrs, pointer.compare)
+	var every []target
 	for _, p := range svc.Ports {
+		every = append(every, target{"", p.Port})
 		s.addSRV(p.Name, p.Protocol, full, c.ttl, []target{{"", p.Port}}, func(string) []netip.Addr { return svc.ClusterIPs })
 	}
+	s.ownSRV(every, full, c.ttl)
 	return s
 }
 
@@ -135,9 +139,12 @@ func (c compiler) headless(svc *model.Service, sl []*model.EndpointSlice, full s
 	for host, a := range hosts {
 		s.subs[host] = addresses(a, c.ttl)
 	}
+	var every []target
 	for p, t := range ports {
+		every = append(every, t...)
 		s.addSRV(p.Name, p.Protocol, full, c.ttl, t, func(host string) []netip.Addr { return hosts[host] })
 	}
+	s.ownSRV(every, full, c.ttl)
 	return s
 }
 
@@ -202,12 +209,39 @@ func (s *service) addSRV(port string, proto model.Protocol, full string, ttl uin
 	if len(name)+len(full) > 255 {
 		return
 	}
-	targets = sortUnique(targets, func(a, b target) int { return cmp.Or(strings.Compare(a.host, b.host), cmp.Compare(a.port, b.port)) })
+	targets = sortUnique(targets, compareTargets)
 	set := srvSet(targets, headerLen+len(name)+len(full)+4, full, ttl, addrs)
 	s.subs[name] = &rec{[]rrset{set}}
 	if s.subs[string(above)] == nil {
 		s.subs[string(above)] = &rec{}
 	}
+}
+
+// ownSRV answers SRV at the Service's own name with all its ports, as CoreDNS does: peer finders of StatefulSets ask so.
+// There are no additional records; the records of a Service with one named port are those of that port.
+func (s *service) ownSRV(targets []target, full string, ttl uint32) {
+	if len(targets) == 0 || s.self == nil {
+		return
+	}
+	targets = sortUnique(targets, compareTargets)
+	for _, r := range s.subs {
+		if len(r.sets) == 1 && r.sets[0].typ == typeSRV && int(r.sets[0].an) == len(targets) {
+			own, end := r.sets[0], 0
+			for range own.an {
+				end += recordLen(own.wire[end:])
+			}
+			own.ar, own.wire = 0, own.wire[:end:end]
+			if same := srvSet(targets, 0, full, ttl, nil); bytes.Equal(same.wire, own.wire) {
+				s.self.sets = append(s.self.sets, own)
+				return
+			}
+		}
+	}
+	s.self.sets = append(s.self.sets, srvSet(targets, 0, full, ttl, nil))
+}
+
+func compareTargets(a, b target) int {
+	return cmp.Or(strings.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
 }
 
 // srvSet writes the SRV records and the addresses of their targets. base is where the records start in the message,
@@ -228,6 +262,9 @@ func srvSet(targets []target, base int, full string, ttl uint32, addrs func(host
 		set.an++
 	}
 	for i, owner := range at {
+		if addrs == nil {
+			break
+		}
 		if owner > 0x3fff || len(set.wire) > tcpSize {
 			break // out of a pointer's reach: the client asks for the rest
 		}

@@ -27,6 +27,11 @@ var specification = []struct {
 	{"_http._tcp.web.default.svc.cluster.local", "SRV", "NOERROR", []string{"_http._tcp.web.default.svc.cluster.local. SRV 0 100 80 web.default.svc.cluster.local."}},
 	{"_dns._udp.web.default.svc.cluster.local", "SRV", "NOERROR", []string{"_dns._udp.web.default.svc.cluster.local. SRV 0 100 53 web.default.svc.cluster.local."}},
 	{"_dns._tcp.web.default.svc.cluster.local", "SRV", "NXDOMAIN", nil},
+	{"web.default.svc.cluster.local", "SRV", "NOERROR", []string{"web.default.svc.cluster.local. SRV 0 50 53 web.default.svc.cluster.local.", "web.default.svc.cluster.local. SRV 0 50 80 web.default.svc.cluster.local."}},
+	{"four.default.svc.cluster.local", "SRV", "NOERROR", []string{"four.default.svc.cluster.local. SRV 0 100 1 four.default.svc.cluster.local."}},
+	{"db.prod.svc.cluster.local", "SRV", "NOERROR", []string{
+		"db.prod.svc.cluster.local. SRV 0 25 5432 10-42-2-2.db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. SRV 0 25 5432 db-0.db.prod.svc.cluster.local.",
+		"db.prod.svc.cluster.local. SRV 0 25 5432 db-1.db.prod.svc.cluster.local.", "db.prod.svc.cluster.local. SRV 0 25 5432 out.db.prod.svc.cluster.local."}},
 	{"_http._tcp.web.default.svc.cluster.local", "A", "NOERROR", nil},
 	{"_tcp.web.default.svc.cluster.local", "SRV", "NOERROR", nil},
 	{"_._tcp.four.default.svc.cluster.local", "SRV", "NXDOMAIN", nil}, // unnamed port

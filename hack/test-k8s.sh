@@ -26,6 +26,7 @@ trap down EXIT
 "$rig/up.sh"
 go test -tags k8s -count=1 -timeout 30m -v "$@" ./test/k8s
 [ $# -eq 0 ] || exit 0
+go test -tags k8s -count=1 -v ./test/k8s/dns
 "$rig/down.sh"
 "$rig/up.sh"
 WARREN_K8S_MIGRATE=1 go test -tags k8s -count=1 -timeout 15m -v -run TestMigration ./test/k8s
