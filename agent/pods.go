@@ -7,7 +7,6 @@ import (
 
 	"github.com/warrennet/warren/agent/plug"
 	"github.com/warrennet/warren/cni/veth"
-	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/ipam"
@@ -74,15 +73,6 @@ func (a *Agent) reconcileOnce() {
 func (a *Agent) localPods() (out []pod) {
 	for _, r := range a.plug.Pods() {
 		out = append(out, pod{Link: r.HostIfName, Addrs: r.Addresses, HostPorts: hostPorts(r.PortMappings)})
-	}
-	return out
-}
-
-func (a *Agent) podList() []api.Pod {
-	out := []api.Pod{}
-	for _, r := range a.plug.Pods() {
-		out = append(out, api.Pod{Attachment: r.Attachment, Namespace: r.PodNamespace, Name: r.PodName, UID: r.PodUID,
-			Addresses: r.Addresses, Link: r.HostIfName, Labels: r.Labels})
 	}
 	return out
 }

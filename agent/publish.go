@@ -13,23 +13,16 @@ import (
 func (a *Agent) published() map[model.ObjectName]model.Pod {
 	out := map[model.ObjectName]model.Pod{}
 	for _, r := range a.plug.Pods() {
-		p := podOf(r)
+		p := a.podOf(r)
 		p.Node, p.Zone = a.cfg.NodeName, a.cfg.Zone
 		out[p.ObjectName] = p
 	}
 	return out
 }
 
-// podOf names a Pod as its runtime did; one without a name gets that of its container.
-func podOf(r ipam.Record) model.Pod {
-	n := model.ObjectName{Namespace: r.PodNamespace, Name: r.PodName}
-	if n.Namespace == "" {
-		n.Namespace = "default"
-	}
-	if n.Name == "" {
-		n.Name = "container-" + r.ContainerID[:min(12, len(r.ContainerID))]
-	}
-	return model.Pod{ObjectName: n, UID: r.PodUID, Addrs: r.Addresses, Ready: true, Labels: r.Labels, HostPorts: hostPorts(r.PortMappings)}
+// podOf is a Pod as the cluster gets to know it.
+func (a *Agent) podOf(r ipam.Record) model.Pod {
+	return model.Pod{ObjectName: nameOf(r), UID: r.PodUID, Addrs: r.Addresses, Ready: true, Labels: r.Labels, HostPorts: hostPorts(r.PortMappings)}
 }
 
 func hostPorts(list []api.PortMapping) (out []model.HostPort) {

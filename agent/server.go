@@ -59,6 +59,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET "+api.StatusPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.status()) })
 	mux.HandleFunc("GET "+api.ReadyPath, a.serveReady)
 	mux.HandleFunc("GET "+api.PodsPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) })
+	mux.HandleFunc("POST "+api.PodLabelsPath, a.labelPod)
 	mux.HandleFunc("GET "+api.EnvPath, a.serveEnv)
 	mux.HandleFunc("GET "+api.DNSPath, a.serveDNSQuery)
 	mux.HandleFunc("POST "+api.DNSLogPath, a.switchDNSLog)

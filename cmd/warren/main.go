@@ -32,7 +32,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), uninstallCmd(), versionCmd(), labCmd(),
+	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), podCmd(), uninstallCmd(), versionCmd(), labCmd(),
 		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(), installCNICmd(), controllerCmd(), pkiCmd())
 	return c
 }

@@ -11,6 +11,8 @@ const (
 	ReadyPath  = "/v1/ready"  // GET -> 200, or 503 with an Error that says what is missing
 	PodsPath   = "/v1/pods"   // GET -> []Pod
 	PeersPath  = "/v1/peers"  // POST ForeignPeer adds, DELETE ?publicKey= removes, GET lists
+	// PodLabelsPath changes the labels of a Pod of this node, in clusters without Kubernetes.
+	PodLabelsPath = "/v1/pods/labels" // POST PodLabels -> Pod
 )
 
 // EnvPath and the calls about Services.
@@ -131,6 +133,14 @@ type Pod struct {
 	Addresses []netip.Addr      `json:"addresses"`
 	Link      string            `json:"link"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	Ready     bool              `json:"ready"`
+}
+
+// PodLabels changes labels of a Pod: those in Set get these values, those in Remove go.
+type PodLabels struct {
+	Pod    string            `json:"pod"` // namespace/name, as GET of PodsPath shows it
+	Set    map[string]string `json:"set,omitempty"`
+	Remove []string          `json:"remove,omitempty"`
 }
 
 // ForeignPeer is a WireGuard peer that is no node of the cluster: a laptop, a router, a stock wireguard-go.

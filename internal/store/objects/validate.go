@@ -2,7 +2,9 @@ package objects
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,9 +54,17 @@ func validateMeta(o Object) (errs field.ErrorList) {
 	} else if o.GetNamespace() != "" {
 		errs = append(errs, field.Forbidden(meta.Child("namespace"), "a "+k.Name+" has no namespace"))
 	}
-	for key, v := range o.GetLabels() {
-		errs = invalid(errs, meta.Child("labels"), key, validation.IsQualifiedName(key))
-		errs = invalid(errs, meta.Child("labels").Key(key), v, validation.IsValidLabelValue(v))
+	return append(errs, validateLabels(o.GetLabels())...)
+}
+
+// ValidateLabels checks labels as the API server does those of any object.
+func ValidateLabels(labels map[string]string) error { return validateLabels(labels).ToAggregate() }
+
+func validateLabels(labels map[string]string) (errs field.ErrorList) {
+	at := field.NewPath("metadata", "labels")
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		errs = invalid(errs, at, key, validation.IsQualifiedName(key))
+		errs = invalid(errs, at.Key(key), labels[key], validation.IsValidLabelValue(labels[key]))
 	}
 	return errs
 }
