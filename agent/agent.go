@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/agent/probe"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/hostnet"
@@ -59,6 +60,8 @@ type Agent struct {
 	heard      atomic.Bool     // the store has answered since the start
 	pool       *ipam.Pool
 	plug       *plug.Server
+	probes     *probe.Prober
+	probing    sync.Mutex // one look at which Pods are probed at a time
 	links      *veth.Kernel
 	health     storeHealth
 	kube       *kubernetes // nil without Kubernetes
@@ -100,6 +103,7 @@ type appliedState struct {
 func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
 		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1)}
+	a.probes = probe.New(a.kick)
 	a.joinProblem.Store("")
 	a.logQueries.Store(cfg.DNS.LogQueries)
 	var err error
@@ -180,6 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	if a.kube == nil {
 		g.Go(func() error { a.allocateLB(ctx); return nil })
+		g.Go(func() error { a.probes.Run(ctx); return nil })
 	}
 	g.Go(func() error { return a.member(ctx) })
 	g.Go(func() error { a.reconcilePods(ctx); return nil })

@@ -35,8 +35,9 @@ func (a *Agent) describePod(r ipam.Record) api.Pod {
 			}
 		}
 	}
+	probed, _ := a.probes.Result(r.Attachment)
 	return api.Pod{Attachment: r.Attachment, Namespace: p.Namespace, Name: p.Name, UID: r.PodUID,
-		Addresses: r.Addresses, Link: r.HostIfName, Labels: p.Labels, Ready: p.Ready}
+		Addresses: r.Addresses, Link: r.HostIfName, Labels: p.Labels, Ready: p.Ready, Probe: r.Probe, ProbeError: probed.Error}
 }
 
 // podRecords are the records of a Pod of this node, one per interface.
@@ -111,7 +112,7 @@ func (a *Agent) changePod(w http.ResponseWriter, name string, edit func(*ipam.Re
 			return
 		}
 	}
-	a.kick()
+	a.podsChanged()
 	reply(w, a.describePod(now))
 }
 

@@ -33,9 +33,16 @@ func (a *Agent) openPlug() error {
 	}
 	a.plug = plug.New(plug.Config{
 		Pool: a.pool, Links: plug.Kernel{Kernel: a.links}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
-		DNS: a.podDNS, Ready: a.notReady, Changed: a.kick, Log: a.log,
+		DNS: a.podDNS, Ready: a.notReady, Changed: a.podsChanged, Log: a.log,
 	})
+	a.setProbes()
 	return nil
+}
+
+// podsChanged follows the Pods that came and went.
+func (a *Agent) podsChanged() {
+	a.setProbes()
+	a.kick()
 }
 
 func (a *Agent) podMTU() int {

@@ -22,7 +22,7 @@ func (a *Agent) published() map[model.ObjectName]model.Pod {
 
 // podOf is a Pod as the cluster gets to know it.
 func (a *Agent) podOf(r ipam.Record) model.Pod {
-	return model.Pod{ObjectName: nameOf(r), UID: r.PodUID, Addrs: r.Addresses, Ready: true, Labels: r.Labels, HostPorts: hostPorts(r.PortMappings)}
+	return model.Pod{ObjectName: nameOf(r), UID: r.PodUID, Addrs: r.Addresses, Ready: a.ready(r), Labels: r.Labels, HostPorts: hostPorts(r.PortMappings)}
 }
 
 func hostPorts(list []api.PortMapping) (out []model.HostPort) {

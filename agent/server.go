@@ -60,6 +60,7 @@ func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET "+api.ReadyPath, a.serveReady)
 	mux.HandleFunc("GET "+api.PodsPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) })
 	mux.HandleFunc("POST "+api.PodLabelsPath, a.labelPod)
+	mux.HandleFunc("POST "+api.PodProbePath, a.probePod)
 	mux.HandleFunc("GET "+api.EnvPath, a.serveEnv)
 	mux.HandleFunc("GET "+api.DNSPath, a.serveDNSQuery)
 	mux.HandleFunc("POST "+api.DNSLogPath, a.switchDNSLog)

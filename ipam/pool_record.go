@@ -26,6 +26,7 @@ type Record struct {
 	Labels       map[string]string `json:"labels,omitempty"`
 	DNS          api.DNS           `json:"dns,omitzero"`
 	PortMappings []api.PortMapping `json:"portMappings,omitempty"`
+	Probe        *api.Probe        `json:"probe,omitempty"` // of readiness; replaced, never written to
 	Created      time.Time         `json:"created,omitzero"`
 	// Committed is true once the interface stands. A record without it belongs to an ADD that is under way, or was.
 	Committed bool `json:"committed,omitempty"`

@@ -13,8 +13,8 @@ import (
 )
 
 func podCmd() *cobra.Command {
-	c := &cobra.Command{Use: "pod", Short: "this node's Pods: list them, and change what Services select them by"}
-	c.AddCommand(podListCmd(), podLabelCmd())
+	c := &cobra.Command{Use: "pod", Short: "this node's Pods: list them, and change what Services choose them by"}
+	c.AddCommand(podListCmd(), podLabelCmd(), podProbeCmd())
 	for _, sub := range c.Commands() {
 		socketFlag(sub)
 	}
@@ -44,9 +44,9 @@ func podNameOf(p api.Pod) string { return p.Namespace + "/" + p.Name }
 
 func printPods(c *cobra.Command, format string, pods []api.Pod) error {
 	return render(c.OutOrStdout(), format, pods, func(t io.Writer) {
-		fmt.Fprintln(t, "POD\tADDRESSES\tREADY\tLABELS\tINTERFACE")
+		fmt.Fprintln(t, "POD\tADDRESSES\tREADY\tLABELS\tINTERFACE\tPROBE")
 		for _, p := range pods {
-			fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\n", podNameOf(p), words(p.Addresses), p.Ready, dash(labelText(p.Labels)), p.Link)
+			fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\n", podNameOf(p), words(p.Addresses), p.Ready, dash(labelText(p.Labels)), p.Link, dash(probeText(p)))
 		}
 	})
 }

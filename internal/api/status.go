@@ -13,6 +13,8 @@ const (
 	PeersPath  = "/v1/peers"  // POST ForeignPeer adds, DELETE ?publicKey= removes, GET lists
 	// PodLabelsPath changes the labels of a Pod of this node, in clusters without Kubernetes.
 	PodLabelsPath = "/v1/pods/labels" // POST PodLabels -> Pod
+	// PodProbePath sets or removes a Pod's readiness probe, likewise.
+	PodProbePath = "/v1/pods/probe" // POST PodProbe -> Pod
 )
 
 // EnvPath and the calls about Services.
@@ -134,6 +136,24 @@ type Pod struct {
 	Link      string            `json:"link"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Ready     bool              `json:"ready"`
+	Probe     *Probe            `json:"probe,omitempty"`
+	// ProbeError is why the last attempt of the probe failed.
+	ProbeError string `json:"probeError,omitempty"`
+}
+
+// Probe is how the agent finds out whether a Pod is ready. One answer makes it so, Failures misses in a row undo it.
+type Probe struct {
+	Kind           string `json:"kind"` // tcp: a connection; http: a GET that is answered with 200 to 399
+	Port           uint16 `json:"port"`
+	Path           string `json:"path,omitempty"` // of http
+	IntervalMillis int    `json:"intervalMillis"`
+	Failures       int    `json:"failures"`
+}
+
+// PodProbe gives a Pod a probe; without one it takes the Pod's away, which makes it ready.
+type PodProbe struct {
+	Pod   string `json:"pod"`
+	Probe *Probe `json:"probe,omitempty"`
 }
 
 // PodLabels changes labels of a Pod: those in Set get these values, those in Remove go.

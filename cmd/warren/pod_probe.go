@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/api"
+)
+
+func podProbeCmd() *cobra.Command {
+	var interval time.Duration
+	var failures int
+	c := &cobra.Command{
+		Use:   "probe NAMESPACE/NAME tcp:PORT|http:PORT/PATH|none",
+		Short: "find out from the node whether a Pod is ready, in clusters without Kubernetes",
+		Long: "Find out from the node whether a Pod of it is ready: by a TCP connection, or by an HTTP GET that is answered with 200 to 399.\n\n" +
+			"A Pod that fails so many times in a row leaves its Services; one success brings it back. A Pod without a probe is ready.",
+		Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			q := api.PodProbe{Pod: inNamespace(args[0])}
+			if args[1] != "none" {
+				p, err := parseProbe(args[1])
+				if err != nil {
+					return err
+				}
+				p.IntervalMillis, p.Failures = int(interval.Milliseconds()), failures
+				q.Probe = &p
+			}
+			var p api.Pod
+			if err := callAgent(c, http.MethodPost, api.PodProbePath, q, &p); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "pod %s probe: %s\n", podNameOf(p), args[1])
+			return nil
+		},
+	}
+	c.Flags().DurationVar(&interval, "interval", time.Second, "between two attempts; an attempt may take four fifths of it")
+	c.Flags().IntVar(&failures, "failures", 3, "failed attempts in a row that make the Pod not ready")
+	return c
+}
+
+// parseProbe reads tcp:PORT and http:PORT/PATH; the agent checks the rest.
+func parseProbe(s string) (p api.Probe, err error) {
+	kind, rest, ok := strings.Cut(s, ":")
+	port, path, hasPath := strings.Cut(rest, "/")
+	n, err := strconv.ParseUint(port, 10, 16)
+	if !ok || err != nil || kind != "tcp" && kind != "http" || kind == "tcp" && hasPath {
+		return p, fmt.Errorf("probe %q: expected tcp:PORT, http:PORT/PATH or none", s)
+	}
+	p = api.Probe{Kind: kind, Port: uint16(n)}
+	if kind == "http" {
+		p.Path = "/" + path
+	}
+	return p, nil
+}
+
+// probeText is a probe as it was given, and what is wrong with the Pod.
+func probeText(p api.Pod) string {
+	if p.Probe == nil {
+		return ""
+	}
+	text := fmt.Sprintf("%s:%d%s every %v", p.Probe.Kind, p.Probe.Port, p.Probe.Path, time.Duration(p.Probe.IntervalMillis)*time.Millisecond)
+	if p.ProbeError != "" {
+		text += " (" + p.ProbeError + ")"
+	}
+	return text
+}
