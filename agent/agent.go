@@ -53,6 +53,7 @@ type Agent struct {
 	relays     relays
 	kernel     kernelView
 	podded     podded
+	snats      map[netip.Prefix]netip.Addr // see standIns; only the apply loop uses it
 	dns        atomic.Pointer[dns.Server]
 	logQueries atomic.Bool     // of DNS
 	named      *model.Snapshot // that DNS has; only the apply loop uses it

@@ -26,13 +26,18 @@ func (a *Agent) apply() {
 		a.log.Warn("cannot read the host's addresses", "err", err)
 		return
 	}
+	strangers := a.strangers()
 	me := a.self(under)
+	me.SNAT = a.standIns(me.Blocks, strangers)
+	for _, x := range me.SNAT {
+		strangers = append(strangers, x) // the pool must not give it away either
+	}
 	me.Health = a.checks.set(snap, a.cfg.NodeName, me.Cluster.PodCIDRs)
 	pods := a.localPods()
 	p := makePlan(me, snap, pods, a.tables.build)
 	a.relays.set(relayed(snap, pods, me))
 	changed, err := 0, a.pool.SetBlocks(*blocks)
-	a.pool.SetStrangers(a.strangers())
+	a.pool.SetStrangers(strangers)
 	if look || !a.holds(p) {
 		errs := []error{err, a.tun.SetMTU(p.MTU), a.tun.SetPeers(p.Peers)}
 		changed, err = a.host.Set(p.Host)

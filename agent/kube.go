@@ -176,6 +176,31 @@ func (a *Agent) strangers() (out []netip.Addr) {
 	return out
 }
 
+// standIns finds another SNAT address for blocks whose usual one belongs to a Pod of another network. It stays until the
+// agent starts again, for flows remember it.
+func (a *Agent) standIns(blocks []netip.Prefix, strangers []netip.Addr) map[netip.Prefix]netip.Addr {
+	for _, b := range blocks {
+		if _, done := a.snats[b]; done || !slices.Contains(strangers, SNATAddr(b)) {
+			continue
+		}
+		held := map[netip.Addr]bool{}
+		for _, r := range a.plug.Pods() {
+			for _, x := range r.Addresses {
+				held[x] = true
+			}
+		}
+		if x, ok := standIn(b, func(x netip.Addr) bool { return held[x] || slices.Contains(strangers, x) }); ok {
+			next := map[netip.Prefix]netip.Addr{b: x}
+			for k, v := range a.snats {
+				next[k] = v
+			}
+			a.snats = next
+			a.log.Info("a Pod of another network has the address that stands for clients; another one does", "pod", SNATAddr(b), "now", x)
+		}
+	}
+	return a.snats
+}
+
 // podded is the last snapshot that withOwnPods made; only the apply loop uses it.
 type podded struct {
 	from, out *model.Snapshot

@@ -45,10 +45,11 @@ type self struct {
 	Keepalive      time.Duration
 	Cluster        model.Cluster
 	Foreign        []tunnel.Peer
-	Health         map[uint16]uint16 // health check node ports and where they are served
-	DNS            []netip.Addr      // cluster DNS addresses, which every node has itself
-	NodePortRanges []netip.Prefix    // of own addresses that serve node ports; empty: all
-	NonMasquerade  []netip.Prefix    // destinations that Pods reach with their own address
+	Health         map[uint16]uint16           // health check node ports and where they are served
+	DNS            []netip.Addr                // cluster DNS addresses, which every node has itself
+	NodePortRanges []netip.Prefix              // of own addresses that serve node ports; empty: all
+	NonMasquerade  []netip.Prefix              // destinations that Pods reach with their own address
+	SNAT           map[netip.Prefix]netip.Addr // by block, where the usual one is somebody else's
 }
 
 // pod is a local Pod's interface and addresses.

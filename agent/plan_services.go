@@ -48,10 +48,10 @@ func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	}
 	for _, b := range me.Blocks {
 		if b.Addr().Is4() && !s.SNAT4.IsValid() {
-			s.PodNet4, s.SNAT4 = PodNetAddr(b), SNATAddr(b)
+			s.PodNet4, s.SNAT4 = PodNetAddr(b), me.snat(b)
 		}
 		if b.Addr().Is6() && !s.SNAT6.IsValid() {
-			s.PodNet6, s.SNAT6 = PodNetAddr(b), SNATAddr(b)
+			s.PodNet6, s.SNAT6 = PodNetAddr(b), me.snat(b)
 		}
 	}
 	return s
@@ -78,6 +78,32 @@ func (me self) nodePortAddrs() (out []netip.Addr) {
 // SNATAddr is the address of a block that stands for clients whose own cannot be kept: the second one, which is not
 // local to the host.
 func SNATAddr(block netip.Prefix) netip.Addr { return PodNetAddr(block).Next() }
+
+// snat is SNATAddr, or what stands in for it while a Pod of another network has that address.
+func (me self) snat(block netip.Prefix) netip.Addr {
+	if a, ok := me.SNAT[block]; ok {
+		return a
+	}
+	return SNATAddr(block)
+}
+
+// standIn chooses another SNAT address from the upper end of a block: the networks before warren count from the lower.
+func standIn(block netip.Prefix, taken func(netip.Addr) bool) (netip.Addr, bool) {
+	raw := block.Addr().AsSlice()
+	for i := block.Bits(); i < len(raw)*8; i++ {
+		raw[i/8] |= 1 << (7 - i%8)
+	}
+	a, _ := netip.AddrFromSlice(raw)
+	for range 64 {
+		if a = a.Prev(); !block.Contains(a) {
+			break
+		}
+		if !taken(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
 
 // services adds what steers Service traffic and what leaves the cluster to the TUN.
 func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, pods []pod) {
@@ -108,7 +134,7 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	// An address of our own block that no Pod has ends here: over the range's route it would come back and go round.
 	for _, b := range me.Blocks {
 		h.Routes = append(h.Routes, me.ownBlock(b)...)
-		h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(SNATAddr(b), b.Addr().BitLen()), netip.Addr{})...)
+		h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(me.snat(b), b.Addr().BitLen()), netip.Addr{})...)
 	}
 	p.replies(me, st)
 	p.hostPorts(me, pods)
@@ -145,25 +171,29 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + me.Interface + "/route_localnet", Value: "1"})
 	}
 	h.Sysctls = append(h.Sysctls, serviceSysctls(me)...)
+	for _, l := range me.Underlay.StrangerLinks {
+		// A Pod of a bridge takes the whole block for its neighbours and asks on the bridge for Pods that are warren's.
+		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + l + "/proxy_arp", Value: "1", Optional: true})
+	}
 }
 
 // ownBlock is what becomes of addresses of the node's own block that no Pod of warren's has: those that a network before
 // warren left its Pods are looked up in the host's own table, the rest ends here.
 func (me self) ownBlock(b netip.Prefix) (out []hostnet.Route) {
-	whole := false
+	end := []hostnet.Route{{Table: tablePods, Type: hostnet.Unreachable, Dst: b}}
+	throw := func(p netip.Prefix) []hostnet.Route { // past both tables that lead to the TUN
+		return []hostnet.Route{{Table: tablePods, Type: hostnet.Throw, Dst: p}, {Table: tableWorld, Type: hostnet.Throw, Dst: p}}
+	}
 	for _, s := range me.Underlay.Strangers {
 		switch {
 		case !s.Overlaps(b):
 		case s.Bits() <= b.Bits():
-			whole = true
+			end = throw(b)
 		default:
-			out = append(out, hostnet.Route{Table: tablePods, Type: hostnet.Throw, Dst: s})
+			out = append(out, throw(s)...)
 		}
 	}
-	if whole {
-		return append(out, hostnet.Route{Table: tablePods, Type: hostnet.Throw, Dst: b})
-	}
-	return append(out, hostnet.Route{Table: tablePods, Type: hostnet.Unreachable, Dst: b})
+	return append(out, end...)
 }
 
 // overTUN is a route to the TUN and the blackhole behind it.

@@ -306,8 +306,8 @@ ip addr add 10.42.0.1/24 dev eth0; for l in eth0 eth1 x0 x1 docker0; do ip link 
 			t.Errorf("sources %v: expected those of IPv4, which has two addresses, and none of IPv6", u.Sources)
 		}
 		sh(t, "ip route add 10.42.5.0/24 dev docker0; ip route add 10.42.6.0/24 via 192.0.2.1")
-		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil || fmt.Sprint(u.Strangers) != "[10.42.0.0/24 10.42.5.0/24]" {
-			t.Errorf("strangers %v err %v: expected the routes that lead to links of this host", u.Strangers, err)
+		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil || fmt.Sprint(u.Strangers, u.StrangerLinks) != "[10.42.0.0/24 10.42.5.0/24] [eth0 docker0]" {
+			t.Errorf("strangers %v on %v err %v: expected the routes that lead to links of this host", u.Strangers, u.StrangerLinks, err)
 		}
 		over, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24")})
 		if err != nil || len(over) != 1 || !strings.Contains(over[0], "192.0.2.0/24 dev eth0") {

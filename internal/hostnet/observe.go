@@ -24,7 +24,9 @@ type Underlay struct {
 	// Strangers are the destinations inside the excluded ranges that the host's own routing table leads elsewhere: Pods of
 	// another network that was here before.
 	Strangers []netip.Prefix
-	MTU       int // bytes; 0 without any address
+	// StrangerLinks are where those IPv4 routes lead.
+	StrangerLinks []string
+	MTU           int // bytes; 0 without any address
 }
 
 // Source is the address that stands for the node towards a destination.
@@ -100,6 +102,11 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 		}
 		if slices.ContainsFunc(exclude, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
 			u.Strangers = append(u.Strangers, to)
+			for _, l := range links {
+				if name := l.Attrs().Name; l.Attrs().Index == r.LinkIndex && to.Addr().Is4() && !slices.Contains(u.StrangerLinks, name) {
+					u.StrangerLinks = append(u.StrangerLinks, name)
+				}
+			}
 		}
 	}
 	return u, nil

@@ -24,7 +24,7 @@ kind: Service
 metadata: {name: old, namespace: %s}
 spec: {type: NodePort, selector: {app: old}, ports: [{port: 80, targetPort: 8080, nodePort: 30090}]}
 `, ns))
-	reachAll := func(when string, groups ...map[string]podInfo) {
+	reachPods := func(when string, groups ...map[string]podInfo) {
 		t.Helper()
 		for _, a := range groups {
 			for _, b := range groups {
@@ -37,6 +37,12 @@ spec: {type: NodePort, selector: {app: old}, ports: [{port: 80, targetPort: 8080
 					}
 				}
 			}
+		}
+	}
+	reachAll := func(when string, groups ...map[string]podInfo) {
+		t.Helper()
+		reachPods(when, groups...)
+		for _, a := range groups {
 			for _, from := range nodes {
 				eventually(t, 20*time.Second, when+": Service by name from "+from, func() error {
 					_, err := fromPod(ns, a[from].Name, curlArgs("http://old/hostname")...)
@@ -71,7 +77,7 @@ spec: {type: NodePort, selector: {app: old}, ports: [{port: 80, targetPort: 8080
 			t.Errorf("%s on %s: %s is not in %s", fresh[n].Name, n, fresh[n].IP, cidr)
 		}
 	}
-	reachAll("beside the old network, with kube-proxy", old, fresh)
+	reachPods("beside the old network, with kube-proxy", old, fresh)
 
 	for _, n := range nodes {
 		run(t, n, "sh", "-c", "kill $(cat /run/rig/kube-proxy.pid); sleep 0.5; kube-proxy --cleanup --config "+"$(ls -d /tmp/*/"+n+"/kube-proxy.yaml 2>/dev/null | head -1)"+" >/dev/null 2>&1; nft delete table ip kube-proxy 2>/dev/null; nft delete table ip6 kube-proxy 2>/dev/null; true")
