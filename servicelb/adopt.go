@@ -52,6 +52,7 @@ func (f *flows) adopt(e *entry, slot uint32, inPlace bool) bool {
 		slot, to = free, &f.slots[free]
 		to.copy(e)
 	}
+	to.packets, to.bytes = [2]uint16{}, [2]uint32{} // the process before has told what it knew
 	to.gen.Store(0)
 	to.source.Store(f.sources.bucket(f.seed, ko.source().Addr()))
 	f.link(slot, ho, hr)

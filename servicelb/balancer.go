@@ -31,6 +31,7 @@ type Balancer struct {
 	affinity affinity
 	pieces   pieces
 	counters counters
+	ledger   ledger
 }
 
 // view is a table and its number, which flows remember as the last one that has confirmed them.
@@ -58,6 +59,7 @@ func New(c Config) (*Balancer, error) {
 	if err := b.openFlows(c); err != nil {
 		return nil, err
 	}
+	b.flows.ended = b.settle
 	b.affinity.init()
 	b.view.Store(&view{Table: &Table{}})
 	return b, nil

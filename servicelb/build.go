@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync/atomic"
 
 	"github.com/warrennet/warren/internal/model"
 )
@@ -45,14 +44,14 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 	for i := range snap.Services {
 		svc := &snap.Services[i]
 		if n := (unitName{ObjectName: svc.ObjectName}); len(changed) > 0 && changed[n] {
-			e.enter(n, e.table.compile(svc, parts[svc.ObjectName], b.opened(n)))
+			e.enter(n, e.table.compile(svc, parts[svc.ObjectName], b.meter(n)))
 			delete(changed, n)
 		}
 	}
 	for i := range snap.Pods {
 		pod := &snap.Pods[i]
 		if n := (unitName{pod.ObjectName, true}); len(changed) > 0 && changed[n] && onNode(pod, self.Node) {
-			e.enter(n, e.table.compilePod(pod, b.opened(n)))
+			e.enter(n, e.table.compilePod(pod, b.meter(n)))
 			delete(changed, n)
 		}
 	}
@@ -79,16 +78,19 @@ func (b *Builder) begin(self Self, ranges []netip.Prefix) {
 		b.units = map[unitName]*unit{}
 	}
 	for n, u := range b.units {
-		b.units[n] = &unit{opened: u.opened}
+		b.units[n] = &unit{meter: u.meter}
 	}
 }
 
-// opened is the counter of a unit, which outlives changes of the unit.
-func (b *Builder) opened(n unitName) *atomic.Uint64 {
+// meter is what counts for a unit, which outlives changes of the unit.
+func (b *Builder) meter(n unitName) *meter {
 	if u := b.units[n]; u != nil {
-		return u.opened
+		return u.meter
 	}
-	return new(atomic.Uint64)
+	if n.pod {
+		return &meter{name: "hostPort:" + n.String()}
+	}
+	return &meter{name: n.String()}
 }
 
 // slicesOf gathers the endpoint slices of the units that are to be compiled.

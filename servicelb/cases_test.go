@@ -507,7 +507,7 @@ func TestReclaim(t *testing.T) {
 	}
 	want(t, b, exchange(), Drop, "all are busy again")
 	b.sound(t)
-	if s := b.Stats(); s.Services["d/dns"] != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 || s.Dropped["table_full"] != 2 {
+	if s := b.Stats(); s.Services["d/dns"].Connections != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 || s.Dropped["table_full"] != 2 {
 		t.Fatal(s.Services, s.Opened, s.Flows, nonzero(s.Dropped))
 	}
 }

@@ -21,6 +21,7 @@ type flows struct {
 	room    slotPool
 	sources sourceCounts
 	loads   [loadSlots]atomic.Int32 // flows per backend, by hash
+	ended   func(*entry)            // gets each flow that has ended, or nil
 }
 
 const shards = 512
@@ -89,6 +90,7 @@ type birth struct {
 	flags    uint8
 	now, gen uint32
 	source   uint32
+	size     int // of its first packet, in bytes
 }
 
 // insert fills the slot, which the caller has from room, and links it, unless one of the tuples is taken.
@@ -111,6 +113,7 @@ func (f *flows) insert(slot uint32, n *birth) outcome {
 	e.source.Store(n.source)
 	e.acks[orig].Store(0)
 	e.acks[reply].Store(0)
+	e.packets, e.bytes = [2]uint16{orig: 1}, [2]uint32{orig: uint32(n.size)}
 	status := e.status.Load()&^(stateMask|stateBits) + life | e.firstState()
 	f.link(slot, ho, hr)
 	f.count(e, status, 1)
@@ -144,6 +147,9 @@ func (f *flows) end(slot, status uint32) bool {
 	f.unlink(ho, refOf(slot, orig))
 	f.unlink(hr, refOf(slot, reply))
 	f.unlockBoth(ho, hr)
+	if f.ended != nil {
+		f.ended(e)
+	}
 	f.count(e, status, -1)
 	e.status.Store(status &^ (stateMask | stateBits))
 	f.give(slot)

@@ -14,7 +14,7 @@ import (
 const (
 	headerSize = 4096
 	magic      = "warrenfl"
-	layout     = 1
+	layout     = 2
 	headerUsed = 8 + 4 + 4 + 4 + bootLen
 	bootLen    = 36
 )

@@ -45,6 +45,9 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 	if halfOpen(before) && !halfOpen(after) {
 		f.sources.settle(e.source.Load())
 	}
+	if e.carry(way, p.Length) {
+		b.credit(v, e, way)
+	}
 	to := e.way[1-way]
 	s.Unlock()
 	return b.send(v, p, to.destination(), to.source(), in), true

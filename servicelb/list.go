@@ -1,9 +1,7 @@
 package servicelb
 
 import (
-	"cmp"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -62,12 +60,9 @@ func (e *entry) flow(state, now uint32) Flow {
 
 func seconds(n uint32) time.Duration { return time.Duration(max(int32(n), 0)) * time.Second }
 
-// maxServices bounds the Services that Stats names; it keeps those with the most connections.
-const maxServices = 1000
-
 // Stats counts. It walks all flows: call it every few seconds, not for every packet.
 func (b *Balancer) Stats() Stats {
-	s := Stats{Flows: map[string]uint64{}, Dropped: map[string]uint64{}, Services: map[string]uint64{},
+	s := Stats{Flows: map[string]uint64{}, Dropped: map[string]uint64{},
 		Opened: b.counters.opened.Load(), Ended: b.counters.ended.Load()}
 	for slot := range b.flows.ever() {
 		if state := b.flows.slots[slot].status.Load() & stateMask; state > dying && state < states {
@@ -77,16 +72,7 @@ func (b *Balancer) Stats() Stats {
 	for why := reason(1); why < reasons; why++ {
 		s.Dropped[reasonNames[why]] = b.counters.dropped[why].Load()
 	}
-	b.view.Load().connections(s.Services)
+	b.gather()
+	s.Services = b.ledger.show(b.view.Load().meters())
 	return s
-}
-
-type connections struct {
-	name string
-	n    uint64
-}
-
-func busiest(all []connections) []connections {
-	slices.SortFunc(all, func(a, b connections) int { return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name)) })
-	return all[:min(len(all), maxServices)]
 }

@@ -63,7 +63,7 @@ func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from)
 	n.way[orig] = k.tuple
 	verdict := b.bind(v, p, k, &n, back.addrPort(), src, in)
 	if verdict != Drop {
-		f.opened.Add(1)
+		f.meter.open()
 	}
 	return verdict
 }
@@ -130,6 +130,7 @@ func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.
 		b.flows.give(slot)
 		return b.drop(dropNoSource)
 	}
+	n.size = p.Length
 	for range tries {
 		n.way[reply] = b.answers(p, back, netip.AddrPortFrom(src, port))
 		switch b.flows.insert(slot, n) {

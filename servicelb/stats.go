@@ -59,6 +59,7 @@ type Stats struct {
 	Opened, Ended uint64
 	// Dropped counts packets that were not passed on by reason; some of them were answered.
 	Dropped map[string]uint64
-	// Services counts the connections of each Service ("namespace/name").
-	Services map[string]uint64
+	// Services has the traffic of the busiest Services ("namespace/name") and of Pods with host ports
+	// ("hostPort:namespace/name"), and of all others as OtherServices.
+	Services map[string]Traffic
 }

@@ -92,8 +92,8 @@ type frontend struct {
 	// internal serves Pods and nodes, external clients from outside.
 	internal, external *pool
 	// all are the endpoints in any condition, sorted: a connection goes on while its backend is one of them.
-	all    []backend
-	opened *atomic.Uint64
+	all   []backend
+	meter *meter // nil for health check ports
 }
 
 // pool is a set of backends to choose from.
@@ -152,19 +152,16 @@ func (t *Table) front(k frontKey) *frontend { return t.fronts.get(k.hash(), k) }
 // vip reports whether an address is one of a Service's.
 func (t *Table) vip(a netip.Addr) bool { return t.vips.get(stable(a, 0), a) > 0 }
 
-// connections adds the counters of the busiest Services.
-func (t *Table) connections(into map[string]uint64) {
-	var all []connections
-	seen := map[*atomic.Uint64]bool{}
+// meters lists the meters of all Services, each once.
+func (t *Table) meters() (out []*meter) {
+	seen := map[*meter]bool{nil: true}
 	for _, f := range t.fronts.all {
-		if !seen[f.opened] {
-			seen[f.opened] = true
-			all = append(all, connections{f.name.String(), f.opened.Load()})
+		if !seen[f.meter] {
+			seen[f.meter] = true
+			out = append(out, f.meter)
 		}
 	}
-	for _, c := range busiest(all) {
-		into[c.name] = c.n
-	}
+	return out
 }
 
 // inPods reports whether an address belongs to the Pod network.

@@ -3,7 +3,6 @@ package servicelb
 import (
 	"net/netip"
 	"slices"
-	"sync/atomic"
 
 	"github.com/warrennet/warren/internal/model"
 )
@@ -13,7 +12,7 @@ type unit struct {
 	keys   []frontKey
 	fronts []*frontend // of keys
 	vips   []netip.Addr
-	opened *atomic.Uint64
+	meter  *meter
 }
 
 // port is what the frontends of one Service port and family share.
@@ -23,8 +22,8 @@ type port struct {
 }
 
 // compile makes the unit of a Service from its endpoint slices.
-func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, opened *atomic.Uint64) *unit {
-	u := &unit{opened: opened}
+func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, count *meter) *unit {
+	u := &unit{meter: count}
 	if svc.Foreign || svc.Headless || svc.Type == model.ExternalName || slices.ContainsFunc(svc.ClusterIPs, func(a netip.Addr) bool { return slices.Contains(t.self.Own, a) }) {
 		return u
 	}
@@ -54,7 +53,7 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 			*x = &port{t.pool(svc, eps, false), t.pool(svc, eps, true), backends(eps)}
 		}
 		f := &frontend{name: svc.ObjectName, port: p.Name, kind: k, affinity: svc.Affinity, pick: pickerOf(svc.Annotations),
-			id: portID(svc.ObjectName, p), internal: (*x).internal, external: (*x).external, all: (*x).all, opened: u.opened}
+			id: portID(svc.ObjectName, p), internal: (*x).internal, external: (*x).external, all: (*x).all, meter: u.meter}
 		if k == kindExternal && slices.Contains(svc.LBAddresses, addr) {
 			f.sources = svc.LBSourceRanges
 		}
@@ -102,13 +101,13 @@ func (t *Table) compileHealth(u *unit, svc *model.Service) {
 		only := []backend{{own, listener}}
 		p := &pool{backends: only}
 		u.add(frontKey{a, svc.HealthCheckNodePort, uint8(model.TCP)},
-			&frontend{name: svc.ObjectName, port: "healthCheckNodePort", kind: kindNodePort, internal: p, external: p, all: only, opened: new(atomic.Uint64)})
+			&frontend{name: svc.ObjectName, port: "healthCheckNodePort", kind: kindNodePort, internal: p, external: p, all: only})
 	}
 }
 
 // compilePod makes the unit of a Pod of this node that has host ports.
-func (t *Table) compilePod(pod *model.Pod, opened *atomic.Uint64) *unit {
-	u := &unit{opened: opened}
+func (t *Table) compilePod(pod *model.Pod, count *meter) *unit {
+	u := &unit{meter: count}
 	for _, h := range pod.HostPorts {
 		on := []netip.Addr{h.HostIP}
 		if !h.HostIP.IsValid() || h.HostIP.IsUnspecified() {
@@ -125,7 +124,7 @@ func (t *Table) compilePod(pod *model.Pod, opened *atomic.Uint64) *unit {
 				only := []backend{{to, h.ContainerPort}}
 				p := &pool{backends: only}
 				u.add(frontKey{a, h.HostPort, uint8(h.Protocol)},
-					&frontend{name: pod.ObjectName, port: "hostPort", kind: kindHostPort, internal: p, external: p, all: only, opened: opened})
+					&frontend{name: pod.ObjectName, port: "hostPort", kind: kindHostPort, internal: p, external: p, all: only, meter: count})
 			}
 		}
 	}
