@@ -27,7 +27,7 @@ deps:
 test: deps
 	@hack/test.sh
 
-# Not part of `make test`: builds Kubernetes once, which takes ten minutes and more.
+# Not part of `make test`: builds Kubernetes once, which takes some ten minutes.
 test-k8s:
 	@hack/test-k8s.sh
 

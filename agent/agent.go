@@ -87,6 +87,7 @@ type Agent struct {
 	foreign      foreignPeers
 	announcer    atomic.Pointer[announce.Announcer] // nil before the tunnel stands
 	dnsWanted    atomic.Pointer[[]netip.Addr]       // cluster DNS addresses that replace the configured ones
+	dnsMoved     chan struct{}                      // they may have changed
 	portTaken    sync.Map                           // setting -> address that another program listens on
 	keep         chan *model.Snapshot               // the newest to keep on disk
 }
@@ -103,7 +104,7 @@ type appliedState struct {
 // New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
 func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
-		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1)}
+		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1), dnsMoved: make(chan struct{}, 1)}
 	a.probes = probe.New(a.kick)
 	a.joinProblem.Store("")
 	a.logQueries.Store(cfg.DNS.LogQueries)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
@@ -43,7 +42,7 @@ func (a *Agent) serveDNS(ctx context.Context) error {
 			for sub.Err() == nil && slices.Equal(addrs, a.dnsAddrs()) {
 				select {
 				case <-sub.Done():
-				case <-time.After(time.Second):
+				case <-a.dnsMoved:
 				}
 			}
 			stop()

@@ -34,7 +34,7 @@ func TestFromDisk(t *testing.T) {
 	if a.fromDisk() {
 		t.Error("the store has answered: from disk")
 	}
-	a = begin(&kubernetes{})
+	a = begin(&kubernetes{first: make(chan struct{})})
 	a.takeStore(&model.Snapshot{Revision: 4})
 	if !a.fromDisk() {
 		t.Error("the API server is away: not from disk")

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -22,6 +23,7 @@ type kubernetes struct {
 	conn   *kube.Connection
 	health storeHealth
 
+	first   chan struct{} // closed once the API server has told everything
 	mu      sync.Mutex
 	store   *model.Snapshot   // newest of etcd, nil before the first
 	objects *kube.Objects     // newest of the API server, nil before the first
@@ -39,7 +41,8 @@ func (a *Agent) connectKubernetes() error {
 	if err != nil {
 		return err
 	}
-	a.kube = &kubernetes{conn: conn}
+	a.kube = &kubernetes{conn: conn, first: make(chan struct{})}
+	a.keepAPIServers(c.Servers)
 	if a.kube.named, err = a.disk.Nameservers(); err != nil {
 		a.log.Warn("the kept name servers are unreadable and were passed over", "err", err)
 	}
@@ -69,6 +72,7 @@ func (a *Agent) apiServers(c Kubernetes) []string {
 // watchKubernetes follows the API server until ctx ends.
 func (a *Agent) watchKubernetes(ctx context.Context) {
 	s := kube.New(a.kube.conn, a.cfg.NodeName, a.log)
+	s.AllPods = a.cfg.DNS.Pods == podsVerified
 	s.Watch(ctx, a.takeObjects, func(err error) {
 		if err == nil {
 			a.kube.health.ok()
@@ -101,6 +105,9 @@ func (a *Agent) takeObjects(o *kube.Objects) {
 	k := a.kube
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.objects == nil {
+		close(k.first)
+	}
 	k.objects = o
 	base := k.store
 	if base == nil {
@@ -136,17 +143,29 @@ func (a *Agent) withOwnPods(snap *model.Snapshot) *model.Snapshot {
 	if a.kube == nil || snap == noSnapshot {
 		return snap
 	}
-	var pods []model.Pod
-	for _, p := range a.published() {
-		pods = append(pods, p)
-	}
-	slices.SortFunc(pods, func(x, y model.Pod) int { return strings.Compare(x.String(), y.String()) })
+	pods := joinPods(a.published(), snap.Pods, a.cfg.NodeName)
 	if p := &a.podded; p.from != snap || !reflect.DeepEqual(p.pods, pods) {
 		out := *snap
 		out.Pods = pods
 		p.from, p.pods, p.out = snap, pods, &out
 	}
 	return a.podded.out
+}
+
+// joinPods puts the Pods that were plugged on this node beside those that the API server knows on others.
+func joinPods(own map[model.ObjectName]model.Pod, known []model.Pod, node string) (out []model.Pod) {
+	for _, p := range own {
+		out = append(out, p)
+	}
+	for _, p := range known {
+		if p.Node != node {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(x, y model.Pod) int {
+		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
+	})
+	return out
 }
 
 // strangers are the addresses in this node's blocks that Pods have which warren did not plug: the network before it did.
@@ -220,7 +239,8 @@ func (k *kubernetes) node() kube.Node {
 	return k.objects.Node
 }
 
-// firstClaim bounds how long a new node waits for its Node object, whose podCIDRs it would rather have than any block.
+// firstClaim bounds how long a new node waits for the API server, whose podCIDRs for it it would rather have than any
+// block.
 const firstClaim = 10 * time.Second
 
 // preferred are the blocks that Kubernetes has set aside for this node (Node.spec.podCIDRs): those that lie in the Pod
@@ -229,8 +249,10 @@ func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
 	if a.kube == nil {
 		return nil
 	}
-	for end := time.Now().Add(firstClaim); !a.kube.node().Known && time.Now().Before(end) && ctx.Err() == nil; {
-		time.Sleep(20 * time.Millisecond)
+	select {
+	case <-ctx.Done():
+	case <-a.kube.first:
+	case <-time.After(firstClaim):
 	}
 	c := a.cluster()
 	for _, p := range a.kube.node().PodCIDRs {
@@ -302,6 +324,10 @@ func (a *Agent) takeConfig(cfg Config) {
 	}
 	a.store.SetEndpoints(cfg.Etcd.Endpoints)
 	a.dnsWanted.Store(&cfg.ClusterDNS)
+	select {
+	case a.dnsMoved <- struct{}{}:
+	default:
+	}
 	a.kick()
 	if !reflect.DeepEqual(cfg.Cluster, a.cfg.Cluster) {
 		a.log.Warn("the cluster's ranges or domain changed in its settings; they are taken up when the agent starts again",

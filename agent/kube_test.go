@@ -65,6 +65,25 @@ func TestMergePools(t *testing.T) {
 	}
 }
 
+// The plugin's word counts for this node, the API server's for the others; servicelb wants them by namespace, then name.
+func TestJoinPods(t *testing.T) {
+	pod := func(ns, name, node, uid string) model.Pod {
+		return model.Pod{ObjectName: model.ObjectName{Namespace: ns, Name: name}, Node: node, UID: uid}
+	}
+	own := map[model.ObjectName]model.Pod{}
+	for _, p := range []model.Pod{pod("a-b", "x", "n1", "plugged"), pod("a", "z", "n1", "plugged")} {
+		own[p.ObjectName] = p
+	}
+	known := []model.Pod{pod("a", "y", "n2", "api"), pod("a", "z", "n1", "api"), pod("a", "gone", "n1", "api")}
+	got := ""
+	for _, p := range joinPods(own, known, "n1") {
+		got += p.String() + " " + p.UID + ", "
+	}
+	if want := "a/y api, a/z plugged, a-b/x plugged, "; got != want {
+		t.Errorf("%s; expected %s", got, want)
+	}
+}
+
 func TestKubernetesOrder(t *testing.T) {
 	a := func(s string) netip.Addr { return netip.MustParseAddr(s) }
 	k := &kubernetes{objects: &kube.Objects{Node: kube.Node{Known: true, Addresses: []netip.Addr{a("192.0.2.9"), a("2001:db8::9")}}}}

@@ -138,35 +138,43 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	}
 	p.replies(me, st)
 	p.hostPorts(me, pods)
+	p.served(me, ranges, st.VIPs)
+	p.serviceSysctls(me)
+}
+
+// served leads what the hook serves to it: Service ranges and addresses, the node's own where they take node ports or
+// stand for Pods; and past it what Pods reach with their own address.
+func (p *plan) served(me self, ranges []netip.Prefix, vips []netip.Addr) {
 	src := me.sources()
-	for _, r := range ranges {
-		if src[r.Addr().Is4()].IsValid() {
-			h.Routes = append(h.Routes, overTUN(me, tablePods, r, src[r.Addr().Is4()])...)
+	lead := func(table int, dst netip.Prefix, from netip.Addr) {
+		if src[dst.Addr().Is4()].IsValid() {
+			p.Host.Routes = append(p.Host.Routes, overTUN(me, table, dst, from)...)
 		}
 	}
-	for _, a := range st.VIPs {
-		if src[a.Is4()].IsValid() {
-			h.Routes = append(h.Routes, overTUN(me, tablePods, netip.PrefixFrom(a, a.BitLen()), src[a.Is4()])...)
-		}
+	for _, r := range ranges {
+		lead(tablePods, r, src[r.Addr().Is4()])
+	}
+	for _, a := range vips {
+		lead(tablePods, netip.PrefixFrom(a, a.BitLen()), src[a.Is4()])
 	}
 	for _, a := range me.Underlay.Addrs {
-		if src[a.Is4()].IsValid() {
-			h.Routes = append(h.Routes, overTUN(me, tableMasq, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})...)
-		}
+		lead(tableMasq, netip.PrefixFrom(a, a.BitLen()), netip.Addr{})
 	}
 	for _, a := range me.nodePortAddrs() {
 		from := netip.Addr{}
 		if a == localhost { // the firewall that a kubelet keeps drops what comes to 127/8 from any other address
 			from = localhost
 		}
-		if src[a.Is4()].IsValid() {
-			h.Routes = append(h.Routes, overTUN(me, tableNode, netip.PrefixFrom(a, a.BitLen()), from)...)
-		}
+		lead(tableNode, netip.PrefixFrom(a, a.BitLen()), from)
 	}
 	for _, r := range me.NonMasquerade {
-		h.Routes = append(h.Routes, hostnet.Route{Table: tableWorld, Type: hostnet.Throw, Dst: r})
+		p.Host.Routes = append(p.Host.Routes, hostnet.Route{Table: tableWorld, Type: hostnet.Throw, Dst: r})
 	}
-	if v4 {
+}
+
+func (p *plan) serviceSysctls(me self) {
+	h := &p.Host
+	if v4, _ := me.families(); v4 {
 		// Lets 127.0.0.1 out to warren0 and back; the hook drops every other use of 127/8.
 		h.Sysctls = append(h.Sysctls, hostnet.Sysctl{Path: "ipv4/conf/" + me.Interface + "/route_localnet", Value: "1"})
 	}

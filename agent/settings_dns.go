@@ -26,9 +26,12 @@ type DNS struct {
 }
 
 // The words of the settings, in the order of the package's values.
+// podsVerified needs the Pods of every node.
+const podsVerified = "verified"
+
 var (
 	dnsPolicies = []string{"sequential", "parallel"}
-	dnsPodModes = []string{"byForm", "verified", "off"}
+	dnsPodModes = []string{"byForm", podsVerified, "off"}
 )
 
 func defaultDNS() DNS {

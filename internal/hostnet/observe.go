@@ -95,21 +95,27 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 		}
 	}
 	u.Sources = sources(routes, byLink, u.Addrs)
+	u.strangers(routes, links, exclude)
+	return u, nil
+}
+
+// strangers notes the routes that lead into the ranges by links of this host; one over a gateway leads to another node.
+func (u *Underlay) strangers(routes []netlink.Route, links []netlink.Link, ranges []netip.Prefix) {
+	name := map[int]string{}
+	for _, l := range links {
+		name[l.Attrs().Index] = l.Attrs().Name
+	}
 	for _, r := range routes {
 		to := prefixOf(r.Dst)
-		if r.Protocol == Protocol || !to.IsValid() || r.Type != unix.RTN_UNICAST || r.Gw != nil {
-			continue // a route over a gateway leads to another node
+		if r.Protocol == Protocol || !to.IsValid() || r.Type != unix.RTN_UNICAST || r.Gw != nil ||
+			!slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
+			continue
 		}
-		if slices.ContainsFunc(exclude, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
-			u.Strangers = append(u.Strangers, to)
-			for _, l := range links {
-				if name := l.Attrs().Name; l.Attrs().Index == r.LinkIndex && to.Addr().Is4() && !slices.Contains(u.StrangerLinks, name) {
-					u.StrangerLinks = append(u.StrangerLinks, name)
-				}
-			}
+		u.Strangers = append(u.Strangers, to)
+		if l := name[r.LinkIndex]; l != "" && to.Addr().Is4() && !slices.Contains(u.StrangerLinks, l) {
+			u.StrangerLinks = append(u.StrangerLinks, l)
 		}
 	}
-	return u, nil
 }
 
 // maxSources bounds what a host with a routing daemon can make of it.

@@ -108,20 +108,7 @@ func cut(s, after, before string) string {
 // A drained node gives its Pods away and takes new ones again.
 func TestDrain(t *testing.T) {
 	ns := namespace(t)
-	apply(t, fmt.Sprintf(`
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, namespace: %[1]s}
-spec:
-  replicas: 4
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers: [{name: web, image: %[2]s, args: [netexec], readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1}}]
-`, ns, agnhost))
-	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
+	deployment(t, ns, 4, "netexec")
 	ip := nodePortService(t, ns, 30085)
 	kubectl(t, "drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app=web", "--timeout=60s")
 	defer func() { _, _ = tryKubectl("uncordon", "n2") }()

@@ -138,6 +138,26 @@ spec:
 	return out
 }
 
+// deployment makes one named web of agnhost Pods with these arguments (YAML) and waits for it.
+func deployment(t *testing.T, ns string, replicas int, args string) {
+	t.Helper()
+	apply(t, fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: %[1]s}
+spec:
+  replicas: %[2]d
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 30
+      containers:
+      - {name: web, image: %[3]s, args: [%[4]s], readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1}}
+`, ns, replicas, agnhost, args))
+	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
+}
+
 type podInfo struct{ Name, Node, IP string }
 
 func pods(t *testing.T, ns, selector string) (out []podInfo) {

@@ -102,19 +102,8 @@ spec:
 // Replicas come and go under load: after an endpoint was ready no request fails.
 func TestScaleUnderLoad(t *testing.T) {
 	ns := namespace(t)
+	deployment(t, ns, 3, `netexec, --delay-shutdown, "10"`)
 	apply(t, fmt.Sprintf(`
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, namespace: %[1]s}
-spec:
-  replicas: 3
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-      - {name: web, image: %[2]s, args: [netexec, --delay-shutdown, "10"], readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1}}
----
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: %[1]s}
@@ -125,7 +114,6 @@ kind: Pod
 metadata: {name: client, namespace: %[1]s}
 spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %[2]s, args: [pause]}]}
 `, ns, agnhost))
-	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 	load := background(func() (string, error) {
 		return fromPod(ns, "client", "bash", "-c", `n=0; while [ $SECONDS -lt 25 ]; do curl -fsS -m 5 http://web/hostname >/dev/null || exit 1; n=$((n+1)); done; echo $n`)

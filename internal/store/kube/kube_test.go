@@ -105,6 +105,25 @@ func testWatch(t *testing.T) {
 	}
 }
 
+// One node's Pods are asked for, unless all are wanted.
+func TestWhichPods(t *testing.T) {
+	s := New(&Connection{Client: fake.NewClientset(), dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler))
+	selector := func() string {
+		for _, k := range s.kinds() {
+			if k.name == "pods" {
+				return k.fields
+			}
+		}
+		return "none"
+	}
+	if got := selector(); got != "spec.nodeName=n1" {
+		t.Errorf("field selector %q", got)
+	}
+	if s.AllPods = true; selector() != "" {
+		t.Errorf("field selector %q; expected that of every Pod", selector())
+	}
+}
+
 func TestListStaysSorted(t *testing.T) {
 	l := list[model.Pod]{name: func(p *model.Pod) model.ObjectName { return p.ObjectName }}
 	pod := func(n string) model.Pod { return model.Pod{ObjectName: model.ObjectName{Namespace: "x", Name: n}} }

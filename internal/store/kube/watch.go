@@ -37,7 +37,7 @@ const (
 type Objects struct {
 	Services     []model.Service       // sorted by namespace and name
 	Slices       []model.EndpointSlice // sorted by namespace and name
-	Pods         []model.Pod           // of this node, sorted by namespace and name
+	Pods         []model.Pod           // of this node, or of all (Store.AllPods), sorted by namespace and name
 	ServiceCIDRs []netip.Prefix
 	Pools        []model.AddressPool // sorted by name
 	PoolProblems []lbpool.Problem
@@ -57,6 +57,8 @@ type Node struct {
 
 // Store follows the API server's objects for one node.
 type Store struct {
+	AllPods bool // follow the Pods of every node, not of this one only; set before Watch
+
 	conn *Connection
 	node string
 	log  *slog.Logger
@@ -159,7 +161,7 @@ func (s *Store) kinds() []kind {
 			drop: func(n model.ObjectName) { s.services.remove(n) }, replace: func(all []any) { s.services.replace(convert(all, s.service)) }},
 		{name: "endpointslices", object: &discoveryv1.EndpointSlice{}, list: lister(c.DiscoveryV1().EndpointSlices("").List), watch: c.DiscoveryV1().EndpointSlices("").Watch,
 			put: s.putSlice, drop: func(n model.ObjectName) { s.slices.remove(n) }, replace: s.replaceSlices},
-		{name: "pods", object: &corev1.Pod{}, fields: fields.OneTermEqualSelector("spec.nodeName", s.node).String(),
+		{name: "pods", object: &corev1.Pod{}, fields: s.whichPods(),
 			list: lister(c.CoreV1().Pods("").List), watch: c.CoreV1().Pods("").Watch,
 			put:  func(o any) { s.pods.set(s.pod(o)) },
 			drop: func(n model.ObjectName) { s.pods.remove(n) }, replace: func(all []any) { s.pods.replace(convert(all, s.pod)) }},
@@ -187,6 +189,13 @@ func (s *Store) kinds() []kind {
 		kinds = append(kinds, s.poolKind())
 	}
 	return kinds
+}
+
+func (s *Store) whichPods() string {
+	if s.AllPods {
+		return ""
+	}
+	return fields.OneTermEqualSelector("spec.nodeName", s.node).String()
 }
 
 func lister[L runtime.Object](f func(context.Context, metav1.ListOptions) (L, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
