@@ -105,6 +105,21 @@ func testWatch(t *testing.T) {
 	}
 }
 
+// A Node that goes away is no place for new connections: deleted, or about to be by the autoscaler.
+func TestNodeThatGoes(t *testing.T) {
+	gone := metav1.Now()
+	for want, n := range map[bool][]*corev1.Node{
+		false: {{}, {Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "node.kubernetes.io/unreachable"}}}}},
+		true:  {{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &gone}}, {Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: toBeDeleted}}}}},
+	} {
+		for _, x := range n {
+			if got := node(x); got.Deleting != want {
+				t.Errorf("%+v: deleting %v, expected %v", x, got.Deleting, want)
+			}
+		}
+	}
+}
+
 // One node's Pods are asked for, unless all are wanted.
 func TestWhichPods(t *testing.T) {
 	s := New(&Connection{Client: fake.NewClientset(), dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler))
