@@ -295,20 +295,26 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
-// externalTrafficPolicy Local: the source is kept, and a node without a backend does not answer outside clients.
+// externalTrafficPolicy Local: the source is kept, and a node without a backend does not answer outside clients. Clients
+// inside are held to local backends by internalTrafficPolicy, and at the cluster address only.
 func TestExternalPolicyLocal(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	labelled(t, l, "n2", "b", "app=b")
-	applyYAML(t, l, web("b", "app: b", "  type: NodePort\n  externalTrafficPolicy: Local"))
-	s := getSvc(t, l, "b")
+	applyYAML(t, l, web("b", "app: b", "  type: NodePort\n  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local"))
+	s, client := getSvc(t, l, "b"), labelled(t, l, "n1", "client", "app=client")
 	tcp, udp := s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort
 	outside := fromMachine(l, "etcd1")
 	mustAsk(t, outside, l.Spec.underlayAddrs("n2")[0].Addr(), tcp, udp, "b", outside.at[0])
 	if out, err := outside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", l.Spec.underlayAddrs("n1")[0].Addr(), tcp)); err == nil || strings.Contains(err.Error(), "refused") {
 		t.Errorf("a node without a backend answered an outside client: %v %s", err, out)
 	}
-	mustAsk(t, fromMachine(l, "n1"), l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "b", netip.Addr{}) // the node itself gets Cluster semantics
+	for _, inside := range []asker{fromMachine(l, "n1"), fromPod(l, client)} {
+		mustAsk(t, inside, l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "b", netip.Addr{})
+		if out, err := inside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", s.ips(t)[0])); err == nil || strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: a cluster address without a local backend answered: %v %s", inside.name, err, out)
+		}
+	}
 }
 
 // A connection through a Service outlives kill -9 of the agents at either end.

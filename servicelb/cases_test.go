@@ -84,19 +84,26 @@ func TestPoliciesAndSourceRanges(t *testing.T) {
 		lb := at(a.endpoint, 80)
 		svc.Type, svc.LBAddresses = model.LoadBalancer, []netip.Addr{lb.Addr()}
 		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyLocal, model.PolicyCluster
+		svc.ExternalIPs, svc.Ports[0].NodePort = []netip.Addr{lb.Addr().Next()}, 30080
 		svc.LBSourceRanges = []netip.Prefix{netip.PrefixFrom(ip(a.outside), ip(a.outside).BitLen())}
 		b := newBalancer(t, 64, tableOf(svc, parts))
 		syn := func(src string, dst netip.AddrPort) Verdict {
 			return b.Outbound(mk(packet.ProtoTCP, at(src, 4000), dst, packet.SYN))
 		}
 		want(t, b, syn(a.pod, at(a.vip, 80)), Drop, "internal policy Local without a local endpoint")
+		want(t, b, syn(a.node, at(a.vip, 80)), Drop, "likewise from the node")
+		for _, client := range []string{a.pod, a.node} {
+			for _, dst := range []netip.AddrPort{lb, at(svc.ExternalIPs[0].String(), 80), at(a.node, 30080)} {
+				want(t, b, syn(client, dst), Peer, "internal policy Local is for cluster addresses, this is "+dst.String())
+			}
+		}
 		want(t, b, syn(a.outside, lb), Peer, "allowed client")
 		want(t, b, syn(ip(a.outside).Next().String(), lb), Drop, "forbidden client")
 		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyCluster, model.PolicyLocal
 		b.Set(tableOf(svc, parts))
-		want(t, b, syn(a.pod, lb), Peer, "a Pod has Cluster semantics")
+		want(t, b, syn(ip(a.pod).Next().String(), lb), Peer, "a Pod has Cluster semantics")
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4001), lb, packet.SYN)), Drop, "external policy Local")
-		if s := b.Stats(); s.Dropped["local_policy"] != 2 || s.Dropped["source_range"] != 1 {
+		if s := b.Stats(); s.Dropped["local_policy"] != 3 || s.Dropped["source_range"] != 1 {
 			t.Fatal(nonzero(s.Dropped))
 		}
 	})

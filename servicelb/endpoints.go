@@ -52,13 +52,9 @@ func endpointsOf(list []*model.EndpointSlice, p *model.ServicePort, v6, publishN
 	return out
 }
 
-// pool chooses the usable endpoints for clients inside (Pods and nodes) or outside the cluster, as kube-proxy does:
-// policy first, then ready ones before serving terminating ones, then topology.
-func (t *Table) pool(svc *model.Service, eps []endpoint, outside bool) *pool {
-	policy := svc.InternalPolicy
-	if outside {
-		policy = svc.ExternalPolicy
-	}
+// pool chooses the usable endpoints as kube-proxy does: policy first, then ready ones before serving terminating ones,
+// then topology.
+func (t *Table) pool(eps []endpoint, policy model.TrafficPolicy) *pool {
 	out := &pool{}
 	if policy == model.PolicyLocal {
 		all := usable(eps)

@@ -144,8 +144,11 @@ func usableOf(all map[netip.AddrPort]model.Endpoint, where func(model.Endpoint) 
 func (o *oracle) pool(s *model.Service, p *model.ServicePort, kind string, v6, outside bool) (pool []netip.AddrPort, drop bool) {
 	all := o.endpoints(s, p, v6)
 	any := func(model.Endpoint) bool { return true }
-	policy := s.InternalPolicy
-	if outside && kind != "cluster" {
+	policy := model.PolicyCluster
+	switch {
+	case kind == "cluster":
+		policy = s.InternalPolicy
+	case outside:
 		policy = s.ExternalPolicy
 	}
 	if policy == model.PolicyLocal {

@@ -17,8 +17,16 @@ type unit struct {
 
 // port is what the frontends of one Service port and family share.
 type port struct {
-	internal, external *pool
-	all                []backend
+	endpoints []endpoint
+	all       []backend
+	pools     [2]*pool // by traffic policy, on demand
+}
+
+func (t *Table) poolOf(p *port, policy model.TrafficPolicy) *pool {
+	if p.pools[policy] == nil {
+		p.pools[policy] = t.pool(p.endpoints, policy)
+	}
+	return p.pools[policy]
 }
 
 // compile makes the unit of a Service from its endpoint slices.
@@ -50,15 +58,13 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 		x := &made[b2i(addr.Is6())]
 		if *x == nil {
 			eps := endpointsOf(parts, p, addr.Is6(), svc.PublishNotReady)
-			*x = &port{t.pool(svc, eps, false), t.pool(svc, eps, true), backends(eps)}
+			*x = &port{endpoints: eps, all: backends(eps)}
 		}
+		inside, outside := policies(svc, k)
 		f := &frontend{name: svc.ObjectName, port: p.Name, kind: k, affinity: svc.Affinity, pick: pickerOf(svc.Annotations),
-			id: portID(svc.ObjectName, p), internal: (*x).internal, external: (*x).external, all: (*x).all, meter: u.meter}
+			id: portID(svc.ObjectName, p), internal: t.poolOf(*x, inside), external: t.poolOf(*x, outside), all: (*x).all, meter: u.meter}
 		if k == kindExternal && slices.Contains(svc.LBAddresses, addr) {
 			f.sources = svc.LBSourceRanges
-		}
-		if k == kindCluster {
-			f.external = f.internal
 		}
 		f.prepare()
 		u.add(frontKey{addr, number, uint8(p.Protocol)}, f)
@@ -76,6 +82,15 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 			add(kindNodePort, a, p.NodePort)
 		}
 	}
+}
+
+// policies are those of clients inside (Pods and nodes) and outside of the cluster. At an address for the outside nobody
+// inside is held to local endpoints, whatever the Service says.
+func policies(svc *model.Service, k kind) (inside, outside model.TrafficPolicy) {
+	if k == kindCluster {
+		return svc.InternalPolicy, svc.InternalPolicy
+	}
+	return model.PolicyCluster, svc.ExternalPolicy
 }
 
 // external lists the addresses for clients outside. A Service that was of type LoadBalancer may still carry its
