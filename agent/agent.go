@@ -76,10 +76,13 @@ type Agent struct {
 	applied     atomic.Pointer[appliedState]
 	joinProblem atomic.Value // string: why the node cannot join, "" when it did
 
-	verified     bool  // cluster configuration compared; only the member goroutine uses it
-	claimedAt    int64 // store revision of the last claim; likewise
-	registeredAt int64 // store revision of the last write of the node's record; likewise
-	publishedAt  int64 // store revision of the last write of a Pod; likewise
+	roomProblem atomic.Value // string: why a node whose blocks fill gets no other, "" when it does or need not
+
+	claiming     sync.Mutex // one claim of blocks at a time
+	verified     bool       // cluster configuration compared; only the member goroutine uses it
+	claimedAt    int64      // store revision of the last claim; claiming guards it
+	registeredAt int64      // store revision of the last write of the node's record; likewise
+	publishedAt  int64      // store revision of the last write of a Pod; likewise
 	claimed      chan struct{}
 	haveBlocks   sync.Once
 	kicked       chan struct{} // wakes the apply loop
@@ -107,6 +110,7 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1), dnsMoved: make(chan struct{}, 1)}
 	a.probes = probe.New(a.kick)
 	a.joinProblem.Store("")
+	a.roomProblem.Store("")
 	a.logQueries.Store(cfg.DNS.LogQueries)
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
@@ -230,13 +234,8 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
 		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
 	}
-	for _, b := range *a.blocks.Load() {
-		if b.Addr().Is4() {
-			tc.Source4 = PodNetAddr(b)
-		} else {
-			tc.Source6 = PodNetAddr(b)
-		}
-	}
+	src := a.self(under).sources()
+	tc.Source4, tc.Source6 = src[true], src[false]
 	t, err := tunnel.New(tc)
 	if err != nil {
 		return err

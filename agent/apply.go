@@ -36,7 +36,10 @@ func (a *Agent) apply() {
 	pods := a.localPods()
 	p := makePlan(me, snap, pods, a.tables.build)
 	a.relays.set(relayed(snap, pods, me))
-	changed, err := 0, a.pool.SetBlocks(*blocks)
+	if d := a.dns.Load(); d != nil {
+		d.SetAllow(a.cfg.dnsAllowed(a.dnsAddrs(), *blocks))
+	}
+	changed, err := 0, error(nil)
 	a.pool.SetStrangers(strangers)
 	if look || !a.holds(p) {
 		errs := []error{err, a.tun.SetMTU(p.MTU), a.tun.SetPeers(p.Peers)}

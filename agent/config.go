@@ -39,6 +39,7 @@ type Config struct {
 	// NodePortAddresses restrict which of the node's addresses serve node ports; empty: all.
 	NodePortAddresses []netip.Prefix
 	NonMasquerade     []netip.Prefix
+	MaxBlocks         int // per family
 	MTU               int // bytes, 0: derived
 	Zone              string
 	Offload           bool
@@ -101,6 +102,7 @@ func DefaultConfig() Config {
 		ProcSysNet: "/proc/sys/net",
 		Metrics:    "127.0.0.1:9551",
 		LogLevel:   "info",
+		MaxBlocks:  16,
 		given:      map[string]bool{},
 	}
 }
@@ -232,6 +234,9 @@ func (c *Config) finish() (errs []error) {
 	c.checkRanges(bad)
 	c.checkOverlap(bad)
 	c.checkEtcd(bad)
+	if c.MaxBlocks < 1 || c.MaxBlocks > 100 {
+		bad("maxBlocks", "%d is outside 1 to 100", c.MaxBlocks)
+	}
 	if c.MTU != 0 && (c.MTU < 576 || c.MTU > 65000) {
 		bad("mtu", "%d is outside 576 to 65000 (0 derives it)", c.MTU)
 	}

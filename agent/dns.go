@@ -85,10 +85,17 @@ func (c *Config) dnsServer(addrs []netip.Addr, blocks []netip.Prefix, domain str
 	}
 	for _, d := range addrs {
 		out.Listen = append(out.Listen, netip.AddrPortFrom(d, 53))
-		out.Allow = append(out.Allow, netip.PrefixFrom(d, d.BitLen())) // the node asking itself
 	}
-	out.Allow = slices.Concat(out.Allow, blocks, c.DNS.Allow)
+	out.Allow = c.dnsAllowed(addrs, blocks)
 	return out
+}
+
+// dnsAllowed are the sources that may ask: the node itself by the server's addresses, its Pods and what is configured.
+func (c *Config) dnsAllowed(addrs []netip.Addr, blocks []netip.Prefix) (out []netip.Prefix) {
+	for _, d := range addrs {
+		out = append(out, netip.PrefixFrom(d, d.BitLen()))
+	}
+	return slices.Concat(out, blocks, c.DNS.Allow)
 }
 
 // setDNS hands a new snapshot on.

@@ -112,6 +112,7 @@ func (a *Agent) join(ctx context.Context) error {
 	if err := a.claim(ctx, snap); err != nil {
 		return err
 	}
+	a.foresee(ctx)
 	if snap == nil {
 		return nil
 	}
@@ -172,6 +173,8 @@ func normal(n model.Node) model.Node {
 // claim makes sure that the blocks this node uses are its own in the store. The blocks on its disk are claimed again
 // when the store lost them; if another node has one by now, this node takes a new one and says so.
 func (a *Agent) claim(ctx context.Context, snap *model.Snapshot) error {
+	a.claiming.Lock()
+	defer a.claiming.Unlock()
 	held := a.blocks.Load()
 	if held != nil && snap != nil && snap.Revision > a.claimedAt && ownsAll(snap, a.owner(), *held) {
 		return nil
@@ -187,22 +190,18 @@ func (a *Agent) claim(ctx context.Context, snap *model.Snapshot) error {
 		return err
 	}
 	a.claimedAt = rev
-	if held != nil && slices.Equal(*held, got) {
-		return nil
+	if held != nil {
+		got = inOrder(*held, got)
+		if slices.Equal(*held, got) {
+			return nil
+		}
 	}
 	for _, p := range prefer {
 		if held != nil && !slices.Contains(got, p) {
 			a.log.Error("this node's block now belongs to another node; its running Pods must be recreated", "block", p)
 		}
 	}
-	if err := a.disk.SetBlocks(got); err != nil {
-		return err
-	}
-	a.log.Info("claimed", "podCIDRs", got)
-	a.blocks.Store(&got)
-	a.haveBlocks.Do(func() { close(a.claimed) })
-	a.kick()
-	return nil
+	return a.hold(got)
 }
 
 func (a *Agent) owner() ipam.Owner { return ipam.Owner{Node: a.cfg.NodeName, Identity: a.identity} }

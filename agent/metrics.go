@@ -24,6 +24,7 @@ var (
 	metricApplied   = prometheus.NewDesc("warren_applied_revision", "Store revision that the kernel and the tunnel hold.", nil, nil)
 	metricProblems  = prometheus.NewDesc("warren_problems", "Problems that `warren status` shows.", nil, nil)
 	metricPods      = prometheus.NewDesc("warren_pods", "Pods of this node.", nil, nil)
+	metricFree      = prometheus.NewDesc("warren_pod_addresses_free", "Addresses that Pods of this node can still have.", []string{"family"}, nil)
 	metricMTU       = prometheus.NewDesc("warren_tunnel_mtu_bytes", "MTU of the tunnel.", nil, nil)
 	metricRx        = prometheus.NewDesc("warren_peer_received_bytes_total", "Bytes received from a peer.", []string{"peer"}, nil)
 	metricTx        = prometheus.NewDesc("warren_peer_sent_bytes_total", "Bytes sent to a peer.", []string{"peer"}, nil)
@@ -37,7 +38,7 @@ var programming = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren
 
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricMTU, metricRx, metricTx, metricHandshake} {
+	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricFree, metricMTU, metricRx, metricTx, metricHandshake} {
 		ch <- d
 	}
 	programming.Describe(ch)
@@ -63,6 +64,11 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(metricApplied, float64(st.Applied))
 	gauge(metricProblems, float64(len(st.Problems)))
 	gauge(metricPods, float64(st.Pods))
+	for _, family := range []string{"ipv4", "ipv6"} {
+		if free, _, blocks := m.a.pool.Room(family == "ipv4"); blocks > 0 {
+			gauge(metricFree, float64(free), family)
+		}
+	}
 	gauge(metricMTU, float64(st.MTU))
 	for _, p := range st.Peers {
 		ch <- prometheus.MustNewConstMetric(metricRx, prometheus.CounterValue, float64(p.RxBytes), p.Name)

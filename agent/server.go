@@ -129,6 +129,9 @@ func (a *Agent) status() api.Status {
 	if why, _ := a.joinProblem.Load().(string); why != "" && st.Ready {
 		st.Problems = append(st.Problems, why)
 	}
+	if why, _ := a.roomProblem.Load().(string); why != "" {
+		st.Problems = append(st.Problems, "the Pod CIDRs are nearly full: "+why)
+	}
 	if !st.Store.Connected && st.Store.Error != "" {
 		st.Problems = append(st.Problems, "the store is away: "+st.Store.Error)
 	}

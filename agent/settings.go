@@ -84,6 +84,7 @@ func Settings() []Setting {
 			func(c *Config) *[]netip.Prefix { return &c.NodePortAddresses }, parsePrefix),
 		list("nonMasquerade", "ranges outside the cluster that Pods reach with their own address; their routers must know the way back",
 			func(c *Config) *[]netip.Prefix { return &c.NonMasquerade }, parsePrefix),
+		number("maxBlocks", "blocks per family that this node may hold; it claims another when its Pods fill those it has", func(c *Config) *int { return &c.MaxBlocks }),
 		number("mtu", "MTU of the tunnel in bytes; 0 derives it from the underlay (its MTU less 80)", func(c *Config) *int { return &c.MTU }),
 		text("zone", "topology zone of this node", func(c *Config) *string { return &c.Zone }),
 		boolean("offload", "use the kernel's segmentation offloads where it has them", func(c *Config) *bool { return &c.Offload }),

@@ -8,22 +8,28 @@ import (
 
 // access decides who may ask, and how often. It is shared by all workers and takes no lock.
 type access struct {
-	allow []netip.Prefix
+	allow atomic.Pointer[[]netip.Prefix]
 	limit uint32
 	slots [4096]atomic.Uint64 // mark of the client (24 bits), second (16), queries in it (24)
 }
 
 func newAccess(allow []netip.Prefix, limit int) *access {
 	a := &access{limit: uint32(limit)}
-	for _, p := range allow {
-		a.allow = append(a.allow, p.Masked())
-	}
+	a.set(allow)
 	return a
 }
 
+func (a *access) set(allow []netip.Prefix) {
+	var masked []netip.Prefix
+	for _, p := range allow {
+		masked = append(masked, p.Masked())
+	}
+	a.allow.Store(&masked)
+}
+
 func (a *access) allowed(from netip.Addr) bool {
-	for i := range a.allow {
-		if a.allow[i].Contains(from) {
+	for _, p := range *a.allow.Load() {
+		if p.Contains(from) {
 			return true
 		}
 	}

@@ -151,6 +151,9 @@ func (s *Server) spawnWaiter(fn func(ctx context.Context)) bool {
 	return ok
 }
 
+// SetAllow replaces the sources that may ask (Config.Allow).
+func (s *Server) SetAllow(allow []netip.Prefix) { s.access.set(allow) }
+
 // unknownYet reports whether a name could be the cluster's while there is no snapshot to tell.
 func (s *Server) unknownYet(q *query) (zoneKind, bool) {
 	if k := s.z.where(q); k != zoneExternal {
@@ -162,7 +165,7 @@ func (s *Server) unknownYet(q *query) (zoneKind, bool) {
 }
 
 func (a *access) covers(p netip.Prefix) bool {
-	for _, in := range a.allow {
+	for _, in := range *a.allow.Load() {
 		if in.Overlaps(p) && p.Bits() >= in.Bits() {
 			return true
 		}

@@ -38,12 +38,12 @@ func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, pr
 	}
 	for try := 0; ; try++ {
 		mine, missing := owned(c, have, o)
-		if len(missing) == 0 {
+		want := again(c, have, o, prefer)
+		if len(missing)+len(want) == 0 {
 			return mine, rev, nil
 		}
-		want := again(missing, have, o, prefer)
 		if want == nil {
-			if want, err = pick(c, missing, have, o, try); err != nil {
+			if want, err = pick(c, missing, have, o, try, fromStart); err != nil {
 				return mine, rev, err
 			}
 		}
@@ -58,6 +58,28 @@ func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, pr
 		}
 		have = now
 	}
+}
+
+// ClaimMore claims one more block in each of ranges, for a node whose blocks there are full. It looks from the end of the
+// range: the beginning is where first blocks are taken, and where another network may have set some aside for nodes that
+// have not come over yet.
+func ClaimMore(ctx context.Context, s BlockStore, c model.Cluster, o Owner, ranges []netip.Prefix) ([]netip.Prefix, int64, error) {
+	have, rev, err := s.Blocks(ctx)
+	for try := 0; err == nil; try++ {
+		var want []model.Block
+		if want, err = pick(c, ranges, have, o, try, fromEnd); err != nil {
+			break
+		}
+		var won bool
+		if won, have, rev, err = s.ClaimBlocks(ctx, want); err == nil && won {
+			var got []netip.Prefix
+			for _, b := range want {
+				got = append(got, b.CIDR)
+			}
+			return got, rev, nil
+		}
+	}
+	return nil, 0, err
 }
 
 // owned returns the owner's blocks and the Pod ranges in which it has none.
@@ -76,10 +98,10 @@ func owned(c model.Cluster, have []model.Block, o Owner) (mine, missing []netip.
 	return mine, missing
 }
 
-// again returns claims for those preferred blocks that lie in a missing range and overlap nobody's block.
-func again(missing []netip.Prefix, have []model.Block, o Owner, prefer []netip.Prefix) (out []model.Block) {
+// again returns claims for those preferred blocks that lie in the cluster's ranges and overlap nobody's block.
+func again(c model.Cluster, have []model.Block, o Owner, prefer []netip.Prefix) (out []model.Block) {
 	for _, p := range prefer {
-		inside := slices.ContainsFunc(missing, func(r netip.Prefix) bool { return r.Overlaps(p) })
+		inside := slices.ContainsFunc(c.PodCIDRs, func(r netip.Prefix) bool { return r.Overlaps(p) })
 		if inside && !slices.ContainsFunc(have, func(b model.Block) bool { return b.CIDR.Overlaps(p) }) {
 			out = append(out, newBlock(p, o))
 		}
@@ -94,12 +116,12 @@ func newBlock(p netip.Prefix, o Owner) model.Block {
 // pick chooses one index that is free in every missing range, so that both families of a node carry the same number
 // (10.42.3.0/24 and fd42:0:0:3::/64). The first try takes the lowest, which people like; later tries choose at random
 // among a window that doubles, so that n racing nodes need a constant number of transactions each.
-func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, try int) ([]model.Block, error) {
+func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, try int, from end) ([]model.Block, error) {
 	window := 1
 	if try > 0 {
 		window = 4 << min(try, 12)
 	}
-	free := freeIndexes(c, missing, have, window)
+	free := freeIndexes(c, missing, have, window, from)
 	if len(free) == 0 {
 		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or take a larger Pod range", ErrNoFreeBlock, missing)
 	}
@@ -111,8 +133,16 @@ func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, 
 	return out, nil
 }
 
-// freeIndexes returns up to limit block numbers that are free in all ranges, lowest first.
-func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, limit int) []int {
+// end is the end of a range that is looked at first.
+type end bool
+
+const (
+	fromStart end = false
+	fromEnd   end = true
+)
+
+// freeIndexes returns up to limit block numbers that are free in all ranges, the nearest to that end first.
+func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, limit int, from end) []int {
 	taken := make(map[netip.Prefix]bool, len(have))
 	var odd []netip.Prefix // blocks of another size than the cluster's: compared one by one
 	for _, b := range have {
@@ -121,7 +151,12 @@ func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, lim
 		}
 	}
 	var out []int
-	for i := 0; i < blockCount(c, ranges) && len(out) < limit; i++ {
+	n := blockCount(c, ranges)
+	for k := 0; k < n && len(out) < limit; k++ {
+		i := k
+		if from == fromEnd {
+			i = n - 1 - k
+		}
 		if isFree(c, ranges, taken, odd, i) {
 			out = append(out, i)
 		}

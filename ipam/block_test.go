@@ -169,3 +169,61 @@ func TestRacingNodesGetDistinctBlocks(t *testing.T) {
 		})
 	}
 }
+
+// A further block comes from the end of the range, in the families asked for only, and stays the node's.
+func TestClaimMore(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "more")
+	c := cluster("10.42.0.0/22", "fd42::/48")
+	ctx := context.Background()
+	first := claim(t, s, c, owner(1))
+	got, rev, err := ipam.ClaimMore(ctx, s, c, owner(1), c.PodCIDRs[:1])
+	if err != nil || rev <= 0 || len(got) != 1 || got[0].String() != "10.42.3.0/24" {
+		t.Fatalf("one more: %v at %d, %v; expected 10.42.3.0/24", got, rev, err)
+	}
+	if all := claim(t, s, c, owner(1)); len(all) != len(first)+1 || !slices.Contains(all, got[0]) {
+		t.Errorf("the node holds %v, expected %v and %v", all, first, got)
+	}
+
+	var wg sync.WaitGroup
+	results := make([]error, 4) // two blocks are left
+	for i := range results {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			_, _, results[i] = ipam.ClaimMore(ctx, s, c, owner(2+i), c.PodCIDRs[:1])
+		}()
+	}
+	wg.Wait()
+	var won, full int
+	for _, err := range results {
+		switch {
+		case err == nil:
+			won++
+		case errors.Is(err, ipam.ErrNoFreeBlock):
+			full++
+		default:
+			t.Error(err)
+		}
+	}
+	if won != 2 || full != 2 {
+		t.Errorf("%d of 4 nodes got one of the last two blocks and %d were told that none is left", won, full)
+	}
+	freed, err := s.DeleteNode(ctx, "n1", "")
+	if err != nil || len(freed) != 3 {
+		t.Errorf("the removal of the node freed %v, %v; expected all three", freed, err)
+	}
+}
+
+// A store that was restored from a backup may know one of a node's blocks and not the other: Pods use both.
+func TestClaimAgainWhatTheStoreForgot(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "forgot")
+	c := cluster("10.42.0.0/16")
+	held := append(claim(t, s, c, owner(1)), netip.MustParsePrefix("10.42.200.0/24"))
+	if got := claim(t, s, c, owner(1), held...); !slices.Equal(got, held) {
+		t.Errorf("%v, expected both of %v", got, held)
+	}
+	taken := claim(t, s, c, owner(2), netip.MustParsePrefix("10.42.9.0/24"))
+	if got := claim(t, s, c, owner(1), append(held, taken...)...); !slices.Equal(got, held) {
+		t.Errorf("%v, expected %v without %v, which is another node's", got, held, taken)
+	}
+}

@@ -129,6 +129,19 @@ func (p *Pool) next(v4 bool) (netip.Addr, error) {
 	return netip.Addr{}, p.full(spans)
 }
 
+// Room says how many addresses of a family are free and how many its largest block has; blocks is how many it has.
+func (p *Pool) Room(v4 bool) (free, largest, blocks int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.spans {
+		if s.block.Addr().Is4() == v4 {
+			n, size := s.left()
+			free, largest, blocks = free+n, max(largest, size), blocks+1
+		}
+	}
+	return free, largest, blocks
+}
+
 func (p *Pool) full(spans []*span) error {
 	e := &FullError{}
 	for _, s := range spans {

@@ -93,6 +93,26 @@ func (s *span) mark(a netip.Addr, used bool) {
 	}
 }
 
+// left counts the addresses that Pods can still have, and all that they can have.
+func (s *span) left() (free, size int) {
+	size = int(s.last-s.first) + 1
+	free = size
+	for i, w := range s.used {
+		from, to := uint32(i)*64, uint32(i)*64+63
+		if to < s.first || from > s.last {
+			continue
+		}
+		if from < s.first {
+			w &= ^uint64(0) << (s.first - from)
+		}
+		if to > s.last {
+			w &= ^uint64(0) >> (to - s.last)
+		}
+		free -= bits.OnesCount64(w)
+	}
+	return free, size
+}
+
 // free finds the first unused offset in from..to, a word of 64 addresses at a time.
 func (s *span) free(from, to uint32) (uint32, bool) {
 	for n := max(from, s.first); n <= min(to, s.last); {

@@ -245,3 +245,29 @@ func BenchmarkPoolAddress(b *testing.B) {
 		}
 	}
 }
+
+func TestPoolRoom(t *testing.T) {
+	p := openTest(t, t.TempDir(), "b1", "10.42.7.0/29", "fd42:0:0:7::/64")
+	room := func(v4 bool, free, largest, blocks int) {
+		t.Helper()
+		if f, l, b := p.Room(v4); f != free || l != largest || b != blocks {
+			t.Errorf("room (IPv4 %v): %d free, largest %d, %d blocks; expected %d, %d, %d", v4, f, l, b, free, largest, blocks)
+		}
+	}
+	room(true, 4, 4, 1)
+	room(false, 65533, 65533, 1)
+	for i := range 4 {
+		reserve(t, p, i)
+	}
+	room(true, 0, 4, 1)
+	room(false, 65529, 65533, 1)
+	if err := p.SetBlocks(prefixes("10.42.7.0/29", "fd42:0:0:7::/64", "10.42.9.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	room(true, 252, 252, 2)
+	if r := reserve(t, p, 4); r.Addresses[0].String() != "10.42.9.3" || !strings.HasPrefix(r.Addresses[1].String(), "fd42:0:0:7:") {
+		t.Errorf("after another block came: %v", r.Addresses)
+	}
+	p.SetStrangers(addrs("10.42.9.9"))
+	room(true, 250, 252, 2)
+}

@@ -1,6 +1,7 @@
 package plug
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,7 +27,7 @@ func (s *Server) add(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec, err := s.reserve(q)
+	rec, err := s.reserve(r.Context(), q)
 	if err != nil {
 		s.release(q.Attachment, ses)
 		return nil, err
@@ -38,7 +39,7 @@ func (s *Server) add(r *request) (any, error) {
 }
 
 // reserve makes the record of an ADD. One that was left over is replaced, one whose interface lives is defended.
-func (s *Server) reserve(q api.AddRequest) (ipam.Record, error) {
+func (s *Server) reserve(ctx context.Context, q api.AddRequest) (ipam.Record, error) {
 	name := api.HostIfName(q.Attachment)
 	if old, ok := s.Pool.Get(q.Attachment); ok {
 		if err := s.clearStale(old); err != nil {
@@ -50,9 +51,22 @@ func (s *Server) reserve(q api.AddRequest) (ipam.Record, error) {
 		return ipam.Record{}, &api.Error{Code: api.CodeAttached,
 			Message: fmt.Sprintf("%s has the interface %s on the node without a record: DEL it first", ipam.Name(q.Attachment), name)}
 	}
-	rec, _, err := s.Pool.Reserve(ipam.Record{Attachment: q.Attachment, Network: q.Network, Netns: q.Netns,
+	return s.fromPool(ctx, ipam.Record{Attachment: q.Attachment, Network: q.Network, Netns: q.Netns,
 		PodNamespace: q.PodNamespace, PodName: q.PodName, PodUID: q.PodUID, Requested: q.IPs, HostIfName: name,
 		MAC: q.MAC, Labels: q.Labels, DNS: q.DNS, PortMappings: q.PortMappings, Created: s.now().UTC().Truncate(time.Second)})
+}
+
+// fromPool reserves addresses, once more when the pool was full and got room.
+func (s *Server) fromPool(ctx context.Context, want ipam.Record) (ipam.Record, error) {
+	rec, _, err := s.Pool.Reserve(want)
+	var full *ipam.FullError
+	if s.More == nil || !errors.As(err, &full) {
+		return rec, err
+	}
+	if why := s.More(ctx); why != nil {
+		return rec, &api.Error{Code: api.CodeFull, Message: err.Error(), Details: why.Error()}
+	}
+	rec, _, err = s.Pool.Reserve(want)
 	return rec, err
 }
 

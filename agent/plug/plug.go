@@ -43,7 +43,9 @@ type Config struct {
 	Protocol int                            // routing protocol number that marks them as warren's
 	DNS      func(namespace string) api.DNS // for Pods of a namespace
 	Ready    func() string                  // "" when Pods can be plugged, else why not
-	Changed  func()                         // called after the set of committed Pods changed; must not block
+	// More makes room for another Pod after the pool was full, or says why it cannot; nil cannot. It may block until ctx ends.
+	More    func(ctx context.Context) error
+	Changed func() // called after the set of committed Pods changed; must not block
 	// Grace is how long the agent may be unable to plug Pods before STATUS says so; longer than a restart takes.
 	Grace time.Duration
 	Log   *slog.Logger

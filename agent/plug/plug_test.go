@@ -344,3 +344,28 @@ func TestReconcile(t *testing.T) {
 		t.Error(msg)
 	}
 }
+
+// An ADD that finds the pool full asks for room once, and says why there is none.
+func TestFullPoolAsksForMore(t *testing.T) {
+	r := newRig(t)
+	for i := range 12 {
+		r.plug(string(rune('a' + i)))
+	}
+	var asked int
+	room := errors.New("the store is away")
+	r.More = func(context.Context) error {
+		asked++
+		if room != nil {
+			return room
+		}
+		return r.Pool.SetBlocks([]netip.Prefix{netip.MustParsePrefix("10.42.7.0/28"), netip.MustParsePrefix("10.42.9.0/28")})
+	}
+	code, msg := r.plugin().call(api.CNIAddPath, api.AddRequest{Attachment: at("z"), Network: "podnet"}, nil)
+	if code != api.CodeFull || !strings.Contains(msg, "12 Pods") || !strings.Contains(msg, "the store is away") || asked != 1 {
+		t.Errorf("code %d after %d requests for room: %s", code, asked, msg)
+	}
+	room = nil
+	if a := r.plug("z"); a.String() != "10.42.9.3" {
+		t.Errorf("with room: %v", a)
+	}
+}
