@@ -64,22 +64,26 @@ func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, pr
 // range: the beginning is where first blocks are taken, and where another network may have set some aside for nodes that
 // have not come over yet.
 func ClaimMore(ctx context.Context, s BlockStore, c model.Cluster, o Owner, ranges []netip.Prefix) ([]netip.Prefix, int64, error) {
-	have, rev, err := s.Blocks(ctx)
+	have, _, err := s.Blocks(ctx)
 	for try := 0; err == nil; try++ {
 		var want []model.Block
 		if want, err = pick(c, ranges, have, o, try, fromEnd); err != nil {
 			break
 		}
-		var won bool
-		if won, have, rev, err = s.ClaimBlocks(ctx, want); err == nil && won {
-			var got []netip.Prefix
-			for _, b := range want {
-				got = append(got, b.CIDR)
-			}
-			return got, rev, nil
+		won, now, rev, cerr := s.ClaimBlocks(ctx, want)
+		if cerr == nil && won {
+			return cidrs(want), rev, nil
 		}
+		have, err = now, cerr
 	}
 	return nil, 0, err
+}
+
+func cidrs(blocks []model.Block) (out []netip.Prefix) {
+	for _, b := range blocks {
+		out = append(out, b.CIDR)
+	}
+	return out
 }
 
 // owned returns the owner's blocks and the Pod ranges in which it has none.
