@@ -24,6 +24,7 @@ mkdir -p "$RIG_STATE/images-extra"
 deploy/image.sh "$RIG_STATE/images-extra/warren.tar"
 CGO_ENABLED=0 go build -o "$RIG_STATE/bench" ./test/k8s/bench
 trap '"$rig/down.sh"' EXIT
+export FAMILIES=ipv4 # of which the reference network has no other
 k() { "$rig/in.sh" ext kubectl "$@"; }
 backend() { # a Pod on n2
   k create deployment backend --image=localhost/agnhost:rig -- /agnhost netexec >/dev/null

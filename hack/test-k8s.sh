@@ -1,6 +1,7 @@
 #!/bin/bash
 # A real three-node Kubernetes in network namespaces, with warren as its only network: builds it (once), starts it,
-# deploys deploy/kubeadm/warren.yaml, runs test/k8s, and takes everything down again.
+# deploys deploy/kubeadm/warren.yaml, runs test/k8s, and takes everything down again. The cluster is dual-stack; that of
+# the migration, a second one, is IPv4 only, as the network that it comes from.
 #   hack/test-k8s.sh [go test flags]     KEEP=1 leaves the cluster up; K8S_BIN names a directory with built programs
 set -eu
 cd "$(dirname "$0")/.."
@@ -28,5 +29,6 @@ go test -tags k8s -count=1 -timeout 30m -v -skip TestMigration "$@" ./test/k8s
 [ $# -eq 0 ] || exit 0
 go test -tags k8s -count=1 -v ./test/k8s/dns
 "$rig/down.sh"
+export FAMILIES=ipv4
 "$rig/up.sh"
 WARREN_K8S_MIGRATE=1 go test -tags k8s -count=1 -timeout 15m -v -run TestMigration ./test/k8s

@@ -35,20 +35,24 @@ func TestPodCIDRs(t *testing.T) {
 
 // Cluster DNS is a Service that tools find, although each node answers it itself.
 func TestClusterDNSService(t *testing.T) {
-	if ip := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIP}"); ip != "10.43.0.10" {
-		t.Errorf("kube-dns has %q; expected the kubelets' clusterDNS 10.43.0.10", ip)
+	if ips := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIPs[*]}"); ips != "10.43.0.10 fd43::a" {
+		t.Errorf("kube-dns has %q; expected the kubelets' clusterDNS 10.43.0.10 and fd43::a", ips)
 	}
-	eventually(t, 30*time.Second, "endpoints", func() error {
-		out, err := tryKubectl("-n", "kube-system", "get", "endpointslices", "-l", "kubernetes.io/service-name=kube-dns", "-o", "jsonpath={.items[*].endpoints[*].addresses[0]}")
-		if n := len(strings.Fields(out)); err == nil && n != len(nodes) {
-			err = fmt.Errorf("%d endpoints: %s", n, out)
-		}
-		return err
-	})
+	for _, family := range []string{"IPv4", "IPv6"} {
+		eventually(t, 30*time.Second, family+" endpoints", func() error {
+			out, err := tryKubectl("-n", "kube-system", "get", "endpointslices", "-l", "kubernetes.io/service-name=kube-dns", "-o", `jsonpath={.items[?(@.addressType=="`+family+`")].endpoints[*].addresses[0]}`)
+			if n := len(strings.Fields(out)); err == nil && n != len(nodes) {
+				err = fmt.Errorf("%d endpoints: %s", n, out)
+			}
+			return err
+		})
+	}
 	for _, n := range nodes {
 		for _, proto := range []string{"+notcp", "+tcp"} {
-			if out := run(t, n, "dig", "+short", proto, "@10.43.0.10", "kubernetes.default.svc.cluster.local"); out != "10.43.0.1" {
-				t.Errorf("%s %s: %q", n, proto, out)
+			for _, server := range []string{"10.43.0.10", "fd43::a"} {
+				if out := run(t, n, "dig", "+short", proto, "@"+server, "kubernetes.default.svc.cluster.local"); out != "10.43.0.1" {
+					t.Errorf("%s asks %s %s: %q", n, server, proto, out)
+				}
 			}
 		}
 	}

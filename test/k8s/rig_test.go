@@ -25,11 +25,15 @@ const agnhost = "localhost/agnhost:rig"
 var (
 	subnet  = cmp.Or(os.Getenv("RIG_NET"), "192.168.87") // as in rig/lib.sh
 	outside = subnet + ".200"                            // the outside host, which is also the upstream DNS server
+
+	subnet6  = cmp.Or(os.Getenv("RIG_NET6"), "fd87:")
+	outside6 = subnet6 + ":200"
 )
 
 var nodes = []string{"n1", "n2", "n3"}
 
-func nodeIP(n string) string { return subnet + ".1" + n[1:] }
+func nodeIP(n string) string  { return subnet + ".1" + n[1:] }
+func nodeIP6(n string) string { return subnet6 + ":1" + n[1:] }
 
 // try runs a command in a node ("n1") or on the outside host ("ext").
 func try(where string, args ...string) (string, error) {
@@ -158,7 +162,8 @@ spec:
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
 }
 
-type podInfo struct{ Name, Node, IP string }
+// podInfo has a Pod's first address, and its second one if it has two.
+type podInfo struct{ Name, Node, IP, IP6 string }
 
 func pods(t *testing.T, ns, selector string) (out []podInfo) {
 	t.Helper()
@@ -166,7 +171,10 @@ func pods(t *testing.T, ns, selector string) (out []podInfo) {
 		Items []struct {
 			Metadata struct{ Name, DeletionTimestamp string }
 			Spec     struct{ NodeName string }
-			Status   struct{ PodIP, Phase string }
+			Status   struct {
+				PodIP, Phase string
+				PodIPs       []struct{ IP string }
+			}
 		}
 	}
 	if err := json.Unmarshal([]byte(kubectl(t, "-n", ns, "get", "pods", "-l", selector, "-o", "json")), &list); err != nil {
@@ -174,7 +182,11 @@ func pods(t *testing.T, ns, selector string) (out []podInfo) {
 	}
 	for _, p := range list.Items {
 		if p.Metadata.DeletionTimestamp == "" {
-			out = append(out, podInfo{p.Metadata.Name, p.Spec.NodeName, p.Status.PodIP})
+			i := podInfo{Name: p.Metadata.Name, Node: p.Spec.NodeName, IP: p.Status.PodIP}
+			if len(p.Status.PodIPs) == 2 {
+				i.IP6 = p.Status.PodIPs[1].IP
+			}
+			out = append(out, i)
 		}
 	}
 	return out

@@ -29,7 +29,7 @@ done
 for n in ext dc "${nodes[@]}"; do ip netns del "$(ns "$n")" 2>/dev/null || true; done
 for n in "${nodes[@]}"; do rm -rf "${RIG_STATE:?}/$n"; done
 [[ ${1:-} != --purge ]] || rm -rf "$pki" "$run" "$RIG_STATE/images"
-rm -f "$run/nodes"
+rm -f "$run/nodes" "$run/families"
 ip netns list | grep -E '^wk-' >&2 && left=1
 grep -F "$RIG_STATE/n" /proc/self/mounts >&2 && left=1
 exit $left

@@ -6,19 +6,28 @@ rig=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 run=$RIG_STATE/run pki=$RIG_STATE/pki
 # the first node is also the control plane; what is up stays known in $run/nodes
 : "${RIG_NODES:=$(cat "$run/nodes" 2>/dev/null || echo n1 n2 n3)}"
-: "${RIG_NET:=192.168.87}"                 # the "data-centre" network, /24
-: "${POD_CIDR:=10.42.0.0/16}" "${SVC_CIDR:=10.43.0.0/16}" "${SVC_API:=10.43.0.1}"
-: "${DNS_IP:=10.43.0.10}" "${DNS_DOMAIN:=cluster.local}"
-export RIG_STATE RIG_BIN RIG_NODES RIG_NET POD_CIDR SVC_CIDR SVC_API DNS_IP DNS_DOMAIN
+: "${FAMILIES:=$(cat "$run/families" 2>/dev/null || echo dual)}" # dual or ipv4, known like the nodes
+: "${RIG_NET:=192.168.87}" "${RIG_NET6:=fd87:}" # the "data-centre" network, /24 and /64
+case $FAMILIES in
+ipv4) : "${POD_CIDR:=10.42.0.0/16}" "${SVC_CIDR:=10.43.0.0/16}" "${DNS_IP:=10.43.0.10}" ;;
+dual) : "${POD_CIDR:=10.42.0.0/16,fd42::/48}" "${SVC_CIDR:=10.43.0.0/16,fd43::/112}" "${DNS_IP:=10.43.0.10,fd43::a}" ;;
+*) echo "FAMILIES=$FAMILIES is neither dual nor ipv4" >&2; exit 2 ;;
+esac
+: "${SVC_API:=10.43.0.1}" "${DNS_DOMAIN:=cluster.local}"
+export RIG_STATE RIG_BIN RIG_NODES RIG_NET RIG_NET6 FAMILIES POD_CIDR SVC_CIDR SVC_API DNS_IP DNS_DOMAIN
 read -r -a nodes <<<"$RIG_NODES"
 cp_node=${nodes[0]}
-ext_ip=$RIG_NET.200
+ext_ip=$RIG_NET.200 ext_ip6=$RIG_NET6:200
 
 ns() { echo "wk-$1"; }                     # network namespace of a node (or dc, ext)
 node_ip() {                                # n1 -> .11, n2 -> .12, ...
   local i
   for i in "${!nodes[@]}"; do [[ ${nodes[$i]} == "$1" ]] && echo "$RIG_NET.$((11 + i))" && return; done
   return 1
+}
+node_ip6() { echo "$RIG_NET6:${1/#n/1}"; }  # n1 -> ::11, n2 -> ::12, ...
+node_ips() { # both, as a kubelet wants them
+  echo "$(node_ip "$1")$([[ $FAMILIES == ipv4 ]] || echo ",$(node_ip6 "$1")")"
 }
 api=https://$(node_ip "$cp_node"):6443
 export KUBECONFIG=$pki/admin.kubeconfig

@@ -4,7 +4,7 @@
 source "$(dirname "$0")/lib.sh"
 [[ -e $run/$cp_node.pid ]] && { echo "already up? run down.sh first" >&2; exit 1; }
 t0=$SECONDS
-mkdir -p "$run" "$pki"; echo "$RIG_NODES" >"$run/nodes"
+mkdir -p "$run" "$pki"; echo "$RIG_NODES" >"$run/nodes"; echo "$FAMILIES" >"$run/families"
 [[ -s $RIG_STATE/images/pause.name ]] || "$rig/images.sh"
 
 # --- certificates -----------------------------------------------------------
@@ -38,18 +38,20 @@ done
 ip netns add "$(ns dc)"
 ip -n "$(ns dc)" link add br0 type bridge; ip -n "$(ns dc)" link set br0 up; ip -n "$(ns dc)" link set lo up
 ip netns exec "$(ns dc)" sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0
-plug() { # plug NAME ADDRESS
+plug() { # plug NAME ADDRESS ADDRESS6
   ip netns add "$(ns "$1")"
   ip -n "$(ns dc)" link add "p-$1" type veth peer name eth0 netns "$(ns "$1")"
   ip -n "$(ns dc)" link set "p-$1" master br0 up
   ip -n "$(ns "$1")" addr add "$2/24" dev eth0
+  [[ $FAMILIES == ipv4 ]] || ip -n "$(ns "$1")" addr add "$3/64" dev eth0 nodad
   ip -n "$(ns "$1")" link set lo up; ip -n "$(ns "$1")" link set eth0 up
 }
-plug ext "$ext_ip"
+plug ext "$ext_ip" "$ext_ip6"
 for n in "${nodes[@]}"; do
-  plug "$n" "$(node_ip "$n")"
+  plug "$n" "$(node_ip "$n")" "$(node_ip6 "$n")"
   # nodes have a default route, as real ones do; it ends at the outside host, which forwards nothing
   ip -n "$(ns "$n")" route add default via "$ext_ip"
+  [[ $FAMILIES == ipv4 ]] || ip -n "$(ns "$n")" -6 route add default via "$ext_ip6"
 done
 
 # --- the outside host: an upstream DNS server with two known names ---------
@@ -57,6 +59,7 @@ cat >"$run/ext.Corefile" <<C
 .:53 {
   hosts {
     $ext_ip upstream.rig.test
+    $ext_ip6 upstream.rig.test
     8.8.8.8 dns.google
   }
   log
