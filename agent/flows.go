@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/warrennet/warren/internal/api"
@@ -52,7 +53,23 @@ func (a *Agent) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
 			out = append(out, endpointsOf(&snap.Slices[i])...)
 		}
 	}
+	markEjected(out, a.lb.Ejections())
 	reply(w, out)
+}
+
+// markEjected notes at endpoints what the balancer passes over.
+func markEjected(list []api.Endpoint, ejections []servicelb.Ejection) {
+	for _, e := range ejections {
+		port := e.Port
+		if port == "" {
+			port = strconv.Itoa(int(e.Backend.Port()))
+		}
+		for i := range list {
+			if x := &list[i]; x.Service == e.Service && x.Address == e.Backend.Addr() {
+				x.Ejected = append(x.Ejected, api.Ejection{Port: port, Seconds: e.Left})
+			}
+		}
+	}
 }
 
 func endpointsOf(s *model.EndpointSlice) (out []api.Endpoint) {

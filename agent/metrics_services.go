@@ -15,13 +15,14 @@ var (
 	metricLBDrops            = prometheus.NewDesc("warren_service_dropped_packets_total", "Packets that the load balancer did not pass on, by reason; some were answered.", []string{"reason"}, nil)
 	metricFrontends          = prometheus.NewDesc("warren_service_frontends", "Service addresses and ports in the table.", nil, nil)
 	metricServiceConnections = prometheus.NewDesc("warren_service_connections_total", "Connections that this node has balanced, by Service: the 50 busiest and \"other\".", []string{"service"}, nil)
+	metricServiceEjections   = prometheus.NewDesc("warren_service_ejections_total", "Backends that this node has ejected because connections to them failed, by Service: the 50 busiest and \"other\".", []string{"service"}, nil)
 	metricServicePackets     = prometheus.NewDesc("warren_service_packets_total", "Packets to backends (request) and from them (reply), by Service: the 50 busiest and \"other\".", []string{"service", "direction"}, nil)
 	metricServiceBytes       = prometheus.NewDesc("warren_service_bytes_total", "Bytes of those packets, IP headers included.", []string{"service", "direction"}, nil)
 )
 
 func servicesDescribe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{metricFlows, metricOpened, metricEnded, metricLBDrops, metricFrontends, metricServiceConnections,
-		metricServicePackets, metricServiceBytes} {
+		metricServicePackets, metricServiceBytes, metricServiceEjections} {
 		ch <- d
 	}
 }
@@ -39,6 +40,7 @@ func servicesCollect(ch chan<- prometheus.Metric, s servicelb.Stats, frontends i
 	for _, k := range slices.Sorted(maps.Keys(s.Services)) {
 		t := s.Services[k]
 		count(metricServiceConnections, t.Connections, k)
+		count(metricServiceEjections, t.Ejections, k)
 		for direction, v := range map[string]servicelb.Volume{"request": t.Requests, "reply": t.Replies} {
 			count(metricServicePackets, v.Packets, k, direction)
 			count(metricServiceBytes, v.Bytes, k, direction)

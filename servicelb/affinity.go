@@ -42,9 +42,10 @@ func (a *affinity) choose(f *frontend, in *pool, client netip.Addr, now uint32) 
 			at = i
 			if now-e.seen > uint32(f.affinity/time.Second) {
 				pick = rand.Uint64()
-			} else if in.has(e.back) {
-				e.seen = now
-				return backend{e.back.Addr(), e.back.Port()}
+			} else if i, ok := in.find(e.back); ok {
+				e.seen, i = now, in.avoid(i, pick, now)
+				e.back = in.backends[i].addrPort()
+				return in.backends[i]
 			}
 			break
 		}
@@ -52,7 +53,7 @@ func (a *affinity) choose(f *frontend, in *pool, client netip.Addr, now uint32) 
 			at = i
 		}
 	}
-	b := in.backends[pick%uint64(len(in.backends))]
+	b := in.backends[in.avoid(int(pick%uint64(len(in.backends))), pick, now)]
 	s.list[at] = session{f.id, client, b.addrPort(), now}
 	return b
 }

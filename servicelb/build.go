@@ -44,14 +44,14 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 	for i := range snap.Services {
 		svc := &snap.Services[i]
 		if n := (unitName{ObjectName: svc.ObjectName}); len(changed) > 0 && changed[n] {
-			e.enter(n, e.table.compile(svc, parts[svc.ObjectName], b.meter(n)))
+			e.enter(n, e.table.compile(svc, parts[svc.ObjectName], b.successor(n)))
 			delete(changed, n)
 		}
 	}
 	for i := range snap.Pods {
 		pod := &snap.Pods[i]
 		if n := (unitName{pod.ObjectName, true}); len(changed) > 0 && changed[n] && onNode(pod, self.Node) {
-			e.enter(n, e.table.compilePod(pod, b.meter(n)))
+			e.enter(n, e.table.compilePod(pod, b.successor(n)))
 			delete(changed, n)
 		}
 	}
@@ -62,7 +62,7 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 	return b.last
 }
 
-// begin forgets everything but the counters.
+// begin forgets everything but what packets have written.
 func (b *Builder) begin(self Self, ranges []netip.Prefix) {
 	t := &Table{self: self, ranges: ranges, local: map[netip.Addr]bool{}, peers: map[netip.Addr]bool{}}
 	for _, a := range slices.Concat(self.Addrs, []netip.Addr{self.PodNet4, self.PodNet6}) {
@@ -78,19 +78,22 @@ func (b *Builder) begin(self Self, ranges []netip.Prefix) {
 		b.units = map[unitName]*unit{}
 	}
 	for n, u := range b.units {
-		b.units[n] = &unit{meter: u.meter}
+		b.units[n] = &unit{meter: u.meter, before: u.records}
 	}
 }
 
-// meter is what counts for a unit, which outlives changes of the unit.
-func (b *Builder) meter(n unitName) *meter {
+// successor is an empty unit that goes on with the counters and records of the one before.
+func (b *Builder) successor(n unitName) *unit {
 	if u := b.units[n]; u != nil {
-		return u.meter
+		if u.records == nil {
+			return &unit{meter: u.meter, before: u.before}
+		}
+		return &unit{meter: u.meter, before: u.records}
 	}
 	if n.pod {
-		return &meter{name: "hostPort:" + n.String()}
+		return &unit{meter: &meter{name: "hostPort:" + n.String()}}
 	}
-	return &meter{name: n.String()}
+	return &unit{meter: &meter{name: n.String()}}
 }
 
 // slicesOf gathers the endpoint slices of the units that are to be compiled.

@@ -53,19 +53,22 @@ func (b *Balancer) choose(f *frontend, in *pool, p *packet.Packet) backend {
 		return b.affinity.choose(f, in, p.Src, b.now())
 	}
 	n := uint32(len(in.backends))
+	i, pick := 0, rand.Uint64()
 	switch f.pick {
 	case pickRoundRobin:
-		return in.backends[(in.turn.Add(1)-1)%n]
+		i = int((in.turn.Add(1) - 1) % n)
 	case pickLeast:
-		x, y := in.backends[rand.Uint32N(n)], in.backends[rand.Uint32N(n)]
-		if b.flows.load(p.Proto, y) < b.flows.load(p.Proto, x) {
-			return y
+		i = int(uint32(pick) % n)
+		if j := int(uint32(pick>>32) % n); b.flows.load(p.Proto, in.backends[j]) < b.flows.load(p.Proto, in.backends[i]) {
+			i = j
 		}
-		return x
 	case pickMaglev:
-		return in.backends[in.maglev[stable(p.Src, uint64(p.SrcPort))%uint64(len(in.maglev))]]
+		pick = stable(p.Src, uint64(p.SrcPort))
+		i = int(in.maglev[pick%uint64(len(in.maglev))])
+	default:
+		i = int(uint32(pick) % n)
 	}
-	return in.backends[rand.Uint32N(n)]
+	return in.backends[in.avoid(i, pick, b.now())]
 }
 
 func (f *flows) load(proto uint8, b backend) int32 {
@@ -81,8 +84,12 @@ func (f *frontend) pool(outside bool) *pool {
 }
 
 func (p *pool) has(b netip.AddrPort) bool {
-	_, ok := slices.BinarySearchFunc(p.backends, b, backend.compare)
+	_, ok := p.find(b)
 	return ok
+}
+
+func (p *pool) find(b netip.AddrPort) (int, bool) {
+	return slices.BinarySearchFunc(p.backends, b, backend.compare)
 }
 
 // knows reports whether an endpoint exists, in whatever condition: connections to one that terminates go on.

@@ -27,7 +27,8 @@ func (e *edit) done() *Table {
 
 // enter puts a unit into the table.
 func (e *edit) enter(n unitName, u *unit) {
-	e.units[n] = u
+	e.units[n], u.before = u, nil
+	e.table.ejecting += b2i(len(u.records) > 0)
 	for i, k := range u.keys {
 		if old := e.fronts.get(k.hash(), k); old != nil {
 			if e.rivals[k] == nil {
@@ -46,6 +47,7 @@ func (e *edit) enter(n unitName, u *unit) {
 
 // withdraw takes a unit out of the table.
 func (e *edit) withdraw(u *unit) {
+	e.table.ejecting -= b2i(len(u.records) > 0)
 	for i, k := range u.keys {
 		if e.rivals[k] != nil {
 			e.rivals[k] = slices.DeleteFunc(e.rivals[k], func(f *frontend) bool { return f == u.fronts[i] })

@@ -36,6 +36,9 @@ func (b *Balancer) quoted(v *view, p *packet.Packet) (Verdict, bool) {
 	if !ok {
 		return 0, false
 	}
+	if way == reply && v.ejecting > 0 && k.proto == packet.ProtoTCP && unreachable(p) {
+		b.unreached(v, &k)
+	}
 	to := ways[1-way]
 	src, dst := p.Src, to.source().Addr()
 	switch {

@@ -41,9 +41,8 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 	if now := b.now(); e.seen.Load() != now {
 		e.seen.Store(now)
 	}
-	before, after := e.advance(way, p)
-	if halfOpen(before) && !halfOpen(after) {
-		f.sources.settle(e.source.Load())
+	if before, after := e.advance(way, p); before != after {
+		b.moved(v, e, way, before, after)
 	}
 	if e.carry(way, p.Length) {
 		b.credit(v, e, way)

@@ -154,7 +154,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 	both(t, func(t *testing.T, a places) {
 		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
-		svc.Affinity = 60e9
+		svc.Affinity, svc.Annotations = 60e9, eject5
 		udp, more := service("udp", packet.ProtoUDP, a.vip, 80, 8080, a.far)
 		b := newBalancer(t, 1<<16, Build(testSelf(), snap([]model.Service{svc, udp}, append(parts, more...))))
 		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)

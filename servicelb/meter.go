@@ -19,6 +19,8 @@ const OtherServices = "other"
 // Traffic is what went through a Service.
 type Traffic struct {
 	Connections uint64
+	// Ejections of backends, see EjectAnnotation.
+	Ejections uint64
 	// Requests went to backends, Replies came from them.
 	Requests, Replies Volume
 }
@@ -26,13 +28,14 @@ type Traffic struct {
 // Volume counts packets, a super-packet as one, and their bytes from the IP header on.
 type Volume struct{ Packets, Bytes uint64 }
 
-// sums are the counters of a meter: connections, packets of each way, bytes of each way.
-type sums [5]uint64
+// sums are the counters of a meter: connections, packets of each way, bytes of each way, ejections.
+type sums [6]uint64
 
 const (
 	sumOpened  = 0
 	sumPackets = 1 // plus the way
 	sumBytes   = 3 // likewise
+	sumEjected = 5
 )
 
 func (s *sums) add(o sums) {
@@ -51,7 +54,7 @@ func (s sums) less(o sums) sums {
 func (s sums) packets() uint64 { return s[sumPackets+orig] + s[sumPackets+reply] }
 
 func (s sums) traffic() Traffic {
-	return Traffic{s[sumOpened], Volume{s[sumPackets+orig], s[sumBytes+orig]}, Volume{s[sumPackets+reply], s[sumBytes+reply]}}
+	return Traffic{s[sumOpened], s[sumEjected], Volume{s[sumPackets+orig], s[sumBytes+orig]}, Volume{s[sumPackets+reply], s[sumBytes+reply]}}
 }
 
 // meter belongs to a Service, or to a Pod with host ports, through all its changes. A nil one counts nothing.
@@ -65,6 +68,12 @@ type meter struct {
 func (t *meter) open() {
 	if t != nil {
 		t.n[sumOpened].Add(1)
+	}
+}
+
+func (t *meter) eject() {
+	if t != nil {
+		t.n[sumEjected].Add(1)
 	}
 }
 
@@ -147,9 +156,12 @@ func (b *Balancer) meterOf(v *view, k frontKey) *meter {
 	return &b.ledger.gone
 }
 
-// settle brings in what an ended flow has carried.
-func (b *Balancer) settle(e *entry) {
+// settle brings in what an ended flow has carried, and that it was never answered.
+func (b *Balancer) settle(e *entry, status uint32) {
 	v := b.view.Load()
+	if v.ejecting > 0 && status&(stateMask|bitFailed) == tcpSyn && b.now()-e.created >= unanswered {
+		b.tried(v, e, false)
+	}
 	b.credit(v, e, orig)
 	b.credit(v, e, reply)
 }

@@ -28,7 +28,7 @@ func TestServiceTraffic(t *testing.T) {
 	}
 	is := func(what string, connections uint64) {
 		t.Helper()
-		if got, want := b.Stats().Services["d/web"], (Traffic{connections, in, out}); got != want {
+		if got, want := b.Stats().Services["d/web"], (Traffic{Connections: connections, Requests: in, Replies: out}); got != want {
 			t.Errorf("%s: %+v, want %+v", what, got, want)
 		}
 	}

@@ -18,6 +18,18 @@ type oracle struct {
 	snap     *model.Snapshot
 	flows    []*oflow
 	sessions map[string]netip.AddrPort
+	failures map[obackend]*ofailures
+}
+
+// obackend is a backend of a Service port; ofailures its failed connections in a row, and whether they have ejected it.
+type obackend struct {
+	name model.ObjectName
+	port string
+	at   netip.AddrPort
+}
+type ofailures struct {
+	n   int
+	out bool
 }
 
 // oflow: the client sends orig[0] -> orig[1], and answers come as back[0] -> back[1].
@@ -201,7 +213,7 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 		if s.Affinity > 0 {
 			session = fmt.Sprint(s.ObjectName, p.Name, proto, src.Addr())
 		}
-		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, outside: outside}, pool, session)}
+		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, outside: outside}, o.standing(s, p, pool), session)}
 	}
 	switch {
 	case o.service(dst.Addr()):
@@ -324,6 +336,7 @@ func (o *oracle) known(proto uint8, src, dst netip.AddrPort, flags uint8) (forec
 		}
 		return forecast{verdict: Reply, src: dst, dst: src}, true
 	}
+	o.tried(f, answer, flags)
 	f.state(answer, flags)
 	if answer {
 		return forecast{o.toward(f.orig[0].Addr()), f.orig[1], f.orig[0], nil}, true
@@ -347,6 +360,73 @@ func (o *oracle) valid(f *oflow) bool {
 	}
 	pool, _ := o.pool(s, p, kind, v6, f.outside)
 	return slices.Contains(pool, f.back[0])
+}
+
+// ejects is the number of failures that eject a backend, 0 for none.
+func ejects(s *model.Service, p *model.ServicePort) (n int) {
+	if p.Protocol == model.TCP {
+		_, _ = fmt.Sscan(s.Annotations[EjectAnnotation], &n)
+	}
+	return n
+}
+
+// standing is a pool without the ejected backends, unless these are more than half of it.
+func (o *oracle) standing(s *model.Service, p *model.ServicePort, pool []netip.AddrPort) []netip.AddrPort {
+	left := slices.DeleteFunc(slices.Clone(pool), func(a netip.AddrPort) bool {
+		x := o.failures[obackend{s.ObjectName, p.Name, a}]
+		return x != nil && x.out
+	})
+	if len(left)*2 < len(pool) {
+		return pool
+	}
+	return left
+}
+
+// tried notes what came of a connection.
+func (o *oracle) tried(f *oflow, answer bool, flags uint8) {
+	if f.masq || !answer || f.answered || f.rst {
+		return
+	}
+	s, p, kind := o.front(f.proto, f.orig[1])
+	pool, _ := o.pool(s, p, kind, f.orig[1].Addr().Is6(), f.outside)
+	if ejects(s, p) == 0 || !slices.Contains(pool, f.back[0]) {
+		return
+	}
+	at := obackend{s.ObjectName, p.Name, f.back[0]}
+	x := o.failures[at]
+	switch {
+	case flags == packet.SYN|packet.ACK:
+		delete(o.failures, at)
+	case flags&packet.RST == 0 || x != nil && x.out:
+	default:
+		if x == nil {
+			x = &ofailures{}
+			o.failures[at] = x
+		}
+		x.n++
+		out := *x
+		x.out = true // the others are what counts
+		x.out = out.n >= ejects(s, p) && len(o.standing(s, p, pool)) < len(pool)
+	}
+}
+
+// forget drops the failures of what is no endpoint of a Service that ejects any more.
+func (o *oracle) forget() {
+	for at := range o.failures {
+		if !slices.ContainsFunc(o.snap.Services, func(s model.Service) bool { return o.remembers(&s, at) }) {
+			delete(o.failures, at)
+		}
+	}
+}
+
+func (o *oracle) remembers(s *model.Service, at obackend) bool {
+	if s.ObjectName != at.name || !ours(s) {
+		return false
+	}
+	return slices.ContainsFunc(s.Ports, func(p model.ServicePort) bool {
+		_, ok := o.endpoints(s, &p, at.at.Addr().Is6())[at.at]
+		return ok && p.Name == at.port && ejects(s, &p) > 0
+	})
 }
 
 func (f *oflow) state(answer bool, flags uint8) {
@@ -409,7 +489,8 @@ func (d dice) service(i int, name string) model.Service {
 	if d.yes(25) {
 		s.Affinity = time.Hour
 	}
-	s.Annotations = map[string]string{Annotation: pick(d, []string{"", "round-robin", "least-connections", "maglev"})}
+	s.Annotations = map[string]string{Annotation: pick(d, []string{"", "round-robin", "least-connections", "maglev"}),
+		EjectAnnotation: pick(d, []string{"", "1", "1", "2"})}
 	return s
 }
 

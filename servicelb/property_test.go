@@ -43,7 +43,7 @@ func FuzzAgainstOracle(f *testing.F) {
 
 // history runs packets and changes through a translator and the oracle.
 func history(t *testing.T, d dice, packets int) {
-	o := &oracle{self: testSelf(), snap: d.snapshot(), sessions: map[string]netip.AddrPort{}}
+	o := &oracle{self: testSelf(), snap: d.snapshot(), sessions: map[string]netip.AddrPort{}, failures: map[obackend]*ofailures{}}
 	var builder Builder
 	b := newBalancer(t, 4096, builder.Build(o.self, o.snap))
 	for i := range packets {
@@ -90,6 +90,7 @@ func (o *oracle) change(t *testing.T, d dice, builder *Builder, b *Balancer) {
 		next = &keep
 	}
 	o.snap = next
+	o.forget()
 	table, fresh := builder.Build(o.self, next), Build(o.self, next)
 	if diff := cmp.Diff(fresh.Frontends(), table.Frontends(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("an incremental table differs from a fresh one (-fresh +incremental):\n%s", diff)

@@ -31,6 +31,7 @@ const (
 	stateMask = 0xff
 	bitFIN    = 1 << 8  // shifted by the way: a FIN was seen
 	bitAlive  = 1 << 10 // shifted by the way: segments after a RST
+	bitFailed = 1 << 12 // with tcpSyn: the backend is known not to answer
 	stateBits = 0xff00
 	life      = 1 << 16 // one incarnation
 )
@@ -118,8 +119,10 @@ func (e *entry) stepTCP(s uint32, way int, p *packet.Packet) uint32 {
 			return s | tcpClosing
 		}
 		return s | tcpHalfClosed
-	case s == tcpSyn && way == reply && flags&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
+	case s&stateMask == tcpSyn && way == reply && flags&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
 		return tcpAnswered
+	case s == tcpSyn && way == orig && flags&(packet.SYN|packet.ACK) == packet.SYN && e.seen.Load()-e.created >= unanswered:
+		return s | bitFailed
 	case s == tcpAnswered && way == orig && flags&(packet.SYN|packet.ACK) == packet.ACK:
 		return tcpOpen
 	}

@@ -88,7 +88,9 @@ type frontend struct {
 	kind     kind
 	affinity time.Duration
 	pick     picker
-	sources  []netip.Prefix // loadBalancerSourceRanges; empty: everybody
+	// ejectAfter is the number of failures that eject a backend, 0: none does.
+	ejectAfter uint16
+	sources    []netip.Prefix // loadBalancerSourceRanges; empty: everybody
 	// internal serves Pods and nodes, external clients from outside.
 	internal, external *pool
 	// all are the endpoints in any condition, sorted: a connection goes on while its backend is one of them.
@@ -99,6 +101,7 @@ type frontend struct {
 // pool is a set of backends to choose from.
 type pool struct {
 	backends []backend // sorted
+	records  []*record // of backends, nil without ejection
 	// drop: a policy forbids every backend that there is. An empty pool without it rejects.
 	drop bool
 	// maglev is the lookup table of that algorithm, nil for the others.
@@ -123,6 +126,7 @@ type Table struct {
 	local    map[netip.Addr]bool  // the node's own addresses
 	peers    map[netip.Addr]bool  // other nodes' addresses
 	steering Steering
+	ejecting int // Services that eject backends
 }
 
 // Port is a port of a protocol.

@@ -13,25 +13,59 @@ type unit struct {
 	fronts []*frontend // of keys
 	vips   []netip.Addr
 	meter  *meter
+	// records of backends, where the Service ejects; before are those of the unit that this one replaces.
+	records, before map[recordKey]*record
 }
 
 // port is what the frontends of one Service port and family share.
 type port struct {
-	endpoints []endpoint
-	all       []backend
-	pools     [2]*pool // by traffic policy, on demand
+	endpoints  []endpoint
+	all        []backend
+	ejectAfter uint16
+	records    []*record // of all, nil without ejection
+	pools      [2]*pool  // by traffic policy, on demand
 }
 
 func (t *Table) poolOf(p *port, policy model.TrafficPolicy) *pool {
 	if p.pools[policy] == nil {
-		p.pools[policy] = t.pool(p.endpoints, policy)
+		in := t.pool(p.endpoints, policy)
+		for i := range in.backends {
+			if p.ejectAfter > 0 {
+				in.records = append(in.records, p.recordOf(in.backends[i]))
+			}
+		}
+		p.pools[policy] = in
 	}
 	return p.pools[policy]
 }
 
-// compile makes the unit of a Service from its endpoint slices.
-func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, count *meter) *unit {
-	u := &unit{meter: count}
+func (p *port) recordOf(b backend) *record {
+	i, _ := slices.BinarySearchFunc(p.all, b.addrPort(), backend.compare)
+	return p.records[i]
+}
+
+// port gathers what the frontends of a Service port share. Records are those of the unit before where it had them.
+func (u *unit) port(id uint64, eps []endpoint, ejectAfter uint16) *port {
+	p := &port{endpoints: eps, all: backends(eps), ejectAfter: ejectAfter}
+	for i := range p.all {
+		if ejectAfter == 0 {
+			break
+		}
+		k := recordKey{id, p.all[i]}
+		r := u.before[k]
+		if r == nil {
+			r = new(record)
+		}
+		if u.records == nil {
+			u.records = map[recordKey]*record{}
+		}
+		u.records[k], p.records = r, append(p.records, r)
+	}
+	return p
+}
+
+// compile fills the unit of a Service from its endpoint slices.
+func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, u *unit) *unit {
 	if svc.Foreign || svc.Headless || svc.Type == model.ExternalName || slices.ContainsFunc(svc.ClusterIPs, func(a netip.Addr) bool { return slices.Contains(t.self.Own, a) }) {
 		return u
 	}
@@ -54,15 +88,19 @@ func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, count 
 
 func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, parts []*model.EndpointSlice) {
 	var made [2]*port // by family, on demand
+	id, eject := portID(svc.ObjectName, p), uint16(0)
+	if p.Protocol == model.TCP {
+		eject = ejectAfter(svc.Annotations)
+	}
 	add := func(k kind, addr netip.Addr, number uint16) {
 		x := &made[b2i(addr.Is6())]
 		if *x == nil {
 			eps := endpointsOf(parts, p, addr.Is6(), svc.PublishNotReady)
-			*x = &port{endpoints: eps, all: backends(eps)}
+			*x = u.port(id, eps, eject)
 		}
 		inside, outside := policies(svc, k)
 		f := &frontend{name: svc.ObjectName, port: p.Name, kind: k, affinity: svc.Affinity, pick: pickerOf(svc.Annotations),
-			id: portID(svc.ObjectName, p), internal: t.poolOf(*x, inside), external: t.poolOf(*x, outside), all: (*x).all, meter: u.meter}
+			id: id, ejectAfter: eject, internal: t.poolOf(*x, inside), external: t.poolOf(*x, outside), all: (*x).all, meter: u.meter}
 		if k == kindExternal && slices.Contains(svc.LBAddresses, addr) {
 			f.sources = svc.LBSourceRanges
 		}
@@ -120,9 +158,8 @@ func (t *Table) compileHealth(u *unit, svc *model.Service) {
 	}
 }
 
-// compilePod makes the unit of a Pod of this node that has host ports.
-func (t *Table) compilePod(pod *model.Pod, count *meter) *unit {
-	u := &unit{meter: count}
+// compilePod fills the unit of a Pod of this node that has host ports.
+func (t *Table) compilePod(pod *model.Pod, u *unit) *unit {
 	for _, h := range pod.HostPorts {
 		on := []netip.Addr{h.HostIP}
 		if !h.HostIP.IsValid() || h.HostIP.IsUnspecified() {
@@ -139,7 +176,7 @@ func (t *Table) compilePod(pod *model.Pod, count *meter) *unit {
 				only := []backend{{to, h.ContainerPort}}
 				p := &pool{backends: only}
 				u.add(frontKey{a, h.HostPort, uint8(h.Protocol)},
-					&frontend{name: pod.ObjectName, port: "hostPort", kind: kindHostPort, internal: p, external: p, all: only, meter: count})
+					&frontend{name: pod.ObjectName, port: "hostPort", kind: kindHostPort, internal: p, external: p, all: only, meter: u.meter})
 			}
 		}
 	}

@@ -96,7 +96,7 @@ func endpointsCmd() *cobra.Command {
 			return render(c.OutOrStdout(), format, list, func(t io.Writer) {
 				fmt.Fprintln(t, "SERVICE\tADDRESS\tPORTS\tCONDITION\tNODE\tZONE\tPOD\tFOR ZONES\tFOR NODES")
 				for _, e := range list {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Service, e.Address, strings.Join(e.Ports, ", "), e.Condition, dash(e.Node), dash(e.Zone),
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Service, e.Address, strings.Join(e.Ports, ", "), endpointCondition(e), dash(e.Node), dash(e.Zone),
 						dash(e.Pod), dash(strings.Join(e.ZoneHints, ",")), dash(strings.Join(e.NodeHints, ",")))
 				}
 			})
@@ -105,4 +105,17 @@ func endpointsCmd() *cobra.Command {
 	socketFlag(c)
 	outputFlag(c, &format)
 	return c
+}
+
+// endpointCondition says also whether this node passes over an endpoint, and for how long.
+func endpointCondition(e api.Endpoint) string {
+	out := e.Condition
+	for _, x := range e.Ejected {
+		if x.Seconds > 0 {
+			out += fmt.Sprintf(", %s ejected for %ds", x.Port, x.Seconds)
+		} else {
+			out += fmt.Sprintf(", %s ejected until a connection succeeds", x.Port)
+		}
+	}
+	return out
 }

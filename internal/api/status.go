@@ -41,6 +41,14 @@ type Endpoint struct {
 	Pod       string     `json:"pod,omitempty"` // namespace/name
 	ZoneHints []string   `json:"zoneHints,omitempty"`
 	NodeHints []string   `json:"nodeHints,omitempty"`
+	// Ejected are the Service ports for which this node passes over the endpoint, because connections to it failed.
+	Ejected []Ejection `json:"ejected,omitempty"`
+}
+
+// Ejection says for how long.
+type Ejection struct {
+	Port    string `json:"port"`    // name, or number of the endpoint's port
+	Seconds int    `json:"seconds"` // until a connection tries it; 0: the next one does
 }
 
 // Frontend is a place where clients reach a Service on this node, and the backends it leads to.
