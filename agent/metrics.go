@@ -28,6 +28,7 @@ var (
 	metricMTU       = prometheus.NewDesc("warren_tunnel_mtu_bytes", "MTU of the tunnel.", nil, nil)
 	metricRx        = prometheus.NewDesc("warren_peer_received_bytes_total", "Bytes received from a peer.", []string{"peer"}, nil)
 	metricTx        = prometheus.NewDesc("warren_peer_sent_bytes_total", "Bytes sent to a peer.", []string{"peer"}, nil)
+	metricPath      = prometheus.NewDesc("warren_peer_path_mtu_bytes", "What the path to a peer was found to carry where that is less than both ends' MTU, else 0.", []string{"peer"}, nil)
 	metricHandshake = prometheus.NewDesc("warren_peer_last_handshake_timestamp_seconds", "Time of the last handshake with a peer, 0 for never.", []string{"peer"}, nil)
 )
 
@@ -38,7 +39,7 @@ var programming = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren
 
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricFree, metricMTU, metricRx, metricTx, metricHandshake} {
+	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricFree, metricMTU, metricRx, metricTx, metricPath, metricHandshake} {
 		ch <- d
 	}
 	programming.Describe(ch)
@@ -73,6 +74,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range st.Peers {
 		ch <- prometheus.MustNewConstMetric(metricRx, prometheus.CounterValue, float64(p.RxBytes), p.Name)
 		ch <- prometheus.MustNewConstMetric(metricTx, prometheus.CounterValue, float64(p.TxBytes), p.Name)
+		gauge(metricPath, float64(p.PathMTU), p.Name)
 		var at float64
 		if !p.LastHandshake.IsZero() {
 			at = float64(p.LastHandshake.UnixNano()) / 1e9

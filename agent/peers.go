@@ -35,7 +35,7 @@ func (a *Agent) peerStatus(snap *model.Snapshot, p plan) []api.Peer {
 	for _, want := range p.Peers {
 		s := live[want.PublicKey]
 		x := api.Peer{Name: want.Name, PublicKey: want.PublicKey.String(), Endpoints: want.Endpoints, AllowedIPs: want.AllowedIPs,
-			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, Foreign: want.Foreign}
+			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU, Foreign: want.Foreign}
 		if s.Endpoint.IsValid() {
 			x.Endpoint = s.Endpoint.String()
 		}

@@ -137,6 +137,9 @@ func (p *plan) peers(me self, snap *model.Snapshot) {
 				continue
 			}
 			peer.AllowedIPs = append(peer.AllowedIPs, c)
+			if !peer.Probe.IsValid() {
+				peer.Probe = PodNetAddr(c)
+			}
 		}
 		for _, a := range n.Addresses {
 			if err := taken.address(n, a, me); err != nil {

@@ -78,7 +78,7 @@ func bigPackets(t *testing.T, l *Lab, from, to *Pod) {
 		if out, err := l.PodOutput(from, "ping", "-c1", "-W1", "-Mdo", "-s", fmt.Sprint(size+1), a.String()); err == nil {
 			t.Errorf("ping with one byte more than the MTU passed with DF:\n%s", out)
 		}
-		if out, err := l.PodOutput(from, "ping", "-c2", "-W5", "-Mdont", "-s", "30000", a.String()); err != nil {
+		if out, err := l.PodOutput(from, "ping", "-c3", "-W5", "-Mdont", "-s", "30000", a.String()); err != nil {
 			t.Errorf("ping with 30,000 bytes in fragments: %v\n%s", err, out)
 		}
 	}
@@ -118,8 +118,8 @@ func TestMTUMatrix(t *testing.T) {
 	}
 }
 
-// bulk moves two megabytes by TCP through the echo server and back, and pings that must be fragmented; the first one may
-// be spent on learning a smaller path MTU.
+// bulk moves two megabytes by TCP through the echo server and back, and pings that must be fragmented; the first ones may
+// be spent on learning a smaller path MTU at either end.
 func bulk(t *testing.T, l *Lab, from, to *Pod, a netip.Addr) {
 	t.Helper()
 	script := fmt.Sprintf(`exec 3<>/dev/tcp/%s/7; read -r hello <&3; head -c 2000000 /dev/zero >&3 & head -c 2000000 <&3 | wc -c`, a)
@@ -127,7 +127,7 @@ func bulk(t *testing.T, l *Lab, from, to *Pod, a netip.Addr) {
 	if err != nil || strings.TrimSpace(out) != "2000000" {
 		t.Errorf("%s -> %s %s: %q of 2000000 bytes came back: %v", from.Name, to.Name, a, strings.TrimSpace(out), err)
 	}
-	if out, err := l.PodOutput(from, "ping", "-c2", "-W5", "-Mdont", "-s", "20000", a.String()); err != nil {
+	if out, err := l.PodOutput(from, "ping", "-c3", "-W5", "-Mdont", "-s", "20000", a.String()); err != nil {
 		t.Errorf("%s -> %s %s: 20,000 bytes in fragments: %v\n%s", from.Name, to.Name, a, err, out)
 	}
 }

@@ -27,6 +27,8 @@ type bind struct {
 	stats *counters
 	gso   bool // UDP_SEGMENT and UDP_GRO are allowed by the configuration
 
+	whole *atomic.Pointer[byte] // buffer of a datagram that must not be fragmented; nil: there never is one
+
 	mu   sync.RWMutex // guards the sockets against reopening
 	v4   *socket
 	v6   *socket

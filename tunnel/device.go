@@ -34,6 +34,9 @@ type tunDevice struct {
 	source4 netip.Addr // sender of ICMP errors; invalid: the address the packet was sent to
 	source6 netip.Addr
 
+	probes probes
+	whole  atomic.Pointer[byte] // the buffer that a probe was cut into: its datagram goes with DF
+
 	frames  *frames
 	asleep  atomic.Bool // the engine's reader waits on its queue and must be woken for the line
 	reader  *reader

@@ -17,6 +17,7 @@ const (
 type frame struct {
 	pkt packet.Packet
 	raw []byte
+	ask bool      // a probe of the path: whatever its size, it goes as it is and must not be fragmented
 	vec [1][]byte // for writing raw without an allocation
 }
 
@@ -87,4 +88,7 @@ func (f *frames) wait(done <-chan struct{}) *frame {
 	}
 }
 
-func (f *frames) put(b *frame) { f.free <- b }
+func (f *frames) put(b *frame) {
+	b.ask = false
+	f.free <- b
+}

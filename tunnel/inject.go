@@ -49,3 +49,8 @@ func (d *tunDevice) injectHost(f *frame) {
 }
 
 func (d *tunDevice) injectPeer(f *frame) { d.enqueue(f) }
+
+func (d *tunDevice) injectProbe(f *frame) {
+	f.ask = true
+	d.enqueue(f)
+}

@@ -73,6 +73,10 @@ func runNode(path string) error {
 			out, _ := json.Marshal(t.Stats())
 			fmt.Println(string(out))
 		}
+		if in.Text() == "peers" {
+			out, _ := json.Marshal(t.Peers())
+			fmt.Println(string(out))
+		}
 	}
 	cancel()
 	return <-done
@@ -176,6 +180,17 @@ func (n ns) node(t *testing.T, cfg nodeConfig) *proc {
 func (p *proc) stats(t *testing.T) (s Stats) {
 	t.Helper()
 	_, err := p.in.Write([]byte("stats\n"))
+	must(t, err)
+	if !p.out.Scan() {
+		t.Fatal("node has ended: ", p.log)
+	}
+	must(t, json.Unmarshal(p.out.Bytes(), &s))
+	return s
+}
+
+func (p *proc) peers(t *testing.T) (s []PeerStatus) {
+	t.Helper()
+	_, err := p.in.Write([]byte("peers\n"))
 	must(t, err)
 	if !p.out.Scan() {
 		t.Fatal("node has ended: ", p.log)

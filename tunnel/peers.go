@@ -28,6 +28,9 @@ type Peer struct {
 	MTU int
 	// Keepalive is the interval of empty packets that hold NAT mappings open; 0 means none. Whole seconds count.
 	Keepalive time.Duration
+	// Probe is an address of the peer's that answers ICMP echo requests inside the tunnel, to find out how large a packet the
+	// path carries; invalid: the path is taken to carry MTU.
+	Probe netip.Addr
 	// Foreign marks a peer that is not a node of the cluster; status shows it.
 	Foreign bool
 }
@@ -45,8 +48,9 @@ type PeerStatus struct {
 	TxBytes       uint64
 	AllowedIPs    []netip.Prefix
 	Keepalive     time.Duration
-	// MTU is the largest inner packet in bytes sent to the peer.
-	MTU int
+	// MTU is the largest inner packet in bytes sent to the peer. PathMTU is what the path was found to carry if that is less
+	// than both ends' MTU, else 0.
+	MTU, PathMTU int
 }
 
 // minMTU is what IPv6 needs (RFC 8200, section 5); less only happens with nonsense in the configuration.
@@ -57,6 +61,7 @@ type peerState struct {
 	want Peer
 	ends []conn.Endpoint // of want.Endpoints
 	at   atomic.Uint32   // the one in use, counted without end
+	path atomic.Int32    // bytes that the path carries, 0: as much as both ends
 }
 
 func newPeerState(p Peer, parse func(string) (conn.Endpoint, error)) *peerState {
@@ -78,9 +83,18 @@ func (p *peerState) rotate() conn.Endpoint {
 	return p.ends[int(p.at.Add(1))%len(p.ends)]
 }
 
-// limit is the largest inner packet in bytes for the peer. The engine pads packets to multiples of 16 up to the
-// device's MTU; where the peer's is smaller, only multiples of 16 are safe from growing over it.
+// limit is the largest inner packet in bytes for the peer.
 func (p *peerState) limit(d *tunDevice) int {
+	top := p.promised(d)
+	if n := int(p.path.Load()); n != 0 && n < top {
+		return n
+	}
+	return top
+}
+
+// promised is the smaller MTU of both ends in bytes. The engine pads packets to multiples of 16 up to the device's MTU;
+// where the peer's is smaller, only multiples of 16 are safe from growing over it.
+func (p *peerState) promised(d *tunDevice) int {
 	mtu := int(d.mtuNow.Load())
 	if p.want.MTU == 0 || p.want.MTU >= mtu {
 		return mtu

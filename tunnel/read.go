@@ -75,6 +75,9 @@ func (r *reader) fill(bufs [][]byte, sizes []int, offset int) int {
 			continue
 		}
 		if size := r.cut.next(bufs[n][offset:]); size > 0 {
+			if r.cur != nil && r.cur.ask {
+				r.d.whole.Store(&bufs[n][0])
+			}
 			sizes[n] = size
 			n++
 		}
@@ -215,6 +218,10 @@ func (r *reader) aim(f *frame) bool {
 	if owner == nil {
 		d.stats.drop(unowned(p.Dst))
 		return false
+	}
+	if f.ask {
+		r.cut.start(p, 0)
+		return true
 	}
 	limit := owner.limit(d)
 	if p.TCPFlags&packet.SYN != 0 {

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -158,6 +159,11 @@ func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		b.stats.drops[DropSend].Add(uint64(len(bufs)))
 		return fmt.Errorf("send to %v: %w", e.dst, unix.EAFNOSUPPORT)
 	}
+	if b.whole != nil {
+		if w := b.whole.Load(); w != nil {
+			bufs = b.takeWhole(s, e, bufs, w)
+		}
+	}
 	m := b.pool.Get().(*batch)
 	var errs error
 	for len(bufs) > 0 {
@@ -170,6 +176,44 @@ func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	}
 	b.pool.Put(m)
 	return errs
+}
+
+// takeWhole sends the datagram in buffer w by itself, not to be fragmented by anybody, and returns the others. That the
+// path refuses it is what it was sent to find out.
+func (b *bind) takeWhole(s *socket, e *endpoint, bufs [][]byte, w *byte) [][]byte {
+	i := slices.IndexFunc(bufs, func(d []byte) bool { return unsafe.SliceData(d) == w })
+	if i < 0 || !b.whole.CompareAndSwap(w, nil) {
+		return bufs
+	}
+	if err := s.fragmenting(false); err == nil {
+		_ = b.singly(s, e, bufs[i:i+1])
+	}
+	if err := s.fragmenting(true); err != nil {
+		b.log.Error("cannot let the tunnel's datagrams be fragmented again", "err", err)
+	}
+	return slices.Concat(bufs[:i], bufs[i+1:])
+}
+
+// fragmenting says whether datagrams may be fragmented: as bind's comment has it, or by nobody, with no regard to a path MTU
+// that the kernel has heard of. Datagrams that other goroutines send in between go without, too: one may be lost.
+func (s *socket) fragmenting(may bool) error {
+	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+	switch {
+	case s.six && may:
+		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT
+	case s.six:
+		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+	case may:
+		value = unix.IP_PMTUDISC_DONT
+	}
+	var err error
+	cerr := s.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), level, option, value)
+		if s.six {
+			err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, map[bool]int{false: 1}[may]))
+		}
+	})
+	return errors.Join(err, cerr)
 }
 
 // transmit builds the messages and sends them all, repairing what can be repaired.

@@ -86,7 +86,11 @@ func (t *Tunnel) adopt(had deviceState) (now, later []*device.Peer) {
 	for _, w := range t.want {
 		s := t.states[w.PublicKey]
 		if s == nil || !slices.Equal(s.want.Endpoints, w.Endpoints) || !reflect.DeepEqual(s.want, w) {
-			s = newPeerState(w, t.bind.ParseEndpoint)
+			fresh := newPeerState(w, t.bind.ParseEndpoint)
+			if s != nil {
+				fresh.path.Store(s.path.Load())
+			}
+			s = fresh
 		}
 		states[w.PublicKey] = s
 		all = append(all, s)
@@ -132,6 +136,9 @@ func (t *Tunnel) Peers() []PeerStatus {
 			s.Name, s.Foreign = w.Name, w.Foreign
 			if p := t.states[w.PublicKey]; p != nil {
 				s.MTU = p.limit(t.dev)
+				if s.MTU < p.promised(t.dev) {
+					s.PathMTU = s.MTU
+				}
 			}
 			out = append(out, s)
 		}

@@ -28,6 +28,7 @@ type Tunnel struct {
 
 	crossings chan string // addresses that answered handshakes which crossed
 
+	pace          surveyPace
 	forgetSession func(handshake time.Time) bool // sessionGone; tests do not wait three minutes
 
 	mu     sync.Mutex // guards what follows, and orders SetPeers calls
@@ -56,7 +57,8 @@ func newTunnel(cfg Config, k kernel, b conn.Bind) (*Tunnel, error) {
 		return nil, err
 	}
 	t := &Tunnel{cfg: cfg, public: public, kernel: k, bind: b, ready: make(chan struct{}), stale: make(chan *device.Peer, 16), shy: make(chan []*device.Peer, 16), crossings: make(chan string, 16),
-		states: map[model.Key]*peerState{}, forgetSession: sessionGone}
+		states: map[model.Key]*peerState{}, forgetSession: sessionGone,
+		pace: surveyPace{surveyTick, surveyAgain, surveySilent, raiseFirst}}
 	if b == nil {
 		t.bind = newBind(!cfg.DisableOffload, cfg.Log, &t.stats)
 	}
@@ -66,6 +68,9 @@ func newTunnel(cfg Config, k kernel, b conn.Bind) (*Tunnel, error) {
 	}
 	t.dev = newTunDevice(cfg.Name, k, cfg.Queues, want, cfg.Hook, cfg.Log, &t.stats)
 	t.dev.source4, t.dev.source6 = cfg.Source4, cfg.Source6
+	if b, ok := t.bind.(*bind); ok {
+		b.whole = &t.dev.whole
+	}
 	return t, nil
 }
 
@@ -114,6 +119,7 @@ func (t *Tunnel) serve(ctx context.Context, engine *device.Device) error {
 		g.Go(r.run)
 	}
 	g.Go(func() error { t.greet(ctx); return nil })
+	g.Go(func() error { t.surveyPaths(ctx); return nil })
 	g.Go(func() error {
 		stagger(ctx, engine, func() uint64 { return t.stats.segments.Load() + t.stats.received.Load() })
 		return nil

@@ -65,6 +65,9 @@ func (w *writer) pass(g *group) {
 			p.ClampMSS(mssFor(p, owner.limit(d)))
 		}
 	}
+	if (p.Proto == packet.ProtoICMP || p.Proto == packet.ProtoICMPv6) && d.probes.answered(p) {
+		return
+	}
 	switch d.hook.Inbound(p) {
 	case Reflect:
 		w.toHost(g)

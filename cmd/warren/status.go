@@ -56,9 +56,17 @@ func statusText(w io.Writer, st api.Status) {
 	fmt.Fprintf(w, "Pods     %s\n\n", words(st.PodCIDRs))
 	fmt.Fprintln(w, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")
 	for _, p := range st.Peers {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", p.Name, aliveText(p), dash(p.Endpoint), words(p.PodCIDRs), ago(p.LastHandshake),
-			bytesText(p.RxBytes), bytesText(p.TxBytes), p.MTU)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, aliveText(p), dash(p.Endpoint), words(p.PodCIDRs), ago(p.LastHandshake),
+			bytesText(p.RxBytes), bytesText(p.TxBytes), mtuText(p))
 	}
+}
+
+// mtuText is what goes to a peer in one packet, and why it is less than its MTU.
+func mtuText(p api.Peer) string {
+	if p.PathMTU != 0 {
+		return fmt.Sprintf("%d (path)", p.PathMTU)
+	}
+	return fmt.Sprint(p.MTU)
 }
 
 func storeText(s api.Store) string {

@@ -129,9 +129,11 @@ type Peer struct {
 	LastHandshake time.Time        `json:"lastHandshake,omitzero"`
 	RxBytes       uint64           `json:"rxBytes"`
 	TxBytes       uint64           `json:"txBytes"`
-	MTU           int              `json:"mtu"`
-	Version       string           `json:"version,omitempty"`
-	Foreign       bool             `json:"foreign,omitempty"`
+	MTU           int              `json:"mtu"` // bytes, of the peer's tunnel
+	// PathMTU is what the path to the peer was found to carry, in bytes, if that is less than both ends' MTU.
+	PathMTU int    `json:"pathMTU,omitempty"`
+	Version string `json:"version,omitempty"`
+	Foreign bool   `json:"foreign,omitempty"`
 }
 
 // Pod is a Pod of this node.

@@ -50,6 +50,25 @@ func (p *Packet) Echo() (id uint16, request, ok bool) {
 	return binary.BigEndian.Uint16(p.Buf[p.L4+4:]), request, true
 }
 
+// EchoSequence returns the sequence number of an ICMP echo request or reply.
+func (p *Packet) EchoSequence() uint16 { return binary.BigEndian.Uint16(p.Buf[p.L4+6:]) }
+
+// AppendEcho appends an echo request (RFC 792, RFC 4443 4.1) of size bytes in all, not less than its headers.
+func AppendEcho(b []byte, src, dst netip.Addr, id, sequence uint16, size int) []byte {
+	typ, proto, head := byte(8), uint8(ProtoICMP), 28
+	if src.Is6() {
+		typ, proto, head = 128, ProtoICMPv6, 48
+	}
+	start, data := len(b), max(size-head, 0)
+	b = appendHeader(b, src, dst, proto, 8+data)
+	b = append(b, typ, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, id)
+	b = binary.BigEndian.AppendUint16(b, sequence)
+	b = append(b, make([]byte, data)...)
+	finish(b[start:], proto)
+	return b
+}
+
 // SetEcho gives an ICMP echo request or reply another identifier.
 func (p *Packet) SetEcho(id uint16) {
 	if _, _, ok := p.Echo(); ok {

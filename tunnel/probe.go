@@ -1,0 +1,269 @@
+package tunnel
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// The questions of pathmtu.go on the wire: echo requests to a peer's address inside the tunnel. The datagram that carries
+// the large one goes with DF; a small one goes beside it, so that a peer that does not answer is not taken for a narrow
+// path, and neither is a queue that takes long.
+
+const (
+	smallProbe   = 64                     // bytes
+	probeTries   = 3                      // large probes lost, with the small ones answered, before a size counts as lost
+	answerWithin = time.Second            // for the small one
+	leastGrace   = 150 * time.Millisecond // for the large one after the small one's answer
+)
+
+// When paths are asked about again.
+const (
+	surveyTick   = time.Second
+	surveyAgain  = 15 * time.Second // while there is traffic
+	surveySilent = 5 * time.Second
+	raiseFirst   = 20 * time.Second // doubles with every time that the path still carries less
+	raiseLast    = 10 * time.Minute // RFC 8899 5.1.1, PMTU_RAISE_TIMER
+	// surveyBytes is traffic: TCP that gets nothing through repeats a segment three times in that time.
+	surveyBytes = 4 << 10
+)
+
+// probes are the echo requests under way.
+type probes struct {
+	under atomic.Int32
+	mu    sync.Mutex
+	id    uint16
+	seq   uint16
+	wait  map[uint16]chan struct{}
+}
+
+// begin makes room for an answer.
+func (p *probes) begin() (id, seq uint16, answer chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.wait == nil {
+		p.wait, p.id = map[uint16]chan struct{}{}, uint16(rand.Uint32())
+	}
+	p.seq++
+	answer = make(chan struct{}, 1)
+	p.wait[p.seq] = answer
+	p.under.Store(int32(len(p.wait)))
+	return p.id, p.seq, answer
+}
+
+func (p *probes) end(seq uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.wait, seq)
+	p.under.Store(int32(len(p.wait)))
+}
+
+// answered takes the answer to a probe out of the way of other packets.
+func (p *probes) answered(pkt *packet.Packet) bool {
+	if p.under.Load() == 0 {
+		return false
+	}
+	id, request, ok := pkt.Echo()
+	if !ok || request {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answer, ours := p.wait[pkt.EchoSequence()]
+	if !ours || id != p.id {
+		return false
+	}
+	select {
+	case answer <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// asker asks one peer.
+type asker struct {
+	t        *Tunnel
+	src, dst netip.Addr
+	moved    uint64 // bytes that questions and answers took
+}
+
+// asker returns nil if the peer cannot be asked.
+func (t *Tunnel) asker(p *peerState) *asker {
+	a := &asker{t: t, src: t.dev.source6, dst: p.want.Probe}
+	if a.dst.Is4() {
+		a.src = t.dev.source4
+	}
+	if !a.src.IsValid() || !a.dst.IsValid() {
+		return nil
+	}
+	return a
+}
+
+func (a *asker) ask(ctx context.Context, size int) outcome {
+	for range probeTries {
+		if got := a.once(ctx, size); got != lost {
+			return got
+		}
+	}
+	return lost
+}
+
+// once sends a large probe and a small one.
+func (a *asker) once(ctx context.Context, size int) outcome {
+	d := a.t.dev
+	send := func(size int, pass func(*frame)) (uint16, chan struct{}) {
+		id, seq, answer := d.probes.begin()
+		_ = d.inject(pass, [][]byte{packet.AppendEcho(nil, a.src, a.dst, id, seq, size)}) // lost like any other
+		return seq, answer
+	}
+	a.moved += 2 * uint64(size+smallProbe+2*sizeStep+32)
+	began := time.Now()
+	seqLarge, large := send(size, d.injectProbe)
+	seqSmall, small := send(smallProbe, d.injectPeer)
+	defer d.whole.Store(nil)
+	defer d.probes.end(seqLarge)
+	defer d.probes.end(seqSmall)
+	timer := time.NewTimer(answerWithin)
+	defer timer.Stop()
+	heard := false
+	for {
+		select {
+		case <-large:
+			return arrived
+		case <-small:
+			heard = true
+			timer.Reset(max(leastGrace, 3*time.Since(began)))
+		case <-timer.C:
+			if heard {
+				return lost
+			}
+			return silent
+		case <-ctx.Done():
+			return silent
+		}
+	}
+}
+
+// surveyed is what is known of one peer's path.
+type surveyed struct {
+	endpoint   netip.AddrPort
+	next       time.Time
+	raise      time.Time // not before
+	raiseEvery time.Duration
+	bytes      uint64 // moved at the last survey
+}
+
+// due says whether a path should be asked about: a new one at once, others while they carry traffic.
+func (s *surveyed) due(p PeerStatus, now time.Time) bool {
+	if s.endpoint != p.Endpoint {
+		*s = surveyed{endpoint: p.Endpoint}
+		return true
+	}
+	return !now.Before(s.next) && (s.bytes == 0 || p.RxBytes+p.TxBytes > s.bytes+surveyBytes || !s.raise.IsZero() && !now.Before(s.raise))
+}
+
+// surveyPaths finds out what the paths to the peers carry, one after the other, and keeps it up to date.
+func (t *Tunnel) surveyPaths(ctx context.Context) {
+	known := map[model.Key]*surveyed{}
+	var fallbacks, handshakes, idle uint64
+	tick := time.NewTicker(t.pace.tick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if n := t.stats.handshakes.Load(); n == handshakes && t.stats.fallbacks.Load() == fallbacks && idle < 5 {
+			idle++ // reading all peers' state is not free
+			continue
+		} else {
+			handshakes, idle = n, 0
+		}
+		if n := t.stats.fallbacks.Load(); n != fallbacks { // the kernel has heard of a narrower path
+			for _, s := range known {
+				s.next = time.Time{}
+			}
+			fallbacks = n
+		}
+		for _, p := range t.Peers() {
+			if known[p.PublicKey] == nil {
+				known[p.PublicKey] = &surveyed{}
+			}
+			if s := known[p.PublicKey]; !sessionGone(p.LastHandshake) && s.due(p, time.Now()) && ctx.Err() == nil {
+				t.survey(ctx, p, s)
+			}
+		}
+	}
+}
+
+// survey asks about one path and keeps the answer.
+func (t *Tunnel) survey(ctx context.Context, p PeerStatus, s *surveyed) {
+	t.mu.Lock()
+	state := t.states[p.PublicKey]
+	t.mu.Unlock()
+	if state == nil {
+		return
+	}
+	a := t.asker(state)
+	if a == nil {
+		s.next = time.Now().Add(raiseLast)
+		return
+	}
+	before := int(state.path.Load())
+	q := path{limit: before, top: state.promised(t.dev), floor: state.floor(), raise: !time.Now().Before(s.raise)}
+	limit, ok := q.search(func(size int) outcome { return a.ask(ctx, size) })
+	if !ok {
+		s.next = time.Now().Add(t.pace.silent)
+		return
+	}
+	s.next, s.bytes = time.Now().Add(t.pace.again), p.RxBytes+p.TxBytes+a.moved
+	switch {
+	case limit == 0:
+		s.raise, s.raiseEvery = time.Time{}, 0
+	case q.raise || limit != before:
+		s.raiseEvery = min(max(2*s.raiseEvery, t.pace.raise), raiseLast)
+		s.raise = time.Now().Add(s.raiseEvery)
+	}
+	if limit != before {
+		t.setPath(p.PublicKey, limit)
+		t.reportPath(p, limit, q)
+	}
+}
+
+// setPath keeps what a path carries with the peer as it is wished for now.
+func (t *Tunnel) setPath(key model.Key, limit int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.states[key]; s != nil {
+		s.path.Store(int32(limit))
+	}
+}
+
+func (t *Tunnel) reportPath(p PeerStatus, limit int, q path) {
+	if limit == 0 {
+		t.cfg.Log.Info("the path to a peer carries what both ends promise", "peer", p.Name, "endpoint", p.Endpoint, "bytes", q.top)
+		return
+	}
+	t.cfg.Log.Warn("the path to a peer carries smaller packets than both ends promise; going on with those",
+		"peer", p.Name, "endpoint", p.Endpoint, "bytes", limit, "promised", q.top)
+}
+
+// floor is what a path to the peer must carry in bytes: IPv6 cannot do with less than 1280 (RFC 8200 section 5).
+func (p *peerState) floor() int {
+	for _, c := range p.want.AllowedIPs {
+		if c.Addr().Is6() {
+			return 1280
+		}
+	}
+	return minMTU
+}
+
+// surveyPace is when paths are asked about; tests are in more of a hurry.
+type surveyPace struct{ tick, again, silent, raise time.Duration }

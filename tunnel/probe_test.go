@@ -1,0 +1,128 @@
+package tunnel
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// answerEcho is a host that answers echo requests, as kernels do.
+type answerEcho struct{ deaf atomic.Bool }
+
+func (*answerEcho) Outbound(*packet.Packet) Verdict { return ToPeer }
+
+func (h *answerEcho) Inbound(p *packet.Packet) Verdict {
+	id, request, ok := p.Echo()
+	if !ok || !request || h.deaf.Load() {
+		return Reflect
+	}
+	b := packet.AppendEcho(nil, p.Dst, p.Src, id, p.EchoSequence(), p.Length)
+	head := 20
+	if p.Version == 6 {
+		head = 40
+	}
+	b[head] = map[uint8]byte{4: 0, 6: 129}[p.Version]
+	var q packet.Packet
+	if q.Parse(b) != packet.OK {
+		return Drop
+	}
+	q.FixChecksum()
+	if !p.Become(b) {
+		return Drop
+	}
+	return Reply
+}
+
+// narrow is a network between two nodes that loses datagrams above a size without a word.
+func narrow(t *testing.T, six bool, deaf *answerEcho) (a *node, carries *atomic.Int64) {
+	n, carries := newNetwork(), &atomic.Int64{}
+	carries.Store(65535)
+	lose := func(_, _ netip.AddrPort, b []byte) bool { return int64(len(b)) > carries.Load() }
+	n.lose.Store(&lose)
+	quick := func(x *Tunnel) {
+		x.pace = surveyPace{tick: 5 * time.Millisecond, again: 20 * time.Millisecond, silent: 10 * time.Millisecond, raise: 30 * time.Millisecond}
+		x.dev.source4, x.dev.source6 = netip.MustParseAddr("10.42.0.1"), netip.MustParseAddr("fd42::1")
+	}
+	a = startNode(t, 1, n.bind("192.0.2.1:1"), 1, deaf, quick)
+	b := startNode(t, 2, n.bind("192.0.2.2:1"), 1, deaf, quick)
+	pa, pb := a.peer("a", ipsA, "192.0.2.1:1"), b.peer("b", ipsB, "192.0.2.2:1")
+	pb.Probe = netip.MustParseAddr("10.42.1.1")
+	if six {
+		pb.Probe = netip.MustParseAddr("fd42:0:0:1::1")
+	}
+	must(t, a.SetPeers([]Peer{pb}))
+	must(t, b.SetPeers([]Peer{pa}))
+	settle(t, a, b)
+	return a, carries
+}
+
+func (n *node) pathMTU() (mtu, path int) {
+	p := n.Peers()[0]
+	return p.MTU, p.PathMTU
+}
+
+// A path that carries less than both ends is found, held when the peers are set again, and given up when it is well again.
+func TestNarrowPathIsFound(t *testing.T) {
+	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			a, carries := narrow(t, six, &answerEcho{})
+			carries.Store(1400) // an inner packet of 1,368 and 32 bytes of WireGuard
+			moving := keepBusy(t, a)
+			wait(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == 1360 && path == 1360 })
+			want := a.Tunnel.want[0]
+			want.Keepalive = 25 * time.Second
+			must(t, a.SetPeers([]Peer{want}))
+			if mtu, _ := a.pathMTU(); mtu != 1360 {
+				t.Errorf("after a change of the peer: %d bytes, expected 1360", mtu)
+			}
+			carries.Store(65535)
+			wait(t, "the whole path", func() bool { mtu, path := a.pathMTU(); return mtu == 1420 && path == 0 })
+			moving()
+		})
+	}
+}
+
+// keepBusy moves packets, for idle paths are left alone.
+func keepBusy(t *testing.T, a *node) (stop func()) {
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-end:
+				return
+			case <-time.After(time.Millisecond):
+				s := udpSpec(4, 1, pattern(20000))
+				a.queue().feed(s.super(1200))
+			}
+		}
+	}()
+	return func() { close(end); <-done }
+}
+
+// A peer that answers no echo keeps what both ends promise, and answers are no business of the host's.
+func TestPeerThatAnswersNoProbe(t *testing.T) {
+	noLeaks(t)
+	h := &answerEcho{}
+	h.deaf.Store(true)
+	a, carries := narrow(t, false, h)
+	carries.Store(1400)
+	time.Sleep(300 * time.Millisecond)
+	if mtu, path := a.pathMTU(); mtu != 1420 || path != 0 {
+		t.Errorf("%d bytes, path %d: nothing is known of the path", mtu, path)
+	}
+	h.deaf.Store(false)
+	wait(t, "the narrow path", func() bool { mtu, _ := a.pathMTU(); return mtu == 1360 })
+	for _, b := range a.queue().taken() {
+		var p packet.Packet
+		if p.Parse(b[packet.VnetLen:]) == packet.OK {
+			if _, _, echo := p.Echo(); echo {
+				t.Errorf("the host saw an answer to a probe")
+			}
+		}
+	}
+}
