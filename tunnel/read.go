@@ -297,7 +297,8 @@ func (r *reader) tooBig(f *frame, limit int) {
 		from = p.Dst
 	}
 	p.CompleteChecksum()
-	if p.BecomeTooBig(from, limit) {
+	// The hook has translated the packet; the sender knows it under other addresses.
+	if p.BecomeTooBig(from, limit) && d.hook.Outbound(p) != Drop {
 		d.toHost(f, r.index)
 	}
 }
