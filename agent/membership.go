@@ -108,6 +108,11 @@ func (a *Agent) join(ctx context.Context) error {
 		a.verified = true
 		a.setCluster(have)
 	}
+	if a.blocks.Load() == nil { // or a machine that is refused below would leave its claims behind
+		if err := a.store.CheckName(ctx, a.cfg.NodeName, a.identity); err != nil {
+			return err
+		}
+	}
 	snap := a.snapshot.Load()
 	if err := a.claim(ctx, snap); err != nil {
 		return err

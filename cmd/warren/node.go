@@ -4,16 +4,19 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/etcd"
 )
 
 func nodeCmd() *cobra.Command {
 	c := &cobra.Command{Use: "node", Short: "the cluster's nodes"}
+	var former bool
 	rm := &cobra.Command{
 		Use:   "rm NAME",
 		Short: "remove a node that is gone for good and release its Pod CIDRs",
 		Long: "Remove a node that is gone for good and release its Pod CIDRs.\n\nA Pod CIDR belongs to its node until this command is given: no lease ends it, no outage loses it.\n" +
-			"A node whose agent is alive is refused.",
+			"A node whose agent is alive is refused. With --former it stays, and what machines with other disks left under its name is\n" +
+			"released: a disk that comes back after that finds its Pods' addresses given away.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := loadConfig(c)
@@ -25,17 +28,25 @@ func nodeCmd() *cobra.Command {
 				return err
 			}
 			defer s.Close()
-			freed, err := s.DeleteNode(c.Context(), args[0], "")
+			var freed []model.Block
+			if former {
+				freed, err = s.ReleaseFormer(c.Context(), args[0])
+			} else {
+				freed, err = s.DeleteNode(c.Context(), args[0], "")
+			}
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "node %s removed\n", args[0])
+			if !former {
+				fmt.Fprintf(c.OutOrStdout(), "node %s removed\n", args[0])
+			}
 			for _, b := range freed {
 				fmt.Fprintf(c.OutOrStdout(), "released %s\n", b.CIDR)
 			}
 			return nil
 		},
 	}
+	rm.Flags().BoolVar(&former, "former", false, "keep the node and release only the Pod CIDRs of earlier disks under its name")
 	configFlags(rm)
 	c.AddCommand(rm)
 	return c

@@ -101,13 +101,59 @@ func TestNameBelongsToTheLiving(t *testing.T) {
 	if _, err := s.PutNode(ctx, node("n1", "thief")); !errors.Is(err, etcd.ErrNameTaken) {
 		t.Errorf("a thief's record: %v, expected ErrNameTaken", err)
 	}
+	if err := s.CheckName(ctx, "n1", "thief"); !errors.Is(err, etcd.ErrNameTaken) {
+		t.Errorf("a thief asks first: %v, expected ErrNameTaken", err)
+	}
+	if err := s.CheckName(ctx, "n1", "a"); err != nil {
+		t.Errorf("the owner asks: %v", err)
+	}
 	if _, err := s.DeleteNode(ctx, "n1", ""); err == nil || !strings.Contains(err.Error(), "alive") {
 		t.Errorf("removal of a living node: %v", err)
 	}
 	cancel()
 	<-done
+	if err := s.CheckName(context.Background(), "n1", "heir"); err != nil {
+		t.Errorf("the heir asks: %v", err)
+	}
 	if _, err := s.PutNode(context.Background(), node("n1", "heir")); err != nil {
 		t.Errorf("the name of a dead machine: %v", err)
+	}
+}
+
+// What earlier disks left under a name can be released while the node lives; its own blocks and those of others stay.
+func TestReleaseFormer(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "former")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	block := func(cidr, node, identity string) model.Block {
+		return model.Block{CIDR: netip.MustParsePrefix(cidr), Node: node, Identity: identity}
+	}
+	all := []model.Block{block("10.42.1.0/24", "n1", "old"), block("10.42.2.0/24", "n1", "older"), block("10.42.3.0/24", "n1", "now"), block("10.42.4.0/24", "n2", "old")}
+	if won, _, _, err := s.ClaimBlocks(ctx, all); err != nil || !won {
+		t.Fatal(won, err)
+	}
+	if freed, err := s.ReleaseFormer(ctx, "n1"); err == nil {
+		t.Errorf("without a record it released %v", freed)
+	}
+	if _, err := s.PutNode(ctx, node("n1", "now")); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.KeepAlive(ctx, "n1", "now", 5*time.Second) }()
+	snaps := watching(t, s)
+	until(t, snaps, "a living node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 && x.Nodes[0].Alive })
+	freed, err := s.ReleaseFormer(ctx, "n1")
+	if err != nil || len(freed) != 2 {
+		t.Errorf("released %v, %v; expected those of old and older", freed, err)
+	}
+	left, _, err := s.Blocks(ctx)
+	if err != nil || len(left) != 2 || left[0].CIDR != all[2].CIDR || left[1].CIDR != all[3].CIDR {
+		t.Errorf("left %v, %v", left, err)
+	}
+	cancel()
+	<-done
+	if freed, err := s.ReleaseFormer(context.Background(), "n1"); err != nil || len(freed) != 0 {
+		t.Errorf("of a node that is not alive: %v, %v", freed, err)
 	}
 }
 

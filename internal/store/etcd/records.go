@@ -75,8 +75,7 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) (int64, error) {
 		cmp = []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", kvs[0].ModRevision)}
 		if have.Identity != n.Identity {
 			if len(living) == 1 && string(living[0].Value) != n.Identity {
-				return 0, fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); give this node another nodeName, or run `warren node rm %s` once that machine is gone",
-					ErrNameTaken, n.Name, have.Identity, n.Name)
+				return 0, nameTaken(n.Name, have.Identity)
 			}
 			cmp = append(cmp, aliveUnchanged(alive, living))
 		}
@@ -89,6 +88,27 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) (int64, error) {
 		return 0, fmt.Errorf("write %s: it changed meanwhile", key)
 	}
 	return resp.Header.Revision, nil
+}
+
+func nameTaken(name, identity string) error {
+	return fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); give this node another nodeName, or run `warren node rm %s` once that machine is gone",
+		ErrNameTaken, name, identity, name)
+}
+
+// CheckName fails with ErrNameTaken while another living machine has the name. A node asks before it claims anything
+// under it; PutNode asks again.
+func (s *Store) CheckName(ctx context.Context, name, identity string) error {
+	ctx, cancel := request(ctx)
+	defer cancel()
+	key := s.key("alive", name)
+	got, err := s.cli.Get(ctx, key)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if len(got.Kvs) == 1 && string(got.Kvs[0].Value) != identity {
+		return nameTaken(name, string(got.Kvs[0].Value))
+	}
+	return nil
 }
 
 // DeleteNode removes a node's record and its blocks if the node still has the given identity; an identity of "" means
@@ -113,9 +133,53 @@ func (s *Store) DeleteNode(ctx context.Context, name, identity string) ([]model.
 	case err != nil:
 		return nil, fmt.Errorf("remove node %s: %w", name, err)
 	case !resp.Succeeded:
-		return nil, fmt.Errorf("remove node %s: its agent is alive; stop it first (its Pods use the blocks)", name)
+		return nil, fmt.Errorf("remove node %s: its agent is alive; stop it first (its Pods use the blocks), or release with --former only what earlier disks of that name left", name)
 	}
 	return freed, nil
+}
+
+// ReleaseFormer releases the blocks that earlier machines of a name left, whose disks are gone: the blocks of every
+// identity but that of the name's record. The machine that has the name now keeps its own.
+func (s *Store) ReleaseFormer(ctx context.Context, name string) ([]model.Block, error) {
+	all, _, err := s.Blocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := request(ctx)
+	defer cancel()
+	key := s.key("nodes", name)
+	got, err := s.cli.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	if len(got.Kvs) == 0 {
+		return nil, fmt.Errorf("no node %s", name)
+	}
+	var have model.Node
+	if err := model.Decode(got.Kvs[0].Value, nodeLayout, &have); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	var freed []model.Block
+	var ops []clientv3.Op
+	for _, b := range all {
+		if b.Node == name && b.Identity != have.Identity {
+			freed = append(freed, b)
+			ops = append(ops, clientv3.OpDelete(s.key("blocks", blockKey(b.CIDR))))
+		}
+	}
+	// The alive key is another identity's only while two machines quarrel about the name.
+	alive := s.key("alive", name)
+	quiet := clientv3.Compare(clientv3.CreateRevision(alive), "=", 0)
+	for _, c := range []clientv3.Cmp{clientv3.Compare(clientv3.Value(alive), "=", have.Identity), quiet} {
+		resp, err := s.cli.Txn(ctx).If(c, clientv3.Compare(clientv3.ModRevision(key), "=", got.Kvs[0].ModRevision)).Then(ops...).Commit()
+		if err != nil {
+			return nil, fmt.Errorf("release former blocks of %s: %w", name, err)
+		}
+		if resp.Succeeded {
+			return freed, nil
+		}
+	}
+	return nil, fmt.Errorf("release former blocks of %s: another machine is alive under that name, or its record just changed", name)
 }
 
 // KeepAlive holds alive/<name> on a lease until ctx ends or the lease is lost. The key is for status only.
