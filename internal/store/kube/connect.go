@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 )
 
 // Where the kubelet puts a Pod's credentials.
@@ -31,7 +32,7 @@ const (
 type Config struct {
 	// Kubeconfig is a file with server and credentials; the fields below are then unused.
 	Kubeconfig string
-	TokenFile  string // bearer token, read again when the kubelet renews it
+	TokenFile  string // bearer token, read again each minute and when it was refused
 	CAFile     string // PEM; the authorities that sign API servers
 	ServerName string // what the servers' certificate must be for
 	UserAgent  string
@@ -94,9 +95,11 @@ func (c Config) rest(d *dialer) (*rest.Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	// client-go reads a BearerTokenFile once a minute, also after it was refused with what it had: this one at once.
+	token := transport.NewCachedFileTokenSource(c.TokenFile)
 	return &rest.Config{
 		Host:            "https://" + c.ServerName,
-		BearerTokenFile: c.TokenFile,
+		WrapTransport:   transport.ResettableTokenSourceWrapTransport(token),
 		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile, ServerName: c.ServerName},
 		Dial:            d.DialContext,
 	}, nil
