@@ -20,12 +20,13 @@ cp_node=${nodes[0]}
 ext_ip=$RIG_NET.200 ext_ip6=$RIG_NET6:200
 
 ns() { echo "wk-$1"; }                     # network namespace of a node (or dc, ext)
-node_ip() {                                # n1 -> .11, n2 -> .12, ...
+node_ip() {                                # n1 -> .11, n2 -> .12, ...; x, a machine more, -> .99
   local i
+  [[ $1 != x ]] || { echo "$RIG_NET.99"; return; }
   for i in "${!nodes[@]}"; do [[ ${nodes[$i]} == "$1" ]] && echo "$RIG_NET.$((11 + i))" && return; done
   return 1
 }
-node_ip6() { echo "$RIG_NET6:${1/#n/1}"; }  # n1 -> ::11, n2 -> ::12, ...
+node_ip6() { [[ $1 == x ]] && echo "$RIG_NET6:99" || echo "$RIG_NET6:${1/#n/1}"; } # n1 -> ::11, ...
 node_ips() { # both, as a kubelet wants them
   echo "$(node_ip "$1")$([[ $FAMILIES == ipv4 ]] || echo ",$(node_ip6 "$1")")"
 }
@@ -63,4 +64,51 @@ cg_dirs() {
     fi
   done </proc/self/cgroup
   return 0
+}
+plug() {                                   # plug NAME ADDRESS ADDRESS6: a machine on the switch
+  ip netns add "$(ns "$1")"
+  ip -n "$(ns dc)" link add "p-$1" type veth peer name eth0 netns "$(ns "$1")"
+  ip -n "$(ns dc)" link set "p-$1" master br0 up
+  ip -n "$(ns "$1")" addr add "$2/24" dev eth0
+  [[ $FAMILIES == ipv4 ]] || ip -n "$(ns "$1")" addr add "$3/64" dev eth0 nodad
+  ip -n "$(ns "$1")" link set lo up; ip -n "$(ns "$1")" link set eth0 up
+}
+plug_node() {                              # nodes have a default route, as real ones do; the outside host forwards nothing
+  plug "$1" "$(node_ip "$1")" "$(node_ip6 "$1")"
+  ip -n "$(ns "$1")" route add default via "$ext_ip"
+  [[ $FAMILIES == ipv4 ]] || ip -n "$(ns "$1")" -6 route add default via "$ext_ip6"
+}
+start_node() {                             # the machine's init, in namespaces and cgroups of its own
+  local n=$1 c f dirs=()
+  for c in $(cg_dirs "$n"); do
+    mkdir -p "$c"; dirs+=("$c")
+    for f in cpuset.cpus cpuset.mems; do [[ ! -f $c/$f ]] || cat "$c/../$f" >"$c/$f"; done
+  done
+  printf '%s\n' "${dirs[@]}" >"$run/$n.cgroups"
+  setsid bash -c 'for c in "${@:3}"; do echo $$ >"$c/cgroup.procs"; done
+    exec nsenter --net="/run/netns/wk-$1" unshare -m -u -i -p -C --fork --kill-child "$2/node-init.sh" "$1"' \
+    start-node "$n" "$rig" "${dirs[@]}" >>"$run/$n.log" 2>&1 </dev/null &
+  echo $! >"$run/$n.pid"
+}
+stop_process() {                           # stop_process PIDFILE
+  local p; p=$(cat "$1" 2>/dev/null) || return 0
+  kill -9 "$p" 2>/dev/null || true
+  for _ in $(seq 100); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
+  rm -f "$1"
+}
+stop_node() {                              # kills its init, and with it the pid namespace; prints what is left of its cgroups
+  local init c left=0
+  init=$(node_pid "$1" || true)
+  [[ -z $init ]] || kill -9 "$init" 2>/dev/null || true
+  stop_process "$run/$1.pid"
+  for c in $(cat "$run/$1.cgroups" 2>/dev/null); do
+    for _ in $(seq 50); do
+      find "$c" -depth -type d -exec rmdir {} + 2>/dev/null || true
+      [[ -d $c ]] || break
+      sleep 0.1
+    done
+    [[ ! -d $c ]] || { echo "left: $c" >&2; left=1; }
+  done
+  rm -f "$run/$1.cgroups"
+  return $left
 }

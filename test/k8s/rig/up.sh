@@ -38,21 +38,8 @@ done
 ip netns add "$(ns dc)"
 ip -n "$(ns dc)" link add br0 type bridge; ip -n "$(ns dc)" link set br0 up; ip -n "$(ns dc)" link set lo up
 ip netns exec "$(ns dc)" sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0
-plug() { # plug NAME ADDRESS ADDRESS6
-  ip netns add "$(ns "$1")"
-  ip -n "$(ns dc)" link add "p-$1" type veth peer name eth0 netns "$(ns "$1")"
-  ip -n "$(ns dc)" link set "p-$1" master br0 up
-  ip -n "$(ns "$1")" addr add "$2/24" dev eth0
-  [[ $FAMILIES == ipv4 ]] || ip -n "$(ns "$1")" addr add "$3/64" dev eth0 nodad
-  ip -n "$(ns "$1")" link set lo up; ip -n "$(ns "$1")" link set eth0 up
-}
 plug ext "$ext_ip" "$ext_ip6"
-for n in "${nodes[@]}"; do
-  plug "$n" "$(node_ip "$n")" "$(node_ip6 "$n")"
-  # nodes have a default route, as real ones do; it ends at the outside host, which forwards nothing
-  ip -n "$(ns "$n")" route add default via "$ext_ip"
-  [[ $FAMILIES == ipv4 ]] || ip -n "$(ns "$n")" -6 route add default via "$ext_ip6"
-done
+for n in "${nodes[@]}"; do plug_node "$n"; done
 
 # --- the outside host: an upstream DNS server with two known names ---------
 cat >"$run/ext.Corefile" <<C
@@ -69,18 +56,7 @@ C
 echo $! >"$run/ext-dns.pid"
 
 # --- nodes ------------------------------------------------------------------
-for n in "${nodes[@]}"; do
-  dirs=()
-  for c in $(cg_dirs "$n"); do
-    mkdir -p "$c"; dirs+=("$c")
-    for f in cpuset.cpus cpuset.mems; do [[ ! -f $c/$f ]] || cat "$c/../$f" >"$c/$f"; done
-  done
-  printf '%s\n' "${dirs[@]}" >"$run/$n.cgroups"
-  setsid bash -c 'for c in "${@:3}"; do echo $$ >"$c/cgroup.procs"; done
-    exec nsenter --net="/run/netns/wk-$1" unshare -m -u -i -p -C --fork --kill-child "$2/node-init.sh" "$1"' \
-    start-node "$n" "$rig" "${dirs[@]}" >"$run/$n.log" 2>&1 </dev/null &
-  echo $! >"$run/$n.pid"
-done
+for n in "${nodes[@]}"; do start_node "$n"; done
 until_ok 180 "API server" k get --raw /readyz
 for n in "${nodes[@]}"; do until_ok 180 "node $n registered" k get node "$n"; done
 for i in "${!nodes[@]}"; do
