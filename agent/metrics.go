@@ -37,12 +37,18 @@ var programming = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren
 	Help:    "Time from a change's arrival at the node to the data plane that has it.",
 	Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}})
 
+// plugging is observed by the handlers of the CNI plugin.
+var plugging = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren_cni_add_duration_seconds",
+	Help:    "Time from the connection of the CNI plugin to the end of its ADD.",
+	Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}})
+
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricFree, metricMTU, metricRx, metricTx, metricPath, metricHandshake} {
 		ch <- d
 	}
 	programming.Describe(ch)
+	plugging.Describe(ch)
 	tunnelDescribe(ch)
 	servicesDescribe(ch)
 	announceDescribe(ch)
@@ -55,6 +61,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	st := m.a.status()
 	programming.Collect(ch)
+	plugging.Collect(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}

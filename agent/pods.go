@@ -33,7 +33,8 @@ func (a *Agent) openPlug() error {
 	}
 	a.plug = plug.New(plug.Config{
 		Pool: a.pool, Links: plug.Kernel{Kernel: a.links}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
-		DNS: a.podDNS, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged, Log: a.log,
+		DNS: a.podDNS, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged,
+		Added: func(took time.Duration) { plugging.Observe(took.Seconds()) }, Log: a.log,
 	})
 	a.setProbes()
 	return nil

@@ -105,6 +105,7 @@ func (s *Server) commit(r *request) (any, error) {
 	}
 	s.release(q.Attachment, ses)
 	s.Changed()
+	s.Added(s.now().Sub(ses.began))
 	return struct{}{}, nil
 }
 

@@ -45,7 +45,8 @@ type Config struct {
 	Ready    func() string                  // "" when Pods can be plugged, else why not
 	// More makes room for another Pod after the pool was full, or says why it cannot; nil cannot. It may block until ctx ends.
 	More    func(ctx context.Context) error
-	Changed func() // called after the set of committed Pods changed; must not block
+	Changed func()                   // called after the set of committed Pods changed; must not block
+	Added   func(took time.Duration) // called after each ADD, with the time since its plugin connected
 	// Grace is how long the agent may be unable to plug Pods before STATUS says so; longer than a restart takes.
 	Grace time.Duration
 	Log   *slog.Logger
@@ -75,6 +76,9 @@ func New(c Config) *Server {
 	}
 	if c.Changed == nil {
 		c.Changed = func() {}
+	}
+	if c.Added == nil {
+		c.Added = func(time.Duration) {}
 	}
 	if c.DNS == nil {
 		c.DNS = func(string) api.DNS { return api.DNS{} }

@@ -71,6 +71,7 @@ type rig struct {
 	mu      sync.Mutex
 	ready   string
 	changes int
+	added   []time.Duration
 	clock   time.Time
 }
 
@@ -84,7 +85,8 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, links: &fakeLinks{links: map[string]Link{}}, socket: filepath.Join(dir, "s"), clock: time.Unix(1e9, 0)}
 	r.Server = New(Config{Pool: pool, Links: r.links, MTU: func() int { return 1420 }, Table: 101, Protocol: 157,
 		Ready:   func() string { r.mu.Lock(); defer r.mu.Unlock(); return r.ready },
-		Changed: func() { r.mu.Lock(); defer r.mu.Unlock(); r.changes++ }})
+		Changed: func() { r.mu.Lock(); defer r.mu.Unlock(); r.changes++ },
+		Added:   func(took time.Duration) { r.mu.Lock(); defer r.mu.Unlock(); r.added = append(r.added, took) }})
 	r.now = func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return r.clock }
 	mux := http.NewServeMux()
 	srv := &http.Server{Handler: mux}
@@ -367,5 +369,33 @@ func TestFullPoolAsksForMore(t *testing.T) {
 	room = nil
 	if a := r.plug("z"); a.String() != "10.42.9.3" {
 		t.Errorf("with room: %v", a)
+	}
+}
+
+// Each ADD is timed, from the plugin's connection to its commit; one that is given up is not.
+func TestAddIsTimed(t *testing.T) {
+	r := newRig(t)
+	p := r.plugin()
+	var a api.AddReply
+	if code, msg := p.call(api.CNIAddPath, api.AddRequest{Attachment: at("timed"), Network: "podnet"}, &a); code != 0 {
+		t.Fatal(msg)
+	}
+	r.mu.Lock()
+	r.clock = r.clock.Add(30 * time.Millisecond)
+	r.mu.Unlock()
+	r.links.make(at("timed"), a.Addresses...)
+	if code, msg := p.call(api.CNICommitPath, api.CommitRequest{Attachment: at("timed")}, nil); code != 0 {
+		t.Fatal(msg)
+	}
+	q := r.plugin()
+	if code, msg := q.call(api.CNIAddPath, api.AddRequest{Attachment: at("given up"), Network: "podnet"}, &a); code != 0 {
+		t.Fatal(msg)
+	}
+	q.hangUp()
+	p.hangUp()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(r.added, []time.Duration{30 * time.Millisecond}) {
+		t.Errorf("ADDs took %v, expected one of 30ms", r.added)
 	}
 }

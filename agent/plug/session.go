@@ -3,6 +3,7 @@ package plug
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/ipam"
@@ -12,12 +13,13 @@ type sessionKey struct{}
 
 // session is one connection of the plugin. It holds at most one reservation, from add to commit.
 type session struct {
+	began   time.Time
 	ended   chan struct{} // closed when the connection is gone and everything is undone
 	pending *ipam.Record  // guarded by Server.mu
 }
 
 func (s *Server) connected(ctx context.Context, c net.Conn) context.Context {
-	ses := &session{ended: make(chan struct{})}
+	ses := &session{began: s.now(), ended: make(chan struct{})}
 	s.conns.Store(c, ses)
 	return context.WithValue(ctx, sessionKey{}, ses)
 }
