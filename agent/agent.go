@@ -250,6 +250,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		case <-t.Ready():
 		}
 		a.tun = t
+		a.lb.SendBy(a.inject)
 		g.Go(func() error { return a.serveDNS(ctx) })
 		g.Go(func() error { return a.announceLB(ctx) })
 		v4, v6 := a.self(under).families()

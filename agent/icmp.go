@@ -124,14 +124,19 @@ func (a *Agent) fromHost(b []byte) {
 	if p.Parse(b) != packet.OK {
 		return
 	}
+	a.inject(p.Buf, a.lb.FromHost(&p))
+}
+
+// inject sends a packet of the balancer's.
+func (a *Agent) inject(pkt []byte, to servicelb.Verdict) {
 	var err error
-	switch a.lb.FromHost(&p) {
+	switch to {
 	case servicelb.Reflect:
-		err = a.tun.InjectHost(p.Buf)
+		err = a.tun.InjectHost(pkt)
 	case servicelb.Peer:
-		err = a.tun.InjectPeer(p.Buf)
+		err = a.tun.InjectPeer(pkt)
 	}
 	if err != nil {
-		a.log.Debug("translated ICMP message lost", "err", err)
+		a.log.Debug("packet of the load balancer lost", "err", err)
 	}
 }

@@ -28,6 +28,7 @@ type Balancer struct {
 	view  atomic.Pointer[view]
 	set   sync.Mutex // one Set at a time
 
+	sender   atomic.Pointer[func([]byte, Verdict)]
 	affinity affinity
 	pieces   pieces
 	counters counters

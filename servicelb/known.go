@@ -31,9 +31,10 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 	}
 	if e.gen.Load() != v.gen {
 		if !v.confirms(e) {
-			proto := e.proto
+			proto, other := e.proto, v.otherEnd(e, way, p)
 			s.Unlock()
 			f.end(slot, status)
+			b.tell(v, other)
 			return b.orphan(p, proto, way)
 		}
 		e.gen.Store(v.gen)
@@ -65,11 +66,8 @@ func reopens(status uint32, p *packet.Packet) bool {
 
 // confirms reports whether the table still has what the flow was opened for.
 func (v *view) confirms(e *entry) bool {
-	source := e.way[reply].destination().Addr()
 	switch {
-	case e.flags&flagSNAT != 0 && source != v.self.snat(source.Is4()):
-		return false
-	case e.flags&flagNodeSource != 0 && !v.local[source]:
+	case !v.speaksAs(e):
 		return false
 	case e.flags&flagMasquerade != 0:
 		return v.world(e.way[orig].destination().Addr())

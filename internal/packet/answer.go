@@ -106,10 +106,19 @@ func (p *Packet) AppendReset(b []byte) []byte {
 		}
 		seq, ack, flags = 0, binary.BigEndian.Uint32(t[4:])+uint32(size), RST|ACK
 	}
+	return appendSegment(b, p.Destination(), p.Source(), seq, ack, flags)
+}
+
+// AppendRST appends a TCP RST of its own accord; seq is what the receiver expects next.
+func AppendRST(b []byte, src, dst netip.AddrPort, seq uint32) []byte {
+	return appendSegment(b, src, dst, seq, 0, RST)
+}
+
+func appendSegment(b []byte, src, dst netip.AddrPort, seq, ack uint32, flags uint8) []byte {
 	start := len(b)
-	b = appendHeader(b, p.Dst, p.Src, ProtoTCP, 20)
-	b = binary.BigEndian.AppendUint16(b, p.DstPort)
-	b = binary.BigEndian.AppendUint16(b, p.SrcPort)
+	b = appendHeader(b, src.Addr(), dst.Addr(), ProtoTCP, 20)
+	b = binary.BigEndian.AppendUint16(b, src.Port())
+	b = binary.BigEndian.AppendUint16(b, dst.Port())
 	b = binary.BigEndian.AppendUint32(b, seq)
 	b = binary.BigEndian.AppendUint32(b, ack)
 	b = append(b, 5<<4, flags, 0, 0, 0, 0, 0, 0)
