@@ -55,6 +55,24 @@ func TestSign(t *testing.T) {
 	}
 }
 
+// A machine whose clock is up to an hour behind, or weeks ahead, takes what was signed just now.
+func TestClocksThatAreWrong(t *testing.T) {
+	ca := must[*CA](t)(NewCA("test"))
+	server := must[Pair](t)(ca.Sign(Request{Name: "m", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}))
+	certs, err := parseCerts(server.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.Trusted())
+	for skew, good := range map[time.Duration]bool{-59 * time.Minute: true, -61 * time.Minute: false, 30 * 24 * time.Hour: true} {
+		_, err := certs[0].Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now().Add(skew)})
+		if (err == nil) != good {
+			t.Errorf("with a clock that is wrong by %s: %v", skew, err)
+		}
+	}
+}
+
 func TestFilesAreAnAuthority(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
 	first := must[*CA](t)(EnsureCA(dir, "test"))
