@@ -96,6 +96,9 @@ func (b *Balancer) Set(t *Table) {
 	if b.view.Load().Table == t {
 		return
 	}
+	if b.view.Load().gen == 0 { // until now no packet has passed
+		b.affinity.recall(t, b.flows, b.now())
+	}
 	b.view.Store(&view{Table: t, gen: b.view.Load().gen + 1})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,6 +98,54 @@ func TestAdoption(t *testing.T) {
 }
 
 func (b *Balancer) room() int { return int(b.flows.room.used.Load()) }
+
+// Sessions outlive the process: a client goes on where its newest connection is, though a hash would choose otherwise.
+func TestSessionsAreAdopted(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		path := filepath.Join(t.TempDir(), "flows")
+		other := ip(a.far).Next().String()
+		table := func(backends ...string) *Table {
+			svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, backends...)
+			svc.Affinity = 1000e9
+			return tableOf(svc, parts)
+		}
+		b, err := New(Config{FlowFile: path, MaxFlows: 4096})
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func(client netip.Addr, port uint16) netip.Addr {
+			p := mk(packet.ProtoTCP, netip.AddrPortFrom(client, port), at(a.vip, 80), packet.SYN)
+			want(t, b, b.Outbound(p), Peer, "SYN")
+			return p.Dst
+		}
+		clients := func(each func(netip.Addr)) {
+			for i, c := 0, ip(a.outside); i < 100; i, c = i+1, c.Next() {
+				each(c)
+			}
+		}
+		b.clock.Store(b.now() - 20) // adoption believes no times to come
+		b.Set(table(a.far))
+		clients(func(c netip.Addr) { open(c, 4000) })
+		b.clock.Add(10)
+		b.Set(table(other))
+		clients(func(c netip.Addr) { open(c, 4001) })
+		b.clock.Add(10)
+		all := table(a.far, other)
+		b.Set(all)
+		clients(func(c netip.Addr) { open(c, 4000) }) // the older connection goes on, and says nothing
+		b.kill(t)
+		if b, err = New(Config{FlowFile: path, MaxFlows: 4096}); err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		b.Set(all)
+		clients(func(c netip.Addr) {
+			if got := open(c, 4002); got != ip(other) {
+				t.Fatalf("%v went on at %v", c, got)
+			}
+		})
+	})
+}
 
 func TestBadFilesAreSetAside(t *testing.T) {
 	for name, spoil := range map[string]func(b []byte) []byte{
