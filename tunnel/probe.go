@@ -36,7 +36,7 @@ const (
 
 // probes are the echo requests under way.
 type probes struct {
-	under atomic.Int32
+	begun atomic.Bool // there has been one
 	mu    sync.Mutex
 	id    uint16
 	seq   uint16
@@ -53,7 +53,7 @@ func (p *probes) begin() (id, seq uint16, answer chan struct{}) {
 	p.seq++
 	answer = make(chan struct{}, 1)
 	p.wait[p.seq] = answer
-	p.under.Store(int32(len(p.wait)))
+	p.begun.Store(true)
 	return p.id, p.seq, answer
 }
 
@@ -61,12 +61,14 @@ func (p *probes) end(seq uint16) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.wait, seq)
-	p.under.Store(int32(len(p.wait)))
 }
+
+// lateProbes are those whose answers may still come when nobody waits for them any more.
+const lateProbes = 64
 
 // answered takes the answer to a probe out of the way of other packets.
 func (p *probes) answered(pkt *packet.Packet) bool {
-	if p.under.Load() == 0 {
+	if !p.begun.Load() {
 		return false
 	}
 	id, request, ok := pkt.Echo()
@@ -75,13 +77,13 @@ func (p *probes) answered(pkt *packet.Packet) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	answer, ours := p.wait[pkt.EchoSequence()]
-	if !ours || id != p.id {
+	seq := pkt.EchoSequence()
+	if id != p.id || p.seq-seq >= lateProbes {
 		return false
 	}
 	select {
-	case answer <- struct{}{}:
-	default:
+	case p.wait[seq] <- struct{}{}:
+	default: // late, or twice
 	}
 	return true
 }

@@ -185,9 +185,10 @@ func (b *bind) takeWhole(s *socket, e *endpoint, bufs [][]byte, w *byte) [][]byt
 	if i < 0 || !b.whole.CompareAndSwap(w, nil) {
 		return bufs
 	}
-	if err := s.fragmenting(false); err == nil {
-		_ = b.singly(s, e, bufs[i:i+1])
+	if err := s.fragmenting(false); err != nil {
+		b.log.Debug("cannot send a probe unfragmented; it will say nothing of the path", "err", err)
 	}
+	_ = b.singly(s, e, bufs[i:i+1])
 	if err := s.fragmenting(true); err != nil {
 		b.log.Error("cannot let the tunnel's datagrams be fragmented again", "err", err)
 	}
