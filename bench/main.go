@@ -17,7 +17,7 @@ var suites = []struct {
 	run         func(ctx context.Context, o options) error
 }{
 	{"mesh", "Pod to Pod across nodes, beside stock wireguard-go on the same nodes; same-node Pods beside two veths", mesh},
-	{"services", "a Pod that calls a Pod through a ClusterIP, beside the same Pods called directly", services},
+	{"services", "a Pod that calls a Pod through a ClusterIP, beside the same Pods called directly and through the rules that kube-proxy would write", services},
 	{"join", "nodes joining at once: time and store requests per node", join},
 	{"dns", "cluster names beside CoreDNS (file and cache plugins) and the wire library over a map, one CPU each", dnsSuite},
 }

@@ -28,7 +28,8 @@ spec:
 `
 
 // services measures a Pod that calls a Pod through a ClusterIP beside the same Pods called directly: backend on the same
-// node and on another one. The direct ports are others than the Service's target ports, whose replies are steered.
+// node, there also beside kernel NAT, and on another one. The direct ports are others than the Service's target ports,
+// whose replies are steered.
 func services(ctx context.Context, o options) (err error) {
 	l, done, err := upLab(ctx, o)
 	if err != nil {
@@ -49,7 +50,17 @@ func services(ctx context.Context, o options) (err error) {
 			return err
 		}
 		fmt.Printf("\nbackend on %s:\n", map[string]string{"n1": "the same node", "n2": "another node"}[b.node])
-		if err := throughService(l, o, client, backend, vip); err != nil {
+		ways := []way{
+			{name: "direct", addr: backend.Addresses[0], iperf: "5301", pong: "9109", conn: "9110"},
+			{name: "ClusterIP", addr: vip, iperf: "5201", pong: "9009", conn: "9010"},
+		}
+		if b.node == client.Node {
+			// Ports of its own: to a server that has met the client at another address, the client's clock has gone back.
+			w := way{name: "nftables", addr: nftAddr, iperf: "5401", pong: "9209", conn: "9210", off: func() error { return natOff(l) }}
+			w.on = func() error { return natOn(l, w, backend.Addresses[0]) }
+			ways = append(ways, w)
+		}
+		if err := throughService(l, o, client, backend, ways); err != nil {
 			return err
 		}
 	}
@@ -74,15 +85,16 @@ func makeService(l *lab.Lab, name string) (netip.Addr, error) {
 	return s.Spec.ClusterIP, errors.Join(err, json.Unmarshal([]byte(text), &s))
 }
 
-// way is how the client calls the backend: by its own address and other ports, or by the Service.
+// way is how the client calls the backend: by its own address and other ports, by the Service, or by an address that the
+// kernel translates.
 type way struct {
 	name              string
 	addr              netip.Addr
 	iperf, pong, conn string
+	on, off           func() error // around a measurement; nil: nothing is to be done
 }
 
-func throughService(l *lab.Lab, o options, client, backend *lab.Pod, vip netip.Addr) error {
-	ways := []way{{"direct", backend.Addresses[0], "5301", "9109", "9110"}, {"ClusterIP", vip, "5201", "9009", "9010"}}
+func throughService(l *lab.Lab, o options, client, backend *lab.Pod, ways []way) error {
 	for _, w := range ways {
 		for _, args := range [][]string{{"iperf3", "-s", "-p", w.iperf}, {self(), "pongserver", ":" + w.pong}, {self(), "connserver", ":" + w.conn}} {
 			stop, err := podServer(l, backend, args...)
@@ -95,23 +107,33 @@ func throughService(l *lab.Lab, o options, client, backend *lab.Pod, vip netip.A
 	t := newTable("direct")
 	for range o.rounds {
 		for _, w := range ways {
-			for _, x := range loads[:2] {
-				p := *backend
-				p.Addresses = []netip.Addr{w.addr}
-				x.args = append([]string{"-p", w.iperf}, x.args...)
-				_, bps, err := iperf(l, client, &p, o.seconds, x)
-				if err != nil {
-					return fmt.Errorf("%s: %w", w.name, err)
-				}
-				t.add(x.name+" Gbit/s", w.name, bps/1e9)
-			}
-			if err := latencies(l, t, w, client, o.seconds); err != nil {
+			if err := measureWay(l, t, w, client, backend, o); err != nil {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 		}
 	}
 	t.print()
 	return nil
+}
+
+func measureWay(l *lab.Lab, t *table, w way, client, backend *lab.Pod, o options) (err error) {
+	if w.on != nil {
+		if err := w.on(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, w.off()) }()
+	}
+	for _, x := range loads[:2] {
+		p := *backend
+		p.Addresses = []netip.Addr{w.addr}
+		x.args = append([]string{"-p", w.iperf}, x.args...)
+		_, bps, err := iperf(l, client, &p, o.seconds, x)
+		if err != nil {
+			return err
+		}
+		t.add(x.name+" Gbit/s", w.name, bps/1e9)
+	}
+	return latencies(l, t, w, client, o.seconds)
 }
 
 func latencies(l *lab.Lab, t *table, w way, client *lab.Pod, seconds int) error {
