@@ -7,7 +7,7 @@ GO = go
 GOARCH ?= $(shell $(GO) env GOARCH)
 OUT = bin
 
-.PHONY: build lab down test test-k8s bench fmt deps cross
+.PHONY: build lab down test test-k8s test-arm64 bench fmt deps cross
 
 build:
 	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren ./cmd/warren
@@ -30,6 +30,10 @@ test: deps
 # Not part of `make test`: builds Kubernetes once, which takes some ten minutes.
 test-k8s:
 	@hack/test-k8s.sh
+
+# The parts that an emulator can carry, as arm64.
+test-arm64:
+	@hack/test-arm64.sh
 
 bench: deps build
 	@hack/bench.sh

@@ -1,5 +1,5 @@
 #!/bin/bash
-# deps.sh [k8s]: installs what the tests and benchmarks need from Debian; says what to install where it cannot.
+# deps.sh [k8s|arm64]: installs what the tests and benchmarks need from Debian; says what to install where it cannot.
 set -eu
 need=()
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
@@ -27,6 +27,7 @@ podman podman
 /lib/systemd/systemd systemd
 /usr/lib/cni/ptp containernetworking-plugins
 runc runc k8s
+qemu-aarch64-static qemu-user-static arm64
 busybox busybox k8s
 conntrack conntrack
 nft nftables

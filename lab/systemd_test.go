@@ -44,6 +44,9 @@ printf "[Service]\nStandardOutput=append:/run/warren.log\nStandardError=append:/
 cd /
 mount --rbind /dev $R/dev
 mount -t proc proc $R/proc
+mount --bind $R/proc/sys $R/proc/sys
+mount -o remount,bind,ro $R/proc/sys
+mount --bind /proc/sys/net $R/proc/sys/net
 mount -t sysfs sysfs $R/sys
 if [ $CG = /sys/fs/cgroup ]; then mount -t cgroup2 cgroup2 $R/sys/fs/cgroup; else
   mount -t tmpfs tmpfs $R/sys/fs/cgroup
