@@ -158,14 +158,19 @@ type surveyed struct {
 	next       time.Time
 	raise      time.Time // not before
 	raiseEvery time.Duration
+	handshake  time.Time
+	quiet      time.Duration // between questions to a peer that does not answer; doubles
 	bytes      uint64 // moved at the last survey
 }
 
 // due says whether a path should be asked about: a new one at once, others while they carry traffic.
 func (s *surveyed) due(p PeerStatus, now time.Time) bool {
 	if s.endpoint != p.Endpoint {
-		*s = surveyed{endpoint: p.Endpoint}
+		*s = surveyed{endpoint: p.Endpoint, handshake: p.LastHandshake}
 		return true
+	}
+	if s.handshake != p.LastHandshake {
+		s.handshake, s.quiet = p.LastHandshake, 0
 	}
 	return !now.Before(s.next) && (s.bytes == 0 || p.RxBytes+p.TxBytes > s.bytes+surveyBytes || !s.raise.IsZero() && !now.Before(s.raise))
 }
@@ -222,9 +227,11 @@ func (t *Tunnel) survey(ctx context.Context, p PeerStatus, s *surveyed) {
 	q := path{limit: before, top: state.promised(t.dev), floor: state.floor(), raise: !time.Now().Before(s.raise)}
 	limit, ok := q.search(func(size int) outcome { return a.ask(ctx, size) })
 	if !ok {
-		s.next = time.Now().Add(t.pace.silent)
+		s.quiet = min(max(2*s.quiet, t.pace.silent), raiseLast)
+		s.next = time.Now().Add(s.quiet)
 		return
 	}
+	s.quiet = 0
 	s.next, s.bytes = time.Now().Add(t.pace.again), p.RxBytes+p.TxBytes+a.moved
 	switch {
 	case limit == 0:
