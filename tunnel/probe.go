@@ -160,7 +160,7 @@ type surveyed struct {
 	raiseEvery time.Duration
 	handshake  time.Time
 	quiet      time.Duration // between questions to a peer that does not answer; doubles
-	bytes      uint64 // moved at the last survey
+	bytes      uint64        // moved at the last survey
 }
 
 // due says whether a path should be asked about: a new one at once, others while they carry traffic.
