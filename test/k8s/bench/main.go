@@ -1,6 +1,7 @@
 // Command bench measures what a Service proxy needs from the write of an EndpointSlice to the first connection on the
-// new backend, at growing numbers of Services, on a cluster that is up. It runs on a node (rig/in.sh n1) and does not
-// know whose proxy it measures; hack/bench-k8s.sh runs it with warren and with kube-proxy.
+// new backend, at growing numbers of Services, and a new Pod from its creation to its first packet and its first answer
+// of a Service, on a cluster that is up. It runs on a node (rig/in.sh n1) and does not know whose network it measures;
+// hack/bench-k8s.sh runs it with warren and with the reference network.
 package main
 
 import (
@@ -27,12 +28,16 @@ import (
 
 const namespace = "bench"
 
+// idleFor is how long the processes are watched while nothing changes.
+const idleFor = 10 * time.Second
+
 type bench struct {
 	client  kubernetes.Interface
 	backend string // address of a Pod that listens on port
 	port    int32
 	made    int
 	process string
+	image   string
 }
 
 func main() {
@@ -42,14 +47,26 @@ func main() {
 	backend := flag.String("backend", "", "address:port of a Pod that accepts TCP connections")
 	process := flag.String("process", "", "measure CPU and RSS of processes whose command line starts with one of these (separated by |)")
 	name := flag.String("name", "", "what is measured, for the output")
+	var p podPlan
+	flag.IntVar(&p.tries, "pods", 0, "new Pods measured, one after the other; 0: none")
+	flag.IntVar(&p.burst, "burst", 100, "Pods started at once after that")
+	flag.StringVar(&p.node, "pod-node", "n3", "where they run")
+	flag.StringVar(&p.image, "pod-image", "localhost/agnhost:rig", "image with bash and /agnhost")
+	flag.StringVar(&p.runtime, "pod-runtime", "", "address:port of that node's containerd's metrics")
 	flag.Parse()
-	if err := run(*kubeconfig, *sizes, *tries, *backend, *process, *name); err != nil {
+	if err := run(*kubeconfig, *sizes, *tries, *backend, *process, *name, p); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(kubeconfig, sizes string, tries int, backend, process, name string) error {
+// podPlan says how Pods are measured.
+type podPlan struct {
+	tries, burst         int
+	node, image, runtime string
+}
+
+func run(kubeconfig, sizes string, tries int, backend, process, name string, p podPlan) error {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return err
@@ -67,11 +84,16 @@ func run(kubeconfig, sizes string, tries int, backend, process, name string) err
 	if err != nil {
 		return err
 	}
-	b := &bench{client: client, backend: host, port: int32(n), process: process}
+	b := &bench{client: client, backend: host, port: int32(n), process: process, image: p.image}
 	ctx := context.Background()
 	_, err = client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	if err != nil {
 		return err
+	}
+	if p.tries > 0 {
+		if err := b.pods(ctx, name, p); err != nil {
+			return err
+		}
 	}
 	for _, s := range strings.Split(sizes, ",") {
 		size, err := strconv.Atoi(s)
@@ -166,6 +188,9 @@ func reach(ip string, within time.Duration) (time.Duration, error) {
 func (b *bench) measure(ctx context.Context, name string, size, tries int) error {
 	var took []time.Duration
 	cpu := b.cpu()
+	time.Sleep(idleFor)
+	idle := (b.cpu() - cpu) * 1000 / idleFor.Seconds()
+	cpu = b.cpu()
 	for i := range tries {
 		id := fmt.Sprintf("new-%d-%d", size, i)
 		ip, err := b.service(ctx, id, false)
@@ -191,9 +216,8 @@ func (b *bench) measure(ctx context.Context, name string, size, tries int) error
 		time.Sleep(100 * time.Millisecond)
 	}
 	slices.Sort(took)
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	fmt.Printf("%s services=%d p50=%.2fms p99=%.2fms max=%.2fms cpu=%.0fms/change rss=%dMB\n", name, size, ms(took[len(took)/2]),
-		ms(took[len(took)*99/100]), ms(took[len(took)-1]), (b.cpu()-cpu)*1000/float64(tries), b.rss())
+	fmt.Printf("%s services=%d p50=%.2fms p99=%.2fms max=%.2fms cpu=%.0fms/change idle=%.1fms/s rss=%dMB\n", name, size, ms(took[len(took)/2]),
+		ms(took[len(took)*99/100]), ms(took[len(took)-1]), (b.cpu()-cpu)*1000/float64(tries), idle, b.rss())
 	return nil
 }
 

@@ -51,4 +51,7 @@ if wanted agnhost; then # the key pair that the image's TLS server reads
   mkdir -p "$out/porter"; cp -f "$src"/localhost.{crt,key} "$out/porter/"
 fi
 b coredns coredns ""                       build .
+if command -v gcc >/dev/null; then # one of its backends is C
+  CGO_ENABLED=1 b flannel flanneld ""      build github.com/flannel-io/flannel
+fi
 b k8s kube-proxy "$ver"                    build k8s.io/kubernetes/cmd/kube-proxy
