@@ -1,22 +1,51 @@
 package servicelb
 
-import "maps"
+import "slices"
 
-// cow is a map in pieces that are copied when they are written: a new table shares all but a few of them with the
-// old one, so one change costs the same in a small table and in a large one.
+// cow is a hash table in chunks that are copied when they are written: a new table shares all but a few of them with the
+// old one, so one change costs the same in a small table and in a large one. The chunks are open-addressed, so that a
+// lookup in a large table waits for one cache line. The zero key is none.
 type cow[K comparable, V any] struct {
-	pieces [cowPieces]map[K]V
+	chunks [cowChunks]chunk[K, V]
 }
 
-const cowPieces = 1024
+const cowChunks = 1024
 
-func (c *cow[K, V]) get(hash uint64, k K) V { return c.pieces[hash%cowPieces][k] }
+// chunk has a power of two of slots, of which a quarter or more are empty. What is not where its hash says is in one of
+// the next slots, without a gap.
+type chunk[K comparable, V any] []slot[K, V]
+
+type slot[K comparable, V any] struct {
+	key  K
+	hash uint64
+	val  V
+}
+
+func (c *cow[K, V]) get(hash uint64, k K) (v V) {
+	p := c.chunks[hash%cowChunks]
+	if len(p) == 0 {
+		return v
+	}
+	return p[p.find(hash, k)].val
+}
+
+// find returns the slot that has a key, or the one for it.
+func (p chunk[K, V]) find(hash uint64, k K) uint64 {
+	var none K
+	mask := uint64(len(p) - 1)
+	i := hash / cowChunks & mask
+	for p[i].key != k && p[i].key != none {
+		i = (i + 1) & mask
+	}
+	return i
+}
 
 // all goes through everything.
 func (c *cow[K, V]) all(yield func(K, V) bool) {
-	for _, p := range c.pieces {
-		for k, v := range p {
-			if !yield(k, v) {
+	var none K
+	for _, p := range c.chunks {
+		for i := range p {
+			if p[i].key != none && !yield(p[i].key, p[i].val) {
 				return
 			}
 		}
@@ -24,31 +53,77 @@ func (c *cow[K, V]) all(yield func(K, V) bool) {
 }
 
 func (c *cow[K, V]) len() (n int) {
-	for _, p := range c.pieces {
-		n += len(p)
+	for range c.all {
+		n++
 	}
 	return n
 }
 
-// draft is a cow that is being changed; the pieces marked as own are not shared with anybody.
+// draft is a cow that is being changed; the chunks marked as own are not shared with anybody.
 type draft[K comparable, V any] struct {
 	cow[K, V]
-	own [cowPieces]bool
+	own  [cowChunks]bool
+	used [cowChunks]int // slots of own chunks
 }
 
 func newDraft[K comparable, V any](old *cow[K, V]) *draft[K, V] { return &draft[K, V]{cow: *old} }
 
-func (d *draft[K, V]) piece(hash uint64) map[K]V {
-	i := hash % cowPieces
+// chunk makes a chunk own.
+func (d *draft[K, V]) chunk(hash uint64) (i uint64, p *chunk[K, V]) {
+	i = hash % cowChunks
+	p = &d.chunks[i]
 	if !d.own[i] {
 		d.own[i] = true
-		if d.pieces[i] = maps.Clone(d.pieces[i]); d.pieces[i] == nil {
-			d.pieces[i] = map[K]V{}
+		*p = slices.Clone(*p)
+		var none K
+		for j := range *p {
+			d.used[i] += b2i((*p)[j].key != none)
 		}
 	}
-	return d.pieces[i]
+	return i, p
 }
 
-func (d *draft[K, V]) put(hash uint64, k K, v V) { d.piece(hash)[k] = v }
+func (d *draft[K, V]) put(hash uint64, k K, v V) {
+	i, p := d.chunk(hash)
+	if d.used[i]*4 >= len(*p)*3 {
+		p.grow()
+	}
+	s := &(*p)[p.find(hash, k)]
+	if s.key != k {
+		d.used[i]++
+	}
+	*s = slot[K, V]{k, hash, v}
+}
 
-func (d *draft[K, V]) remove(hash uint64, k K) { delete(d.piece(hash), k) }
+func (p *chunk[K, V]) grow() {
+	old := *p
+	*p = make(chunk[K, V], max(2*len(old), 4))
+	var none K
+	for _, s := range old {
+		if s.key != none {
+			(*p)[p.find(s.hash, s.key)] = s
+		}
+	}
+}
+
+// remove closes the gap that a key leaves (Knuth, The Art of Computer Programming, volume 3, 6.4, algorithm R).
+func (d *draft[K, V]) remove(hash uint64, k K) {
+	n, own := d.chunk(hash)
+	p := *own
+	if len(p) == 0 {
+		return
+	}
+	mask := uint64(len(p) - 1)
+	gap := p.find(hash, k)
+	if p[gap].key != k {
+		return
+	}
+	d.used[n]--
+	var none K
+	for i := (gap + 1) & mask; p[i].key != none; i = (i + 1) & mask {
+		if home := p[i].hash / cowChunks & mask; (i-home)&mask >= (i-gap)&mask {
+			p[gap], gap = p[i], i
+		}
+	}
+	p[gap] = slot[K, V]{}
+}

@@ -63,12 +63,12 @@ func (t *Table) pool(eps []endpoint, policy model.TrafficPolicy) *pool {
 	} else {
 		eps = t.near(usable(eps))
 	}
-	out.backends = backends(eps)
+	out.backends = appendBackends(out.few[:0], eps)
 	return out
 }
 
-func backends(eps []endpoint) []backend {
-	out := make([]backend, 0, len(eps))
+func appendBackends(out []backend, eps []endpoint) []backend {
+	out = slices.Grow(out, len(eps))
 	for _, e := range eps {
 		out = append(out, backend{e.Addr, e.port})
 	}

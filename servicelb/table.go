@@ -80,22 +80,22 @@ const (
 	kindHostPort
 )
 
-// frontend is one address, port and protocol of a Service.
+// frontend is one address, port and protocol of a Service. What a new flow reads stands first, in a cache line.
 type frontend struct {
-	name     model.ObjectName
-	port     string // name of the Service port
-	id       uint64 // of the Service port, the same on every node and after a restart
-	kind     kind
-	affinity time.Duration
-	pick     picker
+	// internal serves Pods and nodes, external clients from outside.
+	internal, external *pool
+	meter              *meter // nil for health check ports
+	affinity           time.Duration
+	id                 uint64 // of the Service port, the same on every node and after a restart
+	kind               kind
+	pick               picker
 	// ejectAfter is the number of failures that eject a backend, 0: none does.
 	ejectAfter uint16
 	sources    []netip.Prefix // loadBalancerSourceRanges; empty: everybody
-	// internal serves Pods and nodes, external clients from outside.
-	internal, external *pool
 	// all are the endpoints in any condition, sorted: a connection goes on while its backend is one of them.
-	all   []backend
-	meter *meter // nil for health check ports
+	all  []backend
+	name model.ObjectName
+	port string // name of the Service port
 }
 
 // pool is a set of backends to choose from.
@@ -104,9 +104,11 @@ type pool struct {
 	records  []*record // of backends, nil without ejection
 	// drop: a policy forbids every backend that there is. An empty pool without it rejects.
 	drop bool
+	turn atomic.Uint32 // of round robin
 	// maglev is the lookup table of that algorithm, nil for the others.
 	maglev []uint16
-	turn   atomic.Uint32 // of round robin
+	// few holds the backends of a small pool, so that who has the one has the other in its cache.
+	few [4]backend
 }
 
 // backend is an endpoint with its port.

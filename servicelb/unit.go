@@ -46,7 +46,7 @@ func (p *port) recordOf(b backend) *record {
 
 // port gathers what the frontends of a Service port share. Records are those of the unit before where it had them.
 func (u *unit) port(id uint64, eps []endpoint, ejectAfter uint16) *port {
-	p := &port{endpoints: eps, all: backends(eps), ejectAfter: ejectAfter}
+	p := &port{endpoints: eps, all: appendBackends(nil, eps), ejectAfter: ejectAfter}
 	for i := range p.all {
 		if ejectAfter == 0 {
 			break
