@@ -107,7 +107,7 @@ func everythingWorks(t *testing.T, ns, service string) {
 // A node loses its power: its Pods come back, and no address is lost to sandboxes that nobody unplugged.
 func TestReboot(t *testing.T) {
 	ns := namespace(t)
-	web := onEachNode(t, ns, "web")
+	onEachNode(t, ns, "web")
 	nodePortService(t, ns, 30087)
 	netns := podNetns(t, "n3", "ghost")
 	if out, err := cniCall("n3", "ADD", "ghost", netns, ""); err != nil {
@@ -132,7 +132,6 @@ func TestReboot(t *testing.T) {
 	if after := agentStatus(t, "n3"); !slices.Equal(after.PodCIDRs, status.PodCIDRs) {
 		t.Errorf("blocks %v, before the reboot %v", after.PodCIDRs, status.PodCIDRs)
 	}
-	_ = web
 }
 
 // All nodes lose their power at once, the API server and both etcds with them.
