@@ -24,12 +24,17 @@ type path struct {
 	raise bool // look for more than limit
 }
 
+// start is the size that is thought to arrive.
+func (p path) start() int {
+	if p.limit != 0 && p.limit < p.top {
+		return p.limit
+	}
+	return p.top
+}
+
 // search returns the largest size from floor to top that arrives, 0 for top itself. ok is false if the peer fell silent.
 func (p path) search(ask func(size int) outcome) (limit int, ok bool) {
-	start := p.top
-	if p.limit != 0 && p.limit < p.top {
-		start = p.limit
-	}
+	start := p.start()
 	low, high := p.floor, start
 	switch ask(start) {
 	case silent:

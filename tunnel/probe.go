@@ -13,14 +13,15 @@ import (
 )
 
 // The questions of pathmtu.go on the wire: echo requests to a peer's address inside the tunnel. The datagram that carries
-// the large one goes with DF; a small one goes beside it, so that a peer that does not answer is not taken for a narrow
-// path, and neither is a queue that takes long.
+// the large one goes with DF; another one goes beside it as a control, of a size that a path must carry, so that a peer
+// that does not answer is not taken for a narrow path, and neither is one that is so busy that it loses packets.
 
 const (
 	smallProbe   = 64                     // bytes
-	probeTries   = 3                      // large probes lost, with the small ones answered, before a size counts as lost
-	answerWithin = time.Second            // for the small one
-	leastGrace   = 150 * time.Millisecond // for the large one after the small one's answer
+	probeTries   = 4                      // probes lost, with their controls answered, before a size counts as lost
+	sureTries    = 8                      // pairs before a path counts as narrower
+	answerWithin = time.Second            // for the control
+	leastGrace   = 100 * time.Millisecond // for the probe after the control's answer
 )
 
 // When paths are asked about again.
@@ -92,12 +93,13 @@ func (p *probes) answered(pkt *packet.Packet) bool {
 type asker struct {
 	t        *Tunnel
 	src, dst netip.Addr
+	floor    int    // bytes
 	moved    uint64 // bytes that questions and answers took
 }
 
 // asker returns nil if the peer cannot be asked.
 func (t *Tunnel) asker(p *peerState) *asker {
-	a := &asker{t: t, src: t.dev.source6, dst: p.want.Probe}
+	a := &asker{t: t, src: t.dev.source6, dst: p.want.Probe, floor: p.floor()}
 	if a.dst.Is4() {
 		a.src = t.dev.source4
 	}
@@ -107,27 +109,51 @@ func (t *Tunnel) asker(p *peerState) *asker {
 	return a
 }
 
+// ask asks with the least that a path must carry as the control, and, where that is not answered either, with a small one.
 func (a *asker) ask(ctx context.Context, size int) outcome {
+	if size > a.floor {
+		if got := a.often(ctx, size, a.floor); got != silent {
+			return got
+		}
+	}
+	return a.often(ctx, size, smallProbe)
+}
+
+func (a *asker) often(ctx context.Context, size, control int) outcome {
 	for range probeTries {
-		if got := a.once(ctx, size); got != lost {
+		if got := a.once(ctx, size, control); got != lost {
 			return got
 		}
 	}
 	return lost
 }
 
-// once sends a large probe and a small one.
-func (a *asker) once(ctx context.Context, size int) outcome {
+// sure reports whether a path really carries low and not high: of many pairs most low ones arrive and no high one does.
+func (a *asker) sure(ctx context.Context, low, high int) bool {
+	n := 0
+	for range sureTries {
+		switch a.once(ctx, high, low) {
+		case arrived:
+			return false
+		case lost:
+			n++
+		}
+	}
+	return n >= sureTries*3/4
+}
+
+// once sends a probe and a control beside it.
+func (a *asker) once(ctx context.Context, size, control int) outcome {
 	d := a.t.dev
 	send := func(size int, pass func(*frame)) (uint16, chan struct{}) {
 		id, seq, answer := d.probes.begin()
 		_ = d.inject(pass, [][]byte{packet.AppendEcho(nil, a.src, a.dst, id, seq, size)}) // lost like any other
 		return seq, answer
 	}
-	a.moved += 2 * uint64(size+smallProbe+2*sizeStep+32)
+	a.moved += 2 * uint64(size+control+2*sizeStep+32)
 	began := time.Now()
 	seqLarge, large := send(size, d.injectProbe)
-	seqSmall, small := send(smallProbe, d.injectPeer)
+	seqSmall, small := send(control, d.injectPeer)
 	defer d.whole.Store(nil)
 	defer d.probes.end(seqLarge)
 	defer d.probes.end(seqSmall)
@@ -224,8 +250,11 @@ func (t *Tunnel) survey(ctx context.Context, p PeerStatus, s *surveyed) {
 		return
 	}
 	before := int(state.path.Load())
-	q := path{limit: before, top: state.promised(t.dev), floor: state.floor(), raise: !time.Now().Before(s.raise)}
+	q := path{limit: before, top: state.promised(t.dev), floor: a.floor, raise: !time.Now().Before(s.raise)}
 	limit, ok := q.search(func(size int) outcome { return a.ask(ctx, size) })
+	if ok && limit > a.floor && limit < q.start() {
+		ok = a.sure(ctx, limit, q.start())
+	}
 	if !ok {
 		s.quiet = min(max(2*s.quiet, t.pace.silent), raiseLast)
 		s.next = time.Now().Add(s.quiet)

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -37,8 +38,8 @@ func (h *answerEcho) Inbound(p *packet.Packet) Verdict {
 }
 
 // narrow is a network between two nodes that loses datagrams above a size without a word.
-func narrow(t *testing.T, six bool, deaf *answerEcho) (a *node, carries *atomic.Int64) {
-	n, carries := newNetwork(), &atomic.Int64{}
+func narrow(t *testing.T, six bool, deaf *answerEcho) (a *node, n *network, carries *atomic.Int64) {
+	n, carries = newNetwork(), &atomic.Int64{}
 	carries.Store(65535)
 	lose := func(_, _ netip.AddrPort, b []byte) bool { return int64(len(b)) > carries.Load() }
 	n.lose.Store(&lose)
@@ -56,7 +57,7 @@ func narrow(t *testing.T, six bool, deaf *answerEcho) (a *node, carries *atomic.
 	must(t, a.SetPeers([]Peer{pb}))
 	must(t, b.SetPeers([]Peer{pa}))
 	settle(t, a, b)
-	return a, carries
+	return a, n, carries
 }
 
 func (n *node) pathMTU() (mtu, path int) {
@@ -69,7 +70,7 @@ func TestNarrowPathIsFound(t *testing.T) {
 	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
-			a, carries := narrow(t, six, &answerEcho{})
+			a, _, carries := narrow(t, six, &answerEcho{})
 			carries.Store(1400) // an inner packet of 1,368 and 32 bytes of WireGuard
 			moving := keepBusy(t, a)
 			wait(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == 1360 && path == 1360 })
@@ -109,7 +110,7 @@ func TestPeerThatAnswersNoProbe(t *testing.T) {
 	noLeaks(t)
 	h := &answerEcho{}
 	h.deaf.Store(true)
-	a, carries := narrow(t, false, h)
+	a, _, carries := narrow(t, false, h)
 	carries.Store(1400)
 	time.Sleep(300 * time.Millisecond)
 	if mtu, path := a.pathMTU(); mtu != 1420 || path != 0 {
@@ -125,4 +126,19 @@ func TestPeerThatAnswersNoProbe(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A network that loses half of all packets, whatever their size, is not taken for a narrow path.
+func TestLossIsNoNarrowPath(t *testing.T) {
+	noLeaks(t)
+	a, n, _ := narrow(t, false, &answerEcho{})
+	lose := func(_, _ netip.AddrPort, b []byte) bool { return len(b) > 200 && rand.IntN(2) == 0 }
+	n.lose.Store(&lose)
+	stop := keepBusy(t, a)
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if mtu, path := a.pathMTU(); mtu != 1420 || path != 0 {
+			t.Fatalf("%d bytes, path %d, on a network that loses packets of all sizes", mtu, path)
+		}
+	}
+	stop()
 }
