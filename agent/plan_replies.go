@@ -2,8 +2,10 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/packet"
 	"github.com/warrennet/warren/servicelb"
 )
 
@@ -12,10 +14,16 @@ import (
 // the block's range of ports: a packet passes the rules of the ranges and those of one block.
 const (
 	linearReplies = 20
-	prefElse      = 72 // what no range has passes over all blocks
-	prefBlocks    = 73 // block i: its ports at 73+2i, at 74+2i the way out
+	prefElse      = 74 // what no range has passes over all blocks
+	prefBlocks    = 75 // block i: its ports at 75+2i, at 76+2i the way out
 	maxBlocks     = (prefICMP - prefBlocks) / 2
+
+	prefHasPorts  = 71 // datagrams whose ports the kernel sees pass over
+	prefFragments = 72 // the rule for those that it cannot see
 )
+
+// everyPort is all ports that one rule can name.
+var everyPort = hostnet.Ports{Lo: 1, Hi: 65534}
 
 // portRange is consecutive target ports of one protocol.
 type portRange struct {
@@ -55,6 +63,23 @@ func steerReplies(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Ru
 		dispatch = append(dispatch, x)
 	}
 	return append(out, dispatch...)
+}
+
+// steerFragments brings the fragments of datagrams between two Pods of this node to the TUN: no rule that names ports
+// matches one, not even the first. So the rule names none, and whole datagrams pass over it. Towards everything else the
+// TUN is on the fragments' way already. A whole one from port 65535 is taken along, which does it no harm.
+func steerFragments(from netip.Prefix, blocks []netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
+	if !slices.ContainsFunc(targets, func(t servicelb.Port) bool { return t.Proto == packet.ProtoUDP }) {
+		return nil
+	}
+	six := from.Addr().Is6()
+	out = append(out, hostnet.Rule{Pref: prefHasPorts, V6: six, From: from, Proto: packet.ProtoUDP, Sport: everyPort, Goto: prefReplies})
+	for _, b := range blocks {
+		if b.Addr().Is6() == six {
+			out = append(out, hostnet.Rule{Pref: prefFragments, V6: six, From: from, To: b, Proto: packet.ProtoUDP, Table: tableSteer})
+		}
+	}
+	return out
 }
 
 // joinPorts makes ranges of the sorted ports; neighbours share one.

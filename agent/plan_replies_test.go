@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/packet"
 	"github.com/warrennet/warren/servicelb"
 )
 
@@ -18,7 +19,8 @@ func byPref(rules []hostnet.Rule) []hostnet.Rule {
 	return sorted
 }
 
-// walk does what the kernel does with the ordered rules of one family for a packet from a Pod. It returns whether the packet is steered and how many rules were passed.
+// walk does what the kernel does with the ordered rules of one family for a packet between two Pods of the node; port 0 is
+// that of a fragment. It returns whether the packet is steered and how many rules were passed.
 func walk(rules []hostnet.Rule, proto uint8, port uint16) (steered bool, passed int) {
 	at := 0
 	for _, r := range rules {
@@ -26,7 +28,7 @@ func walk(rules []hostnet.Rule, proto uint8, port uint16) (steered bool, passed 
 			continue
 		}
 		passed++
-		if r.Proto != 0 && (r.Proto != proto || port < r.Sport.Lo || port > r.Sport.Hi) {
+		if r.Proto != 0 && (r.Proto != proto || r.Sport != (hostnet.Ports{}) && (port < r.Sport.Lo || port > r.Sport.Hi)) {
 			continue
 		}
 		if r.Goto == 0 {
@@ -48,8 +50,11 @@ func targetsOf(set map[servicelb.Port]bool) []servicelb.Port {
 	return out
 }
 
+func isUDP(p servicelb.Port) bool { return p.Proto == packet.ProtoUDP }
+
 // At every single step from one set of ports to another, in the order in which hostnet adds and removes, the ports of
-// both sets are steered and those of neither are not.
+// both sets are steered and those of neither are not; so are fragments of datagrams, if there are UDP ports. All datagrams
+// may be while the last UDP port goes.
 func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 	from := netip.MustParsePrefix("10.42.0.0/16")
 	protos := []uint8{6, 17, 132}
@@ -68,17 +73,23 @@ func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 				}
 			}
 			after := targetsOf(set)
-			want := steerReplies(from, after)
+			want := append(steerReplies(from, after), steerFragments(from, []netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}, after)...)
 			check := func() {
 				t.Helper()
 				kernel := byPref(now)
+				leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool { return r.Pref == prefHasPorts })
 				for _, proto := range protos {
 					for port := uint16(1); port <= 61; port++ {
 						p := servicelb.Port{Proto: proto, Port: port}
 						was, is := slices.Contains(before, p), slices.Contains(after, p)
-						if got, _ := walk(kernel, proto, port); was && is && !got || !was && !is && got {
+						got, _ := walk(kernel, proto, port)
+						if more := got && !was && !is; was && is && !got || more && !(leaving && isUDP(p)) {
 							t.Fatalf("seed %d: %v: steered %v, was a target: %v, is one: %v\n%v", seed, p, got, was, is, now)
 						}
+					}
+					was, is := slices.ContainsFunc(before, isUDP), slices.ContainsFunc(after, isUDP)
+					if got, _ := walk(kernel, proto, 0); got && proto != packet.ProtoUDP || proto == packet.ProtoUDP && (was && is && !got || !was && !is && got) {
+						t.Fatalf("seed %d: fragments of protocol %d: steered %v; UDP ports before: %v, after: %v\n%v", seed, proto, got, was, is, now)
 					}
 				}
 			}
@@ -100,8 +111,9 @@ func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 				check()
 			}
 			for _, p := range after {
-				if got, _ := walk(byPref(now), p.Proto, p.Port); !got {
-					t.Fatalf("seed %d: %v is not steered in the end", seed, p)
+				got, _ := walk(byPref(now), p.Proto, p.Port)
+				if fragments, _ := walk(byPref(now), p.Proto, 0); !got || fragments != isUDP(p) {
+					t.Fatalf("seed %d: %v is steered in the end: %v, its fragments: %v", seed, p, got, fragments)
 				}
 			}
 		}

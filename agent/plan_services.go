@@ -14,7 +14,7 @@ const (
 	prefInSkip   = 31  // and then passes over everything that would steer it again
 	prefPorts    = 60  // node ports and masqueraded ports, before table local
 	prefLocal    = 70  // table local, moved from 0
-	prefReplies  = 71  // replies of local backends, to 110: plan_replies.go
+	prefReplies  = 73  // replies of local backends, to 110, their fragments before them: plan_replies.go
 	prefICMP     = 111 // ICMP errors to local Pods
 	prefHostSend = 113 // replies of host-network backends here
 
@@ -240,6 +240,7 @@ func (p *plan) replies(me self, st servicelb.Steering) {
 	for _, r := range me.Cluster.PodCIDRs {
 		six := r.Addr().Is6()
 		h.Rules = append(h.Rules, steerReplies(r, st.Targets)...)
+		h.Rules = append(h.Rules, steerFragments(r, me.Blocks, st.Targets)...)
 		for _, t := range st.HostTargets {
 			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostSend, V6: six, IIF: "lo", To: r, Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
