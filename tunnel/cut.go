@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 
 	"github.com/warrennet/warren/internal/packet"
 )
@@ -17,10 +18,11 @@ type cutter struct {
 	end     int // payload bytes in all
 	index   uint16
 	id      uint16 // IPv4 identification of the first segment
-	seq     uint32
+	seq     uint32 // for IPv6 fragments the identification
 	flags   uint8
 	whole   bool   // the packet is its own only segment
-	pieces  bool   // IPv4 fragments instead of segments
+	pieces  bool   // fragments instead of segments
+	gap     int    // bytes of an IPv6 fragment header between the repeated ones and the payload
 	addrs   uint16 // sum over addresses and protocol, without the length
 	fragOff uint16
 }
@@ -44,9 +46,21 @@ func (c *cutter) start(p *packet.Packet, size int) {
 	}
 }
 
-// startFragments takes an IPv4 packet that may be fragmented and cuts it to at most mtu bytes each.
+// The extension header that each IPv6 fragment has (RFC 8200 section 4.5).
+const (
+	protoFragment  = 44
+	fragmentHeader = 8 // bytes
+)
+
+// startFragments takes a packet that may be fragmented and cuts it to at most mtu bytes each. An IPv6 packet is one that was put
+// together here and has no extension headers.
 func (c *cutter) startFragments(p *packet.Packet, mtu int) {
 	p.CompleteChecksum()
+	if p.Version == 6 {
+		*c = cutter{p: p, head: 40, gap: fragmentHeader, size: (mtu - 40 - fragmentHeader) &^ 7, end: len(p.Buf) - 40,
+			pieces: true, seq: rand.Uint32()}
+		return
+	}
 	head := int(p.Buf[0]&15) * 4
 	*c = cutter{p: p, head: head, size: (mtu - head) &^ 7, end: len(p.Buf) - head, pieces: true,
 		fragOff: binary.BigEndian.Uint16(p.Buf[6:])}
@@ -68,14 +82,14 @@ func (c *cutter) next(dst []byte) int {
 		return n
 	}
 	n := min(c.size, c.end-c.off)
-	total := c.head + n
+	total := c.head + c.gap + n
 	if total > len(dst) {
 		c.stop()
 		return 0
 	}
 	dst = dst[:total]
 	copy(dst, c.p.Buf[:c.head])
-	copy(dst[c.head:], c.p.Buf[c.head+c.off:c.head+c.off+n])
+	copy(dst[c.head+c.gap:], c.p.Buf[c.head+c.off:c.head+c.off+n])
 	last := c.off+n >= c.end
 	c.ip(dst, total, last)
 	if !c.pieces {
@@ -93,6 +107,10 @@ func (c *cutter) next(dst []byte) int {
 func (c *cutter) ip(b []byte, total int, last bool) {
 	if c.p.Version == 6 {
 		binary.BigEndian.PutUint16(b[4:], uint16(total-40))
+		if c.pieces {
+			c.fragmentHeader(b[40:], last)
+			b[6] = protoFragment
+		}
 		return
 	}
 	binary.BigEndian.PutUint16(b[2:], uint16(total))
@@ -107,6 +125,17 @@ func (c *cutter) ip(b []byte, total int, last bool) {
 	}
 	b[10], b[11] = 0, 0
 	binary.BigEndian.PutUint16(b[10:], ^packet.Sum(b[:int(b[0]&15)*4], 0))
+}
+
+// fragmentHeader writes the extension header of an IPv6 fragment.
+func (c *cutter) fragmentHeader(h []byte, last bool) {
+	off := uint16(c.off)
+	if !last {
+		off |= 1
+	}
+	h[0], h[1] = c.p.Buf[6], 0
+	binary.BigEndian.PutUint16(h[2:], off)
+	binary.BigEndian.PutUint32(h[4:], c.seq)
 }
 
 // transport advances the sequence number, keeps FIN and PSH for the last segment and CWR for the first

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"testing"
 
@@ -79,35 +80,57 @@ func TestCutWholeCompletesChecksum(t *testing.T) {
 	}
 }
 
-// TestFragments puts fragments together again the simple way.
-func TestFragments(t *testing.T) {
-	s := udpSpec(4, 99, pattern(5000))
-	want := s.bytes()
-	var p packet.Packet
-	p.Parse(bytes.Clone(want))
-	var c cutter
-	c.startFragments(&p, 1000)
-	whole := make([]byte, len(want))
-	covered := 20
-	for c.more() {
-		b := make([]byte, maxPacket)
-		n := c.next(b)
+// rejoined puts the fragments of one packet together again the simple way.
+func rejoined(t *testing.T, pieces [][]byte, mtu int) []byte {
+	t.Helper()
+	var head, body []byte
+	for i, b := range pieces {
 		var f packet.Packet
-		if fault := f.Parse(b[:n]); fault != packet.OK || n > 1000 {
-			t.Fatalf("fragment of %d bytes: %v", n, fault)
+		if fault := f.Parse(bytes.Clone(b)); fault != packet.OK || len(b) > mtu || !f.Fragment() {
+			t.Fatalf("piece %d of %d bytes: %v, a fragment: %v", i, len(b), fault, f.Fragment())
 		}
-		if packet.Sum(f.Buf[:20], 0) != 0xffff || f.FragID != 99 {
-			t.Fatal("bad fragment header")
+		if f.MoreFrags == (i == len(pieces)-1) || f.FragOff != len(body) {
+			t.Fatalf("piece %d: more %v, at %d after %d bytes", i, f.MoreFrags, f.FragOff, len(body))
 		}
-		copy(whole[20+f.FragOff:], f.Buf[20:])
-		covered += len(f.Buf) - 20
-		if last := covered == len(want); f.MoreFrags == last {
-			t.Fatal("more-fragments bit is wrong")
+		at := 20
+		if f.Version == 6 {
+			at = 48
+		} else if packet.Sum(b[:20], 0) != 0xffff {
+			t.Fatal("bad header checksum")
 		}
+		if i == 0 {
+			head = bytes.Clone(b[:at])
+		}
+		body = append(body, b[at:]...)
 	}
-	copy(whole, want[:20])
-	if !bytes.Equal(whole, want) || covered != len(want) {
-		t.Error("fragments do not make the packet")
+	if head[0]>>4 == 6 {
+		head[6] = head[40]
+		head = head[:40]
+		binary.BigEndian.PutUint16(head[4:], uint16(len(body)))
+	} else {
+		binary.BigEndian.PutUint16(head[2:], uint16(20+len(body)))
+		head[6], head[10], head[11] = 0, 0, 0
+		binary.BigEndian.PutUint16(head[10:], ^packet.Sum(head, 0))
+	}
+	return append(head, body...)
+}
+
+func TestFragments(t *testing.T) {
+	for _, version := range []uint8{4, 6} {
+		for _, size := range []int{1500, 5000, 65000} {
+			want := udpSpec(version, 99, pattern(size)).bytes()
+			var p packet.Packet
+			p.Parse(bytes.Clone(want))
+			var c cutter
+			var pieces [][]byte
+			for c.startFragments(&p, 1300); c.more(); {
+				b := make([]byte, maxPacket)
+				pieces = append(pieces, b[:c.next(b)])
+			}
+			if got := rejoined(t, pieces, 1300); !bytes.Equal(got, want) {
+				t.Errorf("IPv%d, %d bytes: fragments do not make the packet", version, size)
+			}
+		}
 	}
 }
 

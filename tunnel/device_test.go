@@ -527,6 +527,19 @@ func TestInject(t *testing.T) {
 	if got := reads(t, d, 4); len(got) != 1 || !bytes.Equal(got[0], mark) {
 		t.Error("peer did not get the packet")
 	}
+	large := udpSpec(6, 0, pattern(20000)).bytes()
+	if err := tn.InjectHost(large); err != nil {
+		t.Fatal(err)
+	}
+	if got := rejoined(t, segmentsOf(t, k.queues[0].taken()), 1280); !bytes.Equal(got, large) {
+		t.Error("the host got something else than the fragments of a large packet")
+	}
+	if err := tn.InjectPeer(large); err != nil {
+		t.Fatal(err)
+	}
+	if got := rejoined(t, reads(t, d, 128), 1420); !bytes.Equal(got, large) {
+		t.Error("the peer got something else than the fragments of a large packet")
+	}
 	if err := tn.InjectPeer([]byte("x")); err == nil {
 		t.Error("garbage was taken")
 	}

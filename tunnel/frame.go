@@ -18,6 +18,7 @@ type frame struct {
 	pkt packet.Packet
 	raw []byte
 	ask bool      // a probe of the path: whatever its size, it goes as it is and must not be fragmented
+	cut bool      // an IPv6 packet that was put together here: if it is too large, it goes in fragments again
 	vec [1][]byte // for writing raw without an allocation
 }
 
@@ -89,6 +90,6 @@ func (f *frames) wait(done <-chan struct{}) *frame {
 }
 
 func (f *frames) put(b *frame) {
-	b.ask = false
+	b.ask, b.cut = false, false
 	f.free <- b
 }

@@ -297,7 +297,7 @@ func (t *Tunnel) reportPath(p PeerStatus, limit int, q path) {
 func (p *peerState) floor() int {
 	for _, c := range p.want.AllowedIPs {
 		if c.Addr().Is6() {
-			return 1280
+			return minMTU6
 		}
 	}
 	return minMTU

@@ -273,7 +273,7 @@ func (r *reader) fit(f *frame, limit int) bool {
 		r.cut.start(p, limit-head)
 		return true
 	}
-	if p.DontFrag {
+	if p.DontFrag && !f.cut {
 		r.tooBig(f, limit)
 		return false
 	}
