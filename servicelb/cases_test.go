@@ -137,12 +137,16 @@ func TestMasquerade(t *testing.T) {
 			if intact(t, p); p.Src != ip(a.node) || p.SrcPort < 40000 || p.SrcPort > 40003 || p.Destination() != world {
 				t.Fatalf("%v -> %v", p.Source(), p.Destination())
 			}
-			back := mk(packet.ProtoUDP, world, p.Source(), 0)
-			want(t, b, b.Outbound(back), Reflect, "answer")
-			if intact(t, back); back.Destination() != at(a.pod, 5000+i) || back.Source() != world {
-				t.Fatalf("%v -> %v", back.Source(), back.Destination())
+			for way, enter := range map[string]func(*packet.Packet) Verdict{"answer": b.Outbound, "answer in fragments": b.FromHost} {
+				back := mk(packet.ProtoUDP, world, p.Source(), 0)
+				want(t, b, enter(back), Reflect, way)
+				if intact(t, back); back.Destination() != at(a.pod, 5000+i) || back.Source() != world {
+					t.Fatalf("%s: %v -> %v", way, back.Source(), back.Destination())
+				}
 			}
 		}
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.endpoint, 444), at(a.node, 40001), 0)), Drop, "of no flow, in fragments")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 5000), at(a.node, 40001), 0)), Drop, "spoofed, in fragments")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), world, 0)), Drop, "exhausted")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), at(a.endpoint, 444), 0)), Reflect, "same ports, other destination")
 		p := echoOf(ip(a.pod), ip(a.endpoint), true, 77)
@@ -170,7 +174,7 @@ func TestMasquerade(t *testing.T) {
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Peer, "not masqueraded")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.far, 5000), world, 0)), Drop, "spoofed")
 		want(t, b, b.Outbound(parsed(append(ipHeader(ip(a.pod), ip(a.endpoint), 47, 8), make([]byte, 8)...))), Drop, "GRE")
-		if s := b.Stats(); s.Dropped["ports_exhausted"] != 1 || s.Dropped["spoofed_source"] != 1 {
+		if s := b.Stats(); s.Dropped["ports_exhausted"] != 1 || s.Dropped["spoofed_source"] != 2 {
 			t.Fatal(nonzero(s.Dropped))
 		}
 	})

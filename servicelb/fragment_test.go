@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
 )
 
@@ -87,4 +88,31 @@ func TestUDPWithoutChecksum(t *testing.T) {
 	if intact(t, p); p.Buf[26] != 0 || p.Buf[27] != 0 {
 		t.Fatal("there is a checksum now")
 	}
+}
+
+// A datagram to a node port that arrived in fragments is handed over whole by the host: a new flow, a known one, a refusal;
+// what is for nobody here stays the host's.
+func TestDatagramFromHost(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)
+		svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
+		b := newBalancer(t, 64, tableOf(svc, parts))
+		node, client := at(a.node, 30080), at(a.outside, 4000)
+		for _, what := range []string{"new", "known"} {
+			p := mk(packet.ProtoUDP, client, node, 0)
+			want(t, b, b.FromHost(p), Peer, what)
+			if intact(t, p); p.Destination() != at(a.far, 8080) {
+				t.Fatal(p.Destination())
+			}
+		}
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, at(a.node, 30081), 0)), Drop, "nobody's")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 9), node, 0)), Drop, "spoofed")
+		b.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), Drop, "no Service")
+		svc, parts = service("web", packet.ProtoUDP, a.vip, 80, 8080)
+		svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
+		b.Set(tableOf(svc, parts))
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), Reply, "no endpoint")
+		b.sound(t)
+	})
 }

@@ -90,13 +90,17 @@ func (f *flows) peek(k *key) (ways [2]tuple, way int, ok bool) {
 	return e.way, way, true
 }
 
-// FromHost translates an ICMP error or echo reply that came to one of the node's own addresses, and that nothing
-// steers to the TUN (steering it would break neighbour discovery): the agent reads it from a raw socket. What belongs
-// to no flow is dropped: the kernel has its own copy.
+// FromHost handles what came to one of the node's own addresses and was not steered to the TUN: ICMP errors and echo replies
+// (steering them would break neighbour discovery), and datagrams that arrived in fragments, which show the kernel's rules no
+// ports. The agent reads them from raw sockets, whole. What belongs to no flow and no frontend is dropped: the kernel has
+// its own copy.
 func (b *Balancer) FromHost(p *packet.Packet) (deliver Verdict) {
 	v := b.view.Load()
 	if v.gen == 0 || p.Fragment() {
 		return Drop
+	}
+	if p.Proto == packet.ProtoUDP {
+		return b.datagram(v, p)
 	}
 	if p.ICMPError() {
 		if verdict, ok := b.quoted(v, p); ok {
@@ -113,6 +117,24 @@ func (b *Balancer) FromHost(p *packet.Packet) (deliver Verdict) {
 	}
 	if verdict, ok := b.known(v, p, &k, fromHost); ok {
 		return verdict
+	}
+	return Drop
+}
+
+// datagram handles one that the host has put together.
+func (b *Balancer) datagram(v *view, p *packet.Packet) Verdict {
+	if why := v.forged(p, fromHost); why != 0 {
+		return b.drop(why)
+	}
+	k, ok := keyOf(p)
+	if !ok {
+		return Drop
+	}
+	if verdict, ok := b.known(v, p, &k, fromHost); ok {
+		return verdict
+	}
+	if f := v.front(frontKey{p.Dst, p.DstPort, p.Proto}); f != nil {
+		return b.open(v, p, &k, f, fromHost)
 	}
 	return Drop
 }
