@@ -51,6 +51,8 @@ type Agent struct {
 	tables     tableCache // only the apply loop uses it
 	checks     healthPorts
 	relays     relays
+	deaf       deaf
+	datagrams  datagrams
 	kernel     kernelView
 	podded     podded
 	snats      map[netip.Prefix]netip.Addr // see standIns; only the apply loop uses it
@@ -256,9 +258,11 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		v4, v6 := a.self(under).families()
 		if v4 {
 			g.Go(func() error { return a.watchICMP(ctx, false) })
+			g.Go(func() error { return a.watchDatagrams(ctx, false) })
 		}
 		if v6 {
 			g.Go(func() error { return a.watchICMP(ctx, true) })
+			g.Go(func() error { return a.watchDatagrams(ctx, true) })
 		}
 		return a.applyLoop(ctx)
 	})
@@ -280,6 +284,8 @@ func (a *Agent) applyLoop(ctx context.Context) error {
 	defer a.checks.close()
 	a.relays.log = a.log
 	defer a.relays.close()
+	a.deaf.log = a.log
+	defer a.deaf.close()
 	for {
 		start := time.Now()
 		a.apply()

@@ -36,6 +36,7 @@ func (a *Agent) apply() {
 	pods := a.localPods()
 	p := makePlan(me, snap, pods, a.tables.build)
 	a.relays.set(relayed(snap, pods, me))
+	a.hearFragments(snap, pods, me)
 	if d := a.dns.Load(); d != nil {
 		d.SetAllow(a.cfg.dnsAllowed(a.dnsAddrs(), *blocks))
 	}

@@ -34,7 +34,7 @@ func (a *Agent) watchICMP(ctx context.Context, v6 bool) error {
 		c.Close()
 		return fmt.Errorf("filter of raw socket %s: %w", network, err)
 	}
-	buf := make([]byte, 2048)
+	buf := make([]byte, 40+65535)
 	for {
 		n, src, dst, err := readICMP(c, v6, buf[40:])
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -43,7 +43,7 @@ func (a *Agent) watchICMP(ctx context.Context, v6 bool) error {
 		if err != nil {
 			continue // a truncated or odd message is not worth the loop
 		}
-		a.fromHost(rebuild(buf, n, src, dst))
+		a.fromHost(rebuild(buf, n, icmpOf(v6), src, dst))
 	}
 }
 
@@ -96,12 +96,19 @@ func readICMP(c *icmp.PacketConn, v6 bool, b []byte) (n int, src, dst netip.Addr
 	return n, src.Unmap(), dst.Unmap(), nil
 }
 
+func icmpOf(v6 bool) uint8 {
+	if v6 {
+		return packet.ProtoICMPv6
+	}
+	return packet.ProtoICMP
+}
+
 // rebuild puts an IP header before the message at buf[40:], because raw sockets hand the message alone.
-func rebuild(buf []byte, n int, src, dst netip.Addr) []byte {
+func rebuild(buf []byte, n int, proto uint8, src, dst netip.Addr) []byte {
 	if src.Is4() {
 		b := buf[20 : 40+n]
 		clear(b[:20])
-		b[0], b[8], b[9] = 0x45, 64, packet.ProtoICMP
+		b[0], b[8], b[9] = 0x45, 64, proto
 		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 		copy(b[12:], src.AsSlice())
 		copy(b[16:], dst.AsSlice())
@@ -111,7 +118,7 @@ func rebuild(buf []byte, n int, src, dst netip.Addr) []byte {
 	}
 	b := buf[:40+n]
 	clear(b[:40])
-	b[0], b[6], b[7] = 0x60, packet.ProtoICMPv6, 64
+	b[0], b[6], b[7] = 0x60, proto, 64
 	binary.BigEndian.PutUint16(b[4:], uint16(n))
 	copy(b[8:], src.AsSlice())
 	copy(b[24:], dst.AsSlice())
@@ -131,7 +138,7 @@ func (a *Agent) fromHost(b []byte) {
 func (a *Agent) inject(pkt []byte, to servicelb.Verdict) {
 	var err error
 	switch to {
-	case servicelb.Reflect:
+	case servicelb.Reflect, servicelb.Reply:
 		err = a.tun.InjectHost(pkt)
 	case servicelb.Peer:
 		err = a.tun.InjectPeer(pkt)
