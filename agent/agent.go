@@ -218,7 +218,6 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	case <-a.claimed:
 	}
 	a.warnOverlaps()
-	a.warnListeners()
 	under, err := a.underlay()
 	if err != nil {
 		return err

@@ -68,8 +68,9 @@ func (a *Agent) apply() {
 // configuration, and reading that takes milliseconds: it is read again when the kernel says that something changed, and
 // every reassert for what it does not tell.
 type kernelView struct {
-	under hostnet.Underlay
-	at    time.Time
+	under     hostnet.Underlay
+	listeners []uint16 // in the steered ranges
+	at        time.Time
 }
 
 // lookAtKernel reads the host's addresses if it is time; look says that all of the plan should be compared, too.
@@ -82,7 +83,7 @@ func (a *Agent) lookAtKernel() (under hostnet.Underlay, look bool, err error) {
 		a.dirty.Store(true)
 		return under, true, err
 	}
-	a.kernel = kernelView{under, time.Now()}
+	a.kernel = kernelView{under, a.lookAtListeners(), time.Now()}
 	return a.ordered(under), true, nil
 }
 
@@ -161,7 +162,7 @@ func (a *Agent) self(under hostnet.Underlay) self {
 	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
 		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs(),
-		NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade}
+		NodePortRanges: a.cfg.NodePortAddresses, Spared: spared(a.kernel.listeners), NonMasquerade: a.cfg.NonMasquerade}
 }
 
 // tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services. What changed

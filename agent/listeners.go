@@ -6,12 +6,17 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/warrennet/warren/internal/hostnet"
 )
 
-// hostListeners returns the host's TCP listeners and bound UDP sockets in the steered ranges: they cannot be reached.
+// listening is a TCP socket's state in /proc/net/tcp.
+const listening = "0A"
+
+// hostListeners returns the ports of the host's TCP listeners and bound UDP sockets in the steered ranges, in ascending order.
 func hostListeners() (out []uint16) {
 	for _, f := range []struct{ path, state string }{
-		{"/proc/net/tcp", "0A"}, {"/proc/net/tcp6", "0A"}, {"/proc/net/udp", "07"}, {"/proc/net/udp6", "07"}} {
+		{"/proc/net/tcp", listening}, {"/proc/net/tcp6", listening}, {"/proc/net/udp", "07"}, {"/proc/net/udp6", "07"}} {
 		file, err := os.Open(f.path)
 		if err != nil {
 			continue // the family is switched off
@@ -27,7 +32,13 @@ func hostListeners() (out []uint16) {
 func steeredPorts(lines *bufio.Scanner, state string) (out []uint16) {
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		if len(f) < 4 || f[3] != state {
+		if len(f) < 4 || f[3] == "st" {
+			continue
+		}
+		if f[3] != state {
+			if state == listening {
+				return out // the kernel lists listeners first, and there may be very many connections
+			}
 			continue
 		}
 		_, port, _ := strings.Cut(f[1], ":")
@@ -45,8 +56,46 @@ func steeredPorts(lines *bufio.Scanner, state string) (out []uint16) {
 	return out
 }
 
-func (a *Agent) warnListeners() {
-	if ports := hostListeners(); len(ports) > 0 {
-		a.log.Warn("host programs listen on ports that are steered to the tunnel and cannot be reached there", "ports", ports)
+// maxSpared bounds the masqueraded ports that are left to the host: each costs a rule per protocol and family.
+const maxSpared = 16
+
+// spared are the ports of the masquerade range that host programs listen on: those are left to them.
+func spared(listeners []uint16) (out []uint16) {
+	for _, n := range listeners {
+		if n >= masqueradePorts[0] && n <= masqueradePorts[1] && len(out) < maxSpared {
+			out = append(out, n)
+		}
 	}
+	return out
+}
+
+// without cuts ports, in ascending order, out of a range.
+func without(all [2]uint16, ports []uint16) (out []hostnet.Ports) {
+	lo := int(all[0])
+	for _, n := range ports {
+		if int(n) > lo {
+			out = append(out, hostnet.Ports{Lo: uint16(lo), Hi: n - 1})
+		}
+		lo = int(n) + 1
+	}
+	if lo <= int(all[1]) {
+		out = append(out, hostnet.Ports{Lo: uint16(lo), Hi: all[1]})
+	}
+	return out
+}
+
+// lookAtListeners finds the host programs that listen in the steered ranges, and says so when they change.
+func (a *Agent) lookAtListeners() []uint16 {
+	all := hostListeners()
+	if slices.Equal(all, a.kernel.listeners) {
+		return all
+	}
+	left := spared(all)
+	if len(left) > 0 {
+		a.log.Info("host programs listen in the range of masqueraded ports; those ports are left to them", "ports", left)
+	}
+	if dead := slices.DeleteFunc(slices.Clone(all), func(n uint16) bool { return slices.Contains(left, n) }); len(dead) > 0 {
+		a.log.Warn("host programs listen on ports that are steered to the tunnel and cannot be reached there", "ports", dead)
+	}
+	return all
 }

@@ -49,6 +49,7 @@ type self struct {
 	DNS            []netip.Addr                // cluster DNS addresses, which every node has itself
 	NodePortRanges []netip.Prefix              // of own addresses that serve node ports; empty: all
 	NonMasquerade  []netip.Prefix              // destinations that Pods reach with their own address
+	Spared         []uint16                    // masqueraded ports that host programs listen on
 	SNAT           map[netip.Prefix]netip.Addr // by block, where the usual one is somebody else's
 }
 
@@ -229,7 +230,13 @@ func (p *plan) host(me self, pods []pod) {
 	}
 	for _, x := range pods {
 		for _, a := range x.Addrs {
-			h.PodRoutes = append(h.PodRoutes, hostnet.Route{Table: tablePods, Type: hostnet.Unicast, Dst: netip.PrefixFrom(a, a.BitLen()), Dev: x.Link})
+			r := hostnet.Route{Table: tablePods, Type: hostnet.Unicast, Dst: netip.PrefixFrom(a, a.BitLen()), Dev: x.Link}
+			if a.Is6() {
+				// A UDP server that is bound to no address must answer a Pod from the node's address. IPv4 takes that one anyway,
+				// and there a route goes with its source address.
+				r.Src = me.primary(true)
+			}
+			h.PodRoutes = append(h.PodRoutes, r)
 		}
 	}
 	p.nodeRoutes(me, src)

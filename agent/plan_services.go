@@ -38,7 +38,7 @@ var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // balancer is what the load balancer knows of this node.
 func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	s := servicelb.Self{Node: me.Name, Zone: me.Zone, PodRanges: me.Cluster.PodCIDRs, Blocks: me.Blocks, Addrs: me.Underlay.Addrs,
-		Own: me.DNS, Peers: peers, NodePortAddrs: me.nodePortAddrs(), MasqueradePorts: masqueradePorts, Health: me.Health,
+		Own: me.DNS, Peers: peers, NodePortAddrs: me.nodePortAddrs(), MasqueradePorts: masqueradePorts, Spared: me.Spared, Health: me.Health,
 		NonMasquerade: slices.Clone(me.NonMasquerade)}
 	for _, x := range me.Underlay.Sources {
 		s.Sources = append(s.Sources, servicelb.Source(x))
@@ -119,8 +119,10 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 			hostnet.Rule{Pref: prefInSkip, V6: six, IIF: me.Interface, Goto: prefPods})
 		for _, proto := range []uint8{6, 17} {
 			h.Rules = append(h.Rules,
-				hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}, Table: tableNode},
-				hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: masqueradePorts[0], Hi: masqueradePorts[1]}, Table: tableMasq})
+				hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}, Table: tableNode})
+			for _, ports := range without(masqueradePorts, me.Spared) {
+				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: ports, Table: tableMasq})
+			}
 		}
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if six {

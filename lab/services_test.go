@@ -295,6 +295,33 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
+// A host program that begins to listen in the range of masqueraded ports is reached from everywhere, and Pods still reach the
+// world.
+func TestHostProgramInTheMasqueradeRange(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	near, far := run(t, l, "n1", "near"), run(t, l, "n2", "far")
+	begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--http", "")
+	begin(t, l, on(l, "n1"), l.Exe, "lab", "echo", "--http", ":15021", "--tcp", ":27017", "--udp", ":27017")
+	for _, v4 := range []bool{true, false} {
+		node := family(addrsOf(l.Spec.underlayAddrs("n1")), netip.Addr.Is4, v4)[0]
+		for _, c := range []asker{fromMachine(l, "etcd1"), fromMachine(l, "n2"), fromMachine(l, "n1"), fromPod(l, near)} {
+			eventually(t, fmt.Sprintf("%s reaches %s:27017", c.name, node), func() error {
+				_, _, err := c.ask(node, 27017, 27017)
+				return err
+			})
+		}
+		eventually(t, "a Pod of another node", func() error {
+			_, err := l.PodOutput(far, "curl", "-sS", "--max-time", "5", fmt.Sprintf("http://%s/", netip.AddrPortFrom(node, 15021)))
+			return err
+		})
+		world := family(addrsOf(l.Spec.underlayAddrs("etcd1")), netip.Addr.Is4, v4)[0]
+		for range 5 {
+			mustAsk(t, fromPod(l, near), world, 7, 7, "etcd1", node)
+		}
+	}
+}
+
 // externalTrafficPolicy Local: the source is kept, and a node without a backend does not answer outside clients. Clients
 // inside are held to local backends by internalTrafficPolicy, and at the cluster address only.
 func TestExternalPolicyLocal(t *testing.T) {

@@ -124,6 +124,21 @@ func TestMasqueradeSource(t *testing.T) {
 	}
 }
 
+// A port of the masquerade range that a program of the host listens on is never taken.
+func TestMasqueradeSparesPorts(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		self := testSelf()
+		self.MasqueradePorts, self.Spared = [2]uint16{40000, 40003}, []uint16{40000, 40001, 40003}
+		b := newBalancer(t, 64, Build(self, snap(nil, nil)))
+		for i := range uint16(20) {
+			p := mk(packet.ProtoUDP, at(a.pod, 5000), at(a.endpoint, 1+i), 0)
+			if want(t, b, b.Outbound(p), Reflect, "to the world"); p.SrcPort != 40002 {
+				t.Fatalf("source port %d, expected 40002, the only one that is not spared", p.SrcPort)
+			}
+		}
+	})
+}
+
 func TestMasquerade(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		self := testSelf()

@@ -3,6 +3,7 @@ package servicelb
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/warrennet/warren/internal/packet"
 )
@@ -120,10 +121,10 @@ func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.
 	if why != 0 {
 		return b.drop(why)
 	}
-	ports := &portRange{1024, 65535}
+	ports, spare := &portRange{1024, 65535}, []uint16(nil)
 	port := k.sport
 	if n.flags&flagNodeSource != 0 {
-		ports = (*portRange)(&v.self.MasqueradePorts)
+		ports, spare = (*portRange)(&v.self.MasqueradePorts), v.self.Spared
 		port = ports.random()
 	}
 	if ports[0] == 0 || ports[1] < ports[0] {
@@ -132,6 +133,10 @@ func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.
 	}
 	n.size = p.Length
 	for range tries {
+		if slices.Contains(spare, port) {
+			port = ports.random()
+			continue
+		}
 		n.way[reply] = b.answers(p, back, netip.AddrPortFrom(src, port))
 		switch b.flows.insert(slot, n) {
 		case inserted:

@@ -27,6 +27,8 @@ type Self struct {
 	NonMasquerade []netip.Prefix
 	// MasqueradePorts is the range of source ports for what leaves the cluster, both ends included.
 	MasqueradePorts [2]uint16
+	// Spared are ports of that range that no flow may take, because programs of the host listen on them; in ascending order.
+	Spared []uint16
 	// Health leads from health check node ports to the ports of the agent's listeners on PodNet4 and PodNet6.
 	Health map[uint16]uint16
 	// Sources are the own addresses that destinations outside the cluster see, the longest prefix first; towards the rest
