@@ -86,7 +86,7 @@ func without(all [2]uint16, ports []uint16) (out []hostnet.Ports) {
 
 // lookAtListeners finds the host programs that listen in the steered ranges, and says so when they change.
 func (a *Agent) lookAtListeners() []uint16 {
-	all := hostListeners()
+	all := slices.DeleteFunc(hostListeners(), a.deaf.has)
 	if slices.Equal(all, a.kernel.listeners) {
 		return all
 	}
