@@ -57,10 +57,10 @@ type Agent struct {
 	podded     podded
 	snats      map[netip.Prefix]netip.Addr // see standIns; only the apply loop uses it
 	dns        atomic.Pointer[dns.Server]
-	logQueries atomic.Bool     // of DNS
-	named      *model.Snapshot // that DNS has; only the apply loop uses it
-	asked      askedServers    // likewise
-	heard      atomic.Bool     // the store has answered since the start
+	logQueries atomic.Bool                    // of DNS
+	named      atomic.Pointer[model.Snapshot] // that DNS has or is about to have
+	asked      askedServers                   // likewise
+	heard      atomic.Bool                    // the store has answered since the start
 	pool       *ipam.Pool
 	plug       *plug.Server
 	probes     *probe.Prober
@@ -95,6 +95,7 @@ type Agent struct {
 	dnsMoved     chan struct{}                      // they may have changed
 	portTaken    sync.Map                           // setting -> address that another program listens on
 	keep         chan *model.Snapshot               // the newest to keep on disk
+	names        chan *model.Snapshot               // the newest to answer questions for names from
 }
 
 // appliedState is what the last apply did.
@@ -109,7 +110,7 @@ type appliedState struct {
 // New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
 func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
-		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1), dnsMoved: make(chan struct{}, 1)}
+		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1), names: make(chan *model.Snapshot, 1), dnsMoved: make(chan struct{}, 1)}
 	a.probes = probe.New(a.kick)
 	a.joinProblem.Store("")
 	a.roomProblem.Store("")
@@ -253,6 +254,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		a.tun = t
 		a.lb.SendBy(a.inject)
 		g.Go(func() error { return a.serveDNS(ctx) })
+		g.Go(func() error { a.followNames(ctx); return nil })
 		g.Go(func() error { return a.announceLB(ctx) })
 		v4, v6 := a.self(under).families()
 		if v4 {

@@ -52,10 +52,7 @@ func (a *Agent) apply() {
 		a.lb.Set(p.Table)
 	}
 	a.setAnnounced(me, snap, p.Peers)
-	if snap != a.named {
-		a.named = snap
-		a.setDNS(snap)
-	}
+	a.setDNS(snap)
 	a.setSearches()
 	a.setUpstreams()
 	if arrived != 0 && err == nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
@@ -67,11 +68,25 @@ func (a *Agent) serveDNSOn(ctx context.Context, addrs []netip.Addr) error {
 	}
 	srv.LogQueries(a.logQueries.Load())
 	srv.SetSearches(a.searches())
-	if snap := a.snapshot.Load(); snap != nil && !snap.Partial {
-		srv.Set(snap)
-	}
 	a.dns.Store(srv)
+	a.catchUp(srv)
 	return srv.Run(ctx)
+}
+
+// catchUp gives a new server, which followNames knows already, what came before it; a newer snapshot may come meanwhile.
+func (a *Agent) catchUp(srv *dns.Server) {
+	var has *model.Snapshot
+	for {
+		now := a.named.Load()
+		if now == nil {
+			now = a.snapshot.Load()
+		}
+		if now == has || now == nil || now.Partial {
+			return
+		}
+		srv.Set(now)
+		has = now
+	}
 }
 
 // dnsServer is the configuration of a server on these addresses, for the Pods of these blocks.
@@ -98,10 +113,37 @@ func (c *Config) dnsAllowed(addrs []netip.Addr, blocks []netip.Prefix) (out []ne
 	return slices.Concat(out, blocks, c.DNS.Allow)
 }
 
-// setDNS hands a new snapshot on.
+// setDNS hands a new snapshot on. Only the apply loop does, so there is room.
 func (a *Agent) setDNS(snap *model.Snapshot) {
-	if d := a.dns.Load(); d != nil && snap != noSnapshot && !snap.Partial {
-		d.Set(snap)
+	if snap == noSnapshot || snap.Partial || snap == a.named.Load() {
+		return
+	}
+	a.named.Store(snap)
+	select {
+	case <-a.names: // an older one that nobody has taken yet
+	default:
+	}
+	a.names <- snap
+}
+
+// followNames brings the names to the newest snapshot, beside the apply loop: in a large cluster that takes much longer than
+// the change of a Service does, which would have to wait for it. It rests as the apply loop does.
+func (a *Agent) followNames(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case snap := <-a.names:
+			start := time.Now()
+			if d := a.dns.Load(); d != nil {
+				d.Set(snap)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(applyShare * time.Since(start)):
+			}
+		}
 	}
 }
 
