@@ -22,11 +22,11 @@ import (
 // kernel puts them together for itself. What is for a node port, a host port or a masqueraded one is then read from a raw
 // socket beside it, which whole datagrams never come to.
 
-// datagrams says which ports are read. Its zero value reads the ranges of node ports and masqueraded ones.
+// datagrams says which ports are read. Its zero value reads none.
 type datagrams struct {
 	mu    sync.Mutex
-	ports []uint16 // of Pods on the node, outside of both ranges
-	open  map[bool]*rawUDP
+	ports []hostnet.Ports
+	open  map[bool]*rawUDP // true for IPv6
 }
 
 // rawUDP is the raw socket of one family.
@@ -35,8 +35,8 @@ type rawUDP struct {
 	v6   *ipv6.PacketConn // nil for IPv4
 }
 
-// set changes which ports beside the two ranges are read.
-func (d *datagrams) set(ports []uint16) error {
+// set changes which ports are read.
+func (d *datagrams) set(ports []hostnet.Ports) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if slices.Equal(ports, d.ports) {
@@ -91,7 +91,7 @@ func (d *datagrams) close(v6 bool) {
 const rawBuffer = 1 << 20
 
 // filter lets datagrams for the steered ports pass. It sees an IPv4 packet from its header on, an IPv6 one from its datagram's.
-func (r *rawUDP) filter(ports []uint16) error {
+func (r *rawUDP) filter(ports []hostnet.Ports) error {
 	read := []bpf.Instruction{bpf.LoadMemShift{Off: 0}, bpf.LoadIndirect{Off: 2, Size: 2}}
 	if r.v6 != nil {
 		read = []bpf.Instruction{bpf.LoadAbsolute{Off: 2, Size: 2}}
@@ -106,15 +106,11 @@ func (r *rawUDP) filter(ports []uint16) error {
 	return ipv4.NewPacketConn(r.conn).SetBPF(prog)
 }
 
-// maxPassed bounds the ports beside the ranges, three instructions each: a filter has 4,096 at most.
+// maxPassed bounds the ranges, three instructions each: a filter has 4,096 at most.
 const maxPassed = 1000
 
-func passPorts(ports []uint16) (out []bpf.Instruction) {
-	ranges := []hostnet.Ports{{Lo: masqueradePorts[0], Hi: masqueradePorts[1]}, {Lo: nodePorts[0], Hi: nodePorts[1]}}
-	for _, p := range ports[:min(len(ports), maxPassed)] {
-		ranges = append(ranges, hostnet.Ports{Lo: p, Hi: p})
-	}
-	for _, r := range ranges {
+func passPorts(ports []hostnet.Ports) (out []bpf.Instruction) {
+	for _, r := range ports[:min(len(ports), maxPassed)] {
 		out = append(out,
 			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(r.Lo), SkipTrue: 2},
 			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: uint32(r.Hi), SkipTrue: 1},
@@ -126,22 +122,27 @@ func passPorts(ports []uint16) (out []bpf.Instruction) {
 // hearFragments makes fragmented datagrams for the ports of Pods arrive like whole ones.
 func (a *Agent) hearFragments(snap *model.Snapshot, pods []pod, me self) {
 	a.deaf.set(deafAt(snap, pods, me))
-	if err := a.datagrams.set(portsBeside(pods)); err != nil {
-		a.log.Warn("fragments for host ports are lost", "err", err)
+	if err := a.datagrams.set(steeredUDP(pods, me)); err != nil {
+		a.log.Warn("fragments for the node's ports are lost", "err", err)
 	}
 }
 
-// portsBeside are the UDP ports of the node that lead to Pods and lie outside of the steered ranges.
-func portsBeside(pods []pod) (out []uint16) {
+// steeredUDP are the UDP ports of the node that rules steer to the TUN; host programs have none of them.
+func steeredUDP(pods []pod, me self) []hostnet.Ports {
+	out := append(without(masqueradePorts, me.Spared), hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]})
+	var beside []uint16
 	for _, p := range pods {
 		for _, h := range p.HostPorts {
-			if h.Protocol == model.UDP && (h.HostPort < masqueradePorts[0] || h.HostPort > nodePorts[1]) {
-				out = append(out, h.HostPort)
+			if h.Protocol == model.UDP && !slices.ContainsFunc(out, func(r hostnet.Ports) bool { return r.Lo <= h.HostPort && h.HostPort <= r.Hi }) {
+				beside = append(beside, h.HostPort)
 			}
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	slices.Sort(beside)
+	for _, n := range slices.Compact(beside) {
+		out = append(out, hostnet.Ports{Lo: n, Hi: n})
+	}
+	return out
 }
 
 // watchDatagrams feeds what arrives for one family to the balancer until ctx ends.

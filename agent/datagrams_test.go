@@ -16,7 +16,7 @@ import (
 
 // Of all UDP that comes to the node, only what is for steered ports is read.
 func TestFilterOfDatagrams(t *testing.T) {
-	vm, err := bpf.NewVM(append([]bpf.Instruction{bpf.LoadAbsolute{Off: 2, Size: 2}}, passPorts([]uint16{53, 8081})...))
+	vm, err := bpf.NewVM(append([]bpf.Instruction{bpf.LoadAbsolute{Off: 2, Size: 2}}, passPorts([]hostnet.Ports{{Lo: 13000, Hi: 32767}, {Lo: 53, Hi: 53}, {Lo: 8081, Hi: 8081}})...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,10 +30,7 @@ func TestFilterOfDatagrams(t *testing.T) {
 			t.Fatalf("port %d: %d bytes pass, expected any: %v", port, n, want)
 		}
 	}
-	many := make([]uint16, 60000)
-	for i := range many {
-		many[i] = uint16(i + 1)
-	}
+	many := make([]hostnet.Ports, 60000)
 	if _, err := bpf.Assemble(passPorts(many)); err != nil || len(passPorts(many)) > 4000 {
 		t.Errorf("a filter for every port has %d instructions: %v", len(passPorts(many)), err)
 	}
@@ -55,8 +52,10 @@ func TestDeafAtThePortsOfPods(t *testing.T) {
 	if got := deafAt(snap, pods, me); !maps.Equal(got, want) {
 		t.Errorf("%v, expected %v", got, want)
 	}
-	if got := portsBeside(pods); !slices.Equal(got, []uint16{8081}) {
-		t.Errorf("read beside the ranges: %v, expected 8081", got)
+	me.Spared = []uint16{20000}
+	read := []hostnet.Ports{{Lo: 13000, Hi: 19999}, {Lo: 20001, Hi: 29999}, {Lo: 30000, Hi: 32767}, {Lo: 8081, Hi: 8081}}
+	if got := steeredUDP(pods, me); !slices.Equal(got, read) {
+		t.Errorf("read: %v, expected %v", got, read)
 	}
 }
 
