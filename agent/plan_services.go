@@ -45,6 +45,7 @@ func (me self) balancer(peers []netip.Addr) servicelb.Self {
 	}
 	for _, f := range me.Foreign { // a WireGuard host that was let in sees Pods as they are
 		s.NonMasquerade = append(s.NonMasquerade, f.AllowedIPs...)
+		s.Foreign = append(s.Foreign, f.AllowedIPs...)
 	}
 	for _, b := range me.Blocks {
 		if b.Addr().Is4() && !s.SNAT4.IsValid() {

@@ -540,6 +540,7 @@ func TestAddressSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", p.Addresses[0])
+	mustAsk(t, fromMachine(l, "etcd1"), p.Addresses[0], 7, 7, "p", world) // past the Service, from one of its target ports
 	mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", netip.Addr{})
 	if out, _, err := fromMachine(l, "etcd1").ask(node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort); err == nil {
 		t.Errorf("the node's address still serves the node port: %s", out)

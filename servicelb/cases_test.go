@@ -186,7 +186,10 @@ func TestMasquerade(t *testing.T) {
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.ACK)), Reply, "segment without flow")
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.RST)), Drop, "RST without flow")
 		want(t, b, b.Outbound(echoOf(ip(a.pod), ip(a.endpoint), false, 77)), Drop, "pong without flow")
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Peer, "not masqueraded")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Reflect, "not masqueraded")
+		self.Foreign = self.NonMasquerade
+		b.Set(Build(self, snap(nil, nil)))
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Peer, "to a WireGuard host that is no node")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.far, 5000), world, 0)), Drop, "spoofed")
 		want(t, b, b.Outbound(parsed(append(ipHeader(ip(a.pod), ip(a.endpoint), 47, 8), make([]byte, 8)...))), Drop, "GRE")
 		if s := b.Stats(); s.Dropped["ports_exhausted"] != 1 || s.Dropped["spoofed_source"] != 2 {

@@ -18,7 +18,7 @@ const (
 // here (every reply from a target port, ICMP towards local Pods): what is for a Pod of this node goes straight back. The
 // rest is for peers, nodes of the cluster or not; what none of them owns the tunnel drops.
 func (f from) pass(v *view, p *packet.Packet) Verdict {
-	if f == fromPeer || v.here(p.Dst) {
+	if f == fromPeer || v.here(p.Dst) || v.bare(p.Dst) {
 		return Reflect
 	}
 	return Peer
@@ -125,6 +125,12 @@ func (t *Table) serviceAddr(a netip.Addr) bool { return t.vip(a) || within(t.ran
 func (t *Table) world(a netip.Addr) bool {
 	return !t.inCluster(a) && !within(t.self.NonMasquerade, a) && !a.IsMulticast() && !a.IsLinkLocalUnicast() &&
 		!a.IsLoopback() && !a.IsUnspecified() && a != broadcast
+}
+
+// bare reports whether a destination is outside of the tunnel and sees Pods as they are. What goes there comes to the TUN only
+// because it looks like a backend's answer.
+func (t *Table) bare(a netip.Addr) bool {
+	return len(t.self.NonMasquerade) > 0 && !t.inCluster(a) && within(t.self.NonMasquerade, a) && !within(t.self.Foreign, a)
 }
 
 // leaves reports whether a packet would carry a Pod's address out into the world.

@@ -25,6 +25,8 @@ type Self struct {
 	NodePortAddrs []netip.Addr
 	// NonMasquerade are destinations that Pods reach with their own address.
 	NonMasquerade []netip.Prefix
+	// Foreign are those of them that the tunnel leads to: WireGuard hosts that are no nodes.
+	Foreign []netip.Prefix
 	// MasqueradePorts is the range of source ports for what leaves the cluster, both ends included.
 	MasqueradePorts [2]uint16
 	// Spared are ports of that range that no flow may take, because programs of the host listen on them; in ascending order.
