@@ -124,7 +124,7 @@ func TestDNSCompletesSearches(t *testing.T) {
 				if got := addressesIn(out); !slices.Equal(got, c.want) || (err == nil) != (len(c.want) > 0) {
 					t.Errorf("%s in %s: %s %s: %v %v, want %v", which, ns, c.name, c.family, got, err, c.want)
 				}
-				asked := questions(t, l, p)[before:]
+				asked := slices.DeleteFunc(questions(t, l, p)[before:], func(q string) bool { return !strings.HasPrefix(q, c.name) }) // a resolver that has its answer may still ask for the name before
 				slices.Sort(asked)
 				asked = slices.Compact(asked) // musl asks all servers at once
 				if ns == "default" && c.few > 0 && len(asked) != c.few || ns == "jobs" && c.few > 0 && len(asked) < 3*c.few {
