@@ -18,6 +18,7 @@ var suites = []struct {
 }{
 	{"mesh", "Pod to Pod across nodes, beside stock wireguard-go on the same nodes; same-node Pods beside two veths", mesh},
 	{"services", "a Pod that calls a Pod through a ClusterIP, beside the same Pods called directly and through the rules that kube-proxy would write", services},
+	{"start", "an agent that starts in a cluster of 1,000 Services: time until they are reached", start},
 	{"join", "nodes joining at once: time and store requests per node", join},
 	{"dns", "cluster names beside CoreDNS (file and cache plugins) and the wire library over a map, one CPU each", dnsSuite},
 }
@@ -45,6 +46,8 @@ func run(ctx context.Context, args []string) error {
 			return pingpong(ctx, args[1:])
 		case "pongserver":
 			return pongserver(ctx, args[1:])
+		case "reach":
+			return reach(ctx, args[1:])
 		case "connserver":
 			return connserver(ctx, args[1:])
 		case "connrate":

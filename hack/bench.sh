@@ -1,12 +1,12 @@
 #!/bin/bash
 # Benchmarks, each beside its peers in the same run. usage: hack/bench.sh [suite...] [rounds=N] [seconds=N]
-# Suites: mesh services join dns (bench/), cni (ADD and DEL beside ptp), packets (Go benchmarks of the packet path). Default: all.
+# Suites: mesh services start join dns (bench/), cni (ADD and DEL beside ptp), packets (Go benchmarks of the packet path). Default: all.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
 suites=() options=()
 for a in "$@"; do case $a in *=*) options+=("$a");; *) suites+=("$a");; esac; done
-[ ${#suites[@]} -gt 0 ] || suites=(mesh services join cni dns packets)
+[ ${#suites[@]} -gt 0 ] || suites=(mesh services start join cni dns packets)
 go build -o bin/wireguard-go golang.zx2c4.com/wireguard
 go build -o bin/bench ./bench
 for s in "${suites[@]}"; do
