@@ -73,6 +73,7 @@ type Agent struct {
 	clusterNow  atomic.Pointer[model.Cluster]
 	blocks      atomic.Pointer[[]netip.Prefix]
 	dirty       atomic.Bool                // the kernel's network configuration changed, whoever did it
+	refiltered  atomic.Bool                // the packet filter's chains did
 	arrived     atomic.Int64               // Unix time in ns of the oldest change that is not applied yet, 0 for none
 	wanted      atomic.Pointer[model.Node] // how the node should be registered
 	applied     atomic.Pointer[appliedState]
@@ -268,6 +269,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		return a.applyLoop(ctx)
 	})
 	g.Go(func() error { return hostnet.Watch(ctx, a.kernelChanged) })
+	g.Go(func() error { return hostnet.WatchChains(ctx, a.chainsChanged) })
 	return g.Wait()
 }
 
@@ -320,6 +322,12 @@ func (a *Agent) kernelChanged() {
 	a.kick()
 }
 
+// chainsChanged asks for one that looks for a kube-proxy.
+func (a *Agent) chainsChanged() {
+	a.refiltered.Store(true)
+	a.kernelChanged()
+}
+
 func (a *Agent) cluster() model.Cluster {
 	if c := a.clusterNow.Load(); c != nil {
 		return *c
@@ -342,9 +350,12 @@ func (a *Agent) port() uint16 {
 }
 
 func (a *Agent) warnOverlaps() {
-	over, err := hostnet.Overlaps(a.cluster().PodCIDRs)
+	over, others, err := hostnet.Overlaps(a.cluster().PodCIDRs)
 	if err != nil {
 		a.log.Warn("cannot compare the Pod ranges with the host's routes", "err", err)
+	}
+	if len(others) > 0 {
+		a.log.Info("another network has Pods in the Pod ranges; they stay where they are until they are made anew", "routes", others)
 	}
 	for _, o := range over {
 		a.log.Error("range overlap: Pods cannot reach that network and may take its traffic", "overlap", o)

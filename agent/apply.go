@@ -35,6 +35,7 @@ func (a *Agent) apply() {
 	me.Health = a.checks.set(snap, a.cfg.NodeName, me.Cluster.PodCIDRs)
 	pods := a.localPods()
 	p := makePlan(me, snap, pods, a.tables.build)
+	p.besideOthers(me, snap, a.kernel.kubeProxy)
 	a.relays.set(relayed(snap, pods, me))
 	a.hearFragments(snap, pods, me)
 	if d := a.dns.Load(); d != nil {
@@ -67,6 +68,7 @@ func (a *Agent) apply() {
 type kernelView struct {
 	under     hostnet.Underlay
 	listeners []uint16 // in the steered ranges
+	kubeProxy bool     // its rules are there
 	at        time.Time
 }
 
@@ -80,7 +82,11 @@ func (a *Agent) lookAtKernel() (under hostnet.Underlay, look bool, err error) {
 		a.dirty.Store(true)
 		return under, true, err
 	}
-	a.kernel = kernelView{under, a.lookAtListeners(), time.Now()}
+	proxied := a.kernel.kubeProxy
+	if a.refiltered.Swap(false) || last == nil {
+		proxied = a.seesKubeProxy()
+	}
+	a.kernel = kernelView{under, a.lookAtListeners(), proxied, time.Now()}
 	return a.ordered(under), true, nil
 }
 

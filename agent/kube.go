@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/kube"
 )
@@ -262,6 +264,26 @@ func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
 		}
 		a.log.Warn("Kubernetes gave this node a Pod CIDR that warren cannot use; the node takes another block",
 			"podCIDR", p, "podCIDRs", c.PodCIDRs, "blockBits", c.BlockBits)
+	}
+	return out
+}
+
+// unclaimed are the Pod CIDRs of the Node object that none of the node's blocks is, each with the reason.
+func unclaimed(want, have []netip.Prefix, c model.Cluster, blocks []model.Block) (out []api.Unclaimed) {
+	for _, p := range want {
+		if slices.Contains(have, p) {
+			continue
+		}
+		why := "it was free only after this node had claimed another"
+		switch i := slices.IndexFunc(blocks, func(b model.Block) bool { return b.CIDR.Overlaps(p) }); {
+		case !inRanges(c.PodCIDRs, p.Addr()):
+			why = fmt.Sprintf("it is outside of the Pod ranges %v", c.PodCIDRs)
+		case p.Bits() != c.Bits(p):
+			why = fmt.Sprintf("blocks are /%d", c.Bits(p))
+		case i >= 0:
+			why = fmt.Sprintf("node %s has it", blocks[i].Node)
+		}
+		out = append(out, api.Unclaimed{CIDR: p, Why: why})
 	}
 	return out
 }

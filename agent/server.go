@@ -152,6 +152,9 @@ func (a *Agent) status() api.Status {
 	snap := a.snapshot.Load()
 	if snap != nil {
 		st.Revision, st.ServiceCIDRs = snap.Revision, snap.ServiceCIDRs
+		if len(st.PodCIDRs) > 0 {
+			st.Unclaimed = unclaimed(a.kube.node().PodCIDRs, st.PodCIDRs, a.cluster(), snap.Blocks)
+		}
 	}
 	if s := a.applied.Load(); s != nil {
 		st.Applied, st.MTU, st.Addresses = s.revision, s.plan.MTU, s.plan.Node.Addresses

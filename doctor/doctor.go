@@ -48,8 +48,8 @@ type Node struct {
 	Ranges []netip.Prefix // Pod and Service ranges
 	// Ping sends one echo request of size bytes (IP header included) from this node's Pod-net address, unfragmented.
 	Ping func(ctx context.Context, from, to netip.Addr, size int) error
-	// Overlaps lists the host's routes that overlap any of the ranges.
-	Overlaps func([]netip.Prefix) ([]string, error)
+	// Overlaps lists the host's routes that overlap any of the ranges, and apart from them those of other Pod networks.
+	Overlaps func([]netip.Prefix) (own, others []string, err error)
 	// Chains lists the kernel's packet filter chains.
 	Chains func() ([]Chain, error)
 }
@@ -75,6 +75,8 @@ var checks = []check{
 	{"conflist", conflists},
 	{"kubelet", kubelet},
 	{"kube-proxy", kubeProxy},
+	{"Pod CIDRs", podCIDRs},
+	{"other network", otherNetwork},
 	{"forwarding", forwarding},
 	{"ranges", ranges},
 	{"tunnel", tunnels},

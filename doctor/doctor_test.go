@@ -24,7 +24,7 @@ func healthy(t *testing.T) Node {
 		DNS:      []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		Ranges:   []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.43.0.0/16")},
 		Ping:     func(context.Context, netip.Addr, netip.Addr, int) error { return nil },
-		Overlaps: func([]netip.Prefix) ([]string, error) { return nil, nil },
+		Overlaps: func([]netip.Prefix) (_, _ []string, _ error) { return nil, nil, nil },
 		Chains:   func() ([]Chain, error) { return []Chain{{"filter", "FORWARD", true, false}}, nil }}
 	for path, text := range map[string]string{
 		"/proc/sys/kernel/osrelease": "6.1.0-9-amd64\n", "/proc/sys/net/ipv4/ip_forward": "1\n",
@@ -105,8 +105,17 @@ func TestFindings(t *testing.T) {
 		{"not forwarding", func(t *testing.T, n *Node) { n.write(t, "/proc/sys/net/ipv4/ip_forward", "0\n") }, "forwarding", Problem, "ip_forward"},
 		{"ranges overlap", func(t *testing.T, n *Node) { n.Ranges = append(n.Ranges, netip.MustParsePrefix("10.43.128.0/17")) }, "ranges", Problem, "10.43.0.0/16 and 10.43.128.0/17"},
 		{"host route", func(t *testing.T, n *Node) {
-			n.Overlaps = func([]netip.Prefix) ([]string, error) { return []string{"10.42.0.0/16 overlaps"}, nil }
+			n.Overlaps = func([]netip.Prefix) (_, _ []string, _ error) { return []string{"10.42.0.0/16 overlaps"}, nil, nil }
 		}, "ranges", Problem, "overlaps"},
+		{"another network's routes", func(t *testing.T, n *Node) {
+			n.Overlaps = func([]netip.Prefix) (_, _ []string, _ error) { return nil, []string{"10.42.1.0/24 dev cni0"}, nil }
+		}, "other network", Warning, "10.42.1.0/24 dev cni0"},
+		{"flannel's masquerade", func(t *testing.T, n *Node) {
+			n.Chains = func() ([]Chain, error) { return []Chain{{"nat", "FLANNEL-POSTRTG", false, false}}, nil }
+		}, "other network", Warning, "FLANNEL-POSTRTG"},
+		{"a Pod CIDR not claimed", func(t *testing.T, n *Node) {
+			n.Status.Unclaimed = []api.Unclaimed{{CIDR: netip.MustParsePrefix("10.244.1.0/24"), Why: "node n2 has it"}}
+		}, "Pod CIDRs", Warning, "10.244.1.0/24, but warren's Pods here have 10.42.1.0/24: node n2 has it"},
 		{"blocked port", func(t *testing.T, n *Node) {
 			n.Ping, n.Status.Peers[0].Endpoints = lost(0), []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:51820")}
 			n.Status.Peers[0].LastHandshake = time.Now().Add(-time.Hour)

@@ -138,6 +138,41 @@ func kubeProxy(_ context.Context, n Node) (out []Finding) {
 		"kube-proxy's rules are in the kernel (%s): they translate Services before warren does", strings.Join(names, ", "))}
 }
 
+// podCIDRs: a network before warren gave its Pods addresses of the node's Pod CIDR; other nodes reach those only where
+// warren holds it.
+func podCIDRs(_ context.Context, n Node) (out []Finding) {
+	if n.Status == nil {
+		return unknown("no agent answers")
+	}
+	for _, p := range n.Status.Unclaimed {
+		out = append(out, warning("make Pods anew that another network plugged on this node; warren's own do not mind",
+			"Kubernetes gave this node %s, but warren's Pods here have %s: %s", p.CIDR, words(n.Status.PodCIDRs), p.Why))
+	}
+	return out
+}
+
+// otherNetwork: what the network before warren left behind, or needs until its last Pod is gone.
+func otherNetwork(_ context.Context, n Node) (out []Finding) {
+	_, others, err := n.Overlaps(n.Ranges)
+	if err != nil {
+		return unknown("cannot list the host's routes: %v", err)
+	}
+	if len(others) > 0 {
+		out = append(out, warning("once no Pod of that network is left, remove it and its interfaces", "another network has routes in the Pod ranges: %s", words(others)))
+	}
+	chains, err := n.Chains()
+	if err != nil {
+		return append(out, unknown("cannot list the packet filter's chains: %v", err)...)
+	}
+	for _, c := range chains {
+		if c.Name == "FLANNEL-POSTRTG" || c.Table == "flannel-ipv4" || c.Table == "flannel-ipv6" {
+			return append(out, warning("once flannel is gone, remove them (docs/kubernetes.md), or reboot",
+				"flannel's rules masquerade (%s/%s): Services see this node's address in the place of its Pods'", c.Table, c.Name))
+		}
+	}
+	return out
+}
+
 // forwarding: docker, ufw and firewalld set the policy of forwarded packets to drop, which Pods' packets are.
 func forwarding(_ context.Context, n Node) (out []Finding) {
 	chains, err := n.Chains()
@@ -166,7 +201,7 @@ func ranges(_ context.Context, n Node) (out []Finding) {
 			}
 		}
 	}
-	over, err := n.Overlaps(n.Ranges)
+	over, _, err := n.Overlaps(n.Ranges)
 	if err != nil {
 		return append(out, unknown("cannot list the host's routes: %v", err)...)
 	}

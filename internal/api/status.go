@@ -101,6 +101,8 @@ type Status struct {
 	MTU       int            `json:"mtu"` // bytes, of the tunnel
 	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
 	Addresses []netip.Addr   `json:"addresses"` // the node's own
+	// Unclaimed are those that Kubernetes set aside for the node and that it does not hold.
+	Unclaimed []Unclaimed `json:"unclaimed,omitempty"`
 	// PodRanges are the cluster's, ServiceCIDRs too; DNS are the addresses of cluster DNS that this node answers.
 	PodRanges    []netip.Prefix `json:"podRanges,omitempty"`
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
@@ -171,6 +173,12 @@ type PodLabels struct {
 	Pod    string            `json:"pod"` // namespace/name, as GET of PodsPath shows it
 	Set    map[string]string `json:"set,omitempty"`
 	Remove []string          `json:"remove,omitempty"`
+}
+
+// Unclaimed is a Pod CIDR of the Node object that is not one of the node's blocks.
+type Unclaimed struct {
+	CIDR netip.Prefix `json:"cidr"`
+	Why  string       `json:"why"`
 }
 
 // ForeignPeer is a WireGuard peer that is no node of the cluster: a laptop, a router, a stock wireguard-go.

@@ -29,6 +29,11 @@ const (
 	policyDrop     = 0 // NF_DROP
 )
 
+// KubeProxy reports whether a chain is of those that translate Services for a kube-proxy, in any of its modes.
+func (c Chain) KubeProxy() bool {
+	return c.Name == "KUBE-SERVICES" || c.Name == "KUBE-NODEPORTS" || c.Table == "kube-proxy"
+}
+
 // Chains lists every chain; it only reads. A kernel without nf_tables has none.
 func Chains() ([]Chain, error) {
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|nftGetChain, unix.NLM_F_DUMP)

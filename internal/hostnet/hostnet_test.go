@@ -15,7 +15,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -309,9 +308,15 @@ ip addr add 10.42.0.1/24 dev eth0; for l in eth0 eth1 x0 x1 docker0; do ip link 
 		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil || fmt.Sprint(u.Strangers, u.StrangerLinks) != "[10.42.0.0/24 10.42.5.0/24] [eth0 docker0]" {
 			t.Errorf("strangers %v on %v err %v: expected the routes that lead to links of this host", u.Strangers, u.StrangerLinks, err)
 		}
-		over, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24")})
-		if err != nil || len(over) != 1 || !strings.Contains(over[0], "192.0.2.0/24 dev eth0") {
-			t.Errorf("overlaps %v err %v, expected the route of eth0", over, err)
+		if fmt.Sprint(u.Elsewhere) != "[10.42.6.0/24]" {
+			t.Errorf("elsewhere %v: expected the route that has a gateway", u.Elsewhere)
+		}
+		over, others, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24"), p("10.42.4.0/22")})
+		if err != nil || len(over) != 2 || !strings.Contains(over[0], "10.42.6.0/24 dev eth0") || !strings.Contains(over[1], "192.0.2.0/24 dev eth0") {
+			t.Errorf("overlaps %v err %v, expected the routes of eth0", over, err)
+		}
+		if fmt.Sprint(others) != "[10.42.5.0/24 dev docker0]" {
+			t.Errorf("others %v, expected the bridge's", others)
 		}
 	})
 }
@@ -324,6 +329,18 @@ func addrStrings(list []netip.Addr) (out []string) {
 }
 
 func TestWatchSeesChanges(t *testing.T) {
+	for _, c := range []struct {
+		watch     func(context.Context, func()) error
+		make, end string
+	}{
+		{Watch, "ip rule add pref 99 lookup 7", "ip rule del pref 99 lookup 7"},
+		{WatchChains, "nft add table ip kube-proxy", "nft delete table ip kube-proxy"},
+	} {
+		watchSees(t, c.watch, c.make, c.end)
+	}
+}
+
+func watchSees(t *testing.T, watch func(context.Context, func()) error, change, back string) {
 	inNetns(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		changes, done, started := make(chan struct{}, 100), make(chan error, 1), make(chan struct{})
@@ -334,7 +351,7 @@ func TestWatchSeesChanges(t *testing.T) {
 				return
 			}
 			close(started)
-			done <- Watch(ctx, func() { changes <- struct{}{} })
+			done <- watch(ctx, func() { changes <- struct{}{} })
 		}()
 		ns := make(chan int, 1)
 		nsFD <- ns
@@ -345,7 +362,7 @@ func TestWatchSeesChanges(t *testing.T) {
 		ns <- fd
 		<-started
 		for i := range 200 { // the subscription has no sign of its own; a change it misses is made again
-			sh(t, []string{"ip rule add pref 99 lookup 7", "ip rule del pref 99 lookup 7"}[i%2])
+			sh(t, []string{change, back}[i%2])
 			select {
 			case <-changes:
 				i = 200
@@ -354,10 +371,10 @@ func TestWatchSeesChanges(t *testing.T) {
 			}
 			break
 		}
-		l, err := netlink.LinkByName("lo")
-		if err != nil || netlink.LinkSetUp(l) != nil {
-			t.Error("cannot set lo up")
+		for range len(changes) {
+			<-changes
 		}
+		sh(t, "ip link set lo up; nft add table ip another")
 		<-changes
 		cancel()
 		if err := <-done; err != nil {
@@ -373,4 +390,24 @@ func threadNetns(t *testing.T, fail func()) int {
 	t.Helper()
 	c := <-nsFD
 	return <-c
+}
+
+// A sysctl that was empty is empty again.
+func TestEmptySysctlIsRestored(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		const ports = "ipv4/ip_local_reserved_ports"
+		c := &sysctls{root: "/proc/sys/net", file: filepath.Join(t.TempDir(), "sysctls.json")}
+		if _, err := c.set(Sysctl{Path: ports, Value: "13000-32767", Append: true}); err != nil {
+			t.Fatal(err)
+		}
+		if have, err := c.read(ports); err != nil || have != "13000-32767" {
+			t.Errorf("set: %q %v", have, err)
+		}
+		if err := c.restore(); err != nil {
+			t.Error(err)
+		}
+		if have, err := c.read(ports); err != nil || have != "" {
+			t.Errorf("restored: %q %v", have, err)
+		}
+	})
 }

@@ -26,7 +26,10 @@ type Underlay struct {
 	Strangers []netip.Prefix
 	// StrangerLinks are where those IPv4 routes lead.
 	StrangerLinks []string
-	MTU           int // bytes; 0 without any address
+	// Elsewhere are the destinations inside the excluded ranges to which the host's own routing table knows a gateway:
+	// Pods of other nodes in the network that was here before.
+	Elsewhere []netip.Prefix
+	MTU       int // bytes; 0 without any address
 }
 
 // Source is the address that stands for the node towards a destination.
@@ -99,7 +102,7 @@ func Observe(exclude []netip.Prefix) (Underlay, error) {
 	return u, nil
 }
 
-// strangers notes the routes that lead into the ranges by links of this host; one over a gateway leads to another node.
+// strangers notes the routes that lead into the ranges, by links of this host or over a gateway to another node.
 func (u *Underlay) strangers(routes []netlink.Route, links []netlink.Link, ranges []netip.Prefix) {
 	name := map[int]string{}
 	for _, l := range links {
@@ -107,8 +110,12 @@ func (u *Underlay) strangers(routes []netlink.Route, links []netlink.Link, range
 	}
 	for _, r := range routes {
 		to := prefixOf(r.Dst)
-		if r.Protocol == Protocol || !to.IsValid() || r.Type != unix.RTN_UNICAST || r.Gw != nil ||
+		if r.Protocol == Protocol || !to.IsValid() || r.Type != unix.RTN_UNICAST ||
 			!slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
+			continue
+		}
+		if r.Gw != nil {
+			u.Elsewhere = append(u.Elsewhere, to)
 			continue
 		}
 		u.Strangers = append(u.Strangers, to)
@@ -204,15 +211,15 @@ func defaultLinks(routes []netlink.Route) map[int]bool {
 }
 
 // Overlaps returns the host's own routes (not warren's, not the default) that overlap any of the ranges: a cluster
-// range that is also somebody else's network would cut that network off.
-func Overlaps(ranges []netip.Prefix) ([]string, error) {
-	var out []string
+// range that is also somebody else's network would cut that network off. Those that another Pod network made for its
+// parts of a range are others.
+func Overlaps(ranges []netip.Prefix) (out, others []string, err error) {
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := dump(func() ([]netlink.Route, error) {
 			return netlink.RouteListFiltered(fam, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
+			return nil, nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
 			p := prefixOf(r.Dst)
@@ -220,13 +227,18 @@ func Overlaps(ranges []netip.Prefix) ([]string, error) {
 				continue
 			}
 			for _, c := range ranges {
-				if c.Overlaps(p) {
-					out = append(out, fmt.Sprintf("%s overlaps the host's route %s dev %s", c, p, linkName(r.LinkIndex, &netlink.Dummy{})))
+				dev := linkName(r.LinkIndex, &netlink.Dummy{})
+				switch {
+				case !c.Overlaps(p):
+				case isVirtual(dev) && p.Bits() > c.Bits():
+					others = append(others, fmt.Sprintf("%s dev %s", p, dev))
+				default:
+					out = append(out, fmt.Sprintf("%s overlaps the host's route %s dev %s", c, p, dev))
 				}
 			}
 		}
 	}
-	return out, nil
+	return out, others, nil
 }
 
 // DeleteLink removes a link; one that is already gone is removed.

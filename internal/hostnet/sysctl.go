@@ -114,7 +114,8 @@ func (c *sysctls) restore() error {
 	}
 	var errs []error
 	for path, v := range c.old {
-		if err := os.WriteFile(filepath.Join(c.root, path), []byte(v), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// With its newline: an empty value would be no write at all, and change nothing.
+		if err := os.WriteFile(filepath.Join(c.root, path), []byte(v+"\n"), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("restore sysctl %s=%s: %w", path, v, err))
 		}
 	}
