@@ -12,9 +12,16 @@ import (
 	"github.com/warrennet/warren/internal/hostnet"
 )
 
+// UninstallOptions are what the agent's configuration does not know.
+type UninstallOptions struct {
+	Purge   bool   // also the state directory
+	Plugin  string // the CNI plugin's file
+	Results string // where runtimes keep what plugins answered
+}
+
 // Uninstall removes what warren left on the node and returns the names of what it removed. It succeeds on what is
 // already gone. A running agent is refused: it would put everything back.
-func Uninstall(cfg Config, purge bool, log *slog.Logger) (done []string, err error) {
+func Uninstall(cfg Config, o UninstallOptions, log *slog.Logger) (done []string, err error) {
 	l, err := listen(cfg.RunDir)
 	if err != nil {
 		return nil, fmt.Errorf("stop the agent first: %w", err)
@@ -31,6 +38,9 @@ func Uninstall(cfg Config, purge bool, log *slog.Logger) (done []string, err err
 	if cfg.CNIConfDir != "" {
 		did("CNI conflist", removeFile(filepath.Join(cfg.CNIConfDir, ConflistName)))
 	}
+	if o.Plugin != "" {
+		did("CNI plugin", removeFile(o.Plugin))
+	}
 	links, err := veth.NewKernel(tablePods)
 	if err != nil {
 		return done, err
@@ -44,11 +54,27 @@ func Uninstall(cfg Config, purge bool, log *slog.Logger) (done []string, err err
 	host := hostnet.New(cfg.ProcSysNet, filepath.Join(cfg.StateDir, "sysctls.json"), log)
 	did("routes, rules and sysctls", host.Uninstall(cfg.Interface))
 	did("interface "+cfg.Interface, hostnet.DeleteLink(cfg.Interface))
-	if purge {
+	if o.Purge {
 		did("state directory "+cfg.StateDir, os.RemoveAll(cfg.StateDir))
+		if o.Results != "" {
+			did("kept results of the plugin", removeResults(o.Results))
+		}
 	}
 	did("run directory "+cfg.RunDir, os.RemoveAll(cfg.RunDir))
+	if cfg.UAPIDir != "" {
+		did("socket of wg", removeFile(filepath.Join(cfg.UAPIDir, cfg.Interface+".sock")))
+		_ = os.Remove(cfg.UAPIDir) // if nobody else's socket is in it
+	}
 	return done, errors.Join(errs...)
+}
+
+// removeResults forgets what libcni keeps of each attachment until the same network's DEL, which never comes.
+func removeResults(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "warren-*"))
+	for _, f := range files {
+		err = errors.Join(err, removeFile(f))
+	}
+	return err
 }
 
 func removeFile(path string) error {

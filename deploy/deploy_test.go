@@ -232,6 +232,43 @@ func TestAgentMounts(t *testing.T) {
 	}
 }
 
+// uninstall.yaml runs where the agent may not, removes what the agent has below its host paths, and is not privileged.
+func TestUninstallManifest(t *testing.T) {
+	raw, err := os.ReadFile("kubeadm/uninstall.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, k8sjson.SerializerOptions{Yaml: true, Strict: true})
+	var set *appsv1.DaemonSet
+	for _, doc := range strings.Split(string(raw), "\n---\n") {
+		o, _, err := d.Decode([]byte(doc), nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x, ok := o.(*appsv1.DaemonSet); ok {
+			set = x
+		}
+	}
+	spec, agent := set.Spec.Template.Spec, podSpecs(t)["warren"]
+	not := agent.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchExpressions[0]
+	if not.Operator != corev1.NodeSelectorOpNotIn || len(not.Values) != 1 || spec.NodeSelector[not.Key] != not.Values[0] {
+		t.Errorf("on nodes with %v, the agents on those with %v", spec.NodeSelector, not)
+	}
+	var paths []string
+	for _, v := range spec.Volumes {
+		paths = append(paths, v.HostPath.Path)
+	}
+	if want := "/proc/sys/net /run /var/lib /etc/cni/net.d /opt/cni/bin"; strings.Join(paths, " ") != want {
+		t.Errorf("host paths %v", paths)
+	}
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		sc := c.SecurityContext
+		if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			t.Errorf("%s: %+v", c.Name, sc)
+		}
+	}
+}
+
 // image.sh makes a docker archive of static binaries for the architecture asked for, the same bytes each time.
 func TestImage(t *testing.T) {
 	if testing.Short() {

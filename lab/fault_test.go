@@ -430,7 +430,7 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("a stopped agent must leave the data plane standing; there is only:\n%s", before)
 	}
 	for range 2 {
-		if out, err := l.Output("n1", l.Exe, "uninstall", "--purge"); err != nil {
+		if out, err := l.Output("n1", l.Exe, "uninstall", "--purge", "--plugin=", "--cni-results="); err != nil {
 			t.Errorf("uninstall: %v\n%s", err, out)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 )
 
 func uninstallCmd() *cobra.Command {
+	var o agent.UninstallOptions
+	var idle bool
 	c := &cobra.Command{
 		Use:   "uninstall",
 		Short: "remove everything warren left on this node; the agent must be stopped",
@@ -15,15 +17,15 @@ func uninstallCmd() *cobra.Command {
 			"interfaces, and put the sysctls back. The agent must be stopped. The node's records in etcd stay until\n`warren node rm`; its key, identity and blocks stay in the state directory unless --purge is given.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if idle {
+				<-c.Context().Done()
+				return nil
+			}
 			cfg, err := loadConfig(c)
 			if len(cfg.StateDir) == 0 && err != nil {
 				return err
 			}
-			purge, err := c.Flags().GetBool("purge")
-			if err != nil {
-				return err
-			}
-			done, err := agent.Uninstall(cfg, purge, logger("warn"))
+			done, err := agent.Uninstall(cfg, o, logger("warn"))
 			for _, d := range done {
 				fmt.Fprintln(c.OutOrStdout(), "removed", d)
 			}
@@ -31,6 +33,9 @@ func uninstallCmd() *cobra.Command {
 		},
 	}
 	configFlags(c)
-	c.Flags().Bool("purge", false, "also remove the state directory: key, identity, blocks (this becomes a new node)")
+	c.Flags().BoolVar(&o.Purge, "purge", false, "also remove the state directory: key, identity, blocks (this becomes a new node)")
+	c.Flags().StringVar(&o.Plugin, "plugin", "/opt/cni/bin/warren-cni", "the CNI plugin to remove; empty leaves it")
+	c.Flags().StringVar(&o.Results, "cni-results", "/var/lib/cni/results", "where the runtime keeps what plugins answered; with --purge warren's are removed")
+	c.Flags().BoolVar(&idle, "idle", false, "do nothing until ended, as a DaemonSet's Pod does once an init container has uninstalled")
 	return c
 }
