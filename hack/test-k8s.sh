@@ -1,7 +1,7 @@
 #!/bin/bash
 # A real three-node Kubernetes in network namespaces, with warren as its only network: builds it (once), starts it,
 # deploys deploy/kubeadm/warren.yaml, runs test/k8s, and takes everything down again. The cluster is dual-stack; that of
-# the migration, a second one, is IPv4 only, as the network that it comes from.
+# the migration, a second one, is IPv4 only, as the network that it comes from and goes back to: flannel.
 #   hack/test-k8s.sh [go test flags]     KEEP=1 leaves the cluster up; K8S_BIN names a directory with built programs
 set -eu
 cd "$(dirname "$0")/.."
@@ -15,9 +15,10 @@ rig=$PWD/test/k8s/rig
 export RIG_STATE=${RIG_STATE:-${TMPDIR:-/tmp}/warren-k8s}
 export RIG_BIN=${K8S_BIN:-$RIG_STATE/bin}
 if [ ! -x "$RIG_BIN/kube-proxy" ]; then
-  echo "building Kubernetes, containerd and CoreDNS (some ten minutes on two cores, once)"
+  echo "building Kubernetes, containerd, CoreDNS and flannel (some ten minutes on two cores, once)"
   "$rig/build.sh" "$RIG_BIN"
 fi
+[ -x "$RIG_BIN/flanneld" ] || "$rig/build.sh" "$RIG_BIN" flanneld # binaries from before the migration was from flannel
 make --no-print-directory build
 mkdir -p "$RIG_STATE/images-extra"
 deploy/image.sh "$RIG_STATE/images-extra/warren.tar"
