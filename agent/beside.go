@@ -21,14 +21,18 @@ func (p *plan) besideOthers(me self, snap *model.Snapshot, kubeProxy bool) {
 	}
 }
 
-// elsewhere lets what no living node of warren's holds pass over the tables that lead to the TUN, where the host's own
-// table has a gateway to it.
+// elsewhere lets what no node of warren's has claimed pass over the tables that lead to the TUN, where the host's own table
+// has a gateway to it. What is claimed goes through the tunnel or nowhere, also while its node is away: it is never sent in clear.
 func (p *plan) elsewhere(me self, snap *model.Snapshot) {
+	if snap == noSnapshot {
+		return // nothing is known of claims
+	}
 	held := slices.Clone(me.Blocks)
+	for _, b := range snap.Blocks {
+		held = append(held, b.CIDR)
+	}
 	for _, peer := range p.Peers {
-		if n, known := snap.Node(peer.Name); peer.Foreign || !known || n.Alive {
-			held = append(held, peer.AllowedIPs...)
-		}
+		held = append(held, peer.AllowedIPs...)
 	}
 	for _, e := range me.Underlay.Elsewhere {
 		if slices.ContainsFunc(held, e.Overlaps) {

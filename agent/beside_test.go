@@ -11,24 +11,28 @@ import (
 	"github.com/warrennet/warren/tunnel"
 )
 
-// While nodes come to warren, or leave it, Pods of those without an agent are reached as their network has it.
+// While nodes come to warren, or leave it, Pods of those that hold no block are reached as their network has it. What is
+// claimed is never sent in clear, neither while its node is away nor before anything is known of it.
 func TestElsewhere(t *testing.T) {
 	p := netip.MustParsePrefix
 	me := self{Blocks: []netip.Prefix{p("10.42.1.0/24")}}
-	me.Underlay.Elsewhere = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24")}
+	me.Underlay.Elsewhere = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24"), p("10.42.6.0/24")}
 	x := plan{Peers: []tunnel.Peer{
 		{Name: "n2", AllowedIPs: []netip.Prefix{p("10.42.2.0/24"), p("192.0.2.2/32")}},
 		{Name: "n4", AllowedIPs: []netip.Prefix{p("10.42.4.0/24")}},
 		{Name: "laptop", Foreign: true, AllowedIPs: []netip.Prefix{p("10.42.5.0/24")}}}}
-	x.besideOthers(me, &model.Snapshot{Nodes: []model.Node{{Name: "n2", Alive: true}, {Name: "n4"}}}, false)
+	snap := &model.Snapshot{Nodes: []model.Node{{Name: "n2", Alive: true}, {Name: "n4"}}, Blocks: []model.Block{{CIDR: p("10.42.6.0/24"), Node: "n6"}}}
+	x.besideOthers(me, snap, false)
 	var want []hostnet.Route
-	for _, dst := range []string{"10.42.3.0/24", "10.42.4.0/24"} { // nobody's, and that of a node that left
-		for _, table := range []int{tableSteer, tablePods, tableWorld} {
-			want = append(want, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: p(dst)})
-		}
+	for _, table := range []int{tableSteer, tablePods, tableWorld} {
+		want = append(want, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: p("10.42.3.0/24")}) // nobody's
 	}
 	if !slices.Equal(x.Host.Routes, want) {
 		t.Errorf("%v, expected %v", x.Host.Routes, want)
+	}
+	var early plan
+	if early.besideOthers(me, noSnapshot, false); len(early.Host.Routes) > 0 {
+		t.Errorf("before the first snapshot: %v", early.Host.Routes)
 	}
 }
 
