@@ -59,7 +59,7 @@ type Agent struct {
 	dns        atomic.Pointer[dns.Server]
 	logQueries atomic.Bool                    // of DNS
 	named      atomic.Pointer[model.Snapshot] // that DNS has or is about to have
-	asked      askedServers                   // likewise
+	asked      askedServers                   // only the apply loop uses it
 	heard      atomic.Bool                    // the store has answered since the start
 	pool       *ipam.Pool
 	plug       *plug.Server
@@ -84,7 +84,7 @@ type Agent struct {
 	claiming     sync.Mutex // one claim of blocks at a time
 	verified     bool       // cluster configuration compared; only the member goroutine uses it
 	claimedAt    int64      // store revision of the last claim; claiming guards it
-	registeredAt int64      // store revision of the last write of the node's record; likewise
+	registeredAt int64      // store revision of the last write of the node's record; only the member goroutine uses it
 	publishedAt  int64      // store revision of the last write of a Pod; likewise
 	claimed      chan struct{}
 	haveBlocks   sync.Once

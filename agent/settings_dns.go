@@ -25,10 +25,10 @@ type DNS struct {
 	LogQueries  bool
 }
 
-// The words of the settings, in the order of the package's values.
 // podsVerified needs the Pods of every node.
 const podsVerified = "verified"
 
+// The words of the settings, in the order of the package's values.
 var (
 	dnsPolicies = []string{"sequential", "parallel"}
 	dnsPodModes = []string{"byForm", podsVerified, "off"}

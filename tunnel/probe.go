@@ -2,8 +2,10 @@ package tunnel
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,16 +218,19 @@ func (t *Tunnel) surveyPaths(ctx context.Context) {
 		if n := t.stats.handshakes.Load(); n == handshakes && t.stats.fallbacks.Load() == fallbacks && idle < 5 {
 			idle++ // reading all peers' state is not free
 			continue
-		} else {
-			handshakes, idle = n, 0
 		}
+		handshakes, idle = t.stats.handshakes.Load(), 0
 		if n := t.stats.fallbacks.Load(); n != fallbacks { // the kernel has heard of a narrower path
 			for _, s := range known {
 				s.next = time.Time{}
 			}
 			fallbacks = n
 		}
-		for _, p := range t.Peers() {
+		peers := t.Peers()
+		maps.DeleteFunc(known, func(k model.Key, _ *surveyed) bool {
+			return !slices.ContainsFunc(peers, func(p PeerStatus) bool { return p.PublicKey == k })
+		})
+		for _, p := range peers {
 			if known[p.PublicKey] == nil {
 				known[p.PublicKey] = &surveyed{}
 			}
