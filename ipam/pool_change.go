@@ -7,7 +7,7 @@ import (
 )
 
 // Change rewrites what a record says of its Pod. What the pool itself goes by (attachment, addresses, commit) stays as
-// it was, whatever edit does to it. edit must replace maps and lists that it changes.
+// it was, whatever edit does to it. The record that edit gets is its own, but for the Probe, which it may only replace.
 func (p *Pool) Change(at api.Attachment, edit func(*Record)) (Record, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -59,15 +59,7 @@ func TestMoreThanOneBlock(t *testing.T) {
 		}
 	}
 	everyone()
-	if err := l.StopAgent("n1", syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.StartAgent("n1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.waitNode(ctx, "n1"); err != nil {
-		t.Fatal(err)
-	}
+	killAndStart(t, l, "n1")
 	if st, err := l.Status(ctx, "n1"); err != nil || !slices.Equal(st.PodCIDRs, after.PodCIDRs) {
 		t.Errorf("blocks after a restart: %v %v, expected %v", st.PodCIDRs, err, after.PodCIDRs)
 	}

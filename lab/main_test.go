@@ -74,6 +74,20 @@ func start(t *testing.T, spec Spec) *Lab {
 	return l
 }
 
+// killAndStart ends a node's agent without warning and waits for the next one.
+func killAndStart(t *testing.T, l *Lab, node string) {
+	t.Helper()
+	if err := l.StopAgent(node, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StartAgent(node); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.waitNode(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // run plugs a Pod with the echo server.
 func run(t *testing.T, l *Lab, node, name string, args ...string) *Pod {
 	t.Helper()

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
@@ -53,15 +52,7 @@ func TestPodLabels(t *testing.T) {
 	}
 	onlyHosts(t, client, ask, "far", "p")
 
-	if err := l.StopAgent("n1", syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.StartAgent("n1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.waitNode(t.Context(), "n1"); err != nil {
-		t.Fatal(err)
-	}
+	killAndStart(t, l, "n1")
 	onlyHosts(t, client, ask, "far", "p")
 	if out := sh(t, l, "n1", l.Exe+" pod list"); !strings.Contains(out, "default/p ") || !strings.Contains(out, " app=web,tier=front ") {
 		t.Errorf("pod list says %s", out)

@@ -60,15 +60,7 @@ func TestPodProbe(t *testing.T) {
 
 	server.stop(syscall.SIGKILL)
 	onlyHosts(t, client, ask, "far")
-	if err := l.StopAgent("n1", syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.StartAgent("n1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.waitNode(t.Context(), "n1"); err != nil {
-		t.Fatal(err)
-	}
+	killAndStart(t, l, "n1")
 	for range 20 {
 		if line, err := ask(); err != nil || !strings.HasPrefix(line, "host=far ") {
 			t.Fatalf("after a restart of the agent: %q %v", line, err)

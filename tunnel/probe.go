@@ -39,25 +39,27 @@ const (
 
 // probes are the echo requests under way.
 type probes struct {
-	begun atomic.Bool // there has been one
-	mu    sync.Mutex
-	id    uint16
-	seq   uint16
-	wait  map[uint16]chan struct{}
+	id   atomic.Uint32 // identifier of ours with bit 16 set; 0 before the first
+	mu   sync.Mutex
+	seq  uint16
+	wait map[uint16]chan struct{}
 }
+
+// ours marks that probes has an identifier.
+const ours = 1 << 16
 
 // begin makes room for an answer.
 func (p *probes) begin() (id, seq uint16, answer chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.wait == nil {
-		p.wait, p.id = map[uint16]chan struct{}{}, uint16(rand.Uint32())
+		p.wait = map[uint16]chan struct{}{}
+		p.id.Store(ours | rand.Uint32N(ours))
 	}
 	p.seq++
 	answer = make(chan struct{}, 1)
 	p.wait[p.seq] = answer
-	p.begun.Store(true)
-	return p.id, p.seq, answer
+	return uint16(p.id.Load()), p.seq, answer
 }
 
 func (p *probes) end(seq uint16) {
@@ -71,17 +73,14 @@ const lateProbes = 64
 
 // answered takes the answer to a probe out of the way of other packets.
 func (p *probes) answered(pkt *packet.Packet) bool {
-	if !p.begun.Load() {
-		return false
-	}
 	id, request, ok := pkt.Echo()
-	if !ok || request {
+	if !ok || request || ours|uint32(id) != p.id.Load() {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	seq := pkt.EchoSequence()
-	if id != p.id || p.seq-seq >= lateProbes {
+	if p.seq-seq >= lateProbes {
 		return false
 	}
 	select {
