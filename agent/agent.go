@@ -53,6 +53,7 @@ type Agent struct {
 	relays     relays
 	deaf       deaf
 	datagrams  datagrams
+	fast       fastPods
 	kernel     kernelView
 	podded     podded
 	snats      map[netip.Prefix]netip.Addr // see standIns; only the apply loop uses it
@@ -224,7 +225,9 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), Log: a.log}); err != nil {
+	a.openFastPath()
+	defer a.fast.close()
+	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), FastPath: a.fast.path, Log: a.log}); err != nil {
 		return err
 	}
 	defer func() {

@@ -48,6 +48,7 @@ func (a *Agent) apply() {
 		changed, err = a.host.Set(p.Host)
 		err = errors.Join(append(errs, err)...)
 	}
+	a.setFastPods(look)
 	// After the steering: a flow whose replies are not steered yet would break.
 	if last := a.applied.Load(); !snap.Partial && (last == nil || last.plan.Table != p.Table) {
 		a.lb.Set(p.Table)

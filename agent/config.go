@@ -43,6 +43,7 @@ type Config struct {
 	MTU               int // bytes, 0: derived
 	Zone              string
 	Offload           bool
+	FastPath          bool
 	Keepalive         time.Duration
 	Interface         string
 	StateDir          string
@@ -94,6 +95,7 @@ func DefaultConfig() Config {
 			Healthz: "127.0.0.1:10256", ProxyMetrics: "127.0.0.1:10249"},
 		LBAnnounce: true,
 		Offload:    true,
+		FastPath:   true,
 		Interface:  "warren0",
 		StateDir:   "/var/lib/warren",
 		RunDir:     "/run/warren",

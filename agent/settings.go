@@ -88,6 +88,7 @@ func Settings() []Setting {
 		number("mtu", "MTU of the tunnel in bytes; 0 derives it from the underlay (its MTU less 80)", func(c *Config) *int { return &c.MTU }),
 		text("zone", "topology zone of this node", func(c *Config) *string { return &c.Zone }),
 		boolean("offload", "use the kernel's segmentation offloads where it has them", func(c *Config) *bool { return &c.Offload }),
+		boolean("fastPath", "let the kernel translate flows between Pods of this node and Services with backends here, where it can (Linux 6.6, CAP_BPF)", func(c *Config) *bool { return &c.FastPath }),
 		duration("keepalive", "interval of WireGuard keepalives to every peer, 0 for none (set it behind NAT)", func(c *Config) *time.Duration { return &c.Keepalive }),
 		text("interface", "name of the tunnel interface", func(c *Config) *string { return &c.Interface }),
 		text("stateDir", "directory of what must outlive a reboot: key, identity, blocks, last snapshot", func(c *Config) *string { return &c.StateDir }),

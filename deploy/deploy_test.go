@@ -146,7 +146,7 @@ func TestWritesAreNamed(t *testing.T) {
 // The least that each container gets by with.
 func TestCapabilities(t *testing.T) {
 	want := map[string]string{
-		"warren/agent": "NET_ADMIN NET_RAW NET_BIND_SERVICE", "warren/install-cni": "DAC_OVERRIDE",
+		"warren/agent": "NET_ADMIN NET_RAW NET_BIND_SERVICE BPF", "warren/install-cni": "DAC_OVERRIDE",
 		"warren-etcd/etcd": "", "warren-controller/controller": "",
 	}
 	for workload, spec := range podSpecs(t) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The agent works with the three capabilities that docs/operations.md names: it comes up, plugs Pods, steers Services,
+// The agent works with the three capabilities that docs/operations.md says it cannot do without: it comes up, plugs Pods, steers Services,
 // announces load balancer addresses and answers names.
 func TestAgentWithFewCapabilities(t *testing.T) {
 	t.Parallel()

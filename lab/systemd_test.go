@@ -127,7 +127,7 @@ func (s *systemd) must(args ...string) string {
 }
 
 // The unit of deploy/systemd under a real systemd: a start returns when Pods can be plugged, a killed agent comes back, a stop
-// leaves the data plane standing, and three capabilities are all it has.
+// leaves the data plane standing, and four capabilities are all it has.
 func TestSystemdUnit(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
@@ -149,8 +149,8 @@ func TestSystemdUnit(t *testing.T) {
 
 	main := s.must("systemctl", "show", "-p", "MainPID", "--value", "warren")
 	caps := s.must("grep", "CapEff", "/proc/"+main+"/status")
-	if f := strings.Fields(caps); len(f) != 2 || strings.TrimLeft(f[1], "0") != "3400" {
-		t.Errorf("capabilities %s, expected NET_BIND_SERVICE, NET_ADMIN and NET_RAW (3400)", caps)
+	if f := strings.Fields(caps); len(f) != 2 || strings.TrimLeft(f[1], "0") != "8000003400" {
+		t.Errorf("capabilities %s, expected NET_BIND_SERVICE, NET_ADMIN, NET_RAW and BPF (8000003400)", caps)
 	}
 	s.must("kill", "-KILL", main)
 	eventually(t, "systemd starts it again", func() error {

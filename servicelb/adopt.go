@@ -53,6 +53,8 @@ func (f *flows) adopt(e *entry, slot uint32, inPlace bool) bool {
 		to.copy(e)
 	}
 	to.packets, to.bytes = [2]uint16{}, [2]uint32{} // the process before has told what it knew
+	to.acks[orig].Store(0)                          // a shortcut may have left them far behind
+	to.acks[reply].Store(0)
 	to.gen.Store(0)
 	to.source.Store(f.sources.bucket(f.seed, ko.source().Addr()))
 	f.link(slot, ho, hr)

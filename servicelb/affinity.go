@@ -67,7 +67,7 @@ func (a *affinity) recall(t *Table, f *flows, now uint32) {
 	born := map[sessionKey]time.Duration{} // ago
 	var part []Flow
 	for i := range f.shards {
-		part = f.list(part[:0], uint64(i), now)
+		part = f.list(part[:0], uint64(i), now, nil)
 		for _, x := range part {
 			front := t.front(frontKey{x.Service.Addr(), x.Service.Port(), x.Proto})
 			if x.Masquerade || front == nil || front.affinity == 0 {

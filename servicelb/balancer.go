@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/warrennet/warren/servicelb/fastpath"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,6 +17,8 @@ type Config struct {
 	FlowFile string
 	// MaxFlows bounds the flow table, 0 means 262,144.
 	MaxFlows int
+	// FastPath carries flows between Pods of this node, nil: nothing does. The Balancer does not close it.
+	FastPath *fastpath.Path
 	Log      *slog.Logger
 }
 
@@ -28,6 +31,7 @@ type Balancer struct {
 	view  atomic.Pointer[view]
 	set   sync.Mutex // one Set at a time
 
+	short    *shortcuts
 	sender   atomic.Pointer[func([]byte, Verdict)]
 	affinity affinity
 	pieces   pieces
@@ -60,6 +64,7 @@ func New(c Config) (*Balancer, error) {
 	if err := b.openFlows(c); err != nil {
 		return nil, err
 	}
+	b.short = newShortcuts(c.FastPath, len(b.flows.slots))
 	b.flows.ended = b.settle
 	b.affinity.init()
 	b.view.Store(&view{Table: &Table{}})
@@ -79,6 +84,7 @@ func (b *Balancer) Run(ctx context.Context) error {
 		}
 		now := bootSeconds()
 		b.clock.Store(now)
+		b.watchShortcuts()
 		if now-swept >= sweepEvery || b.flows.pressed() && now != swept {
 			b.flows.sweep(now)
 			swept = now
@@ -100,6 +106,7 @@ func (b *Balancer) Set(t *Table) {
 		b.affinity.recall(t, b.flows, b.now())
 	}
 	b.view.Store(&view{Table: t, gen: b.view.Load().gen + 1})
+	b.short.disarm()
 }
 
 func (b *Balancer) now() uint32 { return b.clock.Load() }

@@ -141,7 +141,7 @@ func (b *Balancer) moved(v *view, e *entry, way int, before, after uint32) {
 		return
 	}
 	switch known := before&bitFailed != 0; {
-	case after&stateMask == tcpAnswered:
+	case after&stateMask == tcpAnswered, after&stateMask == tcpOpen:
 		b.tried(v, e, true)
 	case !known && after&bitFailed != 0, !known && after&stateMask == tcpReset && way == reply:
 		b.tried(v, e, false)

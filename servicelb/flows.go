@@ -20,8 +20,8 @@ type flows struct {
 	shards  [shards]shard
 	room    slotPool
 	sources sourceCounts
-	loads   [loadSlots]atomic.Int32       // flows per backend, by hash
-	ended   func(e *entry, status uint32) // gets each flow that has ended and its last status, or nil
+	loads   [loadSlots]atomic.Int32   // flows per backend, by hash
+	ended   func(slot, status uint32) // gets each flow that has ended and its last status, or nil
 }
 
 const shards = 512
@@ -148,7 +148,7 @@ func (f *flows) end(slot, status uint32) bool {
 	f.unlink(hr, refOf(slot, reply))
 	f.unlockBoth(ho, hr)
 	if f.ended != nil {
-		f.ended(e, status)
+		f.ended(slot, status)
 	}
 	f.count(e, status, -1)
 	e.status.Store(status &^ (stateMask | stateBits))

@@ -23,6 +23,9 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 	}
 	e, way := f.at(ref)
 	slot, _ := unref(ref)
+	if p, st := b.short.place(slot); p != nil {
+		b.catchUp(v, e, st)
+	}
 	status := e.status.Load()
 	if way == orig && reopens(status, p) {
 		s.Unlock()
@@ -49,7 +52,12 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 		b.credit(v, e, way)
 	}
 	to := e.way[1-way]
+	take := in == fromHost && b.renew(v, e, slot, way)
+	status = e.status.Load()
 	s.Unlock()
+	if take {
+		b.take(v, slot, status)
+	}
 	return b.send(v, p, to.destination(), to.source(), in), true
 }
 

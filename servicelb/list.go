@@ -13,7 +13,9 @@ type Flow struct {
 	State                            string
 	// Masquerade: no Service, but a Pod that talks to the world.
 	Masquerade bool
-	Age, Idle  time.Duration
+	// Shortcut: the kernel carries its packets now.
+	Shortcut  bool
+	Age, Idle time.Duration
 }
 
 // Flows returns at most max flows (0: all) for which filter, if any, is true.
@@ -21,7 +23,7 @@ func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
 	var out, part []Flow
 	now := b.now()
 	for i := range b.flows.shards {
-		part = b.flows.list(part[:0], uint64(i), now)
+		part = b.flows.list(part[:0], uint64(i), now, b.short)
 		for _, f := range part {
 			if filter != nil && !filter(f) {
 				continue
@@ -35,7 +37,7 @@ func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
 }
 
 // list appends the flows whose first tuple lies in a shard. What is linked there stays while the lock is held.
-func (f *flows) list(out []Flow, shard uint64, now uint32) []Flow {
+func (f *flows) list(out []Flow, shard uint64, now uint32, short *shortcuts) []Flow {
 	s := &f.shards[shard]
 	s.Lock()
 	defer s.Unlock()
@@ -43,7 +45,11 @@ func (f *flows) list(out []Flow, shard uint64, now uint32) []Flow {
 		for ref := f.heads[bucket]; ref != 0; {
 			e, way := f.at(ref)
 			if state := e.status.Load() & stateMask; way == orig && state > dying {
-				out = append(out, e.flow(state, now))
+				x := e.flow(state, now)
+				slot, _ := unref(ref)
+				_, st := short.place(slot)
+				x.Shortcut = st != nil && st.Armed.Load() != 0
+				out = append(out, x)
 			}
 			ref = e.next[way]
 		}
@@ -72,6 +78,7 @@ func (b *Balancer) Stats() Stats {
 	for why := reason(1); why < reasons; why++ {
 		s.Dropped[reasonNames[why]] = b.counters.dropped[why].Load()
 	}
+	s.Shortcuts = b.short.count()
 	b.gather()
 	s.Services = b.ledger.show(b.view.Load().meters())
 	return s

@@ -77,10 +77,10 @@ func (t *meter) eject() {
 	}
 }
 
-func (t *meter) carry(way int, packets uint16, bytes uint32) {
+func (t *meter) carry(way int, packets, bytes uint64) {
 	if t != nil {
-		t.n[sumPackets+way].Add(uint64(packets))
-		t.n[sumBytes+way].Add(uint64(bytes))
+		t.n[sumPackets+way].Add(packets)
+		t.n[sumBytes+way].Add(bytes)
 	}
 }
 
@@ -145,7 +145,7 @@ func (e *entry) spend(way int) (packets uint16, bytes uint32) {
 func (b *Balancer) credit(v *view, e *entry, way int) {
 	packets, bytes := e.spend(way)
 	if packets > 0 && e.flags&flagMasquerade == 0 {
-		b.meterOf(v, e.front()).carry(way, packets, bytes)
+		b.meterOf(v, e.front()).carry(way, uint64(packets), uint64(bytes))
 	}
 }
 
@@ -157,8 +157,12 @@ func (b *Balancer) meterOf(v *view, k frontKey) *meter {
 }
 
 // settle brings in what an ended flow has carried, and that it was never answered.
-func (b *Balancer) settle(e *entry, status uint32) {
-	v := b.view.Load()
+func (b *Balancer) settle(slot, status uint32) {
+	v, e := b.view.Load(), &b.flows.slots[slot]
+	if p, st := b.short.place(slot); p != nil {
+		b.catchUp(v, e, st)
+	}
+	b.short.leave(slot)
 	if v.ejecting > 0 && status&(stateMask|bitFailed) == tcpSyn && b.now()-e.created >= unanswered {
 		b.tried(v, e, false)
 	}
@@ -181,7 +185,7 @@ func (b *Balancer) gather() {
 	for i := range b.flows.shards {
 		part = b.flows.gather(part[:0], uint64(i))
 		for _, c := range part {
-			b.meterOf(v, c.front).carry(c.way, c.packets, c.bytes)
+			b.meterOf(v, c.front).carry(c.way, uint64(c.packets), uint64(c.bytes))
 		}
 	}
 }

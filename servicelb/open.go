@@ -142,6 +142,9 @@ func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.
 		case inserted:
 			b.counters.opened.Add(1)
 			to := &n.way[reply]
+			if in == fromHost && p.Proto == packet.ProtoTCP {
+				b.take(v, slot, b.flows.slots[slot].status.Load())
+			}
 			return b.send(v, p, to.destination(), to.source(), in)
 		case flowKnown:
 			b.flows.give(slot)

@@ -395,7 +395,7 @@ func (o *oracle) tried(f *oflow, answer bool, flags uint8) {
 	at := obackend{s.ObjectName, p.Name, f.back[0]}
 	x := o.failures[at]
 	switch {
-	case flags == packet.SYN|packet.ACK:
+	case flags&packet.ACK != 0 && flags&packet.RST == 0:
 		delete(o.failures, at)
 	case flags&packet.RST == 0 || x != nil && x.out:
 	default:
@@ -441,7 +441,7 @@ func (f *oflow) state(answer bool, flags uint8) {
 		}
 	case flags&packet.FIN != 0 && f.answered:
 		f.fin[way] = true
-	case answer && flags == packet.SYN|packet.ACK:
+	case answer && flags&packet.ACK != 0:
 		f.answered = true
 	}
 }

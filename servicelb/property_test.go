@@ -18,10 +18,29 @@ func TestAgainstOracle(t *testing.T) {
 	}
 	for seed := range rounds {
 		r := rand.New(rand.NewPCG(seed, 1))
-		history(t, r.IntN, 2000)
+		history(t, r.IntN, 2000, nil)
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
+	}
+}
+
+// The kernel, where it carries a packet, does what the oracle says, and neither tables nor ends of flows escape it.
+func TestShortcutsAgainstOracle(t *testing.T) {
+	rounds, carried := uint64(50), 0
+	if testing.Short() {
+		rounds = 5
+	}
+	for seed := range rounds {
+		k := newKernel(t, 64) // of 4,096 flows
+		history(t, rand.New(rand.NewPCG(seed, 2)).IntN, 2000, k)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+		carried += k.carried
+	}
+	if carried < 20*int(rounds) {
+		t.Errorf("the kernel has carried %d packets in %d rounds", carried, rounds)
 	}
 }
 
@@ -37,20 +56,26 @@ func FuzzAgainstOracle(f *testing.F) {
 			x := int(data[0]) % n
 			data = data[1:]
 			return x
-		}, 300)
+		}, 300, nil)
 	})
 }
 
-// history runs packets and changes through a translator and the oracle.
-func history(t *testing.T, d dice, packets int) {
+// history runs packets and changes through a translator and the oracle, and through the kernel first if there is one.
+func history(t *testing.T, d dice, packets int, k *kernel) {
 	o := &oracle{self: testSelf(), snap: d.snapshot(), sessions: map[string]netip.AddrPort{}, failures: map[obackend]*ofailures{}}
 	var builder Builder
-	b := newBalancer(t, 4096, builder.Build(o.self, o.snap))
+	b := k.balancer(t, 4096, builder.Build(o.self, o.snap))
 	for i := range packets {
-		if d(40) == 0 {
+		if d(40) == 0 && (k == nil || d.yes(25)) {
 			o.change(t, d, &builder, b)
 		}
 		in, proto, src, dst := d.way(o)
+		if f := o.near(d); k != nil && f != nil && d.yes(70) {
+			in, proto, src, dst = fromHost, f.proto, f.orig[0], f.orig[1]
+			if d.yes(50) {
+				src, dst = f.back[0], f.back[1]
+			}
+		}
 		flags := uint8(0)
 		if proto == packet.ProtoTCP {
 			flags = pick(d, []uint8{packet.SYN, packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.ACK, packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.RST | packet.ACK})
@@ -61,7 +86,10 @@ func history(t *testing.T, d dice, packets int) {
 		if in == fromPeer {
 			got = b.Inbound
 		}
-		v := got(p)
+		v, carried := Reflect, in == fromHost && k.carries(t, b, p)
+		if !carried {
+			v = got(p)
+		}
 		if v != Drop {
 			intact(t, p)
 		}
@@ -75,6 +103,20 @@ func history(t *testing.T, d dice, packets int) {
 	if n := len(b.Flows(nil, 0)); n != len(o.flows) {
 		t.Errorf("%d flows, the oracle has %d", n, len(o.flows))
 	}
+}
+
+// near picks a flow between two Pods of this node, or nil.
+func (o *oracle) near(d dice) *oflow {
+	var list []*oflow
+	for _, f := range o.flows {
+		if o.here(f.orig[0].Addr()) && o.here(f.back[0].Addr()) {
+			list = append(list, f)
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return pick(d, list)
 }
 
 // change replaces the objects, or some of them, and compares the incremental table with a fresh one.

@@ -114,19 +114,26 @@ func (e *entry) stepTCP(s uint32, way int, p *packet.Packet) uint32 {
 		}
 		return s
 	case flags&packet.FIN != 0 && s&stateMask >= tcpAnswered:
-		s = s&^stateMask | bitFIN<<way
-		if s&(bitFIN|bitFIN<<1) == bitFIN|bitFIN<<1 {
-			return s | tcpClosing
-		}
-		return s | tcpHalfClosed
+		return closing(s, way)
 	case s&stateMask == tcpSyn && way == reply && flags&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK:
 		return tcpAnswered
+	case s&stateMask == tcpSyn && way == reply && flags&packet.ACK != 0:
+		return tcpOpen // a shortcut of the process before has seen the handshake
 	case s == tcpSyn && way == orig && flags&(packet.SYN|packet.ACK) == packet.SYN && e.seen.Load()-e.created >= unanswered:
 		return s | bitFailed
 	case s == tcpAnswered && way == orig && flags&(packet.SYN|packet.ACK) == packet.ACK:
 		return tcpOpen
 	}
 	return s
+}
+
+// closing is the state after a FIN.
+func closing(s uint32, way int) uint32 {
+	s = s&^stateMask | bitFIN<<way
+	if s&(bitFIN|bitFIN<<1) == bitFIN|bitFIN<<1 {
+		return s | tcpClosing
+	}
+	return s | tcpHalfClosed
 }
 
 // window is how far a sequence number may be from what the other end has acknowledged: more than any flow has in

@@ -77,9 +77,10 @@ type Flow struct {
 	Service  netip.AddrPort `json:"service"` // what the client sent to
 	Source   netip.AddrPort `json:"source"`  // what the backend sees
 	Backend  netip.AddrPort `json:"backend"`
-	Kind     string         `json:"kind"` // service or masquerade
-	Age      int            `json:"age"`  // seconds
-	Idle     int            `json:"idle"` // seconds
+	Kind     string         `json:"kind"`             // service or masquerade
+	Kernel   bool           `json:"kernel,omitempty"` // carries the packets now
+	Age      int            `json:"age"`              // seconds
+	Idle     int            `json:"idle"`             // seconds
 }
 
 // Status is what `warren status` shows of one node. Problems come first for people; everything else is for detail.

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"reflect"
+
+	"github.com/warrennet/warren/cni/veth"
+	"github.com/warrennet/warren/ipam"
+	"github.com/warrennet/warren/servicelb/fastpath"
+)
+
+// fastFlows is how many flows the kernel carries at most; further ones go through the agent.
+const fastFlows = 1 << 15
+
+// fastPods keeps the load balancer's fast path at the Pods' interfaces. Only the apply loop uses it.
+type fastPods struct {
+	path    *fastpath.Path // nil: the kernel has none, or it is switched off
+	records []ipam.Record  // that pods was made from
+	pods    map[netip.Addr]fastpath.Pod
+	err     string // the last one that was told
+}
+
+// openFastPath loads the program. Without it everything works, and Services whose Pods are on the same node are slower.
+func (a *Agent) openFastPath() {
+	if !a.cfg.FastPath {
+		return
+	}
+	path, err := fastpath.New(fastFlows, a.log)
+	if err != nil {
+		a.log.Info("the kernel cannot carry flows between Pods of this node; the agent does", "setting", "fastPath", "err", err)
+		return
+	}
+	a.fast.path = path
+}
+
+func (f *fastPods) close() {
+	if f.path != nil {
+		_ = f.path.Close()
+		f.path = nil
+	}
+}
+
+// setFastPods follows the Pods of this node; look says that interfaces may have come and gone.
+func (a *Agent) setFastPods(look bool) {
+	f := &a.fast
+	if f.path == nil {
+		return
+	}
+	records := a.plug.Pods()
+	if !look && reflect.DeepEqual(records, f.records) {
+		return
+	}
+	f.records = records
+	links, pods, err := fastLinks(records)
+	if err == nil && maps.Equal(pods, f.pods) {
+		return
+	}
+	if err == nil {
+		err = f.path.Attach(links)
+	}
+	if err == nil {
+		f.err = ""
+	} else if f.err != err.Error() {
+		f.err = err.Error()
+		a.log.Warn("flows of some Pods go through the agent", "err", err)
+	}
+	f.pods = pods
+	a.lb.SetPods(pods)
+}
+
+// fastLinks finds the Pods' interfaces: their indexes, and each Pod's by its addresses.
+func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]fastpath.Pod, err error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	links := map[string]net.Interface{}
+	for _, l := range all {
+		links[l.Name] = l
+	}
+	pods = map[netip.Addr]fastpath.Pod{}
+	for _, r := range records {
+		l, ok := links[r.HostIfName]
+		mac, err := veth.ParseMAC(r.MAC)
+		if !ok || err != nil || len(l.HardwareAddr) != len(mac) {
+			continue // being made, or being removed
+		}
+		p := fastpath.Pod{Link: int32(l.Index), HostMAC: fastpath.MAC(l.HardwareAddr), MAC: fastpath.MAC(mac)}
+		indexes = append(indexes, p.Link)
+		for _, addr := range r.Addresses {
+			pods[addr] = p
+		}
+	}
+	return indexes, pods, nil
+}

@@ -1,0 +1,500 @@
+package servicelb
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/fastpath"
+)
+
+// kernel is a fast path whose program runs in the kernel on frames made here. A nil one carries nothing.
+type kernel struct {
+	path    *fastpath.Path
+	pods    map[netip.Addr]fastpath.Pod
+	carried int
+}
+
+func newKernel(t testing.TB, size int) *kernel {
+	t.Helper()
+	path, err := fastpath.New(size, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatalf("this test needs root and Linux 6.6: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := path.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	k := &kernel{path: path, pods: map[netip.Addr]fastpath.Pod{}}
+	for n := range 30 {
+		pod := fastpath.Pod{Link: 1, HostMAC: fastpath.MAC{2, 0, 0, 0, 1, byte(n)}, MAC: fastpath.MAC{2, 0, 0, 0, 2, byte(n)}}
+		a, b := ip("10.42.1.2").As4(), ip("fd42:0:0:1::2").As16()
+		a[3] += byte(n)
+		b[15] += byte(n)
+		k.pods[netip.AddrFrom4(a)], k.pods[netip.AddrFrom16(b)] = pod, pod
+	}
+	return k
+}
+
+func (k *kernel) balancer(t testing.TB, max int, table *Table) *Balancer {
+	t.Helper()
+	if k == nil {
+		return newBalancer(t, max, table)
+	}
+	b, err := New(Config{MaxFlows: max, FastPath: k.path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Set(table)
+	b.SetPods(k.pods)
+	return b
+}
+
+// carries lets the kernel have a packet that a Pod sends. If it carries the packet, p is what the other Pod gets.
+func (k *kernel) carries(t testing.TB, b *Balancer, p *packet.Packet) bool {
+	t.Helper()
+	if k == nil || p.Proto != packet.ProtoTCP && p.Proto != packet.ProtoUDP {
+		return false
+	}
+	pod, ok := k.pods[p.Src]
+	if !ok {
+		return false
+	}
+	frame := append(make([]byte, 12, 14+len(p.Buf)), 0x08, 0x00)
+	if p.Version == 6 {
+		frame[12], frame[13] = 0x86, 0xdd
+	}
+	frame = append(frame, p.Buf...)
+	out, carried, err := k.path.Try(frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !carried {
+		if !bytes.Equal(frame, out) {
+			t.Errorf("the kernel has changed a packet that it did not carry:\n%x\n%x", frame, out)
+		}
+		return false
+	}
+	k.carried++
+	ttl := p.TTL()
+	*p = *parsed(out[14:])
+	to := k.pods[p.Dst]
+	if p.TTL() != ttl-1 || !bytes.Equal(out[:6], to.MAC[:]) || !bytes.Equal(out[6:12], to.HostMAC[:]) || to == pod {
+		t.Errorf("TTL %d, Ethernet header %x", p.TTL(), out[:14])
+	}
+	b.watchShortcuts()
+	return true
+}
+
+// ends are two Pods of this node and a Service of one of them.
+type ends struct {
+	*kernel
+	*Balancer
+	client, vip, back netip.AddrPort
+}
+
+func newEnds(t *testing.T, a places, proto uint8, size int) *ends {
+	k := newKernel(t, size)
+	x := &ends{kernel: k, client: netip.AddrPortFrom(ip(a.pod).Next(), 4000), vip: at(a.vip, 80), back: at(a.pod, 8080)}
+	x.Balancer = k.balancer(t, 64, tableOf(service("web", proto, a.vip, 80, 8080, a.pod)))
+	return x
+}
+
+// send passes a packet by the kernel or the balancer. It says who had it, and what became of it.
+func (x *ends) send(t *testing.T, proto uint8, src, dst netip.AddrPort, flags uint8) (inKernel bool, v Verdict, p *packet.Packet) {
+	t.Helper()
+	p = mk(proto, src, dst, flags)
+	if x.carries(t, x.Balancer, p) {
+		intact(t, p)
+		return true, Reflect, p
+	}
+	v = x.Outbound(p)
+	return false, v, p
+}
+
+// must sends a packet of a way, which has to arrive translated, by the kernel or not.
+func (x *ends) must(t *testing.T, proto uint8, way int, flags uint8, inKernel bool, what string) {
+	t.Helper()
+	src, dst, to := x.client, x.vip, [2]netip.AddrPort{x.client, x.back}
+	if way == reply {
+		src, dst, to = x.back, x.client, [2]netip.AddrPort{x.vip, x.client}
+	}
+	by, v, p := x.send(t, proto, src, dst, flags)
+	if v != Reflect || p.Source() != to[0] || p.Destination() != to[1] {
+		t.Fatalf("%s: %v %v -> %v; counters %v", what, v, p.Source(), p.Destination(), nonzero(x.Stats().Dropped))
+	}
+	if by != inKernel {
+		t.Fatalf("%s: carried by the kernel: %v, expected %v", what, by, inKernel)
+	}
+}
+
+func (x *ends) open(t *testing.T) {
+	t.Helper()
+	x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
+	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, true, "SYN and ACK")
+	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "ACK")
+}
+
+func (x *ends) state(t *testing.T) string {
+	t.Helper()
+	flows := x.Flows(nil, 0)
+	if len(flows) != 1 {
+		t.Fatalf("flows %+v", flows)
+	}
+	return flows[0].State
+}
+
+// tidy checks that nothing is left in the path.
+func (x *ends) tidy(t *testing.T) {
+	t.Helper()
+	x.watchShortcuts()
+	x.watchShortcuts()
+	if s := x.short; s.used != 0 || len(s.owners) != 0 {
+		t.Errorf("%d places and %d keys are left", s.used, len(s.owners))
+	}
+}
+
+func TestShortcutOfAConnection(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		x.open(t)
+		if s := x.state(t); s != "tcp-open" {
+			t.Errorf("%s after the handshake", s)
+		}
+		for range 3 {
+			x.must(t, packet.ProtoTCP, orig, packet.ACK|packet.PSH, true, "data")
+			x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "an answer")
+		}
+		size := uint64(mk(packet.ProtoTCP, x.client, x.vip, packet.ACK).Length)
+		s := x.Stats()
+		if got := s.Services["d/web"]; got.Connections != 1 || got.Requests != (Volume{5, 5 * size}) || got.Replies != (Volume{4, 4 * size}) || s.Shortcuts != 1 {
+			t.Errorf("traffic %+v, %d shortcuts", got, s.Shortcuts)
+		}
+		if !x.Flows(nil, 0)[0].Shortcut {
+			t.Error("the flow's list does not say that the kernel carries it")
+		}
+		x.must(t, packet.ProtoTCP, reply, packet.FIN|packet.ACK, true, "FIN")
+		if s := x.state(t); s != "tcp-half-closed" {
+			t.Errorf("%s after one FIN", s)
+		}
+		x.must(t, packet.ProtoTCP, orig, packet.FIN|packet.ACK, true, "the other FIN")
+		if s := x.state(t); s != "tcp-closing" {
+			t.Errorf("%s after both", s)
+		}
+		x.must(t, packet.ProtoTCP, reply, packet.ACK, false, "the last ACK")
+		x.tidy(t)
+	})
+}
+
+// A table that says the same stops no connection; one without the backend ends it, at its first packet.
+func TestTablesStopShortcuts(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		x.open(t)
+		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, ip(a.pod).Next().Next().String())))
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the first packet under a new table")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the second one")
+		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "an answer")
+		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, ip(a.pod).Next().Next().String())))
+		by, v, p := x.send(t, packet.ProtoTCP, x.client, x.vip, packet.ACK)
+		if by || v != Reply || p.TCPFlags&packet.RST == 0 {
+			t.Fatalf("the backend is gone: carried %v, verdict %v", by, v)
+		}
+		x.tidy(t)
+	})
+}
+
+// Datagrams from one port follow the Service from backend to backend.
+func TestShortcutOfDatagrams(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoUDP, 8)
+		x.must(t, packet.ProtoUDP, orig, 0, false, "a question")
+		x.must(t, packet.ProtoUDP, reply, 0, false, "its answer")
+		x.must(t, packet.ProtoUDP, orig, 0, false, "the second question")
+		x.must(t, packet.ProtoUDP, reply, 0, true, "its answer")
+		x.must(t, packet.ProtoUDP, orig, 0, true, "the third question")
+		x.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
+		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v != Reply {
+			t.Fatalf("no backend: carried %v, verdict %v", by, v)
+		}
+		x.back = netip.AddrPortFrom(ip(a.pod).Next().Next(), 9090)
+		x.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 9090, x.back.Addr().String())))
+		x.must(t, packet.ProtoUDP, orig, 0, false, "a question to the new backend")
+		x.must(t, packet.ProtoUDP, reply, 0, false, "its answer")
+		x.must(t, packet.ProtoUDP, orig, 0, false, "another one")
+		x.must(t, packet.ProtoUDP, orig, 0, true, "and the next")
+		x.Set(Build(testSelf(), snap(nil, nil)))
+		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v == Reflect {
+			t.Fatalf("no Service: carried %v, verdict %v", by, v)
+		}
+		x.tidy(t)
+	})
+}
+
+// A client that takes the same port again while the table has not heard of the FINs yet gets a new flow, and the kernel
+// carries that one.
+func TestShortcutOfAReusedPort(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		for range 5 {
+			x.open(t)
+			for way := range 2 {
+				_, carried, err := x.path.Try(frameOf(x.client, x.vip, x.back, way, packet.FIN|packet.ACK))
+				if err != nil || !carried {
+					t.Fatalf("FIN: carried %v, %v", carried, err)
+				}
+			}
+		}
+		if n := x.Stats().Services["d/web"].Connections; n != 5 {
+			t.Errorf("%d connections, expected 5", n)
+		}
+	})
+}
+
+func frameOf(client, vip, back netip.AddrPort, way int, flags uint8) []byte {
+	p := mk(packet.ProtoTCP, client, vip, flags)
+	if way == reply {
+		p = mk(packet.ProtoTCP, back, client, flags)
+	}
+	frame := append(make([]byte, 12), 0x08, 0x00)
+	if p.Version == 6 {
+		frame[12], frame[13] = 0x86, 0xdd
+	}
+	return append(frame, p.Buf...)
+}
+
+// A RST is believed after gigabytes of which the balancer has seen nothing.
+func TestResetAfterAShortcut(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		x.open(t)
+		far := mk(packet.ProtoTCP, x.back, x.client, packet.ACK)
+		seqAck(far, 1000, 3<<30)
+		if !x.carries(t, x.Balancer, far) {
+			t.Fatal("not carried")
+		}
+		rst := mk(packet.ProtoTCP, x.client, x.vip, packet.RST)
+		seqAck(rst, 3<<30, 0)
+		if x.carries(t, x.Balancer, rst) {
+			t.Fatal("the kernel carries a RST")
+		}
+		want(t, x.Balancer, x.Outbound(rst), Reflect, "RST")
+		if s := x.state(t); s != "tcp-reset" {
+			t.Errorf("%s after the RST", s)
+		}
+		x.must(t, packet.ProtoTCP, reply, packet.ACK, false, "a segment that crossed it")
+		x.tidy(t)
+	})
+}
+
+func seqAck(p *packet.Packet, seq, ack uint32) {
+	h := p.Buf[p.L4:]
+	for i := range 4 {
+		h[4+i], h[8+i] = byte(seq>>(24-8*i)), byte(ack>>(24-8*i))
+	}
+	p.FixChecksum()
+}
+
+// What has no shortcut: hairpins, the node's own connections, remote backends, what goes to the world, DNS.
+func TestWithoutShortcut(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		k := newKernel(t, 8)
+		var svcs []model.Service
+		var slices []model.EndpointSlice
+		add := func(svc model.Service, parts []model.EndpointSlice) {
+			svcs, slices = append(svcs, svc), append(slices, parts...)
+		}
+		add(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod))
+		add(service("far", packet.ProtoTCP, ip(a.vip).Next().String(), 80, 8080, a.far))
+		add(service("dns", packet.ProtoUDP, ip(a.vip).Next().Next().String(), 53, 53, a.pod))
+		b := k.balancer(t, 64, Build(testSelf(), snap(svcs, slices)))
+		other := ip(a.pod).Next().String()
+		for _, c := range []struct {
+			what, from string
+			to         netip.AddrPort
+			proto      uint8
+		}{
+			{"a hairpin", a.pod, at(a.vip, 80), packet.ProtoTCP},
+			{"the node", a.node, at(a.vip, 80), packet.ProtoTCP},
+			{"a remote backend", other, at(ip(a.vip).Next().String(), 80), packet.ProtoTCP},
+			{"the world", other, at(a.outside, 80), packet.ProtoTCP},
+			{"DNS", other, at(ip(a.vip).Next().Next().String(), 53), packet.ProtoUDP},
+		} {
+			flags := uint8(packet.SYN)
+			for range 3 {
+				p := mk(c.proto, at(c.from, 4000), c.to, flags)
+				if k.carries(t, b, p) {
+					t.Errorf("%s: the kernel carries it", c.what)
+				}
+				if v := b.Outbound(p); v != Reflect && v != Peer {
+					t.Errorf("%s: %v", c.what, v)
+				}
+				answer := mk(c.proto, p.Destination(), p.Source(), packet.SYN|packet.ACK)
+				if in := b.Inbound; p.Dst == ip(a.far) || c.what == "the world" {
+					in(answer)
+				} else {
+					b.Outbound(answer)
+				}
+				flags = packet.ACK
+			}
+		}
+		if n := b.Stats().Shortcuts; n != 0 {
+			t.Errorf("%d shortcuts", n)
+		}
+	})
+}
+
+// When all places are taken further flows go the long way, and as they become free, the next ones get them. The last
+// quarter is not for connections that nobody has answered.
+func TestPlacesAreShort(t *testing.T) {
+	a := families["4"]
+	x := newEnds(t, a, packet.ProtoTCP, 8)
+	for port := uint16(1); port <= 20; port++ {
+		p := mk(packet.ProtoTCP, netip.AddrPortFrom(x.client.Addr(), 5000+port), x.vip, packet.SYN)
+		want(t, x.Balancer, x.Outbound(p), Reflect, "SYN")
+	}
+	if n := x.Stats().Shortcuts; n != 6 {
+		t.Errorf("%d places for connections without an answer, expected 6 of 8", n)
+	}
+	x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
+	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, false, "SYN and ACK")
+	x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "ACK")
+	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "data of an answered connection")
+	for range patientTicks + 3 {
+		x.watchShortcuts()
+	}
+	if n, used := x.Stats().Shortcuts, x.short.used; n != 1 || used != 1 {
+		t.Errorf("%d shortcuts, %d places, after nobody has answered the rest", n, used)
+	}
+	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "data")
+}
+
+// A Pod that is not where it was is not reached by the old way.
+func TestPodsMove(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		x.open(t)
+		pods := map[netip.Addr]fastpath.Pod{}
+		for k, v := range x.pods {
+			pods[k] = v
+		}
+		x.SetPods(pods)
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the first packet after a look at the Pods")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the second")
+		moved := map[netip.Addr]fastpath.Pod{}
+		for k, v := range pods {
+			moved[k] = v
+		}
+		p := moved[x.back.Addr()]
+		p.MAC[5]++
+		moved[x.back.Addr()] = p
+		x.kernel.pods = moved
+		x.SetPods(moved)
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the Pod has another interface")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "and the flow a new place")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "which leads to the new one")
+		delete(moved, x.back.Addr())
+		x.SetPods(moved)
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the Pod is gone")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "and stays so")
+	})
+}
+
+// An answer that only the kernel has seen lets an ejected backend back.
+func TestShortcutsCountForEjection(t *testing.T) {
+	a := families["4"]
+	x := newEnds(t, a, packet.ProtoTCP, 8)
+	svc, slices := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, ip(a.pod).Next().Next().String())
+	svc.Annotations = map[string]string{EjectAnnotation: "3"}
+	x.Set(tableOf(svc, slices))
+	r := func() uint64 {
+		f := x.view.Load().front(frontKey{x.vip.Addr(), 80, packet.ProtoTCP})
+		i, _ := f.pool(false).find(x.back)
+		return f.pool(false).records[i].Load()
+	}
+	for port := uint16(4000); ; port++ { // until the choice falls on the backend
+		x.client = netip.AddrPortFrom(x.client.Addr(), port)
+		p := mk(packet.ProtoTCP, x.client, x.vip, packet.SYN)
+		want(t, x.Balancer, x.Outbound(p), Reflect, "SYN")
+		if p.Destination() == x.back {
+			break
+		}
+	}
+	f := x.view.Load().front(frontKey{x.vip.Addr(), 80, packet.ProtoTCP})
+	i, _ := f.pool(false).find(x.back)
+	f.pool(false).records[i].fail(3, x.now(), false)
+	if r() == 0 {
+		t.Fatal("no failure is noted")
+	}
+	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, true, "SYN and ACK")
+	if r() != 0 {
+		t.Error("the answer does not count")
+	}
+}
+
+// A flow whose handshake only the last process's shortcut has seen is an open one for the next.
+func TestHandshakeBeforeAdoption(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
+		p := mk(packet.ProtoTCP, x.back, x.client, packet.ACK|packet.PSH)
+		want(t, x.Balancer, x.Outbound(p), Reflect, "data in the middle")
+		if s := x.state(t); s != "tcp-open" {
+			t.Errorf("%s", s)
+		}
+	})
+}
+
+// Packets, tables, Pods, ticks and ends of flows at once: no place is lost.
+func TestShortcutsUnderLoad(t *testing.T) {
+	a := families["4"]
+	k := newKernel(t, 64)
+	b := k.balancer(t, 256, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
+	stop := make(chan struct{})
+	var changes, packets sync.WaitGroup
+	for _, change := range []func(int){
+		func(i int) { b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080+uint16(i%7/6), a.pod))) },
+		func(int) { pods := k.pods; b.SetPods(pods) },
+		func(int) { b.watchShortcuts() },
+		func(int) { b.Stats(); b.Flows(nil, 0) },
+	} {
+		changes.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					change(i)
+				}
+			}
+		})
+	}
+	for w := range uint16(3) {
+		packets.Go(func() {
+			for i := range uint16(2000) {
+				client := at(ip(a.pod).Next().String(), 5000+1000*w+i%50)
+				p := mk(packet.ProtoTCP, client, at(a.vip, 80), packet.SYN)
+				b.Outbound(p)
+				back := p.Destination()
+				b.Outbound(mk(packet.ProtoTCP, back, client, packet.SYN|packet.ACK))
+				b.Outbound(mk(packet.ProtoTCP, client, at(a.vip, 80), packet.ACK))
+				b.Outbound(mk(packet.ProtoTCP, client, at(a.vip, 80), []uint8{packet.FIN | packet.ACK, packet.RST, packet.ACK}[i%3]))
+				b.Outbound(mk(packet.ProtoTCP, back, client, packet.FIN|packet.ACK))
+			}
+		})
+	}
+	packets.Wait()
+	close(stop)
+	changes.Wait()
+	b.Set(Build(testSelf(), snap(nil, nil)))
+	for _, f := range b.Flows(nil, 0) {
+		b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK))
+	}
+	(&ends{kernel: k, Balancer: b}).tidy(t)
+	b.sound(t)
+}
