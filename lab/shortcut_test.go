@@ -1,0 +1,131 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/warrennet/warren/internal/api"
+)
+
+// carriers counts the open flows to an address by who carries them.
+func carriers(t *testing.T, l *Lab, node string, vip netip.Addr) (kernel, agent int) {
+	t.Helper()
+	var flows []api.Flow
+	if err := json.Unmarshal([]byte(sh(t, l, node, l.Exe+" flows -o json")), &flows); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range flows {
+		switch {
+		case f.Service.Addr() != vip || f.State != "tcp-open":
+		case f.Kernel:
+			kernel++
+		default:
+			agent++
+		}
+	}
+	return kernel, agent
+}
+
+// toService is a Pod under a Service's address.
+func toService(p *Pod, vip netip.Addr) *Pod {
+	c := *p
+	c.Addresses = []netip.Addr{vip}
+	return &c
+}
+
+const iperfPort = "\n  - {name: iperf, port: 5201}"
+
+// From a Pod through a Service to a Pod of its own node the kernel carries what the agent has opened, whatever happens to the
+// agent and to other Services meanwhile; where it may not, the agent does.
+func TestShortcuts(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {Agent: map[string]any{"fastPath": false}}}})
+	for _, node := range []string{"n1", "n2"} {
+		client := labelled(t, l, node, "client"+node, "app=client")
+		backend := labelled(t, l, node, "web"+node, "app=web"+node)
+		applyYAML(t, l, strings.Replace(web("web"+node, "app: web"+node, ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
+		for i, vip := range getSvc(t, l, "web"+node).ips(t) {
+			mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, client.Addresses[i])
+			through(t, l, node, client, backend, vip)
+		}
+	}
+}
+
+// through runs a stream while its agent is killed and another Service comes.
+func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.Addr) {
+	t.Helper()
+	const seconds = 8
+	inKernel := node == "n1"
+	service := fmt.Sprintf(`warren_service_bytes_total{direction="request",service="default/web%s"}`, node)
+	before := metric(t, l, node, service)
+	s := stream(t, l, client, toService(backend, vip), seconds)
+	carried := func(what string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			kernel, agent := carriers(t, l, node, vip)
+			if inKernel != (kernel > 0) || !inKernel && agent == 0 {
+				return fmt.Errorf("%d flows carried by the kernel, %d by the agent", kernel, agent)
+			}
+			return nil
+		})
+	}
+	carried("flows are carried")
+	if n := metric(t, l, node, "warren_flows_in_kernel"); (n > 0) != inKernel {
+		t.Errorf("%s: warren_flows_in_kernel %v", node, n)
+	}
+	first := packetsOf(t, l, node)
+	eventually(t, "the Service's bytes are counted", func() error {
+		if n := metric(t, l, node, service) - before; n < 10<<20 {
+			return fmt.Errorf("%v bytes", n)
+		}
+		return nil
+	})
+	if n := packetsOf(t, l, node) - first; inKernel && n > 1000 {
+		t.Errorf("%d packets came through warren0 meanwhile", n)
+	}
+	applyYAML(t, l, web("other"+strconv.Itoa(int(vip.As16()[15])), "app: nobody", ""))
+	carried("flows are carried after a change of the table")
+	killAndStart(t, l, node)
+	carried("flows are carried after the agent was killed")
+	finish(t, s, seconds)
+}
+
+// packetsOf is how many packets the host has sent into warren0.
+func packetsOf(t *testing.T, l *Lab, node string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(sh(t, l, node, "ip -s -j link show warren0 | grep -o '\"tx\":{[^}]*' | grep -o '\"packets\":[0-9]*' | cut -d: -f2")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// When the Service loses the backend its connections end, though the kernel carries them.
+func TestShortcutEndsWithItsBackend(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 1, Family: Dual})
+	client := labelled(t, l, "n1", "client", "app=client")
+	backend := labelled(t, l, "n1", "web", "app=web")
+	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
+	for _, vip := range getSvc(t, l, "web").ips(t) {
+		mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
+		s := stream(t, l, client, toService(backend, vip), 60)
+		eventually(t, "the kernel carries the stream", func() error {
+			if kernel, _ := carriers(t, l, "n1", vip); kernel == 0 {
+				text := s.text()
+				return errors.New("none yet: " + vip.String() + text[max(0, len(text)-200):])
+			}
+			return nil
+		})
+		sh(t, l, "n1", l.Exe+" pod label web app=gone")
+		if out, _ := s.wait(t, 20e9); !strings.Contains(out, "reset by peer") {
+			t.Errorf("the stream was not reset: %s", out)
+		}
+		sh(t, l, "n1", l.Exe+" pod label web app=web")
+	}
+}
