@@ -8,6 +8,7 @@ import (
 	"reflect"
 
 	"github.com/warrennet/warren/cni/veth"
+	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/servicelb/fastpath"
 )
@@ -77,6 +78,10 @@ func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]fast
 	if err != nil {
 		return nil, nil, fmt.Errorf("list interfaces: %w", err)
 	}
+	shaped, err := hostnet.Shaped()
+	if err != nil {
+		return nil, nil, err
+	}
 	links := map[string]net.Interface{}
 	for _, l := range all {
 		links[l.Name] = l
@@ -87,6 +92,9 @@ func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]fast
 		mac, err := veth.ParseMAC(r.MAC)
 		if !ok || err != nil || len(l.HardwareAddr) != len(mac) {
 			continue // being made, or being removed
+		}
+		if shaped[l.Index] {
+			continue // what goes past the interface goes past its limit
 		}
 		p := fastpath.Pod{Link: int32(l.Index), HostMAC: fastpath.MAC(l.HardwareAddr), MAC: fastpath.MAC(mac)}
 		indexes = append(indexes, p.Link)

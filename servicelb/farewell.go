@@ -29,6 +29,20 @@ func (v *view) otherEnd(e *entry, way int, p *packet.Packet) (f farewell) {
 	return f
 }
 
+// bothEnds makes the farewells of a connection that has ended before anybody sent a packet: what each end expects next is what it has
+// acknowledged last. The entry is locked.
+func (e *entry) bothEnds() (list []farewell) {
+	if e.proto != packet.ProtoTCP || halfOpen(e.status.Load()) {
+		return nil
+	}
+	for way := range e.way {
+		if seq := e.acks[way].Load(); seq != 0 {
+			list = append(list, farewell{e.way[way].destination(), e.way[way].source(), seq})
+		}
+	}
+	return list
+}
+
 // speaksAs reports whether this node still has the address that the backend knows the client by.
 func (v *view) speaksAs(e *entry) bool {
 	source := e.way[reply].destination().Addr()

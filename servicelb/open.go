@@ -143,7 +143,7 @@ func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.
 			b.counters.opened.Add(1)
 			to := &n.way[reply]
 			if in == fromHost && p.Proto == packet.ProtoTCP {
-				b.take(v, slot, b.flows.slots[slot].status.Load())
+				b.take(v, candidate{slot, b.flows.slots[slot].status.Load(), n.way, n.proto, n.flags})
 			}
 			return b.send(v, p, to.destination(), to.source(), in)
 		case flowKnown:

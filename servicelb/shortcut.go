@@ -15,11 +15,16 @@ import (
 //	take     a connection at its first packet, an exchange of datagrams at its third: it gets a place in the path
 //	catch up what the path tells of it (packets, flags, acknowledgements) is brought into the table at every tick, and
 //	         before any packet of it that comes the long way is judged
-//	disarm   whatever may change a verdict (a table, a Pod) stops all shortcuts at once; the next packet of each flow
-//	         comes the long way, is compared with the table as ever, and arms the shortcut again
+//	confirm  whatever may change a verdict (a table, a Pod) stops all shortcuts at once; those that the table still
+//	         confirms are armed again, and both ends of connections that it does not are told; what they or others
+//	         still send comes the long way, where it is judged as ever
 //	leave    when the flow ends; its place is free once no packet can be in the path any more
 //
 // Arming happens under a shard's lock and is taken back if the table has changed meanwhile, so no old verdict survives.
+//
+// A flow stays in the path once it is there, and flows of the process before are brought back at the first table, without
+// waiting for a packet: a host that tracks connections has not seen those in the path, calls what comes the long way in
+// the middle of one invalid, and may have a rule that drops such packets.
 type shortcuts struct {
 	path *fastpath.Path // nil: there are none
 	pods atomic.Pointer[map[netip.Addr]fastpath.Pod]
@@ -83,13 +88,72 @@ func newShortcuts(path *fastpath.Path, slots int) *shortcuts {
 
 // SetPods says by which interfaces the Pods of this node are reached, by address. Without a fast path it does nothing.
 func (b *Balancer) SetPods(pods map[netip.Addr]fastpath.Pod) {
-	if b.short.path != nil {
-		b.short.pods.Store(&pods)
-		b.short.disarm()
+	if b.short.path == nil {
+		return
+	}
+	b.set.Lock()
+	defer b.set.Unlock()
+	b.short.pods.Store(&pods)
+	b.confirmShortcuts()
+}
+
+// confirmShortcuts compares all flows in the path with the table and the Pods. set is locked.
+func (b *Balancer) confirmShortcuts() {
+	b.short.disarm()
+	v := b.view.Load()
+	for n := range b.short.everUsed() {
+		b.confirmShortcut(v, n)
 	}
 }
 
-// disarm stops all shortcuts until each flow has been confirmed anew.
+func (b *Balancer) confirmShortcut(v *view, n uint32) {
+	p, e, unlock := b.holdPlace(n)
+	if p == nil {
+		return
+	}
+	st := b.short.path.State(n)
+	b.catchUp(v, e, st)
+	status := e.status.Load()
+	if v.confirms(e) {
+		e.gen.Store(v.gen)
+		if e.shortens(status) {
+			b.arm(v, p, st)
+		}
+		unlock()
+		return
+	}
+	b.short.leave(p.slot)
+	ends := e.bothEnds()
+	if len(ends) > 0 {
+		e.status.CompareAndSwap(status, status&^(stateMask|stateBits)|tcpReset)
+	}
+	unlock()
+	for _, f := range ends {
+		b.tell(v, f)
+	}
+}
+
+// holdPlace locks a shard of the living flow that has a place. The place is nil if there is none.
+func (b *Balancer) holdPlace(n uint32) (p *place, e *entry, unlock func()) {
+	s := b.short
+	s.mu.Lock()
+	slot, hash := s.places[n].slot, s.places[n].hash
+	s.mu.Unlock()
+	if s.of[slot].Load() != n+1 {
+		return nil, nil, nil
+	}
+	shard := b.flows.shard(hash)
+	shard.Lock()
+	p, e = &s.places[n], &b.flows.slots[slot]
+	status := e.status.Load()
+	if s.of[slot].Load() != n+1 || status/life != p.life || status&stateMask <= dying { // whoever ends it takes it out
+		shard.Unlock()
+		return nil, nil, nil
+	}
+	return p, e, shard.Unlock
+}
+
+// disarm stops all shortcuts.
 func (s *shortcuts) disarm() {
 	if s.path == nil {
 		return
@@ -127,8 +191,10 @@ func (s *shortcuts) place(slot uint32) (*place, *fastpath.State) {
 
 // shortens reports whether flows of this kind can have a shortcut: their ends know each other by their own addresses, and
 // there is more to come than the answer to one question.
-func (e *entry) shortens(status uint32) bool {
-	if e.flags&(flagMasquerade|flagSNAT|flagNodeSource) != 0 {
+func (e *entry) shortens(status uint32) bool { return shortens(e.flags, status) }
+
+func shortens(flags uint8, status uint32) bool {
+	if flags&(flagMasquerade|flagSNAT|flagNodeSource) != 0 {
 		return false
 	}
 	switch status & stateMask {
@@ -181,29 +247,41 @@ func (p *place) holds(pods map[netip.Addr]fastpath.Pod) bool {
 	return true
 }
 
-// take gives a flow a place in the path and arms it. No lock is held; the flow may end meanwhile.
-func (b *Balancer) take(v *view, slot, status uint32) {
-	s, e := b.short, &b.flows.slots[slot]
-	if s.path == nil || !e.shortens(status) || !s.of[slot].CompareAndSwap(0, taking) {
+// candidate is a flow that may get a place, as it was while it was locked: it may end at any moment.
+type candidate struct {
+	slot, status uint32
+	way          [2]tuple
+	proto, flags uint8
+}
+
+func (e *entry) candidate(slot, status uint32) candidate {
+	return candidate{slot, status, e.way, e.proto, e.flags}
+}
+
+// take gives a flow a place in the path and arms it. No lock is held.
+func (b *Balancer) take(v *view, c candidate) {
+	s := b.short
+	if s.path == nil || !shortens(c.flags, c.status) || !s.of[c.slot].CompareAndSwap(0, taking) {
 		return
 	}
-	k := e.key(orig)
-	p := place{slot: slot, life: status / life, proto: e.proto, hash: k.hash(b.flows.seed)}
-	n, mark := s.enter(p, e, halfOpen(status))
+	k := key{tuple: c.way[orig], proto: c.proto}
+	hash := k.hash(b.flows.seed)
+	n, mark := s.enter(c, hash)
 	if mark != 0 {
-		s.of[slot].CompareAndSwap(taking, mark%taking) // a mark, or 0: another packet may try again
+		s.of[c.slot].CompareAndSwap(taking, mark%taking) // a mark, or 0: another packet may try again
 		return
 	}
-	shard := b.flows.shard(p.hash)
+	shard := b.flows.shard(hash)
 	shard.Lock()
 	defer shard.Unlock()
+	e := &b.flows.slots[c.slot]
 	now := e.status.Load()
-	if now/life != p.life || now&stateMask <= dying {
-		s.of[slot].CompareAndSwap(taking, 0)
+	if now/life != c.status/life || now&stateMask <= dying {
+		s.of[c.slot].CompareAndSwap(taking, 0)
 		s.retire(n)
 		return
 	}
-	if !s.of[slot].CompareAndSwap(taking, n+1) {
+	if !s.of[c.slot].CompareAndSwap(taking, n+1) {
 		s.retire(n)
 		return
 	}
@@ -213,21 +291,22 @@ func (b *Balancer) take(v *view, slot, status uint32) {
 }
 
 // enter finds a place for a flow and writes the flow into the path's table. Without success it returns a mark.
-func (s *shortcuts) enter(p place, e *entry, unproven bool) (n, mark uint32) {
+func (s *shortcuts) enter(c candidate, hash uint64) (n, mark uint32) {
 	pods := *s.pods.Load()
-	o, r := &e.way[orig], &e.way[reply]
+	o, r := &c.way[orig], &c.way[reply]
 	here, ok := pods[o.source().Addr()]
 	there, too := pods[r.source().Addr()]
 	if !ok || !too {
 		return 0, unable
 	}
+	p := place{slot: c.slot, life: c.status / life, proto: c.proto, hash: hash}
 	p.ways = [2]fastpath.Way{
 		{In: o.fast(), Out: r.mirrored(), From: here, To: there},
 		{In: r.fast(), Out: o.mirrored(), From: there, To: here},
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n, ok = s.vacant(unproven); !ok {
+	if n, ok = s.vacant(halfOpen(c.status)); !ok {
 		return 0, taking
 	}
 	if s.id++; s.id == 0 {
@@ -244,6 +323,44 @@ func (s *shortcuts) enter(p place, e *entry, unproven bool) (n, mark uint32) {
 		return 0, taking
 	}
 	return n, 0
+}
+
+// adopted are the flows of the process before that may have a place. No packet passes yet.
+func (b *Balancer) adopted() (list []candidate) {
+	if b.short.path == nil {
+		return nil
+	}
+	pods := *b.short.pods.Load()
+	for slot := range b.flows.ever() {
+		e := &b.flows.slots[slot]
+		status := e.status.Load()
+		if status&stateMask <= dying || !shortens(e.flags, status) || len(list) == b.short.path.Size() {
+			continue
+		}
+		if _, ok := pods[e.way[orig].source().Addr()]; ok {
+			list = append(list, e.candidate(slot, status))
+		}
+	}
+	return list
+}
+
+// readmit gives adopted flows that the table confirms a place.
+func (b *Balancer) readmit(v *view, list []candidate) {
+	for _, c := range list {
+		k := key{tuple: c.way[orig], proto: c.proto}
+		h := k.hash(b.flows.seed)
+		shard := b.flows.shard(h)
+		shard.Lock()
+		e := &b.flows.slots[c.slot]
+		ok := b.flows.find(h, &k) == refOf(c.slot, orig) && v.confirms(e)
+		if ok {
+			e.gen.Store(v.gen)
+		}
+		shard.Unlock()
+		if ok {
+			b.take(v, c)
+		}
+	}
 }
 
 func (t *tuple) fast() fastpath.Tuple {
@@ -353,7 +470,13 @@ func (b *Balancer) fold(v *view, e *entry, flags [2]uint32) {
 // nextState is one step of a connection that has sent these flags, or none.
 func nextState(s uint32, flags [2]uint32) (way int, next uint32) {
 	const synAck = uint32(packet.SYN | packet.ACK)
-	switch s & stateMask {
+	state := s & stateMask
+	for way := range flags {
+		if flags[way]&packet.RST != 0 && state >= tcpSyn && state < tcpClosing {
+			return way, tcpReset | s&(bitFIN|bitFIN<<1)
+		}
+	}
+	switch state {
 	case tcpSyn:
 		if flags[reply]&synAck == synAck {
 			return reply, tcpAnswered
@@ -391,30 +514,17 @@ func (b *Balancer) watchShortcuts() {
 }
 
 func (b *Balancer) watchShortcut(n uint32, crowded bool) {
-	s := b.short
-	s.mu.Lock()
-	slot, hash := s.places[n].slot, s.places[n].hash
-	s.mu.Unlock()
-	if s.of[slot].Load() != n+1 {
+	p, e, unlock := b.holdPlace(n)
+	if p == nil {
 		return
 	}
-	shard := b.flows.shard(hash)
-	shard.Lock()
-	defer shard.Unlock()
-	if s.of[slot].Load() != n+1 {
-		return
-	}
-	p, e, st := &s.places[n], &b.flows.slots[slot], s.path.State(n)
-	status := e.status.Load()
-	if status/life != p.life || status&stateMask <= dying {
-		return // whoever ends it takes it out
-	}
-	b.catchUp(b.view.Load(), e, st)
+	defer unlock()
+	b.catchUp(b.view.Load(), e, b.short.path.State(n))
 	p.age++
-	status = e.status.Load()
+	status := e.status.Load()
 	unanswered := status&stateMask == tcpSyn && p.age > patientTicks
 	idle := crowded && b.now()-e.seen.Load() > restless
 	if unanswered || idle || !e.shortens(status) {
-		s.leave(slot)
+		b.short.leave(p.slot)
 	}
 }

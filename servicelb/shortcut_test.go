@@ -2,8 +2,10 @@ package servicelb
 
 import (
 	"bytes"
+	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -197,10 +199,20 @@ func TestTablesStopShortcuts(t *testing.T) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
 		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, ip(a.pod).Next().Next().String())))
-		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the first packet under a new table")
-		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the second one")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the first packet under a new table")
 		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "an answer")
+		var told []*packet.Packet
+		x.SendBy(func(b []byte, to Verdict) { told = append(told, parsed(bytes.Clone(b))) })
 		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, ip(a.pod).Next().Next().String())))
+		if len(told) != 2 || told[0].TCPFlags != packet.RST || told[0].Source() != x.vip || told[0].Destination() != x.client ||
+			told[1].TCPFlags != packet.RST || told[1].Source() != x.client || told[1].Destination() != x.back {
+			t.Fatalf("told %+v", told)
+		}
+		for _, p := range told {
+			if intact(t, p); binary.BigEndian.Uint32(p.Buf[p.L4+4:]) != 1000 {
+				t.Errorf("a RST that %v does not expect", p.Destination())
+			}
+		}
 		by, v, p := x.send(t, packet.ProtoTCP, x.client, x.vip, packet.ACK)
 		if by || v != Reply || p.TCPFlags&packet.RST == 0 {
 			t.Fatalf("the backend is gone: carried %v, verdict %v", by, v)
@@ -280,14 +292,34 @@ func TestResetAfterAShortcut(t *testing.T) {
 		}
 		rst := mk(packet.ProtoTCP, x.client, x.vip, packet.RST)
 		seqAck(rst, 3<<30, 0)
-		if x.carries(t, x.Balancer, rst) {
-			t.Fatal("the kernel carries a RST")
-		}
 		want(t, x.Balancer, x.Outbound(rst), Reflect, "RST")
 		if s := x.state(t); s != "tcp-reset" {
 			t.Errorf("%s after the RST", s)
 		}
 		x.must(t, packet.ProtoTCP, reply, packet.ACK, false, "a segment that crossed it")
+		x.tidy(t)
+	})
+}
+
+// Both ends of a connection may end it by a RST that the kernel carries; one in answer to a SYN is a refusal.
+func TestShortcutOfAReset(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		for way := range 2 {
+			x := newEnds(t, a, packet.ProtoTCP, 8)
+			x.open(t)
+			x.must(t, packet.ProtoTCP, way, packet.RST, true, "RST")
+			if s := x.state(t); s != "tcp-reset" {
+				t.Errorf("%s after the RST", s)
+			}
+			x.must(t, packet.ProtoTCP, 1-way, packet.ACK, false, "a segment that crossed it")
+			x.tidy(t)
+		}
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
+		x.must(t, packet.ProtoTCP, reply, packet.RST|packet.ACK, true, "a refusal")
+		if s := x.state(t); s != "tcp-reset" {
+			t.Errorf("%s after the refusal", s)
+		}
 		x.tidy(t)
 	})
 }
@@ -384,8 +416,7 @@ func TestPodsMove(t *testing.T) {
 			pods[k] = v
 		}
 		x.SetPods(pods)
-		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the first packet after a look at the Pods")
-		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the second")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the first packet after a look at the Pods")
 		moved := map[netip.Addr]fastpath.Pod{}
 		for k, v := range pods {
 			moved[k] = v
@@ -396,7 +427,6 @@ func TestPodsMove(t *testing.T) {
 		x.kernel.pods = moved
 		x.SetPods(moved)
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the Pod has another interface")
-		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "and the flow a new place")
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "which leads to the new one")
 		delete(moved, x.back.Addr())
 		x.SetPods(moved)
@@ -435,6 +465,42 @@ func TestShortcutsCountForEjection(t *testing.T) {
 	if r() != 0 {
 		t.Error("the answer does not count")
 	}
+}
+
+// The flows of the process before are in the path with the first table, before any packet.
+func TestShortcutsAreAdopted(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		file := filepath.Join(t.TempDir(), "flows")
+		table := tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod))
+		x := newEnds(t, a, packet.ProtoTCP, 8)
+		begin := func() {
+			t.Helper()
+			b, err := New(Config{MaxFlows: 64, FlowFile: file, FastPath: x.path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.Balancer = b
+			b.SetPods(x.kernel.pods)
+			b.Set(table)
+		}
+		begin()
+		x.open(t)
+		x.client = netip.AddrPortFrom(x.client.Addr(), 4001)
+		x.open(t)
+		if err := x.Close(); err != nil {
+			t.Fatal(err)
+		}
+		x.kernel = newKernel(t, 8)
+		begin()
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the first packet")
+		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "and an answer")
+		if n := x.Stats().Shortcuts; n != 2 {
+			t.Errorf("%d shortcuts, expected 2", n)
+		}
+		if err := x.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // A flow whose handshake only the last process's shortcut has seen is an open one for the next.

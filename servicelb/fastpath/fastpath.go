@@ -1,6 +1,6 @@
 // Package fastpath lets the kernel carry the packets of flows between two Pods of this node: a BPF program where a Pod's
 // packets enter the node (tcx, Linux 6.6) translates those of the flows it was told of and puts them straight into the
-// other Pod. It decides nothing. Every flow's first packet, every RST, fragment and packet with IP options passes on to
+// other Pod. It decides nothing. Every flow's first packet, every fragment and every packet with IP options passes on to
 // the load balancer, which chooses, checks and ends flows as without it, and takes a flow back with one write to
 // memory that both share.
 //
@@ -53,7 +53,7 @@ type State struct {
 	Packets [2]atomic.Uint64 // since they were last taken; a super-packet is one
 	Bytes   [2]atomic.Uint64 // from the IP header on
 	Acks    [2]atomic.Uint32 // newest TCP acknowledgement of each way, 0 while there is none
-	Flags   [2]atomic.Uint32 // all of SYN, ACK and FIN that each way has sent since they were last taken
+	Flags   [2]atomic.Uint32 // all of SYN, ACK, FIN and RST that each way has sent since they were last taken
 	_       [2]uint32
 }
 

@@ -52,7 +52,7 @@ const (
 
 const (
 	flagFIN, flagSYN, flagRST, flagACK = 0x01, 0x02, 0x04, 0x10
-	noted                              = flagFIN | flagSYN | flagACK
+	noted                              = flagFIN | flagSYN | flagRST | flagACK
 )
 
 // bpf_l4_csum_replace's flags.
@@ -209,7 +209,7 @@ func (f family) carry() (out asm.Instructions) {
 	return out
 }
 
-// transport keeps the flags and the acknowledgement of a TCP segment; what opens and what kills a connection passes on.
+// transport keeps the flags and the acknowledgement of a TCP segment; what opens a connection passes on.
 func (f family) transport() asm.Instructions {
 	out := asm.Instructions{
 		asm.StoreMem(fp, kProto, asm.R4, asm.Byte),
@@ -220,9 +220,6 @@ func (f family) transport() asm.Instructions {
 	out = append(out, atLeast(int32(f.l4)+20)...)
 	return append(out,
 		asm.LoadMem(asm.R5, data, f.l4+13, asm.Byte),
-		asm.Mov.Reg(asm.R3, asm.R5),
-		asm.And.Imm(asm.R3, flagRST),
-		asm.JNE.Imm(asm.R3, 0, "pass"),
 		asm.Mov.Reg(asm.R3, asm.R5),
 		asm.And.Imm(asm.R3, flagSYN|flagACK),
 		asm.JEq.Imm(asm.R3, flagSYN, "pass"),
