@@ -15,6 +15,7 @@ import (
 // then addresses, routes and rules (adds before removals inside each). A part that fails does not stop the others.
 func (a *Agent) apply() {
 	arrived := a.arrived.Swap(0)
+	kept := a.servicesKept()
 	snap := a.snapshot.Load()
 	if snap == nil {
 		snap = noSnapshot
@@ -50,7 +51,11 @@ func (a *Agent) apply() {
 	}
 	a.setFastPods(look)
 	// After the steering: a flow whose replies are not steered yet would break.
-	if last := a.applied.Load(); !snap.Partial && (last == nil || last.plan.Table != p.Table) {
+	switch {
+	case snap.Partial:
+	case kept:
+		a.lb.SetKept(p.Table)
+	default:
 		a.lb.Set(p.Table)
 	}
 	a.setAnnounced(me, snap, p.Peers)

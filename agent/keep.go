@@ -27,6 +27,17 @@ func (a *Agent) fromDisk() bool {
 	return a.kube.objects == nil && !a.snapshot.Load().Partial
 }
 
+// servicesKept reports whether the Services of a snapshot that is loaded later may be those that were kept when the node last
+// ran, and so older than flows that the load balancer has adopted.
+func (a *Agent) servicesKept() bool {
+	if a.kube == nil {
+		return !a.heard.Load()
+	}
+	a.kube.mu.Lock()
+	defer a.kube.mu.Unlock()
+	return a.kube.objects == nil
+}
+
 // offerSnapshot asks for the newest snapshot to be kept on disk.
 func (a *Agent) offerSnapshot(s *model.Snapshot) {
 	if s == noSnapshot || s.Partial {

@@ -87,10 +87,10 @@ func (a *Agent) watchKubernetes(ctx context.Context) {
 // takeStore takes a new snapshot of etcd, and makes it the agent's own.
 func (a *Agent) takeStore(s *model.Snapshot) {
 	a.arrived.CompareAndSwap(0, time.Now().UnixNano())
-	a.heard.Store(true)
+	defer a.kick()
+	defer a.heard.Store(true) // not before the snapshot is there: see servicesKept
 	if a.kube == nil {
 		a.snapshot.Store(s)
-		a.kick()
 		return
 	}
 	k := a.kube
@@ -98,7 +98,6 @@ func (a *Agent) takeStore(s *model.Snapshot) {
 	defer k.mu.Unlock()
 	k.store = s
 	a.snapshot.Store(merge(s, k.objects, a.snapshot.Load()))
-	a.kick()
 }
 
 // takeObjects takes what the API server knows.

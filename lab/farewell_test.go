@@ -3,8 +3,12 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // waiter takes connections and waits for bytes, without keepalive probes of its own.
@@ -52,5 +56,55 @@ func TestServiceDeletedUnderAConnection(t *testing.T) {
 			}
 			return err
 		})
+	}
+}
+
+// What an agent keeps on disk may be older than the youngest connections. They survive its death all the same.
+func TestYoungConnectionSurvivesTheAgent(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	client := labelled(t, l, "n1", "client", "app=client")
+	b, err := l.RunPod(t.Context(), PodSpec{Node: "n2", Name: "far", Labels: map[string]string{"app": "far"}, Args: []string{"python3", "-c", waiter}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the Pods are kept", func() error { return kept(l) })
+	disk := filepath.Join(l.machineDir("n1"), "lib", "warren", "snapshot.json")
+	old, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	applyYAML(t, l, web("far", "app: far", ""))
+	vip := getSvc(t, l, "far").ips(t)[0]
+	k := begin(t, l, in(l, client), "bash", "-c", fmt.Sprintf(`until exec 3<>/dev/tcp/%s/7; do sleep 0.01; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`, vip))
+	eventually(t, "open", func() error {
+		if !strings.Contains(k.text(), "hello") {
+			return errors.New(k.text())
+		}
+		return nil
+	})
+	goesOn := func(when string) {
+		t.Helper()
+		select {
+		case err := <-k.done:
+			k.done <- err
+			t.Fatalf("%s the connection has ended: %v %s", when, err, k.text())
+		case <-time.After(2 * time.Second):
+		}
+	}
+	if err := errors.Join(l.StopAgent("n1", syscall.SIGKILL), l.StopEtcd("etcd1", syscall.SIGKILL), os.WriteFile(disk, old, 0o600), l.StartAgent("n1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.waitNode(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	goesOn("without etcd")
+	if err := l.StartEtcd("etcd1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the agent has met etcd", func() error { return peersKnown(l, 1) })
+	goesOn("with etcd")
+	if out, err := l.PodOutput(b, "ss", "-Htn", "state", "established"); err != nil || strings.TrimSpace(out) == "" {
+		t.Errorf("the connection is gone: %v %q", err, out)
 	}
 }

@@ -28,6 +28,7 @@ type Balancer struct {
 	flows *flows
 	file  *flowFile
 	clock atomic.Uint32 // seconds of CLOCK_BOOTTIME, as of the last tick
+	began uint32        // when the Balancer was made; what is older was adopted
 	view  atomic.Pointer[view]
 	set   sync.Mutex // one Set at a time
 
@@ -43,6 +44,8 @@ type Balancer struct {
 type view struct {
 	*Table
 	gen uint32
+	// since: flows that began up to then are newer than the table, which ends none of them. 0: the table knows all.
+	since uint32
 }
 
 // tick is how often the coarse clock is read; sweepEvery how many seconds pass between walks over all flows.
@@ -60,7 +63,8 @@ func New(c Config) (*Balancer, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	b := &Balancer{log: c.Log}
-	b.clock.Store(bootSeconds())
+	b.began = bootSeconds()
+	b.clock.Store(b.began)
 	if err := b.openFlows(c); err != nil {
 		return nil, err
 	}
@@ -96,17 +100,27 @@ func (b *Balancer) Run(ctx context.Context) error {
 func (b *Balancer) Close() error { return b.file.close() }
 
 // Set makes t the table for all packets from now on. Flows are compared with it when their next packet comes.
-func (b *Balancer) Set(t *Table) {
+func (b *Balancer) Set(t *Table) { b.setView(t, 0) }
+
+// SetKept is Set with a table that may be older than the adopted flows: until the next Set they go on as they are.
+func (b *Balancer) SetKept(t *Table) { b.setView(t, b.began) }
+
+func (b *Balancer) setView(t *Table, since uint32) {
 	b.set.Lock()
 	defer b.set.Unlock()
-	if b.view.Load().Table == t {
+	old := b.view.Load()
+	if old.Table == t && old.since == since {
 		return
 	}
-	if b.view.Load().gen == 0 { // until now no packet has passed
+	v := &view{Table: t, gen: old.gen + 1, since: since}
+	var adopted []candidate
+	if old.gen == 0 { // until now no packet has passed
 		b.affinity.recall(t, b.flows, b.now())
+		adopted = b.adopted()
 	}
-	b.view.Store(&view{Table: t, gen: b.view.Load().gen + 1})
-	b.short.disarm()
+	b.view.Store(v)
+	b.confirmShortcuts()
+	b.readmit(v, adopted)
 }
 
 func (b *Balancer) now() uint32 { return b.clock.Load() }

@@ -23,6 +23,40 @@ func (b *Balancer) kill(t *testing.T) {
 	b.file.lock = nil
 }
 
+// A table from the node's disk may be older than the flows that were adopted: it ends none of them. The next one does.
+func TestKeptTableEndsNothing(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		path := filepath.Join(t.TempDir(), "flows")
+		open := func() *Balancer {
+			b, err := New(Config{FlowFile: path, MaxFlows: 64})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		b := open()
+		b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
+		client, vip := at(a.pod, 4000), at(a.vip, 80)
+		p := mk(packet.ProtoTCP, client, vip, packet.SYN)
+		want(t, b, b.Outbound(p), Peer, "SYN")
+		back := p.Destination()
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b = open()
+		defer b.Close()
+		for range 2 {
+			b.SetKept(Build(testSelf(), snap(nil, nil)))
+			want(t, b, b.Inbound(mk(packet.ProtoTCP, back, client, packet.SYN|packet.ACK)), Reflect, "an answer under a kept table")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), Peer, "data under a kept table")
+		}
+		empty := Build(testSelf(), snap(nil, nil))
+		b.SetKept(empty)
+		b.Set(empty)
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), Reply, "data under the first one that knows")
+	})
+}
+
 func TestAdoption(t *testing.T) {
 	a := families["4"]
 	path := filepath.Join(t.TempDir(), "flows")

@@ -53,10 +53,13 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 	}
 	to := e.way[1-way]
 	take := in == fromHost && b.renew(v, e, slot, way)
-	status = e.status.Load()
+	var c candidate
+	if take {
+		c = e.candidate(slot, e.status.Load())
+	}
 	s.Unlock()
 	if take {
-		b.take(v, slot, status)
+		b.take(v, c)
 	}
 	return b.send(v, p, to.destination(), to.source(), in), true
 }
@@ -77,6 +80,8 @@ func (v *view) confirms(e *entry) bool {
 	switch {
 	case !v.speaksAs(e):
 		return false
+	case e.created <= v.since:
+		return true
 	case e.flags&flagMasquerade != 0:
 		return v.world(e.way[orig].destination().Addr())
 	}
