@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/packet"
 	"github.com/warrennet/warren/servicelb"
 )
 
@@ -17,6 +18,7 @@ const (
 	prefReplies  = 73  // replies of local backends, to 110, their fragments before them: plan_replies.go
 	prefICMP     = 111 // ICMP errors to local Pods
 	prefHostSend = 113 // replies of host-network backends here
+	prefErrors   = 118 // the host's own ICMP errors to what is outside of the cluster
 
 	tableSteer = 100 // everything to the TUN
 	tableNode  = 102 // node addresses that serve node ports, 127.0.0.1 among them
@@ -125,6 +127,7 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: ports, Table: tableMasq})
 			}
 		}
+		h.Rules = append(h.Rules, hostErrors(six))
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if six {
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
@@ -143,6 +146,19 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 	p.hostPorts(me, pods)
 	p.served(me, ranges, st.VIPs)
 	p.serviceSysctls(me)
+}
+
+// hostErrors steers two sorts of errors that the kernel makes: packet-too-big about a packet that the hook has translated and
+// that is too large for a Pod's link, which must speak of the address that the client called; and port unreachable about one
+// that the kernel has put together from fragments and the agent has passed on (datagrams.go), which nobody must see. For a
+// lookup of its own ICMP the kernel keeps type and code where other protocols have the destination port, type first. The rule
+// stands behind those that lead to Pods: such errors pass the TUN anyway, from an address that their nodes let in.
+func hostErrors(six bool) hostnet.Rule {
+	r := hostnet.Rule{Pref: prefErrors, V6: six, IIF: "lo", Proto: packet.ProtoICMP, Dport: hostnet.Ports{Lo: 3<<8 | 3, Hi: 3<<8 | 4}, Table: tableSteer}
+	if six {
+		r.Proto, r.Dport = packet.ProtoICMPv6, hostnet.Ports{Lo: 1<<8 | 4, Hi: 2 << 8} // and what else unreachable has above port
+	}
+	return r
 }
 
 // served leads what the hook serves to it: Service ranges and addresses, the node's own where they take node ports or

@@ -9,6 +9,9 @@ import (
 
 // icmpError sends an error to the end of the flow that caused it, in the words that end knows. It is never balanced.
 func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
+	if in == fromHost && b.refused(v, p) {
+		return b.drop(dropRefusal)
+	}
 	if verdict, ok := b.quoted(v, p); ok {
 		return verdict
 	}
@@ -17,8 +20,36 @@ func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
 		return b.drop(dropNoFlow)
 	case v.leaves(p):
 		return b.drop(dropLeak)
+	case in == fromHost && v.ownError(p):
+		return Reflect
 	}
 	return in.pass(v, p)
+}
+
+// refused reports whether the host says that nobody listens for a packet of a flow. It has put the packet together from
+// fragments and has not seen that the agent passed it on.
+func (b *Balancer) refused(v *view, p *packet.Packet) bool {
+	if !noPort(p) || v.inPods(p.Src) || v.inPods(p.Dst) {
+		return false // a Pod may have called a backend that is this host by the backend's own address
+	}
+	in, ok := p.Inner()
+	if !ok || !in.HasPorts || in.Version != p.Version {
+		return false
+	}
+	k := key{tuple: tupleOf(netip.AddrPortFrom(in.Src, in.SrcPort), netip.AddrPortFrom(in.Dst, in.DstPort)), proto: in.Proto}
+	_, _, known := b.flows.peek(&k)
+	return known
+}
+
+// noPort reports whether an ICMP error is a port unreachable.
+func noPort(p *packet.Packet) bool {
+	return p.Version == 4 && p.ICMPType == 3 && p.ICMPCode == 3 || p.Version == 6 && p.ICMPType == 1 && p.ICMPCode == 4
+}
+
+// ownError reports whether an error speaks of the host's own traffic or of what it forwards for others than Pods. It came here
+// because the kernel's rules cannot tell it from one about a flow.
+func (t *Table) ownError(p *packet.Packet) bool {
+	return !t.inPods(p.Src) && !t.inPods(p.Dst) && !within(t.self.Foreign, p.Dst)
 }
 
 // quoted finds the flow that an error speaks of and rewrites the error. What is quoted was on its way in one

@@ -29,6 +29,7 @@ const (
 	dropNoTable
 	dropChecksum
 	dropNoPod
+	dropRefusal
 	reasons
 )
 
@@ -37,7 +38,7 @@ var reasonNames = [reasons]string{
 	dropPolicy: "local_policy", dropNoEndpoint: "no_endpoint", dropNoPortOfService: "no_service_port",
 	dropNoAddress: "no_service", dropNoListener: "no_listener", dropNoFlow: "no_flow", dropStale: "backend_gone",
 	dropNoSource: "no_source_address", dropNoPort: "ports_exhausted", dropTableFull: "table_full", dropFlood: "flood",
-	dropRace: "race", dropFamily: "family", dropFragment: "fragment", dropLeak: "pod_address", dropLoopback: "loopback", dropNoTable: "no_table", dropChecksum: "bad_checksum", dropNoPod: "no_pod",
+	dropRace: "race", dropFamily: "family", dropFragment: "fragment", dropLeak: "pod_address", dropLoopback: "loopback", dropNoTable: "no_table", dropChecksum: "bad_checksum", dropNoPod: "no_pod", dropRefusal: "host_refusal",
 }
 
 // counters are what happens; only rare events touch them.
