@@ -131,3 +131,23 @@ func bulk(t *testing.T, l *Lab, from, to *Pod, a netip.Addr) {
 		t.Errorf("%s -> %s %s: 20,000 bytes in fragments: %v\n%s", from.Name, to.Name, a, err, out)
 	}
 }
+
+// A UDP server of a node that is bound to no address answers a Pod of another node from the address that the Pod called,
+// whichever of the node's that is; and what it says in fragments too.
+func TestWildcardServerAnswersFromTheAddressCalled(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	client := run(t, l, "n2", "client")
+	begin(t, l, on(l, "n1"), l.Exe, "lab", "echo", "--http", "", "--tcp", ":8099", "--udp", ":8099")
+	sh(t, l, "n1", "ip addr add 192.168.77.111/24 dev eth0")
+	called := append(addrsOf(l.Spec.underlayAddrs("n1")), netip.MustParseAddr("192.168.77.111"))
+	for _, s := range strings.Fields(sh(t, l, "n1", `ip -o addr show dev warren0 | sed -n 's/.* \(10\.42\.[^/]*\|fd42:[^/]*\).*/\1/p'`)) {
+		called = append(called, netip.MustParseAddr(s))
+	}
+	if len(called) != 5 {
+		t.Fatalf("addresses %v, expected two of warren0's among them", called)
+	}
+	for _, a := range called {
+		mustEcho(t, fromPod(l, client), a, 8099, "n1", family(client.Addresses, netip.Addr.Is4, a.Is4())[0])
+	}
+}

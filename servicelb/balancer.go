@@ -36,6 +36,7 @@ type Balancer struct {
 	sender   atomic.Pointer[func([]byte, Verdict)]
 	affinity affinity
 	pieces   pieces
+	calls    calls
 	counters counters
 	ledger   ledger
 }

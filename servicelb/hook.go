@@ -81,6 +81,7 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 	case in == fromPeer && v.leaves(p):
 		return b.drop(dropLeak)
 	case in == fromPeer:
+		b.isCalled(v, p)
 		return Reflect
 	case p.Src.IsLoopback() || p.Dst.IsLoopback():
 		return b.drop(dropLoopback)
@@ -91,6 +92,7 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 	case v.here(p.Dst) && !v.here(p.Src) && !v.local[p.Src]:
 		return b.drop(dropNoPod) // the host has no route to such a Pod but the one to here
 	}
+	b.answersAsCalled(v, p)
 	return in.pass(v, p)
 }
 
