@@ -13,6 +13,7 @@ import (
 const (
 	prefInLocal  = 30  // what the hook gives back is looked up in table local first
 	prefInSkip   = 31  // and then passes over everything that would steer it again
+	prefOwnUDP   = 59  // the host's own datagrams to node ports
 	prefPorts    = 60  // node ports and masqueraded ports, before table local
 	prefLocal    = 70  // table local, moved from 0
 	prefReplies  = 73  // replies of local backends, to 110, their fragments before them: plan_replies.go
@@ -23,6 +24,7 @@ const (
 	tableSteer = 100 // everything to the TUN
 	tableNode  = 102 // node addresses that serve node ports, 127.0.0.1 among them
 	tableMasq  = 104 // node addresses that masquerade
+	tableOwn   = 105 // as tableNode, for the host's own datagrams
 	tableLocal = 255
 )
 
@@ -119,7 +121,8 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 		}
 		h.Rules = append(h.Rules,
 			hostnet.Rule{Pref: prefInLocal, V6: six, IIF: me.Interface, Table: tableLocal},
-			hostnet.Rule{Pref: prefInSkip, V6: six, IIF: me.Interface, Goto: prefPods})
+			hostnet.Rule{Pref: prefInSkip, V6: six, IIF: me.Interface, Goto: prefPods},
+			hostnet.Rule{Pref: prefOwnUDP, V6: six, IIF: "lo", Proto: packet.ProtoUDP, Dport: hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}, Table: tableOwn})
 		for _, proto := range []uint8{6, 17} {
 			h.Rules = append(h.Rules,
 				hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}, Table: tableNode})
@@ -185,9 +188,31 @@ func (p *plan) served(me self, ranges []netip.Prefix, vips []netip.Addr) {
 			from = localhost
 		}
 		lead(tableNode, netip.PrefixFrom(a, a.BitLen()), from)
+		lead(tableOwn, netip.PrefixFrom(a, a.BitLen()), from)
 	}
+	p.narrowOwn()
 	for _, r := range me.NonMasquerade {
 		p.Host.Routes = append(p.Host.Routes, hostnet.Route{Table: tableWorld, Type: hostnet.Throw, Dst: r})
+	}
+}
+
+// narrowOwn keeps what the host sends to its own node ports small enough for the way to any backend. Told that a datagram is
+// too large, the kernel looks the way to its own address up without a port and notes the size in table local, where no
+// datagram to a node port looks. TCP has a socket to note it, and clients on other machines a route.
+func (p *plan) narrowOwn() {
+	least := min(minMTU, p.MTU)
+	for _, peer := range p.Peers {
+		if peer.MTU > 0 {
+			least = min(least, peer.MTU)
+		}
+	}
+	for i := range p.Host.Routes {
+		if r := &p.Host.Routes[i]; r.Table == tableOwn && r.Type == hostnet.Unicast {
+			r.MTU = least
+			if r.Dst.Addr().Is6() {
+				r.MTU = minMTU
+			}
+		}
 	}
 }
 

@@ -89,9 +89,6 @@ func TestFragments(t *testing.T) {
 					mustEcho(t, pod, at, s.Spec.Ports[2].NodePort, b.Name, netip.Addr{})
 				})
 				t.Run(name+what+" node to node port, "+b.Name, func(t *testing.T) {
-					if b == there && !v4 {
-						t.Skip("the kernel does not note the MTU of a path to the node's own address")
-					}
 					mustEcho(t, node, at, s.Spec.Ports[2].NodePort, b.Name, netip.Addr{})
 				})
 				t.Run(name+what+" Pod to cluster address, "+b.Name, func(t *testing.T) {
@@ -103,7 +100,11 @@ func TestFragments(t *testing.T) {
 			}
 			t.Run(name+what+" outside to host port", func(t *testing.T) { mustEcho(t, outside, at, 8081, "host", world) })
 			t.Run(name+what+" Pod to the world", func(t *testing.T) {
+				refusals := capture(t, l, "etcd1", "eth0", "icmp[0:2]==0x0303 or (icmp6 and ip6[40:2]==0x0104)")
 				mustEcho(t, pod, world, 7, "etcd1", at)
+				if text := refusals(); text != "" {
+					t.Errorf("the node refused what it passed on to the Pod:\n%s", text)
+				}
 				if out, err := l.PodOutput(client, "ping", "-c2", "-i0.2", "-W5", "-s", "20000", world.String()); err != nil {
 					t.Errorf("large ping: %v\n%s", err, out)
 				}

@@ -119,6 +119,10 @@ func TestServiceMTU(t *testing.T) {
 					t.Errorf("%s -> %s, %s: the client learnt an MTU of %d, expected %d", c.name, c.addr, b.name, n, b.mtu)
 				}
 			}
+			bulkPort(t, fromMachine(l, "n1"), node, tcp)
+			if n := pathMTU(t, fromMachine(l, "n1"), node, udp, wide); n != 1280 {
+				t.Errorf("n1 -> its own node port, %s: an MTU of %d, expected the 1280 that every way carries", b.name, n)
+			}
 		}
 	}
 	for _, v4 := range []bool{true, false} {
@@ -127,6 +131,55 @@ func TestServiceMTU(t *testing.T) {
 		bulkPort(t, fromPod(l, client), world, 7)
 		if n := pathMTU(t, fromPod(l, client), world, 9, wide); n != uplink {
 			t.Errorf("the Pod learnt an MTU of %d towards %s, expected %d", n, world, uplink)
+		}
+	}
+}
+
+// called says how a closed UDP port answers.
+const called = `
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.connect(socket.getaddrinfo(sys.argv[1], 9, type=socket.SOCK_DGRAM)[0][4])
+try:
+    s.send(b"x")
+    s.recv(1)
+except ConnectionRefusedError:
+    print("refused")
+`
+
+// The errors that the agent looks through for its own flows reach everybody else: who calls a closed port of the node, by its
+// address or its link's, and who is too large for a network that the node forwards to for others.
+func TestHostErrorsReachTheirReceivers(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual})
+	sh(t, l, "n1", `ip netns add guest && ip link add guest type veth peer name eth0 netns guest && ip link set guest up &&
+		ip addr add 198.51.100.1/24 dev guest && ip addr add fd88::1/64 dev guest nodad &&
+		ip -n guest link set lo up && ip -n guest link set eth0 up && ip -n guest addr add 198.51.100.2/24 dev eth0 && ip -n guest addr add fd88::2/64 dev eth0 nodad &&
+		ip -n guest route add default via 198.51.100.1 && ip -n guest -6 route add default via fd88::1 &&
+		ip link set guest mtu 1300 && ip -n guest link set eth0 mtu 1300`)
+	begin(t, l, on(l, "n1"), "ip", "netns", "exec", "guest", "python3", "-c", short)
+	outside := fromMachine(l, "etcd1")
+	sh(t, l, "etcd1", "ip route add 198.51.100.0/24 via 192.168.77.11; ip -6 route add fd88::/64 via fd77::b")
+	link := strings.Fields(sh(t, l, "n1", "ip -o -6 addr show dev eth0 scope link | awk '{print $4}'"))[0]
+	link = strings.Split(link, "/")[0] + "%eth0"
+	guest := asker{"guest", func(args ...string) (string, error) {
+		return l.Output("n1", append([]string{"ip", "netns", "exec", "guest"}, args...)...)
+	}, nil}
+	for _, c := range []struct {
+		asker
+		at []string
+	}{{outside, []string{"192.168.77.11", "fd77::b", link}}, {fromMachine(l, "n2"), []string{"192.168.77.11", "fd77::b", link}},
+		{fromMachine(l, "n1"), []string{"192.168.77.11", "fd77::b"}}, {guest, []string{"198.51.100.1", "fd88::1", "192.168.77.11", "fd77::b"}}} {
+		for _, a := range c.at {
+			if out, err := c.run("python3", "-c", called, a); err != nil || strings.TrimSpace(out) != "refused" {
+				t.Errorf("%s calls a closed port at %s: %q %v, expected to be refused", c.name, a, out, err)
+			}
+		}
+	}
+	for _, a := range []string{"198.51.100.2", "fd88::2"} {
+		if n := pathMTU(t, outside, netip.MustParseAddr(a), 9, 1500); n != 1300 {
+			t.Errorf("an MTU of %d towards %s, expected 1300", n, a)
 		}
 	}
 }

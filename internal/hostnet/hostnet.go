@@ -55,6 +55,7 @@ type Route struct {
 	Dev    string       // Unicast only
 	Src    netip.Addr   // preferred source address, optional
 	Metric int
+	MTU    int // bytes, 0: that of Dev
 }
 
 func (r Route) String() string {
@@ -72,6 +73,9 @@ func (r Route) String() string {
 	}
 	if r.Metric != 0 {
 		s += fmt.Sprintf(" metric %d", r.Metric)
+	}
+	if r.MTU != 0 {
+		s += fmt.Sprintf(" mtu %d", r.MTU)
 	}
 	return s
 }

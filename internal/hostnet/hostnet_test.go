@@ -95,6 +95,8 @@ func desired() State {
 			{Table: 101, Type: Unreachable, Dst: p("10.42.0.0/24")},
 			{Table: 101, Type: Unreachable, Dst: p("fd42::/64")},
 			{Table: 103, Type: Throw, Dst: p("10.0.0.0/8")},
+			{Table: 105, Type: Unicast, Dst: p("192.0.2.7/32"), Dev: "warren0", MTU: 1280},
+			{Table: 105, Type: Unicast, Dst: p("2001:db8::7/128"), Dev: "warren0", MTU: 1280},
 			{Table: 103, Type: Unicast, Dst: p("0.0.0.0/0"), Dev: "warren0"},
 			{Table: 103, Type: Unicast, Dst: p("::/0"), Dev: "warren0"},
 		},
@@ -149,7 +151,7 @@ func TestSetIsIdempotentAndReasserts(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
-		set(t, h, desired(), 1+2+11+9+6+4) // link up, addresses, routes, rules, the moved rule of table local, sysctls
+		set(t, h, desired(), 1+2+13+9+6+4) // link up, addresses, routes, rules, the moved rule of table local, sysctls
 		first := state(t)
 		set(t, h, desired(), 0)
 		for _, harm := range []string{

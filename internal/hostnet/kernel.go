@@ -93,7 +93,7 @@ type place struct {
 func (r Route) place() place { return place{r.Table, r.Metric, r.Dst} }
 
 func (s *setter) addRoute(r Route, ofPod bool) {
-	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, Protocol: Protocol, Family: family(r.Dst.Addr())}
+	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, MTU: r.MTU, Protocol: Protocol, Family: family(r.Dst.Addr())}
 	switch r.Type {
 	case Blackhole:
 		k.Type = unix.RTN_BLACKHOLE
@@ -123,7 +123,7 @@ func (s *setter) addRoute(r Route, ofPod bool) {
 }
 
 func (s *setter) fromKernel(k netlink.Route, family int) Route {
-	r := Route{Table: k.Table, Type: Unicast, Metric: k.Priority}
+	r := Route{Table: k.Table, Type: Unicast, Metric: k.Priority, MTU: k.MTU}
 	switch k.Type {
 	case unix.RTN_BLACKHOLE:
 		r.Type = Blackhole
