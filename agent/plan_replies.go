@@ -65,18 +65,20 @@ func steerReplies(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Ru
 	return append(out, dispatch...)
 }
 
-// steerFragments brings the fragments of datagrams between two Pods of this node to the TUN: no rule that names ports
-// matches one, not even the first. So the rule names none, and whole datagrams pass over it. Towards everything else the
-// TUN is on the fragments' way already. A whole one from port 65535 is taken along, which does it no harm.
-func steerFragments(from netip.Prefix, blocks []netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
-	if !slices.ContainsFunc(targets, func(t servicelb.Port) bool { return t.Proto == packet.ProtoUDP }) {
-		return nil
-	}
+// steerFragments brings the fragments of UDP and SCTP to other Pods of this node, and to what sees Pods as they are, to the TUN:
+// no rule that names ports matches one, not even the first. So the rule names none, and whole datagrams pass over it. Towards
+// everything else the TUN is on the fragments' way already. A whole one from port 65535 is taken along, which does it no harm.
+func steerFragments(from netip.Prefix, past []netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
 	six := from.Addr().Is6()
-	out = append(out, hostnet.Rule{Pref: prefHasPorts, V6: six, From: from, Proto: packet.ProtoUDP, Sport: everyPort, Goto: prefReplies})
-	for _, b := range blocks {
-		if b.Addr().Is6() == six {
-			out = append(out, hostnet.Rule{Pref: prefFragments, V6: six, From: from, To: b, Proto: packet.ProtoUDP, Table: tableSteer})
+	for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoSCTP} {
+		if !slices.ContainsFunc(targets, func(t servicelb.Port) bool { return t.Proto == proto }) {
+			continue
+		}
+		out = append(out, hostnet.Rule{Pref: prefHasPorts, V6: six, From: from, Proto: proto, Sport: everyPort, Goto: prefReplies})
+		for _, b := range past {
+			if b.Addr().Is6() == six {
+				out = append(out, hostnet.Rule{Pref: prefFragments, V6: six, From: from, To: b, Proto: proto, Table: tableSteer})
+			}
 		}
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
 	"github.com/warrennet/warren/servicelb"
 )
@@ -50,11 +51,14 @@ func targetsOf(set map[servicelb.Port]bool) []servicelb.Port {
 	return out
 }
 
-func isUDP(p servicelb.Port) bool { return p.Proto == packet.ProtoUDP }
+// fragments reports whether a target's answers may be fragmented.
+func fragments(p servicelb.Port) bool {
+	return p.Proto == packet.ProtoUDP || p.Proto == packet.ProtoSCTP
+}
 
 // At every single step from one set of ports to another, in the order in which hostnet adds and removes, the ports of
-// both sets are steered and those of neither are not; so are fragments of datagrams, if there are UDP ports. All datagrams
-// may be while the last UDP port goes.
+// both sets are steered and those of neither are not; so are fragments of UDP and SCTP, if there are ports of theirs. All of
+// theirs may be while the last port goes.
 func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 	from := netip.MustParsePrefix("10.42.0.0/16")
 	protos := []uint8{6, 17, 132}
@@ -77,19 +81,20 @@ func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 			check := func() {
 				t.Helper()
 				kernel := byPref(now)
-				leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool { return r.Pref == prefHasPorts })
 				for _, proto := range protos {
+					leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool { return r.Pref == prefHasPorts && r.Proto == proto })
+					ofProto := func(p servicelb.Port) bool { return p.Proto == proto }
 					for port := uint16(1); port <= 61; port++ {
 						p := servicelb.Port{Proto: proto, Port: port}
 						was, is := slices.Contains(before, p), slices.Contains(after, p)
 						got, _ := walk(kernel, proto, port)
-						if more := got && !was && !is; was && is && !got || more && !(leaving && isUDP(p)) {
+						if more := got && !was && !is; was && is && !got || more && !(leaving && fragments(p)) {
 							t.Fatalf("seed %d: %v: steered %v, was a target: %v, is one: %v\n%v", seed, p, got, was, is, now)
 						}
 					}
-					was, is := slices.ContainsFunc(before, isUDP), slices.ContainsFunc(after, isUDP)
-					if got, _ := walk(kernel, proto, 0); got && proto != packet.ProtoUDP || proto == packet.ProtoUDP && (was && is && !got || !was && !is && got) {
-						t.Fatalf("seed %d: fragments of protocol %d: steered %v; UDP ports before: %v, after: %v\n%v", seed, proto, got, was, is, now)
+					was, is := slices.ContainsFunc(before, ofProto), slices.ContainsFunc(after, ofProto)
+					if got, _ := walk(kernel, proto, 0); got && proto == packet.ProtoTCP || proto != packet.ProtoTCP && (was && is && !got || !was && !is && got) {
+						t.Fatalf("seed %d: fragments of protocol %d: steered %v; its ports before: %v, after: %v\n%v", seed, proto, got, was, is, now)
 					}
 				}
 			}
@@ -112,11 +117,34 @@ func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 			}
 			for _, p := range after {
 				got, _ := walk(byPref(now), p.Proto, p.Port)
-				if fragments, _ := walk(byPref(now), p.Proto, 0); !got || fragments != isUDP(p) {
-					t.Fatalf("seed %d: %v is steered in the end: %v, its fragments: %v", seed, p, got, fragments)
+				if pieces, _ := walk(byPref(now), p.Proto, 0); !got || pieces != fragments(p) {
+					t.Fatalf("seed %d: %v is steered in the end: %v, its fragments: %v", seed, p, got, pieces)
 				}
 			}
 		}
+	}
+}
+
+// Fragments show no ports, and to a destination that sees Pods as they are no other rule leads through the TUN.
+func TestFragmentsWithoutMasqueradeAreSteered(t *testing.T) {
+	me, snap := testCluster()
+	me.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24"), pfx("2001:db8::/32")}
+	has := func() (out []netip.Prefix) {
+		for _, r := range makePlan(me, snap, nil, servicelb.Build).Host.Rules {
+			if r.Pref == prefFragments {
+				out = append(out, r.To)
+			}
+		}
+		return out
+	}
+	if got := has(); got != nil {
+		t.Errorf("without a backend for UDP: %v", got)
+	}
+	snap.Services = []model.Service{{ObjectName: model.ObjectName{Name: "s"}, ClusterIPs: []netip.Addr{ip("10.43.0.9")}, Ports: []model.ServicePort{{Protocol: model.UDP, Port: 80}}}}
+	snap.Slices = []model.EndpointSlice{{ObjectName: model.ObjectName{Name: "s-1"}, Service: "s", Ports: []model.EndpointPort{{Protocol: model.UDP, Port: 80}},
+		Endpoints: []model.Endpoint{{Addr: ip("10.42.0.3"), Ready: true, Serving: true}}}}
+	if got, want := has(), []netip.Prefix{pfx("10.42.0.0/24"), pfx("192.0.2.0/24"), pfx("fd42::/64"), pfx("2001:db8::/32")}; !slices.Equal(got, want) {
+		t.Errorf("%v, expected %v", got, want)
 	}
 }
 

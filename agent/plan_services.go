@@ -284,7 +284,7 @@ func (p *plan) replies(me self, st servicelb.Steering) {
 	for _, r := range me.Cluster.PodCIDRs {
 		six := r.Addr().Is6()
 		h.Rules = append(h.Rules, steerReplies(r, st.Targets)...)
-		h.Rules = append(h.Rules, steerFragments(r, me.Blocks, st.Targets)...)
+		h.Rules = append(h.Rules, steerFragments(r, slices.Concat(me.Blocks, me.NonMasquerade), st.Targets)...)
 		for _, t := range st.HostTargets {
 			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostSend, V6: six, IIF: "lo", To: r, Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableSteer})
