@@ -128,6 +128,90 @@ func TestFragments(t *testing.T) {
 	}
 }
 
+// What a destination that sees Pods as they are sends to a node port in fragments is answered in fragments from there.
+func TestFragmentsWithoutMasquerade(t *testing.T) {
+	t.Parallel()
+	var all []string
+	spec := Spec{Nodes: 1, Family: Dual, Underlay: Dual}
+	for _, a := range spec.underlayAddrs("etcd1") {
+		all = append(all, a.Masked().String())
+	}
+	spec.Agent = map[string]any{"nonMasquerade": all}
+	l := start(t, spec)
+	labelled(t, l, "n1", "p", "app=p")
+	applyYAML(t, l, web("p", "app: p", "  type: NodePort"))
+	s, outside := getSvc(t, l, "p"), fromMachine(l, "etcd1")
+	for _, at := range addrsOf(l.Spec.underlayAddrs("n1")) {
+		mustEcho(t, outside, at, s.Spec.Ports[2].NodePort, "p", family(outside.at, netip.Addr.Is4, at.Is4())[0])
+	}
+}
+
+// sctp is one end of an exchange of SCTP packets, by raw sockets, for a kernel without that protocol: a server that sends each
+// packet back if its checksum is right, or a client of it that prints how many bytes came back right.
+const sctp = `
+import socket, struct, sys
+table = []
+for i in range(256):
+    for _ in range(8):
+        i = i >> 1 ^ 0x82f63b78 * (i & 1)
+    table.append(i)
+def seal(b):
+    b, crc = b[:8] + bytes(4) + b[12:], 0xffffffff
+    for x in b:
+        crc = crc >> 8 ^ table[(crc ^ x) & 255]
+    return b[:8] + struct.pack("<I", crc ^ 0xffffffff) + b[12:]
+def end(v6):
+    return socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, 132)
+def get(s, v6):
+    b, peer = s.recvfrom(65535)
+    return b if v6 else b[20:], peer[0]
+def serve(v6, port):
+    s = end(v6)
+    while True:
+        b, peer = get(s, v6)
+        if seal(b) == b and b[2:4] == struct.pack(">H", port):
+            s.sendto(seal(b[2:4] + b[:2] + b[4:]), (peer, 0))
+if sys.argv[1] == "serve":
+    import threading
+    for v6 in (False, True):
+        threading.Thread(target=serve, args=(v6, int(sys.argv[2]))).start()
+else:
+    host, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    v6 = ":" in host
+    s = end(v6)
+    s.settimeout(2)
+    s.connect((host, 0)) # otherwise the kernel does not note what it is told of the path
+    ask = seal(struct.pack(">HHII", 4000, port, 1, 0) + bytes([0, 3]) + struct.pack(">H", size - 12) + b"x" * (size - 16))
+    s.send(ask)
+    while True:
+        b, peer = get(s, v6)
+        if seal(b) == b and b[:4] == ask[2:4] + ask[:2] and b[12:] == ask[12:]:
+            print(len(b))
+            break
+`
+
+// SCTP in fragments reaches a backend that listens on another port than the Service, here and on another node, and comes back.
+func TestSCTPFragments(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {MTU: 1400}}})
+	client := labelled(t, l, "n1", "client", "app=client")
+	for name, node := range map[string]string{"here": "n1", "there": "n2"} {
+		begin(t, l, in(l, labelled(t, l, node, name, "app="+name)), "python3", "-c", sctp, "serve", "5000")
+		applyYAML(t, l, strings.Replace(web(name, "app: "+name, ""), "{name: tcp, port: 7}", "{name: sctp, port: 2905, targetPort: 5000, protocol: SCTP}", 1))
+		for _, a := range getSvc(t, l, name).ips(t) {
+			for _, size := range datagramSizes {
+				eventually(t, fmt.Sprintf("%d bytes to %s, %s", size, name, a), func() error {
+					out, err := fromPod(l, client).run("timeout", "10", "python3", "-c", sctp, a.String(), "2905", strconv.Itoa(size))
+					if err == nil && strings.TrimSpace(out) != strconv.Itoa(size) {
+						err = fmt.Errorf("%q came back", out)
+					}
+					return err
+				})
+			}
+		}
+	}
+}
+
 // track lets a machine's kernel track connections, or not any more.
 func track(t *testing.T, l *Lab, machine string, on bool) {
 	t.Helper()

@@ -37,6 +37,7 @@ type Balancer struct {
 	affinity affinity
 	pieces   pieces
 	calls    calls
+	heads    sctpHeads
 	counters counters
 	ledger   ledger
 }

@@ -71,9 +71,14 @@ func (c *pieces) find(k *pieceKey, now uint32) (n piece, ok bool) {
 func (b *Balancer) fragment(v *view, p *packet.Packet, in from) Verdict {
 	k := pieceKey{p.Src, p.Dst, p.FragID, p.Proto}
 	if p.FragOff == 0 {
+		ports := portsOf(p)
 		verdict := b.whole(v, p, in)
-		if verdict == Peer || verdict == Reflect {
-			b.pieces.remember(piece{k, p.Src, p.Dst, verdict, b.now()})
+		if verdict != Peer && verdict != Reflect {
+			return verdict
+		}
+		b.pieces.remember(piece{k, p.Src, p.Dst, verdict, b.now()})
+		if ports ^= portsOf(p); ports != 0 {
+			return b.holdHead(&k, p, ports, verdict)
 		}
 		return verdict
 	}
@@ -81,6 +86,9 @@ func (b *Balancer) fragment(v *view, p *packet.Packet, in from) Verdict {
 	if ok {
 		if n.src != p.Src && !p.SetSource(netip.AddrPortFrom(n.src, 0)) || n.dst != p.Dst && !p.SetDestination(netip.AddrPortFrom(n.dst, 0)) {
 			return b.drop(dropFamily)
+		}
+		if p.Proto == packet.ProtoSCTP && !p.MoreFrags {
+			b.sendHead(&k, p)
 		}
 		return n.verdict
 	}

@@ -115,9 +115,6 @@ func (b *Balancer) orphan(p *packet.Packet, proto uint8, way int) (Verdict, bool
 
 // send rewrites a packet and says where it goes.
 func (b *Balancer) send(v *view, p *packet.Packet, src, dst netip.AddrPort, in from) Verdict {
-	if p.Proto == packet.ProtoSCTP && p.Fragment() && (src.Port() != p.SrcPort || dst.Port() != p.DstPort) {
-		return b.drop(dropFragment) // its checksum covers the ports and what is not here
-	}
 	if !p.HasPorts() {
 		if id, _, ok := p.Echo(); ok && id != src.Port()|dst.Port() {
 			p.SetEcho(src.Port() | dst.Port()) // the other one is zero

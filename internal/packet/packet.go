@@ -74,6 +74,18 @@ type Packet struct {
 // Fragment reports whether the packet is a part of a larger one.
 func (p *Packet) Fragment() bool { return p.MoreFrags || p.FragOff != 0 }
 
+// FragmentSize returns how many bytes of the larger packet's payload a fragment has. It is not known behind IPv6 extension
+// headers other than the fragment header.
+func (p *Packet) FragmentSize() (size int, ok bool) {
+	switch {
+	case p.Version == 4:
+		return p.Length - int(p.Buf[0]&15)*4, p.Fragment()
+	case p.Buf[6] == 44:
+		return p.Length - 48, p.Fragment()
+	}
+	return 0, false
+}
+
 // HasPorts reports whether SrcPort and DstPort mean something.
 func (p *Packet) HasPorts() bool {
 	if !p.HasL4 {

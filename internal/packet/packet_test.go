@@ -301,6 +301,25 @@ func TestUDPNeverZero(t *testing.T) {
 	}
 }
 
+// The checksum under other ports follows from the length alone, whatever the bytes are.
+func TestSCTPPortsChecksum(t *testing.T) {
+	for _, size := range []int{12, 13, 16, 1500, 4100, 4101, 65535} {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte(rand.Uint32())
+		}
+		SCTPChecksum(b)
+		head := bytes.Clone(b[:12])
+		binary.BigEndian.PutUint32(head, rand.Uint32())
+		ports := binary.BigEndian.Uint32(head) ^ binary.BigEndian.Uint32(b)
+		copy(b, head[:8])
+		SCTPChecksum(b)
+		if SCTPPortsChecksum(head, ports, size); !bytes.Equal(head, b[:12]) {
+			t.Errorf("%d bytes: %x, expected %x", size, head, b[:12])
+		}
+	}
+}
+
 func TestClampMSS(t *testing.T) {
 	for name, want := range map[string]bool{"syn4": true, "syn6": true, "oddsyn4": true, "oddsyn6": true, "tcp4": false, "udp4": false} {
 		p := mustParse(t, bytes.Clone(samples[name]))

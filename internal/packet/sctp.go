@@ -10,8 +10,8 @@ import (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // fixSCTP computes SCTP's CRC32c anew after a port has changed: it has no pseudo-header, so addresses do not matter,
-// and no cheap difference. A packet whose checksum the kernel left to us, or a fragment (the rest of it is not
-// here), cannot be summed; the former needs nothing, the latter must not be translated by ports in the first place.
+// and the difference is not cheap. A packet whose checksum the kernel left to us, or a fragment (the rest of it is not
+// here), cannot be summed; the former needs nothing, the latter SCTPPortsChecksum once its packet's length is known.
 func (p *Packet) fixSCTP() {
 	if p.Vnet.Flags&NeedsCsum != 0 || p.Fragment() || len(p.Buf) != p.Length {
 		return
@@ -23,4 +23,18 @@ func (p *Packet) fixSCTP() {
 func SCTPChecksum(b []byte) {
 	b[8], b[9], b[10], b[11] = 0, 0, 0, 0
 	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, castagnoli))
+}
+
+// noBytes is what SCTPPortsChecksum sums.
+var noBytes [4096]byte
+
+// SCTPPortsChecksum corrects the checksum in a common header whose ports were changed: ports is what they and the former ones
+// are by exclusive or, size the length in bytes of the packet from this header on. CRC32c is linear: for packets of one length
+// the exclusive or of two checksums is that of the exclusive or of the packets, begun with nothing instead of ones.
+func SCTPPortsChecksum(b []byte, ports uint32, size int) {
+	sum := crc32.Update(^uint32(0), castagnoli, binary.BigEndian.AppendUint32(nil, ports))
+	for left := size - 4; left > 0; left -= len(noBytes) {
+		sum = crc32.Update(sum, castagnoli, noBytes[:min(left, len(noBytes))])
+	}
+	binary.LittleEndian.PutUint32(b[8:], binary.LittleEndian.Uint32(b[8:])^^sum)
 }
