@@ -19,12 +19,15 @@ const (
 	prefReplies  = 73  // replies of local backends, to 110, their fragments before them: plan_replies.go
 	prefICMP     = 111 // ICMP errors to local Pods
 	prefHostSend = 113 // replies of host-network backends here
-	prefErrors   = 118 // the host's own ICMP errors to what is outside of the cluster
+	prefErrors   = 119 // the host's own ICMP errors to what is outside of the cluster
+
+	prefLinkErrors = 118 // those from a link's own address, which pass them over
 
 	tableSteer = 100 // everything to the TUN
 	tableNode  = 102 // node addresses that serve node ports, 127.0.0.1 among them
 	tableMasq  = 104 // node addresses that masquerade
 	tableOwn   = 105 // as tableNode, for the host's own datagrams
+	tableMain  = 254
 	tableLocal = 255
 )
 
@@ -130,7 +133,7 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 				h.Rules = append(h.Rules, hostnet.Rule{Pref: prefPorts, V6: six, Proto: proto, Dport: ports, Table: tableMasq})
 			}
 		}
-		h.Rules = append(h.Rules, hostErrors(six))
+		h.Rules = append(h.Rules, hostErrors(six)...)
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if six {
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
@@ -156,13 +159,19 @@ func (p *plan) services(me self, ranges []netip.Prefix, st servicelb.Steering, p
 // that the kernel has put together from fragments and the agent has passed on (datagrams.go), which nobody must see. For a
 // lookup of its own ICMP the kernel keeps type and code where other protocols have the destination port, type first. The rule
 // stands behind those that lead to Pods: such errors pass the TUN anyway, from an address that their nodes let in.
-func hostErrors(six bool) hostnet.Rule {
+func hostErrors(six bool) []hostnet.Rule {
 	r := hostnet.Rule{Pref: prefErrors, V6: six, IIF: "lo", Proto: packet.ProtoICMP, Dport: hostnet.Ports{Lo: 3<<8 | 3, Hi: 3<<8 | 4}, Table: tableSteer}
-	if six {
-		r.Proto, r.Dport = packet.ProtoICMPv6, hostnet.Ports{Lo: 1<<8 | 4, Hi: 2 << 8} // and what else unreachable has above port
+	if !six {
+		return []hostnet.Rule{r}
 	}
-	return r
+	r.Proto, r.Dport = packet.ProtoICMPv6, hostnet.Ports{Lo: 1<<8 | 4, Hi: 2 << 8} // and what else unreachable has above port
+	link := r                                                                      // an error from a link's own address would not be forwarded when the hook gives it back
+	link.Pref, link.From, link.Table = prefLinkErrors, linkLocal, tableMain
+	return []hostnet.Rule{link, r}
 }
+
+// linkLocal are the addresses that mean something on one link alone (RFC 4291 section 2.5.6).
+var linkLocal = netip.MustParsePrefix("fe80::/10")
 
 // served leads what the hook serves to it: Service ranges and addresses, the node's own where they take node ports or
 // stand for Pods; and past it what Pods reach with their own address.

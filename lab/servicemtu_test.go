@@ -135,11 +135,13 @@ func TestServiceMTU(t *testing.T) {
 	}
 }
 
-// called says how a closed UDP port answers.
+// called says how a closed UDP port answers, to a socket that may be bound to an address.
 const called = `
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(5)
+if sys.argv[2:]:
+    s.bind((sys.argv[2], 0))
 s.connect(socket.getaddrinfo(sys.argv[1], 9, type=socket.SOCK_DGRAM)[0][4])
 try:
     s.send(b"x")
@@ -169,10 +171,10 @@ func TestHostErrorsReachTheirReceivers(t *testing.T) {
 	for _, c := range []struct {
 		asker
 		at []string
-	}{{outside, []string{"192.168.77.11", "fd77::b", link}}, {fromMachine(l, "n2"), []string{"192.168.77.11", "fd77::b", link}},
+	}{{outside, []string{"192.168.77.11", "fd77::b", link, link + " fd77::2"}}, {fromMachine(l, "n2"), []string{"192.168.77.11", "fd77::b", link}},
 		{fromMachine(l, "n1"), []string{"192.168.77.11", "fd77::b"}}, {guest, []string{"198.51.100.1", "fd88::1", "192.168.77.11", "fd77::b"}}} {
 		for _, a := range c.at {
-			if out, err := c.run("python3", "-c", called, a); err != nil || strings.TrimSpace(out) != "refused" {
+			if out, err := c.run(append([]string{"python3", "-c", called}, strings.Fields(a)...)...); err != nil || strings.TrimSpace(out) != "refused" {
 				t.Errorf("%s calls a closed port at %s: %q %v, expected to be refused", c.name, a, out, err)
 			}
 		}
