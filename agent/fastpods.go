@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"sync/atomic"
 
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
@@ -19,6 +20,7 @@ const fastFlows = 1 << 15
 // fastPods keeps the load balancer's fast path at the Pods' interfaces. Only the apply loop uses it.
 type fastPods struct {
 	path    *fastpath.Path // nil: the kernel has none, or it is switched off
+	why     atomic.Value   // string: why path is nil; absent while that is not known
 	records []ipam.Record  // that pods was made from
 	pods    map[netip.Addr]fastpath.Pod
 	err     string // the last one that was told
@@ -27,14 +29,28 @@ type fastPods struct {
 // openFastPath loads the program. Without it everything works, and Services whose Pods are on the same node are slower.
 func (a *Agent) openFastPath() {
 	if !a.cfg.FastPath {
+		a.fast.why.Store("switched off (fastPath)")
 		return
 	}
 	path, err := fastpath.New(fastFlows, a.log)
 	if err != nil {
+		a.fast.why.Store(err.Error())
 		a.log.Info("the kernel cannot carry flows between Pods of this node; the agent does", "setting", "fastPath", "err", err)
 		return
 	}
 	a.fast.path = path
+	a.fast.why.Store("")
+}
+
+// state is what people see of it.
+func (f *fastPods) state() string {
+	switch why, known := f.why.Load().(string); {
+	case !known:
+		return "not begun"
+	case why != "":
+		return "agent: " + why
+	}
+	return "kernel"
 }
 
 func (f *fastPods) close() {

@@ -83,6 +83,9 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 	if n := metric(t, l, node, "warren_flows_in_kernel"); (n > 0) != inKernel {
 		t.Errorf("%s: warren_flows_in_kernel %v", node, n)
 	}
+	if st, err := l.Status(t.Context(), node); err != nil || (st.FastPath == "kernel") != inKernel {
+		t.Errorf("%s: status says %q %v", node, st.FastPath, err)
+	}
 	first := packetsOf(t, l, node)
 	eventually(t, "the Service's bytes are counted", func() error {
 		if n := metric(t, l, node, service) - before; n < 10<<20 {

@@ -109,8 +109,10 @@ type Status struct {
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
 	DNS          []netip.Addr   `json:"dns,omitempty"`
 	Pods         int            `json:"pods"`
-	Peers        []Peer         `json:"peers"`
-	Tunnel       any            `json:"tunnel,omitempty"` // counters
+	// FastPath is "kernel" where the kernel carries flows between Pods of this node, else why it does not.
+	FastPath string `json:"fastPath"`
+	Peers    []Peer `json:"peers"`
+	Tunnel   any    `json:"tunnel,omitempty"` // counters
 }
 
 // Store says whether etcd answers, since when it does or does not, and the last error.
