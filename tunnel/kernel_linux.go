@@ -177,9 +177,10 @@ var scatters = sync.Pool{New: func() any {
 	return s
 }}
 
+// run is a raw system call for the reason that call in send.go gives: this one carries the packet as far as a Pod's socket.
 func (s *scatter) run(fd uintptr) {
 	for {
-		_, _, s.errno = syscall.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&s.iov[0])), uintptr(len(s.iov)))
+		_, _, s.errno = syscall.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&s.iov[0])), uintptr(len(s.iov)))
 		if s.errno != unix.EINTR {
 			return
 		}

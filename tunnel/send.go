@@ -54,10 +54,12 @@ func newBatch() *batch {
 	return m
 }
 
-// call is one sendmmsg of what is left.
+// call is one sendmmsg of what is left. It is a raw system call, as in readOnce: the socket does not block. But it does take
+// longer than the 20 us after which the runtime takes a processor away from a system call, wakes a thread for it, and goes on
+// looking every 20 us whether there is another one to take away: that was 7 to 8 % of all CPU time.
 func (m *batch) call(fd uintptr) {
 	for {
-		n, _, errno := syscall.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&m.msgs[m.from])), uintptr(m.count-m.from), 0, 0, 0)
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&m.msgs[m.from])), uintptr(m.count-m.from), 0, 0, 0)
 		if errno == unix.EINTR {
 			continue
 		}
