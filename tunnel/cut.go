@@ -20,11 +20,12 @@ type cutter struct {
 	id      uint16 // IPv4 identification of the first segment
 	seq     uint32 // for IPv6 fragments the identification
 	flags   uint8
-	whole   bool   // the packet is its own only segment
-	pieces  bool   // fragments instead of segments
-	gap     int    // bytes of an IPv6 fragment header between the repeated ones and the payload
-	addrs   uint16 // sum over addresses and protocol, without the length
+	whole   bool // the packet is its own only segment
+	pieces  bool // fragments instead of segments
+	gap     int  // bytes of an IPv6 fragment header between the repeated ones and the payload
 	fragOff uint16
+	ipSum   uint32 // of what all IPv4 headers have in common
+	l4Sum   uint32 // of what all transport headers have in common, addresses and protocol included
 }
 
 // start takes a parsed packet. size is the payload per segment; 0 means the packet goes as it is.
@@ -37,13 +38,43 @@ func (c *cutter) start(p *packet.Packet, size int) {
 	}
 	c.head, c.size = p.HeaderLen(), size
 	c.end = len(p.Buf) - c.head
-	c.addrs = p.PseudoSum(0)
-	if p.Version == 4 {
-		c.id = binary.BigEndian.Uint16(p.Buf[4:])
-	}
+	c.startIP()
+	t := p.Buf[p.L4:c.head]
+	c.l4Sum = uint32(p.PseudoSum(0)) + uint32(packet.Sum(t, 0))
 	if p.Proto == packet.ProtoTCP {
-		c.seq, c.flags = binary.BigEndian.Uint32(p.Buf[p.L4+4:]), p.Buf[p.L4+13]
+		c.seq, c.flags = binary.BigEndian.Uint32(t[4:]), t[13]
+		c.l4Sum += without(t, 4, 6, 16) + uint32(^uint16(c.flags))
+	} else {
+		c.l4Sum += without(t, 4, 6)
 	}
+}
+
+// A checksum is never computed from a header that was just written: the processor has the new fields in its store buffer,
+// behind a whole segment on its way to memory that is not in the cache, and a load that spans several of them waits for
+// all of it. That took half of the time of all checksums, a fifth of that of the cut. So the part that does not change is
+// summed once, from the original, and the fields are added as numbers.
+
+// startIP prepares what ip needs.
+func (c *cutter) startIP() {
+	if c.p.Version == 4 {
+		h := c.p.Buf[:int(c.p.Buf[0]&15)*4]
+		c.id, c.fragOff = binary.BigEndian.Uint16(h[4:]), binary.BigEndian.Uint16(h[6:])
+		c.ipSum = uint32(packet.Sum(h, 0)) + without(h, 2, 4, 6, 10)
+	}
+}
+
+// without takes the 16-bit fields at those places out of b's sum, when it is added to it.
+func without(b []byte, at ...int) (sum uint32) {
+	for _, i := range at {
+		sum += uint32(^binary.BigEndian.Uint16(b[i:]))
+	}
+	return sum
+}
+
+// fold makes a ones' complement sum of up to 65,536 words one word.
+func fold(sum uint32) uint16 {
+	sum = sum>>16 + sum&0xffff
+	return uint16(sum>>16 + sum)
 }
 
 // The extension header that each IPv6 fragment has (RFC 8200 section 4.5).
@@ -62,8 +93,8 @@ func (c *cutter) startFragments(p *packet.Packet, mtu int) {
 		return
 	}
 	head := int(p.Buf[0]&15) * 4
-	*c = cutter{p: p, head: head, size: (mtu - head) &^ 7, end: len(p.Buf) - head, pieces: true,
-		fragOff: binary.BigEndian.Uint16(p.Buf[6:])}
+	*c = cutter{p: p, head: head, size: (mtu - head) &^ 7, end: len(p.Buf) - head, pieces: true}
+	c.startIP()
 }
 
 func (c *cutter) more() bool { return c.p != nil }
@@ -88,12 +119,13 @@ func (c *cutter) next(dst []byte) int {
 		return 0
 	}
 	dst = dst[:total]
+	payload := c.p.Buf[c.head+c.off : c.head+c.off+n]
 	copy(dst, c.p.Buf[:c.head])
-	copy(dst[c.head+c.gap:], c.p.Buf[c.head+c.off:c.head+c.off+n])
+	copy(dst[c.head+c.gap:], payload)
 	last := c.off+n >= c.end
 	c.ip(dst, total, last)
 	if !c.pieces {
-		c.transport(dst, last)
+		c.transport(dst[c.p.L4:], payload, last)
 	}
 	c.off += n
 	c.index++
@@ -113,18 +145,17 @@ func (c *cutter) ip(b []byte, total int, last bool) {
 		}
 		return
 	}
-	binary.BigEndian.PutUint16(b[2:], uint16(total))
+	id, off := c.id+c.index, c.fragOff
 	if c.pieces {
-		off := c.fragOff + uint16(c.off/8)
+		id, off = c.id, c.fragOff+uint16(c.off/8)
 		if !last {
 			off |= 0x2000
 		}
-		binary.BigEndian.PutUint16(b[6:], off)
-	} else {
-		binary.BigEndian.PutUint16(b[4:], c.id+c.index)
 	}
-	b[10], b[11] = 0, 0
-	binary.BigEndian.PutUint16(b[10:], ^packet.Sum(b[:int(b[0]&15)*4], 0))
+	binary.BigEndian.PutUint16(b[2:], uint16(total))
+	binary.BigEndian.PutUint16(b[4:], id)
+	binary.BigEndian.PutUint16(b[6:], off)
+	binary.BigEndian.PutUint16(b[10:], ^fold(c.ipSum+uint32(total)+uint32(id)+uint32(off)))
 }
 
 // fragmentHeader writes the extension header of an IPv6 fragment.
@@ -139,29 +170,27 @@ func (c *cutter) fragmentHeader(h []byte, last bool) {
 }
 
 // transport advances the sequence number, keeps FIN and PSH for the last segment and CWR for the first
-// (RFC 3168 6.1.2), and sums.
-func (c *cutter) transport(b []byte, last bool) {
-	t := b[c.p.L4:]
-	at := 16
-	if c.p.Proto == packet.ProtoTCP {
-		binary.BigEndian.PutUint32(t[4:], c.seq+uint32(c.off))
-		flags := c.flags
-		if !last {
-			flags &^= packet.FIN | packet.PSH
+// (RFC 3168 6.1.2), and writes the checksum over t, the transport header and a copy of payload.
+func (c *cutter) transport(t, payload []byte, last bool) {
+	length := uint32(len(t))
+	if c.p.Proto != packet.ProtoTCP {
+		binary.BigEndian.PutUint16(t[4:], uint16(length))
+		sum := ^packet.Sum(payload, fold(c.l4Sum+2*length)) // once in the header, once beside the addresses
+		if sum == 0 {
+			sum = 0xffff
 		}
-		if c.index > 0 {
-			flags &^= packet.CWR
-		}
-		t[13] = flags
-	} else {
-		binary.BigEndian.PutUint16(t[4:], uint16(len(t)))
-		at = 6
+		binary.BigEndian.PutUint16(t[6:], sum)
+		return
 	}
-	t[at], t[at+1] = 0, 0
-	sum := uint32(c.addrs) + uint32(len(t))
-	sum16 := ^packet.Sum(t, uint16(sum>>16+sum&0xffff))
-	if sum16 == 0 && at == 6 {
-		sum16 = 0xffff
+	seq, flags := c.seq+uint32(c.off), c.flags
+	if !last {
+		flags &^= packet.FIN | packet.PSH
 	}
-	binary.BigEndian.PutUint16(t[at:], sum16)
+	if c.index > 0 {
+		flags &^= packet.CWR
+	}
+	binary.BigEndian.PutUint32(t[4:], seq)
+	t[13] = flags
+	sum := c.l4Sum + length + seq>>16 + seq&0xffff + uint32(flags)
+	binary.BigEndian.PutUint16(t[16:], ^packet.Sum(payload, fold(sum)))
 }
