@@ -29,6 +29,8 @@ type bind struct {
 
 	whole *atomic.Pointer[byte] // buffer of a datagram that must not be fragmented; nil: there never is one
 
+	out, in *backlog // of the engine, shared with the TUN; nil: no limit
+
 	mu   sync.RWMutex // guards the sockets against reopening
 	v4   *socket
 	v6   *socket
@@ -157,7 +159,9 @@ func (b *bind) options(fd int, s *socket) error {
 func (b *bind) receivers() (fns []conn.ReceiveFunc) {
 	for _, s := range []*socket{b.v4, b.v6} {
 		if s != nil {
-			fns = append(fns, newReceiver(s, b.stats).receive)
+			r := newReceiver(s, b.stats)
+			r.in = b.in
+			fns = append(fns, r.receive)
 		}
 	}
 	return fns

@@ -37,6 +37,8 @@ type tunDevice struct {
 	probes probes
 	whole  atomic.Pointer[byte] // the buffer that a probe was cut into: its datagram goes with DF
 
+	out, in *backlog // of the engine, shared with the bind; nil: no limit
+
 	frames  *frames
 	asleep  atomic.Bool // the engine's reader waits on its queue and must be woken for the line
 	reader  *reader

@@ -45,6 +45,7 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	// Let the encryption of the last batch run on this processor before looking for more: it is wanted next, and
 	// meanwhile the next batch grows. Measured: 5 to 7 % less CPU per byte; the idle round trip stays the same.
 	runtime.Gosched()
+	d.out.rest()
 	for n < len(bufs) {
 		if r.cut.more() || r.outer.more() {
 			n += r.fill(bufs[n:], sizes[n:], offset)
@@ -60,6 +61,7 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 	d.stats.reads.Add(1)
 	d.stats.segments.Add(uint64(n))
+	d.out.add(n)
 	return n, nil
 }
 

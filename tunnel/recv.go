@@ -23,6 +23,7 @@ const maxEndpoints = 4096
 type receiver struct {
 	s     *socket
 	stats *counters
+	in    *backlog
 	known map[netip.AddrPort]*endpoint // one object per address, or every datagram would allocate one
 	guess int                          // expected datagram size
 	spare []byte                       // for moving
@@ -63,6 +64,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 	bufs = bufs[:min(len(bufs), maxBatch)]
 	at, messages := 0, uint64(0)
 	runtime.Gosched() // decryption of the last batch first, as in Read
+	r.in.rest()
 	for at == 0 || len(bufs)-at >= maxSegments {
 		span := min(len(bufs)-at, maxSegments)
 		r.lay(bufs[at : at+span])
@@ -84,6 +86,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 	}
 	r.stats.receives.Add(messages)
 	r.stats.received.Add(uint64(at))
+	r.in.add(at)
 	return at, nil
 }
 

@@ -152,6 +152,7 @@ func (m *batch) address(i int, e *endpoint) {
 
 // Send sends datagrams to an endpoint. Datagrams that the underlay refuses are counted; the others go on.
 func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	defer b.out.sub(len(bufs))
 	e, ok := ep.(*endpoint)
 	if !ok {
 		return conn.ErrWrongEndpointType

@@ -70,6 +70,8 @@ func newTunnel(cfg Config, k kernel, b conn.Bind) (*Tunnel, error) {
 	t.dev.source4, t.dev.source6 = cfg.Source4, cfg.Source6
 	if b, ok := t.bind.(*bind); ok {
 		b.whole = &t.dev.whole
+		b.out, b.in = newBacklog(), newBacklog()
+		t.dev.out, t.dev.in = b.out, b.in
 	}
 	return t, nil
 }

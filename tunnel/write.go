@@ -39,6 +39,7 @@ func (d *tunDevice) Write(bufs [][]byte, offset int) (int, error) {
 		w.batch(bufs[start:min(start+maxBatch, len(bufs))], offset)
 	}
 	d.writers.Put(w)
+	d.in.sub(len(bufs))
 	return len(bufs), nil
 }
 
