@@ -14,9 +14,10 @@ import (
 const (
 	// enough is how many packets keep both ends of the engine busy: four batches.
 	enough = 4 * maxBatch
-	// forgetAfter is how long reading rests at most. Packets that the engine drops never come out of it; nobody says how
-	// many, so what does not come out in time counts as lost.
-	forgetAfter = 2 * time.Millisecond
+	// forgetAfter is how long reading rests at most, more than a busy machine keeps a thread off its processors. What the
+	// engine drops never comes out of it. It does so with what is for peers without a session, which is not counted, but
+	// also with what nobody can tell beforehand: so what does not come out in time counts as lost.
+	forgetAfter = 8 * time.Millisecond
 	// hurry bounds how often forgetAfter is halved while nothing comes out: a flood of refused packets must not slow reading.
 	hurry = 6
 )

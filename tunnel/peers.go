@@ -62,6 +62,7 @@ type peerState struct {
 	ends []conn.Endpoint // of want.Endpoints
 	at   atomic.Uint32   // the one in use, counted without end
 	path atomic.Int32    // bytes that the path carries, 0: as much as both ends
+	live atomic.Bool     // had a session when last looked at: what goes into the engine for it comes out
 }
 
 func newPeerState(p Peer, parse func(string) (conn.Endpoint, error)) *peerState {

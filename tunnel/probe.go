@@ -226,6 +226,7 @@ func (t *Tunnel) surveyPaths(ctx context.Context) {
 			fallbacks = n
 		}
 		peers := t.Peers()
+		t.noteSessions(peers)
 		maps.DeleteFunc(known, func(k model.Key, _ *surveyed) bool {
 			return !slices.ContainsFunc(peers, func(p PeerStatus) bool { return p.PublicKey == k })
 		})
@@ -236,6 +237,17 @@ func (t *Tunnel) surveyPaths(ctx context.Context) {
 			if s := known[p.PublicKey]; !sessionGone(p.LastHandshake) && s.due(p, time.Now()) && ctx.Err() == nil {
 				t.survey(ctx, p, s)
 			}
+		}
+	}
+}
+
+// noteSessions keeps in mind which peers have one.
+func (t *Tunnel) noteSessions(peers []PeerStatus) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range peers {
+		if s := t.states[p.PublicKey]; s != nil {
+			s.live.Store(!sessionGone(p.LastHandshake))
 		}
 	}
 }

@@ -41,14 +41,18 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	if d.reader == nil {
 		d.reader = newReader(d, 0)
 	}
-	r, n := d.reader, 0
+	r, n, held := d.reader, 0, 0
 	// Let the encryption of the last batch run on this processor before looking for more: it is wanted next, and
 	// meanwhile the next batch grows. Measured: 5 to 7 % less CPU per byte; the idle round trip stays the same.
 	runtime.Gosched()
 	d.out.rest()
 	for n < len(bufs) {
 		if r.cut.more() || r.outer.more() {
-			n += r.fill(bufs[n:], sizes[n:], offset)
+			k := r.fill(bufs[n:], sizes[n:], offset)
+			n += k
+			if r.owner.live.Load() {
+				held += k
+			}
 			continue
 		}
 		got, err := r.next(n == 0)
@@ -61,7 +65,7 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 	d.stats.reads.Add(1)
 	d.stats.segments.Add(uint64(n))
-	d.out.add(n)
+	d.out.add(held)
 	return n, nil
 }
 

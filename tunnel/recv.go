@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
 )
 
 // Receiving: the kernel joins datagrams of one size (UDP_GRO). Each message is read with one piece of the vector
@@ -86,8 +87,18 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 	}
 	r.stats.receives.Add(messages)
 	r.stats.received.Add(uint64(at))
-	r.in.add(at)
+	r.in.add(carrying(sizes[:at]))
 	return at, nil
+}
+
+// carrying counts the datagrams that are neither empty nor a keepalive, which ends in the engine.
+func carrying(sizes []int) (n int) {
+	for _, size := range sizes {
+		if size > device.MessageKeepaliveSize {
+			n++
+		}
+	}
+	return n
 }
 
 // lay points the vector at the buffers; the last piece takes whatever is left of a message.
