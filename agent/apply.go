@@ -27,6 +27,9 @@ func (a *Agent) apply() {
 		a.log.Warn("cannot read the host's addresses", "err", err)
 		return
 	}
+	if tooEarly(snap, under) {
+		return
+	}
 	strangers := a.strangers()
 	me := a.self(under)
 	me.SNAT = a.standIns(me.Blocks, strangers)

@@ -14,6 +14,12 @@ import (
 // prefPast leads to Pods once more, for what passes over the table of the world, and from there to the host's own tables.
 const prefPast = 117
 
+// tooEarly reports whether nothing can be planned yet: the host knows ways to other nodes' Pods, and which of those are
+// warren's by now only a snapshot tells. Until there is one, these ways stand as they are.
+func tooEarly(snap *model.Snapshot, under hostnet.Underlay) bool {
+	return snap == noSnapshot && len(under.Elsewhere) > 0
+}
+
 func (p *plan) besideOthers(me self, snap *model.Snapshot, kubeProxy bool) {
 	p.elsewhere(me, snap)
 	if kubeProxy {

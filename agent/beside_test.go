@@ -30,6 +30,15 @@ func TestElsewhere(t *testing.T) {
 	if !slices.Equal(x.Host.Routes, want) {
 		t.Errorf("%v, expected %v", x.Host.Routes, want)
 	}
+	for _, c := range []struct {
+		snap  *model.Snapshot
+		under hostnet.Underlay
+		want  bool
+	}{{noSnapshot, me.Underlay, true}, {noSnapshot, hostnet.Underlay{}, false}, {snap, me.Underlay, false}} {
+		if got := tooEarly(c.snap, c.under); got != c.want {
+			t.Errorf("too early for a plan: %v, expected %v: %+v", got, c.want, c)
+		}
+	}
 	var early plan
 	if early.besideOthers(me, noSnapshot, false); len(early.Host.Routes) > 0 {
 		t.Errorf("before the first snapshot: %v", early.Host.Routes)
