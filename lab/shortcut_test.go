@@ -141,3 +141,31 @@ func TestShortcutEndsWithItsBackend(t *testing.T) {
 		sh(t, l, "n1", l.Exe+" pod label web app=web")
 	}
 }
+
+// A Pod whose interface somebody has given a limit is reached through it.
+func TestShapedPodsHaveNoShortcuts(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 1})
+	client := labelled(t, l, "n1", "client", "app=client")
+	backend := labelled(t, l, "n1", "web", "app=web")
+	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
+	vip := getSvc(t, l, "web").ips(t)[0]
+	mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
+	link := strings.TrimSpace(sh(t, l, "n1", "ip -o route get "+backend.Addresses[0].String()+" | grep -o 'dev [^ ]*' | cut -c5-"))
+	s := stream(t, l, client, toService(backend, vip), 8)
+	carriedBy := func(who string) {
+		t.Helper()
+		eventually(t, "carried by the "+who, func() error {
+			if kernel, agent := carriers(t, l, "n1", vip); (who == "kernel") != (kernel > 0) || (who == "agent") != (agent > 0) {
+				return fmt.Errorf("%d flows by the kernel, %d by the agent", kernel, agent)
+			}
+			return nil
+		})
+	}
+	carriedBy("kernel")
+	sh(t, l, "n1", "tc qdisc add dev "+link+" root pfifo limit 1000")
+	carriedBy("agent")
+	sh(t, l, "n1", "tc qdisc del dev "+link+" root")
+	carriedBy("kernel")
+	finish(t, s, 8)
+}
