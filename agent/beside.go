@@ -27,15 +27,19 @@ func (p *plan) besideOthers(me self, snap *model.Snapshot, kubeProxy bool) {
 	}
 }
 
-// elsewhere lets what no node of warren's has claimed pass over the tables that lead to the TUN, where the host's own table
-// has a gateway to it. What is claimed goes through the tunnel or nowhere, also while its node is away: it is never sent in clear.
+// elsewhere lets what no node of warren's holds pass over the tables that lead to the TUN, where the host's own table has a
+// gateway to it. What a node has claimed goes through the tunnel or nowhere, also while that node is away: it is never sent in
+// clear. This begins when the node registers, which it does once its tunnel stands: at the moment of its claim all its Pods
+// are still the other network's.
 func (p *plan) elsewhere(me self, snap *model.Snapshot) {
 	if snap == noSnapshot {
 		return // nothing is known of claims
 	}
 	held := slices.Clone(me.Blocks)
 	for _, b := range snap.Blocks {
-		held = append(held, b.CIDR)
+		if _, registered := snap.Node(b.Node); registered {
+			held = append(held, b.CIDR)
+		}
 	}
 	for _, peer := range p.Peers {
 		held = append(held, peer.AllowedIPs...)

@@ -16,16 +16,19 @@ import (
 func TestElsewhere(t *testing.T) {
 	p := netip.MustParsePrefix
 	me := self{Blocks: []netip.Prefix{p("10.42.1.0/24")}}
-	me.Underlay.Elsewhere = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24"), p("10.42.6.0/24")}
+	me.Underlay.Elsewhere = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24"), p("10.42.6.0/24"), p("10.42.7.0/24")}
 	x := plan{Peers: []tunnel.Peer{
 		{Name: "n2", AllowedIPs: []netip.Prefix{p("10.42.2.0/24"), p("192.0.2.2/32")}},
 		{Name: "n4", AllowedIPs: []netip.Prefix{p("10.42.4.0/24")}},
 		{Name: "laptop", Foreign: true, AllowedIPs: []netip.Prefix{p("10.42.5.0/24")}}}}
-	snap := &model.Snapshot{Nodes: []model.Node{{Name: "n2", Alive: true}, {Name: "n4"}}, Blocks: []model.Block{{CIDR: p("10.42.6.0/24"), Node: "n6"}}}
+	snap := &model.Snapshot{Nodes: []model.Node{{Name: "n2", Alive: true}, {Name: "n4"}},
+		Blocks: []model.Block{{CIDR: p("10.42.6.0/24"), Node: "n4"}, {CIDR: p("10.42.7.0/24"), Node: "n7"}}}
 	x.besideOthers(me, snap, false)
 	var want []hostnet.Route
-	for _, table := range []int{tableSteer, tablePods, tableWorld} {
-		want = append(want, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: p("10.42.3.0/24")}) // nobody's
+	for _, dst := range []string{"10.42.3.0/24", "10.42.7.0/24"} { // nobody's, and that of a node whose tunnel does not stand yet
+		for _, table := range []int{tableSteer, tablePods, tableWorld} {
+			want = append(want, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: p(dst)})
+		}
 	}
 	if !slices.Equal(x.Host.Routes, want) {
 		t.Errorf("%v, expected %v", x.Host.Routes, want)
