@@ -26,6 +26,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/systemd"
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/servicelb/announce"
@@ -206,7 +207,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = g.Wait()
 	a.links.Close()
 	err = errors.Join(err, a.pool.Close())
-	notify("STOPPING=1")
+	systemd.Notify(systemd.Stopping)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

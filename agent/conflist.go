@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+
+	"github.com/warrennet/warren/internal/systemd"
 )
 
 // ConflistName sorts before the files of other plugins: runtimes take the first one of the directory.
@@ -57,5 +59,5 @@ func (a *Agent) becameReady() {
 		a.log.Error("cannot write the CNI conflist; runtimes will not find warren", "err", err)
 	}
 	a.log.Info("ready", "node", a.cfg.NodeName, "podCIDRs", *a.blocks.Load(), "mtu", a.applied.Load().plan.MTU)
-	notify("READY=1")
+	systemd.Notify(systemd.Ready)
 }
