@@ -11,6 +11,7 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd/member"
 	"github.com/warrennet/warren/internal/store/etcd/registry"
 	"github.com/warrennet/warren/internal/store/etcd/server"
+	"github.com/warrennet/warren/internal/systemd"
 )
 
 func etcdCmd() *cobra.Command {
@@ -28,7 +29,7 @@ func etcdCmd() *cobra.Command {
 			if kubernetes {
 				return m.run(c, cfg, log)
 			}
-			return server.Run(c.Context(), cfg, func() { log.Info("etcd serves", "member", cfg.Name, "clients", cfg.ClientURLs) })
+			return serveEtcd(c.Context(), cfg, log)
 		},
 	}
 	f := c.Flags()
@@ -47,6 +48,23 @@ func etcdCmd() *cobra.Command {
 	m.add(c)
 	c.AddCommand(etcdMemberCmd(), etcdSnapshotCmd())
 	return c
+}
+
+// serveEtcd tells the service manager when clients are served, and when a stop begins: it waits for their calls.
+func serveEtcd(ctx context.Context, cfg server.Config, log *slog.Logger) error {
+	told := make(chan struct{})
+	undo := context.AfterFunc(ctx, func() {
+		systemd.Notify(systemd.Stopping)
+		close(told)
+	})
+	err := server.Run(ctx, cfg, func() {
+		log.Info("etcd serves", "member", cfg.Name, "clients", cfg.ClientURLs)
+		systemd.Notify(systemd.Ready)
+	})
+	if !undo() {
+		<-told
+	}
+	return err
 }
 
 // memberFlags are those of a member on Kubernetes.

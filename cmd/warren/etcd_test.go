@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
+)
+
+// A service manager hears of a member when it can be asked, and again when it is about to end.
+func TestEtcdNotifies(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", socket)
+	clients := fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))
+	peers := fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() {
+		c := root()
+		c.SetArgs([]string{"etcd", "--data-dir", filepath.Join(dir, "data"), "--client-urls", clients, "--peer-urls", peers, "--log-level", "fatal"})
+		done <- c.ExecuteContext(ctx)
+	}()
+	expect := func(want string) {
+		t.Helper()
+		buf := make([]byte, 100)
+		_ = manager.SetReadDeadline(time.Now().Add(time.Minute))
+		if n, err := manager.Read(buf); err != nil || string(buf[:n]) != want {
+			t.Fatalf("heard %q, %v; expected %q", buf[:n], err, want)
+		}
+	}
+	expect("READY=1")
+	cli, err := etcd.Dial(etcd.Config{Endpoints: []string{clients}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cli.Close()
+	if _, err := cli.Get(t.Context(), "k"); err != nil {
+		t.Errorf("not served yet: %v", err)
+	}
+	stop()
+	expect("STOPPING=1")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
