@@ -4,18 +4,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// bootSystemd makes systemd the first process of a PID namespace beside a node's own namespaces. Its root has the machine's
-// programs, the node's /etc/warren and state, warren under /usr/local/bin, the unit file of deploy/, and targets that start
-// nothing. Arguments: work folder, warren, unit file, name of the control group.
+// bootSystemd makes systemd the first process of a PID namespace beside a machine's own namespaces. Its root has the computer's
+// programs, the machine's /etc/warren and state, warren under /usr/local/bin, one unit file, and targets that start
+// nothing. Arguments: work folder, warren, unit file, name of the control group, then pairs of a folder and where it appears.
 const bootSystemd = `
 set -eu
 export W=$1 EXE=$2 UNIT=$3 GROUP=$4
+shift 4
 if [ -d /sys/fs/cgroup/systemd ]; then export CG=/sys/fs/cgroup/systemd; else export CG=/sys/fs/cgroup; fi
 mkdir -p $CG/$GROUP
 echo $$ >$CG/$GROUP/cgroup.procs
@@ -23,7 +25,7 @@ exec unshare --mount --pid --fork --cgroup --ipc --kill-child bash -euc '
 R=$W/root
 mkdir -p $R
 mount -t tmpfs tmpfs $R
-mkdir -p $R/proc $R/sys $R/dev $R/run $R/tmp $R/etc/systemd/system/warren.service.d $R/var/lib/warren $R/usr
+mkdir -p $R/proc $R/sys $R/dev $R/run $R/tmp $R/etc/systemd/system/${UNIT##*/}.d $R/var/lib $R/usr
 for d in bin sbin lib lib64; do [ ! -L /$d ] || cp -a /$d $R/$d; done
 for d in bin sbin lib lib64; do [ -L /$d ] || [ ! -d /$d ] || { mkdir -p $R/$d; mount --bind /$d $R/$d; }; done
 mount --rbind /usr $R/usr
@@ -31,16 +33,20 @@ mount -t tmpfs tmpfs $R/usr/local
 mkdir $R/usr/local/bin
 cp $EXE $R/usr/local/bin/warren
 cp -a /etc/warren /etc/passwd /etc/group $R/etc/
-cp -a /var/lib/warren-pki $R/var/lib/
-mount --bind /var/lib/warren $R/var/lib/warren
+while [ $# -gt 0 ]; do
+  mkdir -p $R$2
+  mount --bind $1 $R$2
+  shift 2
+done
 echo 0123456789abcdef0123456789abcdef >$R/etc/machine-id
 cd $R/etc/systemd/system
+for d in $R/usr/lib/systemd/system/*.wants; do mount -t tmpfs tmpfs $d; done
 for u in sysinit basic sockets timers paths slices network-online shutdown umount final; do
   printf "[Unit]\nDefaultDependencies=no\n" >$u.target
 done
 printf "[Unit]\nDefaultDependencies=no\n" >quiet.target
-cp $UNIT warren.service
-printf "[Service]\nStandardOutput=append:/run/warren.log\nStandardError=append:/run/warren.log\n" >warren.service.d/log.conf
+cp $UNIT .
+printf "[Service]\nStandardOutput=append:/run/warren.log\nStandardError=append:/run/warren.log\n" >${UNIT##*/}.d/log.conf
 cd /
 mount --rbind /dev $R/dev
 mount -t proc proc $R/proc
@@ -56,25 +62,35 @@ fi
 mount -t tmpfs tmpfs $R/run
 ln -s /run $R/var/run
 exec env -i WARREN_LAB=$WARREN_LAB container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  chroot $R /lib/systemd/systemd --system --unit=quiet.target --log-target=null' sh`
+  chroot $R /lib/systemd/systemd --system --unit=quiet.target --log-target=null' sh "$@"`
 
 // systemd is a running one.
 type systemd struct {
-	t   *testing.T
-	l   *Lab
-	pid int
+	t       *testing.T
+	l       *Lab
+	machine string
+	pid     int
 }
 
-func boot(t *testing.T, l *Lab, node string) *systemd {
+// shipped is a unit file of deploy/.
+func shipped(t *testing.T, unit string) string {
 	t.Helper()
-	unit, err := filepath.Abs("../deploy/systemd/warren.service")
+	path, err := filepath.Abs("../deploy/systemd/" + unit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	group := fmt.Sprintf("warren-lab-test-%d", os.Getpid())
+	return path
+}
+
+// boot runs systemd on a machine, with one unit that is not started yet. folders are pairs: one of the machine's and where the
+// unit sees it.
+func boot(t *testing.T, l *Lab, machine, unit string, folders ...string) *systemd {
+	t.Helper()
+	group := fmt.Sprintf("warren-lab-test-%d-%s", os.Getpid(), t.Name())
 	dir := t.TempDir()
-	k := begin(t, l, on(l, node), "bash", "-c", bootSystemd, "boot", dir, l.Exe, unit, group)
-	s := &systemd{t: t, l: l}
+	args := append([]string{"bash", "-c", bootSystemd, "boot", dir, l.Exe, unit, group}, folders...)
+	k := begin(t, l, on(l, machine), args...)
+	s := &systemd{t: t, l: l, machine: machine}
 	t.Cleanup(func() { removeGroup(group) })
 	t.Cleanup(func() {
 		if s.pid != 0 {
@@ -113,7 +129,7 @@ func removeGroup(name string) {
 
 // run runs a command beside systemd.
 func (s *systemd) run(args ...string) (string, error) {
-	return s.l.Output("n1", append([]string{"nsenter", "-t", fmt.Sprint(s.pid), "-m", "-p", "-i", "-r", "-w"}, args...)...)
+	return s.l.Output(s.machine, append([]string{"nsenter", "-t", fmt.Sprint(s.pid), "-m", "-p", "-i", "-r", "-w"}, args...)...)
 }
 
 func (s *systemd) must(args ...string) string {
@@ -126,6 +142,12 @@ func (s *systemd) must(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
+// show returns a property of a unit.
+func (s *systemd) show(unit, property string) string {
+	s.t.Helper()
+	return s.must("systemctl", "show", "-p", property, "--value", unit)
+}
+
 // The unit of deploy/systemd under a real systemd: a start returns when Pods can be plugged, a killed agent comes back, a stop
 // leaves the data plane standing, and four capabilities are all it has.
 func TestSystemdUnit(t *testing.T) {
@@ -135,7 +157,7 @@ func TestSystemdUnit(t *testing.T) {
 	if err := l.StopAgent("n1", syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	s := boot(t, l, "n1")
+	s := boot(t, l, "n1", shipped(t, "warren.service"), "/var/lib/warren", "/var/lib/warren", "/var/lib/warren-pki", "/var/lib/warren-pki")
 	ready := func(after string) {
 		t.Helper()
 		s.must("/usr/local/bin/warren", "status", "--ready")
@@ -147,14 +169,14 @@ func TestSystemdUnit(t *testing.T) {
 	s.must("systemctl", "restart", "warren")
 	ready("restart")
 
-	main := s.must("systemctl", "show", "-p", "MainPID", "--value", "warren")
+	main := s.show("warren", "MainPID")
 	caps := s.must("grep", "CapEff", "/proc/"+main+"/status")
 	if f := strings.Fields(caps); len(f) != 2 || strings.TrimLeft(f[1], "0") != "8000003400" {
 		t.Errorf("capabilities %s, expected NET_BIND_SERVICE, NET_ADMIN, NET_RAW and BPF (8000003400)", caps)
 	}
 	s.must("kill", "-KILL", main)
 	eventually(t, "systemd starts it again", func() error {
-		if n := s.must("systemctl", "show", "-p", "NRestarts", "--value", "warren"); n != "1" {
+		if n := s.show("warren", "NRestarts"); n != "1" {
 			return fmt.Errorf("%s restarts", n)
 		}
 		_, err := s.run("/usr/local/bin/warren", "status", "--ready")
@@ -172,4 +194,111 @@ func TestSystemdUnit(t *testing.T) {
 	}
 	s.must("systemctl", "start", "warren")
 	ready("stop and start")
+}
+
+// etcdUnit is the shipped unit as a user has it for etcd1: with its name and addresses. Its certificates lie where the example says.
+func etcdUnit(t *testing.T, l *Lab) string {
+	t.Helper()
+	raw, err := os.ReadFile(shipped(t, "warren-etcd.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
+	for _, r := range [][2]string{
+		{"--name m1 ", "--name etcd1 "},
+		{"https://192.0.2.10:2379", l.Spec.etcdURL("etcd1", etcdClientPort)},
+		{"https://192.0.2.10:2380", l.Spec.etcdURL("etcd1", etcdPeerPort)},
+	} {
+		if strings.Count(text, r[0]) != 1 {
+			t.Fatalf("the unit's example does not have %q once:\n%s", r[0], text)
+		}
+		text = strings.Replace(text, r[0], r[1], 1)
+	}
+	file := filepath.Join(t.TempDir(), "warren-etcd.service")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, l, "etcd1", "cd "+pkiInside+" && cp ca.crt /etc/warren/ && cp tls.crt /etc/warren/etcd.crt && cp tls.key /etc/warren/etcd.key")
+	return file
+}
+
+// etcd's unit of deploy/systemd under a real systemd: a start returns when clients are served, whatever failed or was killed comes
+// back as often as it takes and the agents go on with it, a stop ends it by itself, and it has nothing but its data directory.
+func TestEtcdUnit(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 2})
+	unit := etcdUnit(t, l)
+	if err := l.StopEtcd("etcd1", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s := boot(t, l, "etcd1", unit, "/var/lib/etcd", "/var/lib/warren-etcd")
+	const name = "warren-etcd"
+	said := 0
+	reached := func(after string) {
+		t.Helper()
+		said++
+		cm := fmt.Sprintf("said%d", said)
+		eventually(t, "n1 writes after "+after, func() error {
+			_, err := l.Output("n1", "sh", "-c", fmt.Sprintf(`%s apply -f - <<E
+apiVersion: v1
+kind: Service
+metadata: {name: %s}
+spec: {selector: {app: nobody}, ports: [{port: 80}]}
+E`, l.Exe, cm))
+			return err
+		})
+		eventually(t, "n2's agent hears of it after "+after, func() error {
+			out, err := l.Output("n2", l.Exe, "services")
+			if err == nil && !strings.Contains(out, cm) {
+				err = fmt.Errorf("not there:\n%s", out)
+			}
+			return err
+		})
+		run(t, l, "n2", cm)
+	}
+	s.must("systemctl", "start", name)
+	// Asked once, by somebody who does not try again.
+	if out, err := s.run("curl", "-sS", "--fail", "--max-time", "20", "--cacert", "/etc/warren/ca.crt", "--cert", "/etc/warren/etcd.crt",
+		"--key", "/etc/warren/etcd.key", l.Spec.etcdURL("etcd1", etcdClientPort)+"/health"); err != nil || !strings.Contains(out, `"true"`) {
+		t.Errorf("started, but it does not serve: %v %s", err, out)
+	}
+	reached("start")
+
+	main := s.show(name, "MainPID")
+	if caps := s.must("grep", "CapBnd", "/proc/"+main+"/status"); strings.Trim(strings.TrimPrefix(caps, "CapBnd:"), "\t 0") != "" {
+		t.Errorf("capabilities %s, expected none", caps)
+	}
+	s.must("nsenter", "-t", main, "-m", "-r", "-w", "sh", "-c", "touch /var/lib/warren-etcd/x && rm /var/lib/warren-etcd/x && ! touch /etc/x && ! touch /usr/x && ! touch /var/x")
+	s.must("kill", "-KILL", main)
+	eventually(t, "systemd starts it again", func() error {
+		if n := s.show(name, "NRestarts"); n != "1" {
+			return fmt.Errorf("%s restarts", n)
+		}
+		_, err := s.run("systemctl", "is-active", name)
+		return err
+	})
+	reached("kill -9")
+
+	s.must("systemctl", "stop", name)
+	if got := s.show(name, "Result") + " " + s.show(name, "ExecMainStatus"); got != "success 0" {
+		t.Errorf("a stop ended with %s", got)
+	}
+	if out, err := s.run("systemctl", "is-active", name); err == nil || strings.TrimSpace(out) != "inactive" {
+		t.Errorf("after a stop: %s", out)
+	}
+	// More failures in a row than systemd stands without being told.
+	s.must("mv", "/etc/warren/etcd.key", "/etc/warren/away")
+	s.must("systemctl", "start", "--no-block", name)
+	eventually(t, "it fails and fails", func() error {
+		if n, err := strconv.Atoi(s.show(name, "NRestarts")); err != nil || n < 7 {
+			return fmt.Errorf("%d restarts, %v; now it is %s", n, err, s.show(name, "ActiveState"))
+		}
+		return nil
+	})
+	s.must("mv", "/etc/warren/away", "/etc/warren/etcd.key")
+	eventually(t, "it serves in the end", func() error {
+		_, err := s.run("systemctl", "is-active", name)
+		return err
+	})
+	reached("failures")
 }
