@@ -48,16 +48,6 @@ func (d *deaf) set(want map[netip.AddrPort]bool) {
 	}
 }
 
-// has reports whether there is one at a port.
-func (d *deaf) has(port uint16) bool {
-	for at := range d.open {
-		if at.Port() == port {
-			return true
-		}
-	}
-	return false
-}
-
 func (d *deaf) close() { d.set(nil) }
 
 func openDeaf(at netip.AddrPort) (fd int, err error) {

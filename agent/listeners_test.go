@@ -14,14 +14,16 @@ func TestSteeredPorts(t *testing.T) {
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1
    1: 00000000:3AAD 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1
    2: 00000000:7530 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 3 1
-   3: 0100007F:3AAE 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 4 1
+   3: 00000000:7531 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 77 1 00000000a1b2c3d4 100 0 0 10 0
+   4: 0100007F:3AAE 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 4 1
    garbage
 `
-	if got := steeredPorts(bufio.NewScanner(strings.NewReader(tcp)), listening); !slices.Equal(got, []uint16{15021, 30000}) {
+	own := map[uint64]bool{77: true}
+	if got := steeredPorts(bufio.NewScanner(strings.NewReader(tcp)), listening, own); !slices.Equal(got, []uint16{15021, 30000}) {
 		t.Errorf("listeners %v, expected 15021 and 30000", got)
 	}
 	udp := strings.NewReplacer(" 0A ", " 07 ").Replace(tcp)
-	if got := steeredPorts(bufio.NewScanner(strings.NewReader(udp)), "07"); !slices.Equal(got, []uint16{15021, 30000}) {
+	if got := steeredPorts(bufio.NewScanner(strings.NewReader(udp)), "07", own); !slices.Equal(got, []uint16{15021, 30000}) {
 		t.Errorf("UDP sockets %v, expected 15021 and 30000", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
@@ -17,8 +18,14 @@ import (
 // same port of the node's own address. Only the apply loop uses it.
 type relays struct {
 	log  *slog.Logger
-	open map[relayKey]io.Closer
+	open map[relayKey]relay
 	said map[relayKey]bool // a port that could not be opened, reported once
+}
+
+// relay is the socket of one.
+type relay interface {
+	io.Closer
+	syscall.Conn
 }
 
 type relayKey struct {
@@ -30,7 +37,7 @@ type relayKey struct {
 // set opens and closes sockets so that they are those wanted.
 func (r *relays) set(want map[relayKey]bool) {
 	if r.open == nil {
-		r.open, r.said = map[relayKey]io.Closer{}, map[relayKey]bool{}
+		r.open, r.said = map[relayKey]relay{}, map[relayKey]bool{}
 	}
 	for k, c := range r.open {
 		if !want[k] {
@@ -94,7 +101,7 @@ func relayed(snap *model.Snapshot, pods []pod, me self) map[relayKey]bool {
 	return out
 }
 
-func openRelay(at, to netip.AddrPort, proto model.Protocol) (io.Closer, error) {
+func openRelay(at, to netip.AddrPort, proto model.Protocol) (relay, error) {
 	if proto == model.UDP {
 		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		if err != nil {
@@ -104,7 +111,7 @@ func openRelay(at, to netip.AddrPort, proto model.Protocol) (io.Closer, error) {
 		go u.run()
 		return c, nil
 	}
-	l, err := net.Listen("tcp", at.String())
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 	if err != nil {
 		return nil, err
 	}
