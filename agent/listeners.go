@@ -114,15 +114,19 @@ func (a *Agent) inodes() map[uint64]bool {
 // lookAtListeners finds the host programs that listen in the steered ranges, and says so when they change.
 func (a *Agent) lookAtListeners() []uint16 {
 	all := hostListeners(a.inodes())
-	if slices.Equal(all, a.kernel.listeners) {
-		return all
-	}
-	left := spared(all)
-	if len(left) > 0 {
+	left, dead := tellApart(all)
+	wasLeft, wasDead := tellApart(a.kernel.listeners)
+	if len(left) > 0 && !slices.Equal(left, wasLeft) {
 		a.log.Info("host programs listen in the range of masqueraded ports; those ports are left to them", "ports", left)
 	}
-	if dead := slices.DeleteFunc(slices.Clone(all), func(n uint16) bool { return slices.Contains(left, n) }); len(dead) > 0 {
+	if len(dead) > 0 && !slices.Equal(dead, wasDead) {
 		a.log.Warn("host programs listen on ports that are steered to the tunnel and cannot be reached there", "ports", dead)
 	}
 	return all
+}
+
+// tellApart divides listeners' ports into those that are left to them and the others.
+func tellApart(all []uint16) (left, dead []uint16) {
+	left = spared(all)
+	return left, slices.DeleteFunc(slices.Clone(all), func(n uint16) bool { return slices.Contains(left, n) })
 }
