@@ -89,5 +89,9 @@ func (l *engineLog) errors(format string, args ...any) {
 	kept := l.kept[format]
 	l.last[format], l.kept[format] = now, 0
 	l.mu.Unlock()
-	l.log.Warn("wireguard: "+fmt.Sprintf(format, args...), "repeated", kept)
+	log := l.log
+	if kept > 0 {
+		log = log.With("leftOut", kept) // lines like it since the last one
+	}
+	log.Warn("wireguard: " + fmt.Sprintf(format, args...))
 }
