@@ -14,10 +14,13 @@ type storeHealth struct {
 	state api.Store
 }
 
-func (h *storeHealth) ok() {
+func (h *storeHealth) ok(log *slog.Logger, what string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.state.Connected {
+		if h.state.Error != "" {
+			log.Info(what+" answers again", "away", time.Since(h.state.Since).Round(time.Second))
+		}
 		h.state = api.Store{Connected: true, Since: time.Now()}
 	}
 }

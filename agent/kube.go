@@ -77,7 +77,7 @@ func (a *Agent) watchKubernetes(ctx context.Context) {
 	s.AllPods = a.cfg.DNS.Pods == podsVerified
 	s.Watch(ctx, a.takeObjects, func(err error) {
 		if err == nil {
-			a.kube.health.ok()
+			a.kube.health.ok(a.log, "the API server")
 		} else if ctx.Err() == nil {
 			a.kube.health.failed(a.log, "the API server", err)
 		}

@@ -37,7 +37,7 @@ func (a *Agent) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := a.store.Watch(ctx, func(s *model.Snapshot) {
 			b.reset()
-			a.health.ok()
+			a.health.ok(a.log, "the store")
 			a.takeStore(s)
 		})
 		if ctx.Err() != nil {
@@ -67,6 +67,7 @@ func (a *Agent) alive(ctx context.Context) {
 // record as planned. It runs whenever something changed and repeats what failed.
 func (a *Agent) member(ctx context.Context) error {
 	var b backoff
+	joined := false
 	for ctx.Err() == nil {
 		err := a.join(ctx)
 		var mismatch *clusterMismatch
@@ -75,12 +76,19 @@ func (a *Agent) member(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			if last := a.joinProblem.Swap(err.Error()); last != err.Error() {
-				a.log.Warn("cannot join yet; trying again", "err", err)
+				what := "cannot join yet; trying again"
+				if joined {
+					what = "cannot look after this node's records in the store; trying again"
+				}
+				a.log.Warn(what, "err", err)
 			}
 			b.wait(ctx, nil)
 			continue
 		}
-		a.joinProblem.Store("")
+		if last := a.joinProblem.Swap(""); last != "" {
+			a.log.Info("the trouble with this node's records in the store is over")
+		}
+		joined = true
 		b.reset()
 		select {
 		case <-ctx.Done():
