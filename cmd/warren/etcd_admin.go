@@ -24,13 +24,16 @@ func (e *etcdFlags) add(c *cobra.Command) {
 	f.StringVar(&e.cfg.KeyFile, "key-file", os.Getenv("WARREN_ETCD_KEY_FILE"), "PEM file of its key")
 }
 
-// do runs f with a client that is closed after it.
-func (e *etcdFlags) do(f func(*admin.Client) error) error {
+// do runs f with a client that is closed after it, if any server answers.
+func (e *etcdFlags) do(c *cobra.Command, f func(*admin.Client) error) error {
 	cli, err := etcd.Dial(e.cfg)
 	if err != nil {
 		return err
 	}
 	defer cli.Close()
+	if err := admin.Answers(c.Context(), cli); err != nil {
+		return err
+	}
 	return f(cli)
 }
 
@@ -49,7 +52,7 @@ func etcdMemberListCmd(e *etcdFlags) *cobra.Command {
 		Short: "list the members",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return e.do(func(cli *admin.Client) error {
+			return e.do(c, func(cli *admin.Client) error {
 				members, err := admin.Members(c.Context(), cli)
 				if err != nil {
 					return err
@@ -79,7 +82,7 @@ func etcdMemberRemoveCmd(e *etcdFlags) *cobra.Command {
 		Short: "remove a member that is gone for good",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.do(func(cli *admin.Client) error {
+			return e.do(c, func(cli *admin.Client) error {
 				members, err := admin.Members(c.Context(), cli)
 				if err != nil {
 					return err
@@ -122,7 +125,7 @@ func etcdSnapshotSaveCmd(e *etcdFlags) *cobra.Command {
 		Short: "copy everything that etcd holds to a file, or to stdout",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return e.do(func(cli *admin.Client) error {
+			return e.do(c, func(cli *admin.Client) error {
 				var n int64
 				var err error
 				if args[0] == "-" {

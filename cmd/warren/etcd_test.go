@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,5 +55,28 @@ func TestEtcdNotifies(t *testing.T) {
 	expect("STOPPING=1")
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Where no member answers the tools say so, and to whom they spoke; they do not wait for ever.
+func TestEtcdToolsEnd(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mute.Close() })
+	silent, closed := "http://"+mute.Addr().String(), fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))
+	for _, args := range [][]string{{"member", "list"}, {"snapshot", "save", filepath.Join(t.TempDir(), "s")}} {
+		t.Run(args[0], func(t *testing.T) {
+			t.Parallel()
+			c := root()
+			c.SetArgs(append([]string{"etcd", "--endpoints", silent + "," + closed}, args...))
+			c.SetOut(io.Discard)
+			c.SetErr(io.Discard)
+			err := c.ExecuteContext(t.Context())
+			if err == nil || !strings.Contains(err.Error(), "no server of etcd answers at "+silent+", "+closed) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

@@ -4,8 +4,11 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -23,11 +26,44 @@ type Member struct {
 	Learner    bool     `json:"learner"`
 }
 
-// Members lists the members.
+// patience is how long a server may take for an answer, and the members to agree.
+const patience = 10 * time.Second
+
+// Answers returns an error when none of the client's servers answers. What needs no quorum can be asked of one that does.
+func Answers(ctx context.Context, cli *clientv3.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	endpoints := cli.Endpoints()
+	errs := make(chan error, len(endpoints))
+	for _, e := range endpoints {
+		go func() { _, err := cli.Status(ctx, e); errs <- err }()
+	}
+	var all []error
+	for range endpoints {
+		err := <-errs
+		if err == nil {
+			return nil
+		}
+		all = append(all, err)
+	}
+	return fmt.Errorf("no server of etcd answers at %s: %w", strings.Join(endpoints, ", "), errors.Join(all...))
+}
+
+// agreed says of a request that took too long what etcd lacks.
+func agreed(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("its members did not agree within %s; do most of them run?: %w", patience, err)
+	}
+	return err
+}
+
+// Members lists the members. That needs a quorum.
 func Members(ctx context.Context, cli *clientv3.Client) ([]Member, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	r, err := cli.MemberList(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list the members of etcd: %w", err)
+		return nil, fmt.Errorf("list the members of etcd: %w", agreed(err))
 	}
 	out := make([]Member, 0, len(r.Members))
 	for _, m := range r.Members {
@@ -62,8 +98,10 @@ func Remove(ctx context.Context, cli *clientv3.Client, m Member) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	if _, err := cli.MemberRemove(ctx, id); err != nil {
-		return fmt.Errorf("remove etcd member %s (%s): %w", m.Name, m.ID, err)
+		return fmt.Errorf("remove etcd member %s (%s): %w", m.Name, m.ID, agreed(err))
 	}
 	return nil
 }
