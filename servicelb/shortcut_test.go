@@ -383,7 +383,7 @@ func TestWithoutShortcut(t *testing.T) {
 
 // When all places are taken further flows go the long way, and as they become free, the next ones get them. The last
 // quarter is not for connections that nobody has answered.
-func TestPlacesAreShort(t *testing.T) {
+func TestShortcutPlacesAreFew(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	for port := uint16(1); port <= 20; port++ {
@@ -407,7 +407,7 @@ func TestPlacesAreShort(t *testing.T) {
 }
 
 // A Pod that is not where it was is not reached by the old way.
-func TestPodsMove(t *testing.T) {
+func TestShortcutsWhenPodsMove(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
@@ -504,7 +504,7 @@ func TestShortcutsAreAdopted(t *testing.T) {
 }
 
 // A flow whose handshake only the last process's shortcut has seen is an open one for the next.
-func TestHandshakeBeforeAdoption(t *testing.T) {
+func TestShortcutBeforeAdoption(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
