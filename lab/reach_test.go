@@ -127,7 +127,7 @@ func bulk(t *testing.T, l *Lab, from, to *Pod, a netip.Addr) {
 	if err != nil || strings.TrimSpace(out) != "2000000" {
 		t.Errorf("%s -> %s %s: %q of 2000000 bytes came back: %v", from.Name, to.Name, a, strings.TrimSpace(out), err)
 	}
-	if out, err := l.PodOutput(from, "ping", "-c3", "-W5", "-Mdont", "-s", "20000", a.String()); err != nil {
+	if out, err := l.PodOutput(from, "ping", "-c8", "-i0.3", "-W5", "-Mdont", "-s", "20000", a.String()); err != nil {
 		t.Errorf("%s -> %s %s: 20,000 bytes in fragments: %v\n%s", from.Name, to.Name, a, err, out)
 	}
 }

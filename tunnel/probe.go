@@ -234,10 +234,29 @@ func (t *Tunnel) surveyPaths(ctx context.Context) {
 			if known[p.PublicKey] == nil {
 				known[p.PublicKey] = &surveyed{}
 			}
-			if s := known[p.PublicKey]; !sessionGone(p.LastHandshake) && s.due(p, time.Now()) && ctx.Err() == nil {
+			s := known[p.PublicKey]
+			if sessionGone(p.LastHandshake) || ctx.Err() != nil {
+				continue
+			}
+			t.moved(p, s.endpoint)
+			if s.due(p, time.Now()) {
 				t.survey(ctx, p, s)
 			}
 		}
+	}
+}
+
+// moved makes a narrow path narrower when its datagrams have got longer headers, until the new one has been asked: most
+// likely both lead over the link that is narrow.
+func (t *Tunnel) moved(p PeerStatus, from netip.AddrPort) {
+	if !from.Addr().Is4() || !p.Endpoint.Addr().Is6() || p.PathMTU == 0 {
+		return
+	}
+	const longer = 40 - 20 // IPv6's header
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.states[p.PublicKey]; s != nil {
+		s.path.Store(int32(max((p.PathMTU-longer)&^(sizeStep-1), s.floor())))
 	}
 }
 

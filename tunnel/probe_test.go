@@ -142,3 +142,22 @@ func TestLossIsNoNarrowPath(t *testing.T) {
 	}
 	stop()
 }
+
+// A narrow path that the next packets leave for one over IPv6 is taken for narrow there, too, by what the header has more.
+func TestNarrowPathMoves(t *testing.T) {
+	noLeaks(t)
+	a, _, _ := narrow(t, true, &answerEcho{})
+	four, six := netip.MustParseAddrPort("192.0.2.2:1"), netip.MustParseAddrPort("[2001:db8::2]:1")
+	for _, c := range []struct {
+		from, to    netip.AddrPort
+		before, now int
+	}{{four, six, 1360, 1328}, {four, six, 1280, 1280}, {six, four, 1360, 1360}, {four, four, 1360, 1360}, {netip.AddrPort{}, six, 1360, 1360}, {four, six, 0, 0}} {
+		p := a.Peers()[0]
+		a.setPath(p.PublicKey, c.before)
+		p.Endpoint, p.PathMTU = c.to, c.before
+		a.moved(p, c.from)
+		if _, got := a.pathMTU(); got != c.now {
+			t.Errorf("%d bytes from %v to %v: %d, expected %d", c.before, c.from, c.to, got, c.now)
+		}
+	}
+}
