@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -120,6 +121,17 @@ func TestDrain(t *testing.T) {
 	for range 10 {
 		if _, err := hostname("n2", "http://"+ip+"/hostname"); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The capabilities of the DaemonSet and the runtime's seccomp profile let the agent have the kernel carry flows inside a node.
+func TestFastPath(t *testing.T) {
+	for _, p := range pods(t, "warren-system", "app.kubernetes.io/component=agent") {
+		var status struct{ FastPath string }
+		out := kubectl(t, "-n", "warren-system", "exec", p.Name, "-c", "agent", "--", "/warren", "status", "-o", "json")
+		if err := json.Unmarshal([]byte(out), &status); err != nil || status.FastPath != "kernel" {
+			t.Errorf("on %s flows are carried by the %s %v", p.Node, status.FastPath, err)
 		}
 	}
 }
