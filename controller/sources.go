@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
@@ -131,15 +132,20 @@ func (s *sources) prepare() error {
 	return nil
 }
 
-// slim drops what is large and never looked at.
+// slim drops what is large and never looked at, from a copy: the object may be somebody else's, too.
 func slim(o any) (any, error) {
-	if m, err := meta.Accessor(o); err == nil {
+	x, ok := o.(runtime.Object)
+	if !ok {
+		return o, nil
+	}
+	x = x.DeepCopyObject()
+	if m, err := meta.Accessor(x); err == nil {
 		m.SetManagedFields(nil)
 	}
-	if n, ok := o.(*corev1.Node); ok {
+	if n, ok := x.(*corev1.Node); ok {
 		n.Status.Images = nil
 	}
-	return o, nil
+	return x, nil
 }
 
 // start runs the informers; stop waits until they have ended, for which their context must have.
