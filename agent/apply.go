@@ -120,6 +120,10 @@ var noSnapshot = &model.Snapshot{}
 func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
 	last := a.applied.Load()
 	now := &appliedState{plan: p, revision: snap.Revision, at: time.Now(), err: err, first: err == nil || last != nil && last.first}
+	ready := now.first && (last == nil || !last.first)
+	if ready {
+		a.offerPlugin() // before anybody is told that Pods can be plugged
+	}
 	a.applied.Store(now)
 	if err != nil && (last == nil || last.err == nil || last.err.Error() != err.Error()) {
 		a.log.Error("not all of the plan could be applied; trying again", "err", err)
@@ -130,7 +134,7 @@ func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
 	if changed > 0 && last != nil && last.err == nil && reflect.DeepEqual(last.plan.Host, p.Host) {
 		a.log.Info("host network brought back to the plan", "changes", changed)
 	}
-	if now.first && (last == nil || !last.first) {
+	if ready {
 		a.becameReady()
 	}
 	if old := a.wanted.Load(); old == nil || !reflect.DeepEqual(*old, p.Node) {

@@ -55,9 +55,13 @@ func (a *Agent) writeConflist() error {
 
 // becameReady is called once, after the first plan was applied as a whole.
 func (a *Agent) becameReady() {
+	a.log.Info("ready", "node", a.cfg.NodeName, "podCIDRs", *a.blocks.Load(), "mtu", a.applied.Load().plan.MTU)
+	systemd.Notify(systemd.Ready)
+}
+
+// offerPlugin lets runtimes find the plugin.
+func (a *Agent) offerPlugin() {
 	if err := a.writeConflist(); err != nil {
 		a.log.Error("cannot write the CNI conflist; runtimes will not find warren", "err", err)
 	}
-	a.log.Info("ready", "node", a.cfg.NodeName, "podCIDRs", *a.blocks.Load(), "mtu", a.applied.Load().plan.MTU)
-	systemd.Notify(systemd.Ready)
 }
