@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -70,22 +71,33 @@ func (a *Agent) setFastPods(look bool) {
 	if !look && reflect.DeepEqual(records, f.records) {
 		return
 	}
-	f.records = records
 	links, pods, err := fastLinks(records)
-	if err == nil && maps.Equal(pods, f.pods) {
+	if err != nil {
+		f.tell(a.log, err) // what was known stays, until the next look
 		return
 	}
-	if err == nil {
-		err = f.path.Attach(links)
+	f.records = records
+	if maps.Equal(pods, f.pods) {
+		return
 	}
+	err = f.path.Attach(links)
+	f.tell(a.log, err)
+	if f.pods = pods; err != nil {
+		f.pods = nil // tried again at the next look
+	}
+	a.lb.SetPods(pods)
+}
+
+// tell logs a failure once.
+func (f *fastPods) tell(log *slog.Logger, err error) {
 	if err == nil {
 		f.err = ""
-	} else if f.err != err.Error() {
-		f.err = err.Error()
-		a.log.Warn("flows of some Pods go through the agent", "err", err)
+		return
 	}
-	f.pods = pods
-	a.lb.SetPods(pods)
+	if f.err != err.Error() {
+		f.err = err.Error()
+		log.Warn("flows of some Pods go through the agent", "err", err)
+	}
 }
 
 // fastLinks finds the Pods' interfaces: their indexes, and each Pod's by its addresses.

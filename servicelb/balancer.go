@@ -70,7 +70,7 @@ func New(c Config) (*Balancer, error) {
 	if err := b.openFlows(c); err != nil {
 		return nil, err
 	}
-	b.short = newShortcuts(c.FastPath, len(b.flows.slots))
+	b.short = newShortcuts(c.FastPath, len(b.flows.slots), c.Log)
 	b.flows.ended = b.settle
 	b.affinity.init()
 	b.view.Store(&view{Table: &Table{}})

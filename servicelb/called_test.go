@@ -57,8 +57,8 @@ func TestCallsAreBounded(t *testing.T) {
 	var c calls
 	for i := range uint32(100_000) {
 		k := callKey{netip.AddrFrom4([4]byte{10, 42, byte(i >> 8), byte(i)}), uint16(i), 53}
-		c.remember(call{k, ip("192.0.2.1"), 1 + i})
-		if to, ok := c.find(&k, 1+i); !ok || to != ip("192.0.2.1") {
+		c.put(k.hash(), k, ip("192.0.2.1"), 1+i)
+		if to, ok := c.get(k.hash(), k, 1+i, 1); !ok || to != ip("192.0.2.1") {
 			t.Fatal(i, to, ok)
 		}
 	}

@@ -1,6 +1,7 @@
 package servicelb
 
 import (
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -27,8 +28,10 @@ import (
 // the middle of one invalid, and may have a rule that drops such packets.
 type shortcuts struct {
 	path *fastpath.Path // nil: there are none
+	log  *slog.Logger
 	pods atomic.Pointer[map[netip.Addr]fastpath.Pod]
 	of   []atomic.Uint32 // by slot: the flow's place plus one, or a mark; 0: none
+	full atomic.Bool     // no place is free: so that no packet asks for mu in vain
 
 	mu      sync.Mutex // locked after a shard, never before one
 	places  []place
@@ -39,12 +42,13 @@ type shortcuts struct {
 	owners  map[wayKey]uint32 // the place that last wrote a key of the path's table
 	leaving []uint32          // places disarmed since the last tick
 	left    []uint32          // and before it: nothing is in the path any more
+	refused bool              // the kernel has refused a flow, and that was said
 }
 
 // Marks in shortcuts.of.
 const (
-	marks  = 1<<32 - 2
-	unable = 1<<32 - 2 // an end of the flow is no Pod that the path knows
+	marks  = unable
+	unable = 1<<32 - 2 // an end of the flow is no Pod that the path knows, or the kernel does not take it
 	taking = 1<<32 - 1 // somebody is about to give it a place
 )
 
@@ -75,8 +79,8 @@ const (
 	restless     = 30
 )
 
-func newShortcuts(path *fastpath.Path, slots int) *shortcuts {
-	s := &shortcuts{path: path}
+func newShortcuts(path *fastpath.Path, slots int, log *slog.Logger) *shortcuts {
+	s := &shortcuts{path: path, log: log}
 	if path != nil {
 		s.of = make([]atomic.Uint32, slots)
 		s.places = make([]place, path.Size())
@@ -148,7 +152,7 @@ func (b *Balancer) renew(v *view, e *entry, slot uint32, way int) (take bool) {
 	p, st := s.place(slot)
 	switch {
 	case p == nil:
-		return s.of[slot].Load() == 0 && e.shortens(status) && (way == orig || e.proto != packet.ProtoUDP)
+		return !s.full.Load() && s.of[slot].Load() == 0 && e.shortens(status) && (way == orig || e.proto != packet.ProtoUDP)
 	case !e.shortens(status):
 		s.leave(slot) // it is ending: every packet counts now
 	case st.Armed.Load() == 0:
@@ -253,7 +257,11 @@ func (s *shortcuts) enter(c candidate, hash uint64) (n, mark uint32) {
 	}
 	if err := s.path.Put(n, p.id, p.proto, &p.ways); err != nil {
 		s.clear(n)
-		return 0, taking
+		if !s.refused {
+			s.refused = true
+			s.log.Warn("the kernel does not take a flow between Pods of this node; the agent carries it, and others that are refused", "err", err)
+		}
+		return 0, unable
 	}
 	return n, 0
 }

@@ -14,7 +14,15 @@ func (b *Balancer) SetPods(pods map[netip.Addr]fastpath.Pod) {
 	b.set.Lock()
 	defer b.set.Unlock()
 	b.short.pods.Store(&pods)
+	b.short.forgive(b.flows.ever())
 	b.confirmShortcuts()
+}
+
+// forgive lets flows whose Pods were not known when they began try again.
+func (s *shortcuts) forgive(slots uint32) {
+	for slot := range slots {
+		s.of[slot].CompareAndSwap(unable, 0)
+	}
 }
 
 // confirmShortcuts compares all flows in the path with the table and the Pods. set is locked.

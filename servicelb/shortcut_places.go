@@ -2,7 +2,7 @@ package servicelb
 
 // vacant takes a free place. The last quarter is for flows that have been answered. mu is locked.
 func (s *shortcuts) vacant(unproven bool) (n uint32, ok bool) {
-	if unproven && s.short() || s.used == len(s.places) {
+	if unproven && s.short() {
 		return 0, false
 	}
 	if last := len(s.free) - 1; last >= 0 {
@@ -11,6 +11,7 @@ func (s *shortcuts) vacant(unproven bool) (n uint32, ok bool) {
 		n = s.high
 		s.high++
 	} else {
+		s.full.Store(true)
 		return 0, false
 	}
 	s.used++
@@ -38,14 +39,25 @@ func (s *shortcuts) retire(n uint32) {
 	s.mu.Unlock()
 }
 
-// reap frees the places that were left before the last tick.
+// reap frees the places that were left before the last tick, one by one: packets of new flows wait for mu.
 func (s *shortcuts) reap() {
+	for s.reapOne() {
+	}
+	s.mu.Lock()
+	s.left, s.leaving = s.leaving, s.left
+	s.mu.Unlock()
+}
+
+func (s *shortcuts) reapOne() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, n := range s.left {
-		s.clear(n)
+	last := len(s.left) - 1
+	if last < 0 {
+		return false
 	}
-	s.left, s.leaving = s.leaving, s.left[:0]
+	s.clear(s.left[last])
+	s.left = s.left[:last]
+	return true
 }
 
 // clear removes what a place wrote into the path's table, unless another flow has overwritten it. mu is locked.
@@ -59,4 +71,5 @@ func (s *shortcuts) clear(n uint32) {
 	}
 	s.free = append(s.free, n)
 	s.used--
+	s.full.Store(false)
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -406,6 +407,51 @@ func TestShortcutPlacesAreFew(t *testing.T) {
 	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "data")
 }
 
+// A flow that finds all places taken goes the long way until one is free.
+func TestShortcutWaitsForAPlace(t *testing.T) {
+	a := families["4"]
+	x := newEnds(t, a, packet.ProtoTCP, 1)
+	x.open(t)
+	first, second := x.client, netip.AddrPortFrom(x.client.Addr(), 4001)
+	x.client = second
+	x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
+	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, false, "SYN and ACK")
+	for range 3 {
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "without a place")
+	}
+	if !x.short.full.Load() {
+		t.Error("every packet asks for a place")
+	}
+	x.client = first
+	x.must(t, packet.ProtoTCP, orig, packet.RST, true, "the first connection ends")
+	x.watchShortcuts()
+	x.watchShortcuts()
+	x.client = second
+	x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the place is free")
+	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "and taken")
+}
+
+// A flow that the kernel refuses is the agent's.
+func TestShortcutIsRefused(t *testing.T) {
+	a := families["4"]
+	x := newEnds(t, a, packet.ProtoTCP, 1)
+	var log bytes.Buffer
+	x.short.log = slog.New(slog.NewTextHandler(&log, nil))
+	var strange [2]fastpath.Way // fills the kernel's table
+	strange[1].In.Sport = 1
+	if err := x.path.Put(0, 7, packet.ProtoTCP, &strange); err != nil {
+		t.Fatal(err)
+	}
+	x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
+	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, false, "SYN and ACK")
+	for range 3 {
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "data")
+	}
+	if n := strings.Count(log.String(), "the kernel does not take a flow"); n != 1 || x.short.used != 0 || len(x.short.owners) != 0 {
+		t.Errorf("said %d times, %d places, %d keys:\n%s", n, x.short.used, len(x.short.owners), log.String())
+	}
+}
+
 // A Pod that is not where it was is not reached by the old way.
 func TestShortcutsWhenPodsMove(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
@@ -432,6 +478,10 @@ func TestShortcutsWhenPodsMove(t *testing.T) {
 		x.SetPods(moved)
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the Pod is gone")
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "and stays so")
+		x.SetPods(pods)
+		x.kernel.pods = pods
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "it is known again")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "and the flow has a shortcut again")
 	})
 }
 

@@ -301,6 +301,27 @@ func TestFullTable(t *testing.T) {
 	}
 }
 
+// As many flows as an agent gives room for fit.
+func TestAllFlowsFit(t *testing.T) {
+	const flows = 1 << 15
+	p := open(t, flows)
+	f := newFlow(0, packet.ProtoTCP, "10.42.1.2:1", "10.96.0.10:80", "10.42.1.3:8080")
+	for i := range uint32(flows) {
+		f.ways[0].In.Sport, f.ways[1].In.Dport = uint16(i), uint16(i)
+		if err := p.Put(i, i+1, f.proto, &f.ways); err != nil {
+			t.Fatalf("flow %d: %v", i, err)
+		}
+		p.State(i).Armed.Store(i + 1)
+	}
+	last := newFlow(0, packet.ProtoTCP, "10.42.1.2:32767", "10.96.0.10:80", "10.42.1.3:8080")
+	in, _ := last.packets(t, packet.ACK, 1, 1, nil)
+	for way := range in {
+		if verdict, _ := run(t, p, in[way]); verdict != redirected {
+			t.Errorf("the last one's way %d: verdict %d", way, verdict)
+		}
+	}
+}
+
 func BenchmarkProgram(b *testing.B) {
 	p := open(b, 8)
 	f := newFlow(3, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
