@@ -228,7 +228,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	}
 	a.openFastPath()
 	defer a.fast.close()
-	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), FastPath: a.fast.path, Log: a.log}); err != nil {
+	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), Offload: a.fast.path, Log: a.log}); err != nil {
 		return err
 	}
 	defer func() {

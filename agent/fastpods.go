@@ -12,7 +12,7 @@ import (
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/ipam"
-	"github.com/warrennet/warren/servicelb/fastpath"
+	"github.com/warrennet/warren/servicelb/offload"
 )
 
 // fastFlows is how many flows the kernel carries at most; further ones go through the agent.
@@ -20,10 +20,10 @@ const fastFlows = 1 << 15
 
 // fastPods keeps the load balancer's fast path at the Pods' interfaces. Only the apply loop uses it.
 type fastPods struct {
-	path    *fastpath.Path // nil: the kernel has none, or it is switched off
-	why     atomic.Value   // string: why path is nil; absent while that is not known
-	records []ipam.Record  // that pods was made from
-	pods    map[netip.Addr]fastpath.Pod
+	path    *offload.Program // nil: the kernel has none, or it is switched off
+	why     atomic.Value     // string: why path is nil; absent while that is not known
+	records []ipam.Record    // that pods was made from
+	pods    map[netip.Addr]offload.Pod
 	err     string // the last one that was told
 }
 
@@ -33,7 +33,7 @@ func (a *Agent) openFastPath() {
 		a.fast.why.Store("switched off (fastPath)")
 		return
 	}
-	path, err := fastpath.New(fastFlows, a.log)
+	path, err := offload.New(fastFlows, a.log)
 	if err != nil {
 		a.fast.why.Store(err.Error())
 		a.log.Info("the kernel cannot carry flows between Pods of this node; the agent does", "setting", "fastPath", "err", err)
@@ -47,11 +47,11 @@ func (a *Agent) openFastPath() {
 func (f *fastPods) state() string {
 	switch why, known := f.why.Load().(string); {
 	case !known:
-		return "not begun"
+		return "starting"
 	case why != "":
-		return "agent: " + why
+		return why
 	}
-	return "kernel"
+	return "active"
 }
 
 func (f *fastPods) close() {
@@ -101,7 +101,7 @@ func (f *fastPods) tell(log *slog.Logger, err error) {
 }
 
 // fastLinks finds the Pods' interfaces: their indexes, and each Pod's by its addresses.
-func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]fastpath.Pod, err error) {
+func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]offload.Pod, err error) {
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil, nil, fmt.Errorf("list interfaces: %w", err)
@@ -114,7 +114,7 @@ func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]fast
 	for _, l := range all {
 		links[l.Name] = l
 	}
-	pods = map[netip.Addr]fastpath.Pod{}
+	pods = map[netip.Addr]offload.Pod{}
 	for _, r := range records {
 		l, ok := links[r.HostIfName]
 		mac, err := veth.ParseMAC(r.MAC)
@@ -124,7 +124,7 @@ func fastLinks(records []ipam.Record) (indexes []int32, pods map[netip.Addr]fast
 		if shaped[l.Index] {
 			continue // what goes past the interface goes past its limit
 		}
-		p := fastpath.Pod{Link: int32(l.Index), HostMAC: fastpath.MAC(l.HardwareAddr), MAC: fastpath.MAC(mac)}
+		p := offload.Pod{Link: int32(l.Index), HostMAC: offload.MAC(l.HardwareAddr), MAC: offload.MAC(mac)}
 		indexes = append(indexes, p.Link)
 		for _, addr := range r.Addresses {
 			pods[addr] = p

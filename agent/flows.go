@@ -32,7 +32,7 @@ func flowOf(f servicelb.Flow) api.Flow {
 		kind = "masquerade"
 	}
 	return api.Flow{Protocol: model.Protocol(f.Proto).String(), State: f.State, Kind: kind, Client: f.Client, Service: f.Service, Source: f.Source,
-		Backend: f.Backend, Kernel: f.Shortcut, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
+		Backend: f.Backend, Offloaded: f.Offloaded, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
 }
 
 func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {

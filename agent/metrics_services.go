@@ -10,7 +10,7 @@ import (
 
 var (
 	metricFlows              = prometheus.NewDesc("warren_flows", "Translated flows by state.", []string{"state"}, nil)
-	metricShortcuts          = prometheus.NewDesc("warren_flows_in_kernel", "Flows between Pods of this node that the kernel carries.", nil, nil)
+	metricOffloaded          = prometheus.NewDesc("warren_offloaded_flows", "Flows between Pods of this node that the eBPF program forwards.", nil, nil)
 	metricOpened             = prometheus.NewDesc("warren_flows_opened_total", "Flows begun.", nil, nil)
 	metricEnded              = prometheus.NewDesc("warren_flows_ended_total", "Flows ended because their backend or address vanished.", nil, nil)
 	metricLBDrops            = prometheus.NewDesc("warren_service_dropped_packets_total", "Packets that the load balancer did not pass on, by reason; some were answered.", []string{"reason"}, nil)
@@ -23,7 +23,7 @@ var (
 
 func servicesDescribe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{metricFlows, metricOpened, metricEnded, metricLBDrops, metricFrontends, metricServiceConnections,
-		metricServicePackets, metricServiceBytes, metricServiceEjections, metricShortcuts} {
+		metricServicePackets, metricServiceBytes, metricServiceEjections, metricOffloaded} {
 		ch <- d
 	}
 }
@@ -47,7 +47,7 @@ func servicesCollect(ch chan<- prometheus.Metric, s servicelb.Stats, frontends i
 			count(metricServiceBytes, v.Bytes, k, direction)
 		}
 	}
-	ch <- prometheus.MustNewConstMetric(metricShortcuts, prometheus.GaugeValue, float64(s.Shortcuts))
+	ch <- prometheus.MustNewConstMetric(metricOffloaded, prometheus.GaugeValue, float64(s.Offloaded))
 	count(metricOpened, s.Opened)
 	count(metricEnded, s.Ended)
 	ch <- prometheus.MustNewConstMetric(metricFrontends, prometheus.GaugeValue, float64(frontends))

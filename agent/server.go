@@ -121,7 +121,7 @@ func (a *Agent) notReady() string {
 func (a *Agent) status() api.Status {
 	st := api.Status{Node: a.cfg.NodeName, Version: Version, Cluster: a.cluster().Name, Store: a.health.get(),
 		PodRanges: a.cluster().PodCIDRs, DNS: a.dnsAddrs(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
-		FastPath: a.fast.state()}
+		Offload: a.fast.state()}
 	if why := a.notReady(); why != "" {
 		st.Problems = append(st.Problems, why)
 	} else {

@@ -16,8 +16,8 @@ func TestAgentWithFewCapabilities(t *testing.T) {
 	}
 	begin(t, l, on(l, "n1"), "setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+net_bind_service", "--inh-caps", "-all", l.Exe, "agent")
 	eventually(t, "the agent is ready", func() error { return l.call(t.Context(), "n1", "/v1/ready", nil) })
-	if st, err := l.Status(t.Context(), "n1"); err != nil || !strings.Contains(st.FastPath, "operation not permitted") {
-		t.Errorf("status says of the fast path %q %v", st.FastPath, err)
+	if st, err := l.Status(t.Context(), "n1"); err != nil || !strings.Contains(st.Offload, "operation not permitted") {
+		t.Errorf("status says of the fast path %q %v", st.Offload, err)
 	}
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])

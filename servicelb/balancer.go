@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/warrennet/warren/servicelb/fastpath"
+	"github.com/warrennet/warren/servicelb/offload"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,9 +17,9 @@ type Config struct {
 	FlowFile string
 	// MaxFlows bounds the flow table, 0 means 262,144.
 	MaxFlows int
-	// FastPath carries flows between Pods of this node, nil: nothing does. The Balancer does not close it.
-	FastPath *fastpath.Path
-	Log      *slog.Logger
+	// Offload carries flows between Pods of this node, nil: nothing does. The Balancer does not close it.
+	Offload *offload.Program
+	Log     *slog.Logger
 }
 
 // Balancer translates packets. Outbound, Inbound and FromHost may be called from any number of goroutines.
@@ -32,7 +32,7 @@ type Balancer struct {
 	view  atomic.Pointer[view]
 	set   sync.Mutex // one Set at a time
 
-	short    *shortcuts
+	offloads *offloads
 	sender   atomic.Pointer[func([]byte, Verdict)]
 	affinity affinity
 	pieces   pieces
@@ -70,7 +70,7 @@ func New(c Config) (*Balancer, error) {
 	if err := b.openFlows(c); err != nil {
 		return nil, err
 	}
-	b.short = newShortcuts(c.FastPath, len(b.flows.slots), c.Log)
+	b.offloads = newOffloads(c.Offload, len(b.flows.slots), c.Log)
 	b.flows.ended = b.settle
 	b.affinity.init()
 	b.view.Store(&view{Table: &Table{}})
@@ -90,7 +90,7 @@ func (b *Balancer) Run(ctx context.Context) error {
 		}
 		now := bootSeconds()
 		b.clock.Store(now)
-		b.watchShortcuts()
+		b.watchOffloads()
 		if now-swept >= sweepEvery || b.flows.pressed() && now != swept {
 			b.flows.sweep(now)
 			swept = now
@@ -121,7 +121,7 @@ func (b *Balancer) setView(t *Table, since uint32) {
 		adopted = b.adopted()
 	}
 	b.view.Store(v)
-	b.confirmShortcuts()
+	b.confirmOffloads()
 	b.readmit(v, adopted)
 }
 

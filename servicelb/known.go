@@ -23,7 +23,7 @@ func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, b
 	}
 	e, way := f.at(ref)
 	slot, _ := unref(ref)
-	if p, st := b.short.place(slot); p != nil {
+	if p, st := b.offloads.place(slot); p != nil {
 		b.catchUp(v, e, st)
 	}
 	status := e.status.Load()

@@ -14,7 +14,7 @@ type Flow struct {
 	// Masquerade: no Service, but a Pod that talks to the world.
 	Masquerade bool
 	// Shortcut: the kernel carries its packets now.
-	Shortcut  bool
+	Offloaded bool
 	Age, Idle time.Duration
 }
 
@@ -23,7 +23,7 @@ func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
 	var out, part []Flow
 	now := b.now()
 	for i := range b.flows.shards {
-		part = b.flows.list(part[:0], uint64(i), now, b.short)
+		part = b.flows.list(part[:0], uint64(i), now, b.offloads)
 		for _, f := range part {
 			if filter != nil && !filter(f) {
 				continue
@@ -37,7 +37,7 @@ func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
 }
 
 // list appends the flows whose first tuple lies in a shard. What is linked there stays while the lock is held.
-func (f *flows) list(out []Flow, shard uint64, now uint32, short *shortcuts) []Flow {
+func (f *flows) list(out []Flow, shard uint64, now uint32, offloads *offloads) []Flow {
 	s := &f.shards[shard]
 	s.Lock()
 	defer s.Unlock()
@@ -47,8 +47,8 @@ func (f *flows) list(out []Flow, shard uint64, now uint32, short *shortcuts) []F
 			if state := e.status.Load() & stateMask; way == orig && state > dying {
 				x := e.flow(state, now)
 				slot, _ := unref(ref)
-				_, st := short.place(slot)
-				x.Shortcut = st != nil && st.Armed.Load() != 0
+				_, st := offloads.place(slot)
+				x.Offloaded = st != nil && st.Armed.Load() != 0
 				out = append(out, x)
 			}
 			ref = e.next[way]
@@ -78,7 +78,7 @@ func (b *Balancer) Stats() Stats {
 	for why := reason(1); why < reasons; why++ {
 		s.Dropped[reasonNames[why]] = b.counters.dropped[why].Load()
 	}
-	s.Shortcuts = b.short.count()
+	s.Offloaded = b.offloads.count()
 	b.gather()
 	s.Services = b.ledger.show(b.view.Load().meters())
 	return s

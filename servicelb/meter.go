@@ -159,10 +159,10 @@ func (b *Balancer) meterOf(v *view, k frontKey) *meter {
 // settle brings in what an ended flow has carried, and that it was never answered.
 func (b *Balancer) settle(slot, status uint32) {
 	v, e := b.view.Load(), &b.flows.slots[slot]
-	if p, st := b.short.place(slot); p != nil {
+	if p, st := b.offloads.place(slot); p != nil {
 		b.catchUp(v, e, st)
 	}
-	b.short.leave(slot)
+	b.offloads.leave(slot)
 	if v.ejecting > 0 && status&(stateMask|bitFailed) == tcpSyn && b.now()-e.created >= unanswered {
 		b.tried(v, e, false)
 	}

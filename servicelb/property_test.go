@@ -26,7 +26,7 @@ func TestAgainstOracle(t *testing.T) {
 }
 
 // The kernel, where it carries a packet, does what the oracle says, and neither tables nor ends of flows escape it.
-func TestShortcutsAgainstOracle(t *testing.T) {
+func TestOffloadsAgainstOracle(t *testing.T) {
 	rounds, carried := uint64(50), 0
 	if testing.Short() {
 		rounds = 5

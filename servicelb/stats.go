@@ -57,7 +57,7 @@ type Stats struct {
 	// Flows counts the flows in each state.
 	Flows map[string]uint64
 	// Shortcuts counts the flows that the kernel carries, or would after their next packet.
-	Shortcuts int
+	Offloaded int
 	// Opened counts new flows, Ended those whose backend or address vanished.
 	Opened, Ended uint64
 	// Dropped counts packets that were not passed on by reason; some of them were answered.

@@ -178,19 +178,19 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// carrier is who translates a flow's packets now.
-func carrier(f api.Flow) string {
-	if f.Kernel {
-		return "kernel"
+// forwarder names what translates and forwards a flow's packets now: the agent or the eBPF program (offload).
+func forwarder(f api.Flow) string {
+	if f.Offloaded {
+		return "offload"
 	}
 	return "agent"
 }
 
 func printFlows(c *cobra.Command, format string, list []api.Flow) error {
 	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
-		fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE\tCARRIED BY")
+		fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE\tFORWARDED BY")
 		for _, f := range list {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\t%s\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle, carrier(f))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\t%s\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle, forwarder(f))
 		}
 	})
 }

@@ -53,8 +53,8 @@ func statusText(w io.Writer, st api.Status) {
 		fmt.Fprintf(w, "API      %s\n", storeText(*st.Kubernetes))
 	}
 	fmt.Fprintf(w, "tunnel   %s, MTU %d, UDP %d, key %s\n", st.Interface, st.MTU, st.Port, st.PublicKey)
-	if st.FastPath != "kernel" {
-		fmt.Fprintf(w, "inside   flows between Pods of this node are carried by the %s\n", st.FastPath)
+	if st.Offload != "active" {
+		fmt.Fprintf(w, "offload  inactive: %s\n", st.Offload)
 	}
 	fmt.Fprintf(w, "Pods     %s\n\n", words(st.PodCIDRs))
 	fmt.Fprintln(w, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")

@@ -71,16 +71,16 @@ type Env struct {
 
 // Flow is one translated connection.
 type Flow struct {
-	Protocol string         `json:"protocol"`
-	State    string         `json:"state"`
-	Client   netip.AddrPort `json:"client"`
-	Service  netip.AddrPort `json:"service"` // what the client sent to
-	Source   netip.AddrPort `json:"source"`  // what the backend sees
-	Backend  netip.AddrPort `json:"backend"`
-	Kind     string         `json:"kind"`             // service or masquerade
-	Kernel   bool           `json:"kernel,omitempty"` // carries the packets now
-	Age      int            `json:"age"`              // seconds
-	Idle     int            `json:"idle"`             // seconds
+	Protocol  string         `json:"protocol"`
+	State     string         `json:"state"`
+	Client    netip.AddrPort `json:"client"`
+	Service   netip.AddrPort `json:"service"` // what the client sent to
+	Source    netip.AddrPort `json:"source"`  // what the backend sees
+	Backend   netip.AddrPort `json:"backend"`
+	Kind      string         `json:"kind"`                // service or masquerade
+	Offloaded bool           `json:"offloaded,omitempty"` // the eBPF program forwards its packets now
+	Age       int            `json:"age"`                 // seconds
+	Idle      int            `json:"idle"`                // seconds
 }
 
 // Status is what `warren status` shows of one node. Problems come first for people; everything else is for detail.
@@ -109,10 +109,10 @@ type Status struct {
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
 	DNS          []netip.Addr   `json:"dns,omitempty"`
 	Pods         int            `json:"pods"`
-	// FastPath is "kernel" where the kernel carries flows between Pods of this node, else why it does not.
-	FastPath string `json:"fastPath"`
-	Peers    []Peer `json:"peers"`
-	Tunnel   any    `json:"tunnel,omitempty"` // counters
+	// Offload is "active" while the eBPF program forwards flows between Pods of this node, otherwise the reason why not.
+	Offload string `json:"offload"`
+	Peers   []Peer `json:"peers"`
+	Tunnel  any    `json:"tunnel,omitempty"` // counters
 }
 
 // Store says whether etcd answers, since when it does or does not, and the last error.

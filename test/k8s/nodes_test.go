@@ -126,12 +126,12 @@ func TestDrain(t *testing.T) {
 }
 
 // The capabilities of the DaemonSet and the runtime's seccomp profile let the agent have the kernel carry flows inside a node.
-func TestFastPath(t *testing.T) {
+func TestOffload_DaemonSetCapabilities_Active(t *testing.T) {
 	for _, p := range pods(t, "warren-system", "app.kubernetes.io/component=agent") {
-		var status struct{ FastPath string }
+		var status struct{ Offload string }
 		out := kubectl(t, "-n", "warren-system", "exec", p.Name, "-c", "agent", "--", "/warren", "status", "-o", "json")
-		if err := json.Unmarshal([]byte(out), &status); err != nil || status.FastPath != "kernel" {
-			t.Errorf("on %s flows are carried by the %s %v", p.Node, status.FastPath, err)
+		if err := json.Unmarshal([]byte(out), &status); err != nil || status.Offload != "active" {
+			t.Errorf("on %s flows are carried by the %s %v", p.Node, status.Offload, err)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package fastpath lets the kernel carry the packets of flows between two Pods of this node: a BPF program where a Pod's
+// Package offload lets the kernel carry the packets of flows between two Pods of this node: a BPF program where a Pod's
 // packets enter the node (tcx, Linux 6.6) translates those of the flows it was told of and puts them straight into the
 // other Pod. It decides nothing. Every flow's first packet, every fragment and every packet with IP options passes on to
 // the load balancer, which chooses, checks and ends flows as without it, and takes a flow back with one write to
@@ -6,7 +6,7 @@
 //
 // Nothing is pinned: when the process ends, however it ends, the kernel removes program, maps and links, and all packets
 // go the long way again. On a kernel without tcx or a process without CAP_BPF New fails and nothing is lost but speed.
-package fastpath
+package offload
 
 import (
 	"errors"
@@ -40,8 +40,8 @@ type Tuple struct {
 	Sport, Dport uint16
 }
 
-// Way is one way of a flow: packets that enter by From as In leave to To as Out.
-type Way struct {
+// Translation is one way of a flow: packets that enter by From as In leave to To as Out.
+type Translation struct {
 	In, Out  Tuple
 	From, To Pod
 }
@@ -97,8 +97,8 @@ const (
 	valueSize = int(unsafe.Sizeof(value{}))
 )
 
-// Path is the program with its maps and the interfaces it runs at.
-type Path struct {
+// Program is the program with its maps and the interfaces it runs at.
+type Program struct {
 	log    *slog.Logger
 	size   int
 	table  *ebpf.Map
@@ -111,15 +111,15 @@ type Path struct {
 }
 
 // New loads the program for up to size flows. The error says what the kernel or the process lacks.
-func New(size int, log *slog.Logger) (*Path, error) {
-	p := &Path{log: log, size: size, links: map[int32]link.Link{}}
+func New(size int, log *slog.Logger) (*Program, error) {
+	p := &Program{log: log, size: size, links: map[int32]link.Link{}}
 	if err := p.load(); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
 
-func (p *Path) load() (err error) {
+func (p *Program) load() (err error) {
 	// Not preallocated: entries take memory when there are flows, not before.
 	if p.table, err = ebpf.NewMap(&ebpf.MapSpec{Name: "warren_flows", Type: ebpf.Hash, KeySize: uint32(keySize), ValueSize: uint32(valueSize),
 		MaxEntries: uint32(2 * p.size), Flags: unix.BPF_F_NO_PREALLOC}); err != nil {
@@ -134,14 +134,14 @@ func (p *Path) load() (err error) {
 	if p.memory, err = unix.Mmap(p.states.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return fmt.Errorf("map the flows' states: %w", err)
 	}
-	if p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "warren_fastpath", Type: ebpf.SchedCLS, Instructions: instructions(p.table.FD(), p.states.FD()), License: "Apache-2.0"}); err != nil {
+	if p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "warren_offload", Type: ebpf.SchedCLS, Instructions: instructions(p.table.FD(), p.states.FD()), License: "Apache-2.0"}); err != nil {
 		return fmt.Errorf("load the BPF program: %w", err)
 	}
 	return p.tryAttach()
 }
 
 // tryAttach finds out whether there is tcx before anybody counts on it: such a kernel misses the interface only.
-func (p *Path) tryAttach() error {
+func (p *Program) tryAttach() error {
 	l, err := p.attach(math.MaxInt32)
 	switch {
 	case errors.Is(err, unix.ENODEV):
@@ -152,12 +152,12 @@ func (p *Path) tryAttach() error {
 	return fmt.Errorf("attach a BPF program (tcx, Linux 6.6 or newer): %w", err)
 }
 
-func (p *Path) attach(index int32) (link.Link, error) {
+func (p *Program) attach(index int32) (link.Link, error) {
 	return link.AttachTCX(link.TCXOptions{Interface: int(index), Program: p.prog, Attach: ebpf.AttachTCXIngress})
 }
 
 // Close takes the program from all interfaces and lets go of everything.
-func (p *Path) Close() error {
+func (p *Program) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error
@@ -181,16 +181,16 @@ func (p *Path) Close() error {
 }
 
 // Size is how many flows there is room for.
-func (p *Path) Size() int { return p.size }
+func (p *Program) Size() int { return p.size }
 
 // State is the i-th flow's.
-func (p *Path) State(i uint32) *State {
+func (p *Program) State(i uint32) *State {
 	return (*State)(unsafe.Pointer(&p.memory[int(i)*stateSize]))
 }
 
 // Attach makes the program run at these interfaces (by index) and at no others. Those where it cannot are left out; the
 // error names them.
-func (p *Path) Attach(links []int32) error {
+func (p *Program) Attach(links []int32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	want := map[int32]bool{}
@@ -219,7 +219,7 @@ func (p *Path) Attach(links []int32) error {
 }
 
 // Put tells the program of both ways of a flow. They are inert until the State at index is armed with that ID.
-func (p *Path) Put(index, id uint32, proto uint8, ways *[2]Way) error {
+func (p *Program) Put(index, id uint32, proto uint8, ways *[2]Translation) error {
 	for i := range ways {
 		w := &ways[i]
 		k, v := keyFor(w, proto), valueFor(w)
@@ -233,7 +233,7 @@ func (p *Path) Put(index, id uint32, proto uint8, ways *[2]Way) error {
 
 // Try passes a frame through the program as if it had entered by the interface with index 1, and sends nothing. It says
 // what has become of the frame and whether it would go into another Pod.
-func (p *Path) Try(frame []byte) (out []byte, carried bool, err error) {
+func (p *Program) Try(frame []byte) (out []byte, carried bool, err error) {
 	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
 	verdict, err := p.prog.Run(&o)
 	return o.DataOut, int32(verdict) == redirected, err
@@ -241,18 +241,18 @@ func (p *Path) Try(frame []byte) (out []byte, carried bool, err error) {
 
 // Delete makes the program forget what Put told it of one way. The flow's State must have been disarmed for longer than a
 // packet takes through the program.
-func (p *Path) Delete(proto uint8, w *Way) {
+func (p *Program) Delete(proto uint8, w *Translation) {
 	k := keyFor(w, proto)
 	if err := p.table.Delete(unsafe.Pointer(&k)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		p.log.Warn("cannot remove a flow from the BPF map", "err", err)
 	}
 }
 
-func keyFor(w *Way, proto uint8) key {
+func keyFor(w *Translation, proto uint8) key {
 	return key{w.In.Src, w.In.Dst, ports(w.In.Sport, w.In.Dport), uint32(w.From.Link), uint32(proto)}
 }
 
-func valueFor(w *Way) value {
+func valueFor(w *Translation) value {
 	v := value{src: w.Out.Src, dst: w.Out.Dst, ports: ports(w.Out.Sport, w.Out.Dport), link: uint32(w.To.Link)}
 	addrs := sum{}
 	addrs.replace(w.In.Src[:], w.Out.Src[:])

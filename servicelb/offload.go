@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/warrennet/warren/internal/packet"
-	"github.com/warrennet/warren/servicelb/fastpath"
+	"github.com/warrennet/warren/servicelb/offload"
 )
 
 // A flow between two Pods of this node may take a shortcut: the kernel translates its packets where they enter the node
@@ -16,7 +16,7 @@ import (
 //	take     a connection at its first packet, an exchange of datagrams at its third: it gets a place in the path
 //	catch up what the path tells of it (packets, flags, acknowledgements) is brought into the table at every tick, and
 //	         before any packet of it that comes the long way is judged
-//	confirm  whatever may change a verdict (a table, a Pod) stops all shortcuts at once; those that the table still
+//	confirm  whatever may change a verdict (a table, a Pod) stops all offloads at once; those that the table still
 //	         confirms are armed again, and both ends of connections that it does not are told; what they or others
 //	         still send comes the long way, where it is judged as ever
 //	leave    when the flow ends; its place is free once no packet can be in the path any more
@@ -26,10 +26,10 @@ import (
 // A flow stays in the path once it is there, and flows of the process before are brought back at the first table, without
 // waiting for a packet: a host that tracks connections has not seen those in the path, calls what comes the long way in
 // the middle of one invalid, and may have a rule that drops such packets.
-type shortcuts struct {
-	path *fastpath.Path // nil: there are none
+type offloads struct {
+	path *offload.Program // nil: there are none
 	log  *slog.Logger
-	pods atomic.Pointer[map[netip.Addr]fastpath.Pod]
+	pods atomic.Pointer[map[netip.Addr]offload.Pod]
 	of   []atomic.Uint32 // by slot: the flow's place plus one, or a mark; 0: none
 	full atomic.Bool     // no place is free: so that no packet asks for mu in vain
 
@@ -45,27 +45,27 @@ type shortcuts struct {
 	refused bool              // the kernel has refused a flow, and that was said
 }
 
-// Marks in shortcuts.of.
+// Marks in offloads.of.
 const (
 	marks  = unable
 	unable = 1<<32 - 2 // an end of the flow is no Pod that the path knows, or the kernel does not take it
 	taking = 1<<32 - 1 // somebody is about to give it a place
 )
 
-// place is one flow's in the path. It is written before its number appears in shortcuts.of and stays as it is until the
+// place is one flow's in the path. It is written before its number appears in offloads.of and stays as it is until the
 // flow has left.
 type place struct {
 	slot, life uint32 // the flow and its incarnation
 	id         uint32
 	proto      uint8
 	hash       uint64 // of the flow's first tuple
-	ways       [2]fastpath.Way
+	ways       [2]offload.Translation
 	age        uint32 // ticks; only Run uses it
 }
 
 // wayKey is what the path's table knows one way of a flow by.
 type wayKey struct {
-	in    fastpath.Tuple
+	in    offload.Tuple
 	link  int32
 	proto uint8
 }
@@ -79,19 +79,19 @@ const (
 	restless     = 30
 )
 
-func newShortcuts(path *fastpath.Path, slots int, log *slog.Logger) *shortcuts {
-	s := &shortcuts{path: path, log: log}
+func newOffloads(path *offload.Program, slots int, log *slog.Logger) *offloads {
+	s := &offloads{path: path, log: log}
 	if path != nil {
 		s.of = make([]atomic.Uint32, slots)
 		s.places = make([]place, path.Size())
 		s.owners = map[wayKey]uint32{}
-		s.pods.Store(&map[netip.Addr]fastpath.Pod{})
+		s.pods.Store(&map[netip.Addr]offload.Pod{})
 	}
 	return s
 }
 
-// disarm stops all shortcuts.
-func (s *shortcuts) disarm() {
+// disarm stops all offloads.
+func (s *offloads) disarm() {
 	if s.path == nil {
 		return
 	}
@@ -102,20 +102,20 @@ func (s *shortcuts) disarm() {
 	}
 }
 
-func (s *shortcuts) everUsed() uint32 {
+func (s *offloads) everUsed() uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.high
 }
 
-func (s *shortcuts) count() int {
+func (s *offloads) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used - len(s.leaving) - len(s.left)
 }
 
 // place returns a flow's and what the path knows of it, or nil.
-func (s *shortcuts) place(slot uint32) (*place, *fastpath.State) {
+func (s *offloads) place(slot uint32) (*place, *offload.State) {
 	if s == nil || s.path == nil {
 		return nil, nil
 	}
@@ -126,11 +126,11 @@ func (s *shortcuts) place(slot uint32) (*place, *fastpath.State) {
 	return &s.places[n-1], s.path.State(n - 1)
 }
 
-// shortens reports whether flows of this kind can have a shortcut: their ends know each other by their own addresses, and
+// offloadable reports whether flows of this kind can have a shortcut: their ends know each other by their own addresses, and
 // there is more to come than the answer to one question.
-func (e *entry) shortens(status uint32) bool { return shortens(e.flags, status) }
+func (e *entry) offloadable(status uint32) bool { return offloadable(e.flags, status) }
 
-func shortens(flags uint8, status uint32) bool {
+func offloadable(flags uint8, status uint32) bool {
 	if flags&(flagMasquerade|flagSNAT|flagNodeSource) != 0 {
 		return false
 	}
@@ -144,7 +144,7 @@ func shortens(flags uint8, status uint32) bool {
 // renew arms the shortcut of a flow that the table has just confirmed. It reports whether the flow has none and should
 // have one. The way's shard is locked.
 func (b *Balancer) renew(v *view, e *entry, slot uint32, way int) (take bool) {
-	s := b.short
+	s := b.offloads
 	if s.path == nil {
 		return false
 	}
@@ -152,8 +152,8 @@ func (b *Balancer) renew(v *view, e *entry, slot uint32, way int) (take bool) {
 	p, st := s.place(slot)
 	switch {
 	case p == nil:
-		return !s.full.Load() && s.of[slot].Load() == 0 && e.shortens(status) && (way == orig || e.proto != packet.ProtoUDP)
-	case !e.shortens(status):
+		return !s.full.Load() && s.of[slot].Load() == 0 && e.offloadable(status) && (way == orig || e.proto != packet.ProtoUDP)
+	case !e.offloadable(status):
 		s.leave(slot) // it is ending: every packet counts now
 	case st.Armed.Load() == 0:
 		b.arm(v, p, st)
@@ -162,20 +162,20 @@ func (b *Balancer) renew(v *view, e *entry, slot uint32, way int) (take bool) {
 }
 
 // arm lets the kernel carry a flow, unless what it was confirmed by is outdated already. A shard of it is locked.
-func (b *Balancer) arm(v *view, p *place, st *fastpath.State) {
-	pods := b.short.pods.Load()
+func (b *Balancer) arm(v *view, p *place, st *offload.State) {
+	pods := b.offloads.pods.Load()
 	if !p.holds(*pods) {
-		b.short.leave(p.slot)
+		b.offloads.leave(p.slot)
 		return
 	}
 	st.Armed.Store(p.id)
-	if b.view.Load() != v || b.short.pods.Load() != pods {
+	if b.view.Load() != v || b.offloads.pods.Load() != pods {
 		st.Armed.Store(0)
 	}
 }
 
 // holds reports whether both Pods are where they were.
-func (p *place) holds(pods map[netip.Addr]fastpath.Pod) bool {
+func (p *place) holds(pods map[netip.Addr]offload.Pod) bool {
 	for i := range p.ways {
 		if now, ok := pods[netip.AddrFrom16(p.ways[i].In.Src).Unmap()]; !ok || now != p.ways[i].From {
 			return false
@@ -197,8 +197,8 @@ func (e *entry) candidate(slot, status uint32) candidate {
 
 // take gives a flow a place in the path and arms it. No lock is held.
 func (b *Balancer) take(v *view, c candidate) {
-	s := b.short
-	if s.path == nil || !shortens(c.flags, c.status) || !s.of[c.slot].CompareAndSwap(0, taking) {
+	s := b.offloads
+	if s.path == nil || !offloadable(c.flags, c.status) || !s.of[c.slot].CompareAndSwap(0, taking) {
 		return
 	}
 	k := key{tuple: c.way[orig], proto: c.proto}
@@ -228,7 +228,7 @@ func (b *Balancer) take(v *view, c candidate) {
 }
 
 // enter finds a place for a flow and writes the flow into the path's table. Without success it returns a mark.
-func (s *shortcuts) enter(c candidate, hash uint64) (n, mark uint32) {
+func (s *offloads) enter(c candidate, hash uint64) (n, mark uint32) {
 	pods := *s.pods.Load()
 	o, r := &c.way[orig], &c.way[reply]
 	here, ok := pods[o.source().Addr()]
@@ -237,7 +237,7 @@ func (s *shortcuts) enter(c candidate, hash uint64) (n, mark uint32) {
 		return 0, unable
 	}
 	p := place{slot: c.slot, life: c.status / life, proto: c.proto, hash: hash}
-	p.ways = [2]fastpath.Way{
+	p.ways = [2]offload.Translation{
 		{In: o.fast(), Out: r.mirrored(), From: here, To: there},
 		{In: r.fast(), Out: o.mirrored(), From: there, To: here},
 	}
@@ -266,11 +266,11 @@ func (s *shortcuts) enter(c candidate, hash uint64) (n, mark uint32) {
 	return n, 0
 }
 
-func (t *tuple) fast() fastpath.Tuple {
-	return fastpath.Tuple{Src: t.src, Dst: t.dst, Sport: t.sport, Dport: t.dport}
+func (t *tuple) fast() offload.Tuple {
+	return offload.Tuple{Src: t.src, Dst: t.dst, Sport: t.sport, Dport: t.dport}
 }
 
 // mirrored is what goes the other way.
-func (t *tuple) mirrored() fastpath.Tuple {
-	return fastpath.Tuple{Src: t.dst, Dst: t.src, Sport: t.dport, Dport: t.sport}
+func (t *tuple) mirrored() offload.Tuple {
+	return offload.Tuple{Src: t.dst, Dst: t.src, Sport: t.dport, Dport: t.sport}
 }

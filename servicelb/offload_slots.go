@@ -1,7 +1,7 @@
 package servicelb
 
 // vacant takes a free place. The last quarter is for flows that have been answered. mu is locked.
-func (s *shortcuts) vacant(unproven bool) (n uint32, ok bool) {
+func (s *offloads) vacant(unproven bool) (n uint32, ok bool) {
 	if unproven && s.short() {
 		return 0, false
 	}
@@ -19,10 +19,10 @@ func (s *shortcuts) vacant(unproven bool) (n uint32, ok bool) {
 }
 
 // short reports whether less than a quarter of the places is free. mu is locked.
-func (s *shortcuts) short() bool { return s.used*4 >= len(s.places)*3 }
+func (s *offloads) short() bool { return s.used*4 >= len(s.places)*3 }
 
 // leave takes a flow out of the path. Its shard is locked, or it is no longer linked.
-func (s *shortcuts) leave(slot uint32) {
+func (s *offloads) leave(slot uint32) {
 	if s.path == nil {
 		return
 	}
@@ -32,7 +32,7 @@ func (s *shortcuts) leave(slot uint32) {
 }
 
 // retire disarms a place that belongs to no flow any more.
-func (s *shortcuts) retire(n uint32) {
+func (s *offloads) retire(n uint32) {
 	s.path.State(n).Armed.Store(0)
 	s.mu.Lock()
 	s.leaving = append(s.leaving, n)
@@ -40,7 +40,7 @@ func (s *shortcuts) retire(n uint32) {
 }
 
 // reap frees the places that were left before the last tick, one by one: packets of new flows wait for mu.
-func (s *shortcuts) reap() {
+func (s *offloads) reap() {
 	for s.reapOne() {
 	}
 	s.mu.Lock()
@@ -48,7 +48,7 @@ func (s *shortcuts) reap() {
 	s.mu.Unlock()
 }
 
-func (s *shortcuts) reapOne() bool {
+func (s *offloads) reapOne() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := len(s.left) - 1
@@ -61,7 +61,7 @@ func (s *shortcuts) reapOne() bool {
 }
 
 // clear removes what a place wrote into the path's table, unless another flow has overwritten it. mu is locked.
-func (s *shortcuts) clear(n uint32) {
+func (s *offloads) clear(n uint32) {
 	p := &s.places[n]
 	for way := range p.ways {
 		if k := p.key(way); s.owners[k] == n {

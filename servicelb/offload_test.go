@@ -12,19 +12,19 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
-	"github.com/warrennet/warren/servicelb/fastpath"
+	"github.com/warrennet/warren/servicelb/offload"
 )
 
 // kernel is a fast path whose program runs in the kernel on frames made here. A nil one carries nothing.
 type kernel struct {
-	path    *fastpath.Path
-	pods    map[netip.Addr]fastpath.Pod
+	path    *offload.Program
+	pods    map[netip.Addr]offload.Pod
 	carried int
 }
 
 func newKernel(t testing.TB, size int) *kernel {
 	t.Helper()
-	path, err := fastpath.New(size, slog.New(slog.DiscardHandler))
+	path, err := offload.New(size, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("this test needs root and Linux 6.6: %v", err)
 	}
@@ -33,9 +33,9 @@ func newKernel(t testing.TB, size int) *kernel {
 			t.Error(err)
 		}
 	})
-	k := &kernel{path: path, pods: map[netip.Addr]fastpath.Pod{}}
+	k := &kernel{path: path, pods: map[netip.Addr]offload.Pod{}}
 	for n := range 30 {
-		pod := fastpath.Pod{Link: 1, HostMAC: fastpath.MAC{2, 0, 0, 0, 1, byte(n)}, MAC: fastpath.MAC{2, 0, 0, 0, 2, byte(n)}}
+		pod := offload.Pod{Link: 1, HostMAC: offload.MAC{2, 0, 0, 0, 1, byte(n)}, MAC: offload.MAC{2, 0, 0, 0, 2, byte(n)}}
 		a, b := ip("10.42.1.2").As4(), ip("fd42:0:0:1::2").As16()
 		a[3] += byte(n)
 		b[15] += byte(n)
@@ -49,7 +49,7 @@ func (k *kernel) balancer(t testing.TB, max int, table *Table) *Balancer {
 	if k == nil {
 		return newBalancer(t, max, table)
 	}
-	b, err := New(Config{MaxFlows: max, FastPath: k.path})
+	b, err := New(Config{MaxFlows: max, Offload: k.path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func (k *kernel) carries(t testing.TB, b *Balancer, p *packet.Packet) bool {
 	if p.TTL() != ttl-1 || !bytes.Equal(out[:6], to.MAC[:]) || !bytes.Equal(out[6:12], to.HostMAC[:]) || to == pod {
 		t.Errorf("TTL %d, Ethernet header %x", p.TTL(), out[:14])
 	}
-	b.watchShortcuts()
+	b.watchOffloads()
 	return true
 }
 
@@ -155,14 +155,14 @@ func (x *ends) state(t *testing.T) string {
 // tidy checks that nothing is left in the path.
 func (x *ends) tidy(t *testing.T) {
 	t.Helper()
-	x.watchShortcuts()
-	x.watchShortcuts()
-	if s := x.short; s.used != 0 || len(s.owners) != 0 {
+	x.watchOffloads()
+	x.watchOffloads()
+	if s := x.offloads; s.used != 0 || len(s.owners) != 0 {
 		t.Errorf("%d places and %d keys are left", s.used, len(s.owners))
 	}
 }
 
-func TestShortcutOfAConnection(t *testing.T) {
+func TestOffloadOfAConnection(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
@@ -175,10 +175,10 @@ func TestShortcutOfAConnection(t *testing.T) {
 		}
 		size := uint64(mk(packet.ProtoTCP, x.client, x.vip, packet.ACK).Length)
 		s := x.Stats()
-		if got := s.Services["d/web"]; got.Connections != 1 || got.Requests != (Volume{5, 5 * size}) || got.Replies != (Volume{4, 4 * size}) || s.Shortcuts != 1 {
-			t.Errorf("traffic %+v, %d shortcuts", got, s.Shortcuts)
+		if got := s.Services["d/web"]; got.Connections != 1 || got.Requests != (Volume{5, 5 * size}) || got.Replies != (Volume{4, 4 * size}) || s.Offloaded != 1 {
+			t.Errorf("traffic %+v, %d offloads", got, s.Offloaded)
 		}
-		if !x.Flows(nil, 0)[0].Shortcut {
+		if !x.Flows(nil, 0)[0].Offloaded {
 			t.Error("the flow's list does not say that the kernel carries it")
 		}
 		x.must(t, packet.ProtoTCP, reply, packet.FIN|packet.ACK, true, "FIN")
@@ -195,7 +195,7 @@ func TestShortcutOfAConnection(t *testing.T) {
 }
 
 // A table that says the same stops no connection; one without the backend ends it, at its first packet.
-func TestTablesStopShortcuts(t *testing.T) {
+func TestTablesStopOffloads(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
@@ -223,7 +223,7 @@ func TestTablesStopShortcuts(t *testing.T) {
 }
 
 // Datagrams from one port follow the Service from backend to backend.
-func TestShortcutOfDatagrams(t *testing.T) {
+func TestOffloadOfDatagrams(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoUDP, 8)
 		x.must(t, packet.ProtoUDP, orig, 0, false, "a question")
@@ -251,7 +251,7 @@ func TestShortcutOfDatagrams(t *testing.T) {
 
 // A client that takes the same port again while the table has not heard of the FINs yet gets a new flow, and the kernel
 // carries that one.
-func TestShortcutOfAReusedPort(t *testing.T) {
+func TestOffloadOfAReusedPort(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		for range 5 {
@@ -282,7 +282,7 @@ func frameOf(client, vip, back netip.AddrPort, way int, flags uint8) []byte {
 }
 
 // A RST is believed after gigabytes of which the balancer has seen nothing.
-func TestResetAfterAShortcut(t *testing.T) {
+func TestResetAfterAOffload(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
@@ -303,7 +303,7 @@ func TestResetAfterAShortcut(t *testing.T) {
 }
 
 // Both ends of a connection may end it by a RST that the kernel carries; one in answer to a SYN is a refusal.
-func TestShortcutOfAReset(t *testing.T) {
+func TestOffloadOfAReset(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		for way := range 2 {
 			x := newEnds(t, a, packet.ProtoTCP, 8)
@@ -334,7 +334,7 @@ func seqAck(p *packet.Packet, seq, ack uint32) {
 }
 
 // What has no shortcut: hairpins, the node's own connections, remote backends, what goes to the world, DNS.
-func TestWithoutShortcut(t *testing.T) {
+func TestWithoutOffload(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		k := newKernel(t, 8)
 		var svcs []model.Service
@@ -376,22 +376,22 @@ func TestWithoutShortcut(t *testing.T) {
 				flags = packet.ACK
 			}
 		}
-		if n := b.Stats().Shortcuts; n != 0 {
-			t.Errorf("%d shortcuts", n)
+		if n := b.Stats().Offloaded; n != 0 {
+			t.Errorf("%d offloads", n)
 		}
 	})
 }
 
 // When all places are taken further flows go the long way, and as they become free, the next ones get them. The last
 // quarter is not for connections that nobody has answered.
-func TestShortcutPlacesAreFew(t *testing.T) {
+func TestOffloadPlacesAreFew(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	for port := uint16(1); port <= 20; port++ {
 		p := mk(packet.ProtoTCP, netip.AddrPortFrom(x.client.Addr(), 5000+port), x.vip, packet.SYN)
 		want(t, x.Balancer, x.Outbound(p), Reflect, "SYN")
 	}
-	if n := x.Stats().Shortcuts; n != 6 {
+	if n := x.Stats().Offloaded; n != 6 {
 		t.Errorf("%d places for connections without an answer, expected 6 of 8", n)
 	}
 	x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
@@ -399,16 +399,16 @@ func TestShortcutPlacesAreFew(t *testing.T) {
 	x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "ACK")
 	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "data of an answered connection")
 	for range patientTicks + 3 {
-		x.watchShortcuts()
+		x.watchOffloads()
 	}
-	if n, used := x.Stats().Shortcuts, x.short.used; n != 1 || used != 1 {
-		t.Errorf("%d shortcuts, %d places, after nobody has answered the rest", n, used)
+	if n, used := x.Stats().Offloaded, x.offloads.used; n != 1 || used != 1 {
+		t.Errorf("%d offloads, %d places, after nobody has answered the rest", n, used)
 	}
 	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "data")
 }
 
 // A flow that finds all places taken goes the long way until one is free.
-func TestShortcutWaitsForAPlace(t *testing.T) {
+func TestOffloadWaitsForAPlace(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 1)
 	x.open(t)
@@ -419,25 +419,25 @@ func TestShortcutWaitsForAPlace(t *testing.T) {
 	for range 3 {
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "without a place")
 	}
-	if !x.short.full.Load() {
+	if !x.offloads.full.Load() {
 		t.Error("every packet asks for a place")
 	}
 	x.client = first
 	x.must(t, packet.ProtoTCP, orig, packet.RST, true, "the first connection ends")
-	x.watchShortcuts()
-	x.watchShortcuts()
+	x.watchOffloads()
+	x.watchOffloads()
 	x.client = second
 	x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "the place is free")
 	x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "and taken")
 }
 
 // A flow that the kernel refuses is the agent's.
-func TestShortcutIsRefused(t *testing.T) {
+func TestOffloadIsRefused(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 1)
 	var log bytes.Buffer
-	x.short.log = slog.New(slog.NewTextHandler(&log, nil))
-	var strange [2]fastpath.Way // fills the kernel's table
+	x.offloads.log = slog.New(slog.NewTextHandler(&log, nil))
+	var strange [2]offload.Translation // fills the kernel's table
 	strange[1].In.Sport = 1
 	if err := x.path.Put(0, 7, packet.ProtoTCP, &strange); err != nil {
 		t.Fatal(err)
@@ -447,23 +447,23 @@ func TestShortcutIsRefused(t *testing.T) {
 	for range 3 {
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "data")
 	}
-	if n := strings.Count(log.String(), "the kernel does not take a flow"); n != 1 || x.short.used != 0 || len(x.short.owners) != 0 {
-		t.Errorf("said %d times, %d places, %d keys:\n%s", n, x.short.used, len(x.short.owners), log.String())
+	if n := strings.Count(log.String(), "the kernel does not take a flow"); n != 1 || x.offloads.used != 0 || len(x.offloads.owners) != 0 {
+		t.Errorf("said %d times, %d places, %d keys:\n%s", n, x.offloads.used, len(x.offloads.owners), log.String())
 	}
 }
 
 // A Pod that is not where it was is not reached by the old way.
-func TestShortcutsWhenPodsMove(t *testing.T) {
+func TestOffloadsWhenPodsMove(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
-		pods := map[netip.Addr]fastpath.Pod{}
+		pods := map[netip.Addr]offload.Pod{}
 		for k, v := range x.pods {
 			pods[k] = v
 		}
 		x.SetPods(pods)
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the first packet after a look at the Pods")
-		moved := map[netip.Addr]fastpath.Pod{}
+		moved := map[netip.Addr]offload.Pod{}
 		for k, v := range pods {
 			moved[k] = v
 		}
@@ -481,12 +481,12 @@ func TestShortcutsWhenPodsMove(t *testing.T) {
 		x.SetPods(pods)
 		x.kernel.pods = pods
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, false, "it is known again")
-		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "and the flow has a shortcut again")
+		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "and the flow is offloaded again")
 	})
 }
 
 // An answer that only the kernel has seen lets an ejected backend back.
-func TestShortcutsCountForEjection(t *testing.T) {
+func TestOffloadsCountForEjection(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	svc, slices := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, ip(a.pod).Next().Next().String())
@@ -518,14 +518,14 @@ func TestShortcutsCountForEjection(t *testing.T) {
 }
 
 // The flows of the process before are in the path with the first table, before any packet.
-func TestShortcutsAreAdopted(t *testing.T) {
+func TestOffloadsAreAdopted(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		file := filepath.Join(t.TempDir(), "flows")
 		table := tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod))
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		begin := func() {
 			t.Helper()
-			b, err := New(Config{MaxFlows: 64, FlowFile: file, FastPath: x.path})
+			b, err := New(Config{MaxFlows: 64, FlowFile: file, Offload: x.path})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -544,8 +544,8 @@ func TestShortcutsAreAdopted(t *testing.T) {
 		begin()
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the first packet")
 		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "and an answer")
-		if n := x.Stats().Shortcuts; n != 2 {
-			t.Errorf("%d shortcuts, expected 2", n)
+		if n := x.Stats().Offloaded; n != 2 {
+			t.Errorf("%d offloads, expected 2", n)
 		}
 		if err := x.Close(); err != nil {
 			t.Fatal(err)
@@ -554,7 +554,7 @@ func TestShortcutsAreAdopted(t *testing.T) {
 }
 
 // A flow whose handshake only the last process's shortcut has seen is an open one for the next.
-func TestShortcutBeforeAdoption(t *testing.T) {
+func TestOffloadBeforeAdoption(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
@@ -567,7 +567,7 @@ func TestShortcutBeforeAdoption(t *testing.T) {
 }
 
 // Packets, tables, Pods, ticks and ends of flows at once: no place is lost.
-func TestShortcutsUnderLoad(t *testing.T) {
+func TestOffloadsUnderLoad(t *testing.T) {
 	a := families["4"]
 	k := newKernel(t, 64)
 	b := k.balancer(t, 256, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
@@ -576,7 +576,7 @@ func TestShortcutsUnderLoad(t *testing.T) {
 	for _, change := range []func(int){
 		func(i int) { b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080+uint16(i%7/6), a.pod))) },
 		func(int) { pods := k.pods; b.SetPods(pods) },
-		func(int) { b.watchShortcuts() },
+		func(int) { b.watchOffloads() },
 		func(int) { b.Stats(); b.Flows(nil, 0) },
 	} {
 		changes.Go(func() {

@@ -2,11 +2,11 @@ package servicelb
 
 import (
 	"github.com/warrennet/warren/internal/packet"
-	"github.com/warrennet/warren/servicelb/fastpath"
+	"github.com/warrennet/warren/servicelb/offload"
 )
 
 // catchUp brings into the table what the path has seen of a flow. The way's shard is locked, or the flow is the caller's.
-func (b *Balancer) catchUp(v *view, e *entry, st *fastpath.State) {
+func (b *Balancer) catchUp(v *view, e *entry, st *offload.State) {
 	moved := false
 	for way := range 2 {
 		if st.Packets[way].Load() == 0 {
@@ -70,9 +70,9 @@ func nextState(s uint32, flags [2]uint32) (way int, next uint32) {
 	return orig, s
 }
 
-// watchShortcuts is done at every tick.
-func (b *Balancer) watchShortcuts() {
-	s := b.short
+// watchOffloads is done at every tick.
+func (b *Balancer) watchOffloads() {
+	s := b.offloads
 	if s.path == nil {
 		return
 	}
@@ -80,23 +80,23 @@ func (b *Balancer) watchShortcuts() {
 	high, crowded := s.high, s.short()
 	s.mu.Unlock()
 	for n := range high {
-		b.watchShortcut(n, crowded)
+		b.watchOffload(n, crowded)
 	}
 	s.reap()
 }
 
-func (b *Balancer) watchShortcut(n uint32, crowded bool) {
+func (b *Balancer) watchOffload(n uint32, crowded bool) {
 	p, e, shard := b.holdPlace(n)
 	if p == nil {
 		return
 	}
 	defer shard.Unlock()
-	b.catchUp(b.view.Load(), e, b.short.path.State(n))
+	b.catchUp(b.view.Load(), e, b.offloads.path.State(n))
 	p.age++
 	status := e.status.Load()
 	unanswered := status&stateMask == tcpSyn && p.age > patientTicks
 	idle := crowded && b.now()-e.seen.Load() > restless
-	if unanswered || idle || !e.shortens(status) {
-		b.short.leave(p.slot)
+	if unanswered || idle || !e.offloadable(status) {
+		b.offloads.leave(p.slot)
 	}
 }

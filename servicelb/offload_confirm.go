@@ -3,54 +3,54 @@ package servicelb
 import (
 	"net/netip"
 
-	"github.com/warrennet/warren/servicelb/fastpath"
+	"github.com/warrennet/warren/servicelb/offload"
 )
 
 // SetPods says by which interfaces the Pods of this node are reached, by address. Without a fast path it does nothing.
-func (b *Balancer) SetPods(pods map[netip.Addr]fastpath.Pod) {
-	if b.short.path == nil {
+func (b *Balancer) SetPods(pods map[netip.Addr]offload.Pod) {
+	if b.offloads.path == nil {
 		return
 	}
 	b.set.Lock()
 	defer b.set.Unlock()
-	b.short.pods.Store(&pods)
-	b.short.forgive(b.flows.ever())
-	b.confirmShortcuts()
+	b.offloads.pods.Store(&pods)
+	b.offloads.forgive(b.flows.ever())
+	b.confirmOffloads()
 }
 
 // forgive lets flows whose Pods were not known when they began try again.
-func (s *shortcuts) forgive(slots uint32) {
+func (s *offloads) forgive(slots uint32) {
 	for slot := range slots {
 		s.of[slot].CompareAndSwap(unable, 0)
 	}
 }
 
-// confirmShortcuts compares all flows in the path with the table and the Pods. set is locked.
-func (b *Balancer) confirmShortcuts() {
-	b.short.disarm()
+// confirmOffloads compares all flows in the path with the table and the Pods. set is locked.
+func (b *Balancer) confirmOffloads() {
+	b.offloads.disarm()
 	v := b.view.Load()
-	for n := range b.short.everUsed() {
-		b.confirmShortcut(v, n)
+	for n := range b.offloads.everUsed() {
+		b.confirmOffload(v, n)
 	}
 }
 
-func (b *Balancer) confirmShortcut(v *view, n uint32) {
+func (b *Balancer) confirmOffload(v *view, n uint32) {
 	p, e, shard := b.holdPlace(n)
 	if p == nil {
 		return
 	}
-	st := b.short.path.State(n)
+	st := b.offloads.path.State(n)
 	b.catchUp(v, e, st)
 	status := e.status.Load()
 	if v.confirms(e) {
 		e.gen.Store(v.gen)
-		if e.shortens(status) {
+		if e.offloadable(status) {
 			b.arm(v, p, st)
 		}
 		shard.Unlock()
 		return
 	}
-	b.short.leave(p.slot)
+	b.offloads.leave(p.slot)
 	ends := e.bothEnds()
 	if len(ends) > 0 {
 		e.status.CompareAndSwap(status, status&^(stateMask|stateBits)|tcpReset)
@@ -63,7 +63,7 @@ func (b *Balancer) confirmShortcut(v *view, n uint32) {
 
 // holdPlace locks a shard of the living flow that has a place. The place is nil if there is none.
 func (b *Balancer) holdPlace(n uint32) (p *place, e *entry, locked *shard) {
-	s := b.short
+	s := b.offloads
 	s.mu.Lock()
 	slot, hash := s.places[n].slot, s.places[n].hash
 	s.mu.Unlock()
@@ -83,14 +83,14 @@ func (b *Balancer) holdPlace(n uint32) (p *place, e *entry, locked *shard) {
 
 // adopted are the flows of the process before that may have a place. No packet passes yet.
 func (b *Balancer) adopted() (list []candidate) {
-	if b.short.path == nil {
+	if b.offloads.path == nil {
 		return nil
 	}
-	pods := *b.short.pods.Load()
+	pods := *b.offloads.pods.Load()
 	for slot := range b.flows.ever() {
 		e := &b.flows.slots[slot]
 		status := e.status.Load()
-		if status&stateMask <= dying || !shortens(e.flags, status) || len(list) == b.short.path.Size() {
+		if status&stateMask <= dying || !offloadable(e.flags, status) || len(list) == b.offloads.path.Size() {
 			continue
 		}
 		if _, ok := pods[e.way[orig].source().Addr()]; ok {

@@ -22,7 +22,7 @@ func carriers(t *testing.T, l *Lab, node string, vip netip.Addr) (kernel, agent 
 	for _, f := range flows {
 		switch {
 		case f.Service.Addr() != vip || f.State != "tcp-open":
-		case f.Kernel:
+		case f.Offloaded:
 			kernel++
 		default:
 			agent++
@@ -46,7 +46,7 @@ const invalidDrop = "nft add table inet fw && nft add chain inet fw f '{ type fi
 // From a Pod through a Service to a Pod of its own node the kernel carries what the agent has opened, whatever happens to the
 // agent and to other Services meanwhile, and whatever the host's firewall makes of the few packets that it sees; where it may
 // not, the agent does.
-func TestShortcuts(t *testing.T) {
+func TestOffload_AgentKilled_StreamContinues(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {Agent: map[string]any{"fastPath": false}}}})
 	sh(t, l, "n1", invalidDrop)
@@ -80,11 +80,11 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 		})
 	}
 	carried("flows are carried")
-	if n := metric(t, l, node, "warren_flows_in_kernel"); (n > 0) != inKernel {
-		t.Errorf("%s: warren_flows_in_kernel %v", node, n)
+	if n := metric(t, l, node, "warren_offloaded_flows"); (n > 0) != inKernel {
+		t.Errorf("%s: warren_offloaded_flows %v", node, n)
 	}
-	if st, err := l.Status(t.Context(), node); err != nil || (st.FastPath == "kernel") != inKernel {
-		t.Errorf("%s: status says %q %v", node, st.FastPath, err)
+	if st, err := l.Status(t.Context(), node); err != nil || (st.Offload == "active") != inKernel {
+		t.Errorf("%s: status says %q %v", node, st.Offload, err)
 	}
 	first := packetsOf(t, l, node)
 	eventually(t, "the Service's bytes are counted", func() error {
@@ -118,7 +118,7 @@ func packetsOf(t *testing.T, l *Lab, node string) int {
 }
 
 // When the Service loses the backend its connections end, though the kernel carries them.
-func TestShortcutEndsWithItsBackend(t *testing.T) {
+func TestOffload_BackendRemoved_ConnectionEnds(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1, Family: Dual})
 	client := labelled(t, l, "n1", "client", "app=client")
@@ -143,7 +143,7 @@ func TestShortcutEndsWithItsBackend(t *testing.T) {
 }
 
 // A Pod whose interface somebody has given a limit is reached through it.
-func TestShapedPodsHaveNoShortcuts(t *testing.T) {
+func TestOffload_QdiscOnPodInterface_AgentForwards(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1})
 	client := labelled(t, l, "n1", "client", "app=client")

@@ -1,4 +1,4 @@
-package fastpath
+package offload
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-func open(t testing.TB, size int) *Path {
+func open(t testing.TB, size int) *Program {
 	t.Helper()
 	p, err := New(size, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -27,7 +27,7 @@ func open(t testing.TB, size int) *Path {
 }
 
 // run passes a frame through the program in the kernel, as if it had entered by the interface with index 1.
-func run(t testing.TB, p *Path, frame []byte) (verdict int32, out []byte) {
+func run(t testing.TB, p *Program, frame []byte) (verdict int32, out []byte) {
 	t.Helper()
 	buf := make([]byte, len(frame)+256)
 	o := ebpf.RunOptions{Data: frame, DataOut: buf}
@@ -86,7 +86,7 @@ func frame(proto uint8, src, dst netip.AddrPort, flags uint8, seq, ack uint32, p
 }
 
 // expected does the same with the code that the load balancer uses.
-func expected(t testing.TB, b []byte, w *Way, src, dst netip.AddrPort) []byte {
+func expected(t testing.TB, b []byte, w *Translation, src, dst netip.AddrPort) []byte {
 	t.Helper()
 	out := bytes.Clone(b)
 	copy(out, w.To.MAC[:])
@@ -106,7 +106,7 @@ type flow struct {
 	proto         uint8
 	client, vip   netip.AddrPort
 	backend       netip.AddrPort
-	ways          [2]Way
+	ways          [2]Translation
 	here, there   Pod
 	index, number uint32
 }
@@ -114,14 +114,14 @@ type flow struct {
 func newFlow(index uint32, proto uint8, client, vip, backend string) *flow {
 	f := &flow{proto: proto, client: netip.MustParseAddrPort(client), vip: netip.MustParseAddrPort(vip), backend: netip.MustParseAddrPort(backend),
 		here: Pod{1, MAC{2, 1, 1, 1, 1, 1}, MAC{2, 2, 2, 2, 2, 2}}, there: Pod{1, MAC{2, 3, 3, 3, 3, 3}, MAC{2, 4, 4, 4, 4, 4}}, index: index, number: 1000 + index}
-	f.ways = [2]Way{
+	f.ways = [2]Translation{
 		{In: tuple(f.client, f.vip), Out: tuple(f.client, f.backend), From: f.here, To: f.there},
 		{In: tuple(f.backend, f.client), Out: tuple(f.vip, f.client), From: f.there, To: f.here},
 	}
 	return f
 }
 
-func (f *flow) put(t testing.TB, p *Path) {
+func (f *flow) put(t testing.TB, p *Program) {
 	t.Helper()
 	if err := p.Put(f.index, f.number, f.proto, &f.ways); err != nil {
 		t.Fatal(err)
