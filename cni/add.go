@@ -9,68 +9,77 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// retryEvery is how often ADD looks for an agent that is away.
-const retryEvery = 50 * time.Millisecond
+// retryInterval is how often ADD retries while the agent is unreachable or not ready.
+const retryInterval = 50 * time.Millisecond
 
-// add plugs the Pod. An agent that is away, restarting or not ready yet is waited for; whatever an attempt did is
-// undone before the next one.
+// add attaches the Pod. It retries for up to c.wait while the agent is unreachable, restarting or not ready. Every failed
+// attempt is undone before the next one.
 func (c *call) add() error {
-	for end := time.Now().Add(c.wait); ; time.Sleep(retryEvery) {
-		err := c.addOnce()
+	prev, err := c.previous()
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(c.wait); ; time.Sleep(retryInterval) {
+		err := c.addOnce(prev)
 		if err == nil || !transient(err) || time.Now().After(end) {
-			return tryAgain(err, c.socket)
+			return withTryAgain(err, c.socket)
 		}
 	}
 }
 
-// transient says whether an error may be gone a moment later.
+// transient reports whether the same request may succeed a moment later.
 func transient(err error) bool {
 	var e *api.Error
-	return errors.Is(err, errAway) || (errors.As(err, &e) && e.Code == api.CodeTryAgain)
+	return errors.Is(err, errUnreachable) || (errors.As(err, &e) && e.Code == api.CodeTryAgain)
 }
 
-func tryAgain(err error, socket string) error {
-	if errors.Is(err, errAway) {
-		return &api.Error{Code: api.CodeTryAgain, Message: "the warren agent of this node does not answer on " + socket, Details: err.Error()}
+// withTryAgain gives the error of an unreachable agent the code by which the runtime retries.
+func withTryAgain(err error, socket string) error {
+	if errors.Is(err, errUnreachable) {
+		return &api.Error{Code: api.CodeTryAgain, Message: "the warren agent of this node does not respond on " + socket, Details: err.Error()}
 	}
 	return err
 }
 
-// addOnce is one attempt. The agent works on the request while the plugin looks for the Pod's namespace.
-func (c *call) addOnce() error {
+// addOnce is one attempt. The plugin opens the Pod's namespace while the agent handles the request.
+func (c *call) addOnce(prev previous) error {
 	agent, err := dial(c.socket)
 	if err != nil {
 		return err
 	}
 	defer agent.close()
-	if err := stage("reserve"); err != nil {
+	if err := c.stage("reserve"); err != nil {
 		return err
 	}
-	if err := agent.send(api.CNIAddPath, writeAdd(c.request())); err != nil {
+	if err := agent.send(api.CNIAddPath, c.request()); err != nil {
 		return err
 	}
-	builder, missing := veth.NewBuilder(c.netns)
-	if missing == nil {
+	builder, nsErr := veth.NewBuilder(c.netns)
+	if nsErr == nil {
 		defer builder.Close()
 	}
-	answer, err := agent.receive(api.CNIAddPath)
+	body, err := agent.receive(api.CNIAddPath)
 	if err != nil {
 		return err
 	}
-	if missing != nil {
-		return c.giveBack(agent, netnsError(missing))
+	if nsErr != nil {
+		return c.release(agent, netnsError(nsErr))
 	}
-	if err := c.plug(agent, builder, readAdd(answer)); err != nil {
-		return c.giveBack(agent, err)
+	reserved, err := decodeAddReply(api.CNIAddPath, body)
+	if err != nil {
+		return c.release(agent, err)
+	}
+	if err := c.attach(agent, builder, prev, reserved); err != nil {
+		return c.release(agent, err)
 	}
 	return nil
 }
 
-// plug makes the interface, commits and tells the runtime. When it fails the interface is gone again; the reservation
-// is the caller's.
-func (c *call) plug(agent *client, builder *veth.Builder, reserved api.AddReply) (err error) {
+// attach creates and configures the interface, commits the reservation and prints the result. When it fails, the
+// interface is deleted again; the caller releases the reservation.
+func (c *call) attach(agent *client, builder *veth.Builder, prev previous, reserved api.AddReply) (err error) {
 	spec := c.spec(reserved)
-	if err := stage("create"); err != nil {
+	if err := c.stage("create"); err != nil {
 		return err
 	}
 	host, pod, err := builder.Create(spec)
@@ -82,23 +91,23 @@ func (c *call) plug(agent *client, builder *veth.Builder, reserved api.AddReply)
 			err = withUndo(err, builder.Delete(spec.HostIf))
 		}
 	}()
-	if err := stage("dress"); err != nil {
+	if err := c.stage("configure"); err != nil {
 		return err
 	}
-	if err := builder.Dress(spec, host, pod); err != nil {
+	if err := builder.Configure(spec, host, pod); err != nil {
 		return kernelError(err)
 	}
-	if err := stage("commit"); err != nil {
+	if err := c.stage("commit"); err != nil {
 		return err
 	}
-	if err := agent.send(api.CNICommitPath, writeCommit(api.CommitRequest{Attachment: c.attachment(), MAC: spec.PodMAC.String()})); err != nil {
+	if err := agent.send(api.CNICommitPath, api.CommitRequest{Attachment: c.attachment(), MAC: spec.PodMAC.String()}); err != nil {
 		return err
 	}
-	result := c.result(spec, reserved.DNS) // while the agent writes the record
+	result := c.result(prev, spec, reserved.DNS) // while the agent writes the record
 	if _, err := agent.receive(api.CNICommitPath); err != nil {
 		return err
 	}
-	if err := stage("print"); err != nil {
+	if err := c.stage("print"); err != nil {
 		return err
 	}
 	return print(c.out, result)
@@ -116,18 +125,19 @@ func (c *call) request() api.AddRequest {
 	return q
 }
 
-// giveBack releases after a failed ADD, so that nothing is held any more when the runtime sees the error. Where the
-// agent has gone away it takes the reservation back itself, and its going is the reason: a dying agent deletes the
-// interface under the plugin's hands.
-func (c *call) giveBack(agent *client, failed error) error {
-	_, err := agent.call(api.CNIDelPath, writeDel(api.DelRequest{Attachment: c.attachment()}))
-	if errors.Is(err, errAway) {
+// release releases the reservation of a failed ADD, so that nothing is held when the runtime receives the error.
+//
+// An agent that has ended releases the reservation itself. Its end is then reported as the cause: an agent that shuts
+// down deletes the interface while the plugin configures it.
+func (c *call) release(agent *client, failed error) error {
+	_, err := agent.call(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()})
+	if errors.Is(err, errUnreachable) {
 		return fmt.Errorf("%w: %w", err, failed)
 	}
 	return withUndo(failed, err)
 }
 
-// wantedMAC is the capability's address, else that of CNI_ARGS.
+// wantedMAC is the MAC of the capability `mac`, else that of CNI_ARGS, else nil.
 func (c *call) wantedMAC() *veth.MAC {
 	if c.mac != nil {
 		return c.mac
@@ -149,7 +159,7 @@ func (c *call) spec(r api.AddReply) veth.Spec {
 	return s
 }
 
-// netnsError tells a runtime whether there is anything to clean up: not where the namespace does not exist.
+// netnsError has code 3 where the namespace does not exist: the runtime then has nothing to clean up.
 func netnsError(err error) error {
 	switch {
 	case errors.Is(err, veth.ErrNoNS):
@@ -167,12 +177,12 @@ func kernelError(err error) error {
 	return &api.Error{Code: api.CodeKernel, Message: err.Error()}
 }
 
-// withUndo adds to an error what could not be undone.
+// withUndo adds the error of a failed undo to the details of err.
 func withUndo(err, undo error) error {
 	if undo == nil {
 		return err
 	}
-	if errors.Is(err, errAway) {
+	if errors.Is(err, errUnreachable) {
 		return fmt.Errorf("%w; undo: %w", err, undo)
 	}
 	out := *asError(err)

@@ -1,26 +1,29 @@
 package cni
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 )
 
-// check compares the agent's record, the runtime's prevResult and the kernel, and reports every difference at once.
+// check compares the agent's record, the runtime's prevResult and the kernel's state. All differences are one error.
 func (c *call) check() error {
 	ips, err := c.prevAddresses()
 	if err != nil {
 		return err
 	}
-	answer, err := c.askAgent(api.CNICheckPath, writeDel(api.DelRequest{Attachment: c.attachment()}))
+	body, err := c.callAgent(api.CNICheckPath, api.DelRequest{Attachment: c.attachment()})
 	if err != nil {
-		return tryAgain(err, c.socket)
+		return withTryAgain(err, c.socket)
 	}
-	r := readAdd(answer)
+	r, err := decodeAddReply(api.CNICheckPath, body)
+	if err != nil {
+		return err
+	}
 	var p problems
 	for _, a := range r.Addresses {
 		if !slices.Contains(ips, a) {
@@ -37,21 +40,26 @@ func (c *call) check() error {
 		return kernelError(err)
 	}
 	p = append(p, missing...)
-	return p.err(api.CodeMissing, fmt.Sprintf("interface %s of container %s is not as ADD left it", c.ifName, c.containerID))
+	return p.err(api.CodeMissing, fmt.Sprintf("interface %s of container %s differs from what ADD configured", c.ifName, c.containerID))
 }
 
-// prevAddresses reads the addresses of prevResult, which CHECK cannot do without.
+// prevAddresses returns the addresses of prevResult, which CHECK requires.
 func (c *call) prevAddresses() ([]netip.Addr, error) {
-	if c.prev.Kind == tree.Absent {
-		return nil, &api.Error{Code: api.CodeConfig, Message: "CHECK needs prevResult"}
+	prev, err := c.previous()
+	if err != nil {
+		return nil, err
+	}
+	if !prev.present {
+		return nil, &api.Error{Code: api.CodeConfig, Message: "CHECK needs prevResult in the network configuration, found none"}
 	}
 	var out []netip.Addr
-	for _, ip := range c.prev.Get("ips").Items {
-		p, err := netip.ParsePrefix(ip.Get("address").Text)
-		if err != nil {
-			return nil, &api.Error{Code: api.CodeConfig, Message: "prevResult: ips", Details: err.Error()}
+	var p problems
+	for i, raw := range prev.ips {
+		var ip struct{ Address netip.Prefix }
+		if err := json.Unmarshal(raw, &ip); err != nil || !ip.Address.IsValid() {
+			p.addf("prevResult.ips[%d]: expected an object with an address such as 10.42.7.3/32, found %s", i, abridged(raw))
 		}
-		out = append(out, p.Addr())
+		out = append(out, ip.Address.Addr())
 	}
-	return out, nil
+	return out, p.err(api.CodeConfig, "invalid network configuration")
 }

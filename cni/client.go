@@ -2,36 +2,39 @@ package cni
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/warrennet/warren/cni/internal/tree"
-	"github.com/warrennet/warren/internal/api"
 	"golang.org/x/sys/unix"
 )
 
-// client is one connection to the agent, speaking just enough HTTP/1.1: a request with a Content-Length, an answer
-// with one, keep-alive. net/http would do it for half a millisecond of start-up and 4 MB more per call.
+// client is one connection to the agent. It implements the part of HTTP/1.1 that the local API needs: requests and
+// responses with a Content-Length, on one connection.
+//
+// net/http is not used because of its cost per execution of the plugin: 0.46 ms and 4.0 MB more than encoding/json alone
+// (package comment).
 type client struct{ fd int }
 
-// Bounds of the conversation. The agent answers within milliseconds; it waits up to 3 s for a killed ADD's end.
+// Bounds of a response. The agent responds within milliseconds, or up to 3 s later when an ADD of the same attachment is
+// being undone.
 const (
-	answerTimeout = 10 * time.Second
-	maxAnswer     = 4 << 20
+	responseTimeout = 10 * time.Second
+	maxResponse     = 4 << 20 // bytes
 )
 
-// errAway says that the agent does not answer: it is not running, or it is just being restarted.
-var errAway = errors.New("the agent does not answer")
+// errUnreachable: the agent does not respond. It is not running, or it is being restarted.
+var errUnreachable = errors.New("the agent does not respond")
 
 func dial(socket string) (*client, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open a socket: %w", err)
+		return nil, fmt.Errorf("create socket: %w", err)
 	}
-	tv := unix.NsecToTimeval(int64(answerTimeout))
+	tv := unix.NsecToTimeval(int64(responseTimeout))
 	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv))
 	if err == nil {
@@ -39,25 +42,30 @@ func dial(socket string) (*client, error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("%w at %s: %w", errAway, socket, err)
+		return nil, fmt.Errorf("%w at %s: %w", errUnreachable, socket, err)
 	}
 	return &client{fd}, nil
 }
 
-// close ends the connection. The agent takes back a reservation that was not committed.
+// close closes the connection. The agent releases a reservation that was not committed.
 func (c *client) close() { unix.Close(c.fd) }
 
-// call posts a body and returns the answer; no body makes it a GET.
-func (c *client) call(path string, body []byte) (tree.Value, error) {
-	if err := c.send(path, body); err != nil {
-		return tree.Value{}, err
+// call sends a request and returns the body of the response.
+func (c *client) call(path string, request any) ([]byte, error) {
+	if err := c.send(path, request); err != nil {
+		return nil, err
 	}
 	return c.receive(path)
 }
 
-func (c *client) send(path string, body []byte) error {
-	method := "GET"
-	if body != nil {
+// send posts a request as JSON; nil makes it a GET without a body.
+func (c *client) send(path string, request any) error {
+	method, body := "GET", []byte(nil)
+	if request != nil {
+		var err error
+		if body, err = json.Marshal(request); err != nil {
+			return fmt.Errorf("encode request %s: %w", path, err)
+		}
 		method = "POST"
 	}
 	msg := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: warren\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", method, path, len(body))
@@ -67,37 +75,27 @@ func (c *client) send(path string, body []byte) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%w: send %s: %w", errAway, path, err)
+			return fmt.Errorf("%w: send request %s: %w", errUnreachable, path, err)
 		}
 		msg = msg[n:]
 	}
 	return nil
 }
 
-func (c *client) receive(path string) (tree.Value, error) {
-	status, body, err := c.answer()
+// receive returns the body of a response with status 200. Any other status is an error of the agent.
+func (c *client) receive(path string) ([]byte, error) {
+	status, body, err := c.response()
 	if err != nil {
-		return tree.Value{}, fmt.Errorf("%w: read the answer to %s: %w", errAway, path, err)
+		return nil, fmt.Errorf("%w: read response to %s: %w", errUnreachable, path, err)
 	}
-	v, err := tree.Parse(body)
 	if status != 200 {
-		e := readError(v)
-		if e.Message == "" {
-			return v, fmt.Errorf("the agent answered %s with HTTP status %d", path, status)
-		}
-		if e.Code == 0 {
-			e.Code = api.CodeInternal
-		}
-		return v, e
+		return nil, decodeError(path, status, body)
 	}
-	if err != nil {
-		return v, fmt.Errorf("read the agent's answer to %s: %w", path, err)
-	}
-	return v, nil
+	return body, nil
 }
 
-// answer reads one response. The agent sends nothing unasked, so nothing may stand behind it.
-func (c *client) answer() (status int, body []byte, err error) {
+// response reads one response. The agent sends nothing without a request, so no bytes follow it.
+func (c *client) response() (status int, body []byte, err error) {
 	buf, size, head := make([]byte, 0, 4096), -1, 0
 	for size < 0 || len(buf) < size {
 		buf = append(buf, make([]byte, 4096)...)[:len(buf)]
@@ -108,7 +106,7 @@ func (c *client) answer() (status int, body []byte, err error) {
 		case err != nil:
 			return 0, nil, err
 		case n == 0:
-			return 0, nil, errors.New("the connection ended")
+			return 0, nil, errors.New("the agent closed the connection")
 		}
 		buf = buf[:len(buf)+n]
 		if size < 0 {
@@ -124,12 +122,12 @@ func (c *client) answer() (status int, body []byte, err error) {
 	return status, buf[head:size], nil
 }
 
-// parseHead reads status line and headers; head is their length, 0 while they are incomplete.
+// parseHead parses status line and headers. head is their length in bytes, 0 while they are incomplete.
 func parseHead(buf []byte) (status, head, length int, err error) {
 	end := bytes.Index(buf, []byte("\r\n\r\n"))
 	if end < 0 {
 		if len(buf) > 64<<10 {
-			return 0, 0, 0, errors.New("endless headers")
+			return 0, 0, 0, errors.New("the headers are longer than 64 KiB")
 		}
 		return 0, 0, 0, nil
 	}
@@ -138,16 +136,17 @@ func parseHead(buf []byte) (status, head, length int, err error) {
 	code, _, _ := strings.Cut(rest, " ")
 	status, err = strconv.Atoi(code)
 	if err != nil || !strings.HasPrefix(proto, "HTTP/1.") {
-		return 0, 0, 0, fmt.Errorf("no HTTP answer: %q", lines[0])
+		return 0, 0, 0, fmt.Errorf("expected an HTTP/1 status line, found %q", lines[0])
 	}
-	length = -1
+	value := ""
 	for _, l := range lines[1:] {
 		if k, v, _ := strings.Cut(l, ":"); strings.EqualFold(k, "Content-Length") {
-			length, err = strconv.Atoi(strings.TrimSpace(v))
+			value = strings.TrimSpace(v)
 		}
 	}
-	if err != nil || length < 0 || length > maxAnswer {
-		return 0, 0, 0, errors.New("the answer has no usable Content-Length")
+	length, err = strconv.Atoi(value)
+	if err != nil || length < 0 || length > maxResponse {
+		return 0, 0, 0, fmt.Errorf("Content-Length: expected a number from 0 to %d, found %q", maxResponse, value)
 	}
 	return status, end + 4, length, nil
 }

@@ -1,14 +1,14 @@
 package cni
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 )
@@ -18,161 +18,143 @@ const DefaultSocket = "/run/warren/agent.sock"
 
 // config is the network configuration on stdin, checked.
 type config struct {
-	version string
-	network string
-	socket  string
-	prev    tree.Value // prevResult, Absent without one
-	ips     []netip.Addr
-	mac     *veth.MAC
-	podDNS  api.DNS // what the capability `dns` asks the Pod's resolver to be
-	dns     dns     // of the network, to be returned
-	labels  map[string]string
-	valid   []api.Attachment
-	ports   []api.PortMapping
+	version    string
+	network    string
+	socket     string
+	prevResult map[string]json.RawMessage // nil without one
+	ips        []netip.Addr
+	mac        *veth.MAC
+	podDNS     api.DNS // capability `dns`: the resolver configuration requested for the Pod
+	dns        dns     // of the network configuration, returned in the result
+	labels     map[string]string
+	valid      []api.Attachment
+	ports      []api.PortMapping
 }
 
 // dns is the DNS part of a configuration and of a result.
 type dns struct {
-	nameservers []string
-	domain      string
-	search      []string
-	options     []string
+	Nameservers []string `json:"nameservers,omitempty"`
+	Domain      string   `json:"domain,omitempty"`
+	Search      []string `json:"search,omitempty"`
+	Options     []string `json:"options,omitempty"`
 }
 
-// parseConfig reads a configuration and reports every problem of it at once. A wrong version comes alone, because
-// nothing else can be judged then. Keys in the specification's own name space, cni.dev/, may be unknown.
-func parseConfig(raw []byte) (config, error) {
-	top, err := tree.Parse(raw)
-	if err == nil && top.Kind != tree.Object {
-		err = fmt.Errorf("it is %s, expected an object", top.Kind)
-	}
+// parseConfig parses a configuration and reports all of its problems at once. An unsupported version is reported alone:
+// the other fields mean something else in another version.
+func parseConfig(document []byte) (config, error) {
+	f, err := parseFields(document)
 	if err != nil {
 		return config{}, &api.Error{Code: api.CodeDecode, Message: "cannot read the network configuration", Details: err.Error()}
 	}
-	c := config{version: top.Get("cniVersion").Text, socket: DefaultSocket}
+	c := config{version: get[string](f, "cniVersion"), socket: DefaultSocket}
 	if !slices.Contains(Versions, c.version) {
 		return config{}, &api.Error{Code: api.CodeVersion, Message: fmt.Sprintf("CNI version %q is not supported", c.version),
 			Details: "supported are " + strings.Join(Versions, ", ")}
 	}
-	r := reader{in: top, seen: []string{"cniVersion"}}
-	if c.network = r.text("name"); !isName(c.network) {
-		r.problems.addf("name %q: expected letters, digits, _ . - and a letter or digit first", c.network)
+	if c.network = get[string](f, "name"); !isName(c.network) {
+		f.report.addf("name %q: expected letters, digits, _ . - and a letter or digit first", c.network)
 	}
-	r.text("type")
-	r.object("capabilities")
-	if s := r.text("socket"); s != "" {
+	get[string](f, "type")
+	f.object("capabilities")
+	if s := get[string](f, "socket"); s != "" {
 		c.socket = s
 	}
 	if !path.IsAbs(c.socket) || len(c.socket) > 107 {
-		r.problems.addf("socket %q: expected an absolute path of at most 107 bytes", c.socket)
+		f.report.addf("socket %q: expected an absolute path of at most 107 bytes", c.socket)
 	}
-	c.prev = r.object("prevResult")
-	d := r.inside("dns")
-	c.dns = dns{d.texts("nameservers"), d.text("domain"), d.texts("search"), d.texts("options")}
-	r.ipam()
-	r.runtimeConfig(&c)
-	r.args(&c)
-	r.valid(&c)
-	r.unknown("key %q with value %s")
-	return c, r.err()
+	c.prevResult = get[map[string]json.RawMessage](f, "prevResult")
+	d := f.object("dns")
+	c.dns = dns{list[string](d, "nameservers"), get[string](d, "domain"), list[string](d, "search"), list[string](d, "options")}
+	f.rejectIPAM()
+	c.parseRuntimeConfig(f.object("runtimeConfig"))
+	c.parseArgs(f.object("args").object("cni"))
+	c.parseValidAttachments(f)
+	f.rejectUnknown("key %q with value %s")
+	return c, f.report.configError()
 }
 
-// runtimeConfig reads the capabilities that the conflist declares: ips, mac, dns, portMappings. Others can only come from a conflist
-// that declares what warren does not do; they are refused rather than dropped, unless they ask for nothing.
-func (r *reader) runtimeConfig(c *config) {
-	sub := r.inside("runtimeConfig")
-	for _, s := range sub.texts("ips") {
-		c.ips = append(c.ips, r.problems.address("runtimeConfig: ips", s)...)
+// parseRuntimeConfig reads the capabilities that the conflist declares: ips, mac, dns, portMappings. A conflist that
+// declares another one expects something that warren does not do. Such a capability is refused, unless it is empty.
+func (c *config) parseRuntimeConfig(f *fields) {
+	for _, s := range list[string](f, "ips") {
+		c.ips = append(c.ips, f.report.address("runtimeConfig.ips", s)...)
 	}
-	if s := sub.text("mac"); s != "" {
-		c.mac = r.problems.mac("runtimeConfig: mac", s)
+	if s := get[string](f, "mac"); s != "" {
+		c.mac = f.report.mac("runtimeConfig.mac", s)
 	}
-	d := sub.inside("dns")
-	c.podDNS = api.DNS{Servers: d.texts("servers"), Searches: d.texts("searches"), Options: d.texts("options")}
-	for _, m := range sub.list("portMappings") {
-		r.portMapping(c, m)
+	c.podDNS = f.dns("dns")
+	for _, m := range f.objects("portMappings") {
+		c.parsePortMapping(m)
 	}
-	sub.unknown("capability %q with value %s is not supported")
+	f.rejectUnknown("capability %q with value %s is not supported")
 }
 
-// portMapping reads one mapping of a host port. A runtime passes those without a host port too: they ask for nothing.
-func (r *reader) portMapping(c *config, m tree.Value) {
-	port := func(key string) uint16 {
-		v := m.Get(key)
-		if v.Kind == tree.Absent {
-			return 0
-		}
-		n, err := strconv.ParseUint(string(v.Raw), 10, 16)
-		if err != nil || v.Kind != tree.Number {
-			r.root().problems.addf("runtimeConfig: portMappings: %s %s: expected a port from 0 to 65535", key, abridged(v))
-		}
-		return uint16(n)
+// parsePortMapping reads one mapping of a host port. Runtimes also pass the container ports without a host port; those
+// request nothing.
+func (c *config) parsePortMapping(f *fields) {
+	m := api.PortMapping{HostPort: get[uint16](f, "hostPort"), ContainerPort: get[uint16](f, "containerPort"),
+		Protocol: cmp.Or(strings.ToLower(get[string](f, "protocol")), "tcp")}
+	if !slices.Contains([]string{"tcp", "udp", "sctp"}, m.Protocol) {
+		f.report.addf("%sprotocol %q: expected tcp, udp or sctp", f.path, m.Protocol)
 	}
-	out := api.PortMapping{HostPort: port("hostPort"), ContainerPort: port("containerPort"), Protocol: strings.ToLower(m.Get("protocol").Text)}
-	if out.Protocol == "" {
-		out.Protocol = "tcp"
-	}
-	if !slices.Contains([]string{"tcp", "udp", "sctp"}, out.Protocol) {
-		r.root().problems.addf("runtimeConfig: portMappings: protocol %q: expected tcp, udp or sctp", out.Protocol)
-	}
-	if s := m.Get("hostIP").Text; s != "" {
-		if a := r.root().problems.address("runtimeConfig: portMappings: hostIP", s); len(a) > 0 {
-			out.HostIP = a[0]
+	if s := get[string](f, "hostIP"); s != "" {
+		if a := f.report.address(f.path+"hostIP", s); len(a) > 0 {
+			m.HostIP = a[0]
 		}
 	}
-	if out.HostPort == 0 {
+	if m.HostPort == 0 {
 		return
 	}
-	if out.ContainerPort == 0 {
-		r.root().problems.addf("runtimeConfig: portMappings: containerPort of host port %d is missing", out.HostPort)
+	if m.ContainerPort == 0 {
+		f.report.addf("%scontainerPort of host port %d is missing", f.path, m.HostPort)
 	}
-	c.ports = append(c.ports, out)
+	c.ports = append(c.ports, m)
 }
 
-// args reads args.cni as the conventions have it: labels, ips. Metadata that is not understood is to be ignored.
-func (r *reader) args(c *config) {
-	sub := r.inside("args").inside("cni")
-	for _, l := range sub.list("labels") {
+// parseArgs reads args.cni according to the CNI conventions: labels, ips. Unknown keys are to be ignored there.
+func (c *config) parseArgs(f *fields) {
+	for _, l := range f.objects("labels") {
 		if c.labels == nil {
 			c.labels = map[string]string{}
 		}
-		c.labels[l.Get("key").Text] = l.Get("value").Text
+		c.labels[l.required("key")] = get[string](l, "value")
 	}
-	for _, s := range sub.texts("ips") {
-		if a := r.problems.address("args.cni.ips", s); c.mayTake(a) {
+	for _, s := range list[string](f, "ips") {
+		if a := f.report.address("args.cni.ips", s); c.mayTake(a) {
 			c.ips = append(c.ips, a...)
 		}
 	}
 }
 
-// mayTake says whether no capability asked for addresses of that family already.
+// mayTake reports whether no address of that family was requested by a capability.
 func (c *config) mayTake(a []netip.Addr) bool {
 	return len(a) > 0 && !slices.ContainsFunc(c.ips, func(b netip.Addr) bool { return b.Is4() == a[0].Is4() })
 }
 
-// ipam must be absent or empty: warren hands out addresses itself, and ignoring the key would hide a mistake.
-func (r *reader) ipam() {
-	if v := r.object("ipam"); len(v.Names) > 0 {
-		r.unsupported()
-		r.problems.addf("key \"ipam\" with value %s: warren hands out the addresses itself", abridged(v))
+// rejectIPAM: the key must be absent or empty. Warren assigns the addresses itself; ignoring the key would hide a mistake.
+func (f *fields) rejectIPAM() {
+	if len(f.object("ipam").values) > 0 {
+		f.report.unsupported = true
+		f.report.addf("key \"ipam\" with value %s: warren assigns the addresses itself, remove the key", abridged(f.lookup("ipam")))
 	}
 }
 
-// valid reads the attachments that a GC must keep.
-func (r *reader) valid(c *config) {
-	for _, a := range r.list("cni.dev/valid-attachments") {
-		c.valid = append(c.valid, api.Attachment{ContainerID: a.Get("containerID").Text, IfName: a.Get("ifname").Text})
+// parseValidAttachments reads the attachments that GC must keep. An attachment that cannot be read is an error: GC would
+// remove a running Pod's interface.
+func (c *config) parseValidAttachments(f *fields) {
+	for _, a := range f.objects("cni.dev/valid-attachments") {
+		c.valid = append(c.valid, api.Attachment{ContainerID: a.required("containerID"), IfName: a.required("ifname")})
 	}
 }
 
-// address reads "ip" or "ip/bits"; the length is not used, a Pod's address is always its own.
+// address parses "ip" or "ip/bits". The prefix length is ignored: a Pod's address is always a /32 or /128.
 func (p *problems) address(key, s string) []netip.Addr {
 	a, err := netip.ParseAddr(s)
 	if pre, e := netip.ParsePrefix(s); e == nil {
 		a, err = pre.Addr(), nil
 	}
 	if err != nil || a.Zone() != "" {
-		p.addf("%s: %q is no address", key, s)
+		p.addf("%s: %q is not an IP address", key, s)
 		return nil
 	}
 	return []netip.Addr{a.Unmap()}

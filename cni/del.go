@@ -3,25 +3,25 @@ package cni
 import (
 	"errors"
 
-	"github.com/warrennet/warren/cni/internal/tree"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 )
 
-// del unplugs the Pod: first the interface, then the address, so that nobody gets an address that is still in use. The
-// agent does both, because the kernel lets its caller wait for the memory of a deleted interface (16 ms and more, see
-// veth.Kernel.Delete) and the agent need not. Without an agent the plugin deletes the interface itself; the address is
-// released by the agent when it is back and finds the record's interface gone (plug.Server.Reconcile), so no tombstone
-// is needed.
+// del detaches the Pod: first the interface, then the address, so that no other Pod gets an address that is in use.
+//
+// The agent does both: the kernel blocks the caller until the memory of the deleted interface is free (16 ms and more,
+// see veth.Kernel.Delete), and the agent deletes without that wait. Without an agent the plugin deletes the interface
+// itself. The agent releases the address after its next start, when it finds a record without an interface
+// (cniserver.Server.Reconcile).
 func (c *call) del() error {
-	if err := stage("delete"); err != nil {
+	if err := c.stage("delete"); err != nil {
 		return err
 	}
-	_, err := c.askAgent(api.CNIDelPath, writeDel(api.DelRequest{Attachment: c.attachment()}))
-	if !errors.Is(err, errAway) {
+	_, err := c.callAgent(api.CNIDelPath, api.DelRequest{Attachment: c.attachment()})
+	if !errors.Is(err, errUnreachable) {
 		return err
 	}
-	if err := stage("delete alone"); err != nil {
+	if err := c.stage("delete without agent"); err != nil {
 		return err
 	}
 	if err := veth.Delete(api.HostIfName(c.attachment())); err != nil {
@@ -30,18 +30,18 @@ func (c *call) del() error {
 	return nil
 }
 
-// askAgent is one call on a connection of its own.
-func (c *call) askAgent(path string, body []byte) (tree.Value, error) {
+// callAgent sends one request on a connection of its own; nil is a GET.
+func (c *call) callAgent(path string, request any) ([]byte, error) {
 	agent, err := dial(c.socket)
 	if err != nil {
-		return tree.Value{}, err
+		return nil, err
 	}
 	defer agent.close()
-	return agent.call(path, body)
+	return agent.call(path, request)
 }
 
-// gc has the agent remove what is not in the runtime's list.
+// gc makes the agent remove the attachments that are not in the runtime's list.
 func (c *call) gc() error {
-	_, err := c.askAgent(api.CNIGCPath, writeGC(api.GCRequest{Network: c.network, Valid: c.valid}))
-	return tryAgain(err, c.socket)
+	_, err := c.callAgent(api.CNIGCPath, api.GCRequest{Network: c.network, Valid: c.valid})
+	return withTryAgain(err, c.socket)
 }

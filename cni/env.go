@@ -9,7 +9,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// env is what the CNI_* variables say, checked.
+// env is the content of the CNI_* variables, checked.
 type env struct {
 	containerID, netns, ifName    string
 	podNamespace, podName, podUID string
@@ -17,7 +17,7 @@ type env struct {
 	argMAC                        *veth.MAC
 }
 
-// needs lists the variables a command cannot do without. STATUS and GC have no attachment; DEL has perhaps no netns.
+// needs lists the variables that a command requires. STATUS and GC have no attachment; CNI_NETNS is optional for DEL.
 var needs = map[string][]string{
 	"ADD":   {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"},
 	"CHECK": {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"},
@@ -38,14 +38,14 @@ func parseEnv(command string, getenv func(string) string) (env, error) {
 	if e.ifName != "" && !isIfName(e.ifName) {
 		p.addf("CNI_IFNAME %q: expected 1 to 15 bytes without slash, colon or space", e.ifName)
 	}
-	if command != "DEL" { // a runtime may no longer know what it passed to ADD
+	if command != "DEL" { // a runtime may pass other arguments than to ADD
 		e.parseArgs(getenv("CNI_ARGS"), &p)
 	}
 	return e, p.err(api.CodeEnvironment, "invalid environment")
 }
 
-// parseArgs reads CNI_ARGS: KEY=VALUE pairs with semicolons between. Kubernetes runtimes set IgnoreUnknown and pass
-// more than any plugin knows.
+// parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons. Kubernetes runtimes set IgnoreUnknown and pass
+// further keys.
 func (e *env) parseArgs(s string, p *problems) {
 	var unknown []string
 	ignore := false

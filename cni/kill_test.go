@@ -19,7 +19,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-var addStages = []string{"reserve", "create", "dress", "commit", "print"}
+var addStages = []string{"reserve", "create", "configure", "commit", "print"}
 
 // TestKilledAtEachStage: whatever a killed ADD has done is undone by the agent, and the next ADD succeeds.
 func TestKilledAtEachStage(t *testing.T) {
@@ -197,8 +197,8 @@ func TestAgentAway(t *testing.T) {
 	if err := r.Do(func() error { return r.cni.GetStatusNetworkList(context.Background(), l) }); err != nil {
 		t.Errorf("STATUS fails although the agent may just be restarting: %v", err)
 	}
-	old := time.Now().Add(-awayGrace - time.Second)
-	if err := os.Chtimes(filepath.Join(r.Dir, awayName), old, old); err != nil {
+	old := time.Now().Add(-unreachableGrace - time.Second)
+	if err := os.Chtimes(filepath.Join(r.Dir, unreachableFile), old, old); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Do(func() error { return r.cni.GetStatusNetworkList(context.Background(), l) }); code(err) != api.CodeLimited {
@@ -228,7 +228,7 @@ func TestAgentAway(t *testing.T) {
 	if err := r.Do(func() error { return r.cni.GetStatusNetworkList(context.Background(), l) }); err != nil {
 		t.Errorf("STATUS with agent: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(r.Dir, awayName)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(r.Dir, unreachableFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the mark of the absence stayed: %v", err)
 	}
 }

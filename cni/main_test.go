@@ -26,8 +26,8 @@ import (
 // the stages have hooks: CNI_ARGS TEST_KILL=stage dies there by SIGKILL, TEST_FAIL=stage fails there.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "warren-cni" {
-		stage = testStage(os.Getenv("CNI_ARGS"))
-		os.Exit(Run(Process{Getenv: withoutTestArgs, Stdin: os.Stdin, Stdout: os.Stdout, Wait: 2 * time.Second}))
+		os.Exit(Run(Process{Getenv: withoutTestArgs, Stdin: os.Stdin, Stdout: os.Stdout, Wait: 2 * time.Second,
+			stage: testStage(os.Getenv("CNI_ARGS"))}))
 	}
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // for the plugins: a second per call otherwise
 	os.Exit(m.Run())

@@ -326,11 +326,11 @@ func TestErrors(t *testing.T) {
 		want  []string
 	}{
 		{"all problems of a configuration at once", `"mode":"fast","ipam":{"type":"host-local"},"socket":"agent.sock"`, nil, api.CodeUnsupported,
-			[]string{`"mode" with value "fast"`, "warren hands out the addresses itself", "expected an absolute path"}},
+			[]string{`"mode" with value "fast"`, "warren assigns the addresses itself", "expected an absolute path"}},
 		{"a capability that is not there", `"runtimeConfig":{"bandwidth":{"ingressRate":80}}`, nil, api.CodeUnsupported, []string{"bandwidth", "80"}},
 		{"wrong port mappings", `"runtimeConfig":{"portMappings":[{"hostPort":80},{"hostPort":70000,"containerPort":1},{"hostPort":1,"containerPort":1,"protocol":"icmp","hostIP":"x"}]}`, nil,
-			api.CodeConfig, []string{"containerPort of host port 80 is missing", "70000", `protocol "icmp"`, `"x" is no address`}},
-		{"a wrong address", `"args":{"cni":{"ips":["10.42.7.300"]}}`, nil, api.CodeConfig, []string{`"10.42.7.300" is no address`}},
+			api.CodeConfig, []string{"containerPort of host port 80 is missing", "70000", `protocol "icmp"`, `"x" is not an IP address`}},
+		{"a wrong address", `"args":{"cni":{"ips":["10.42.7.300"]}}`, nil, api.CodeConfig, []string{`"10.42.7.300" is not an IP address`}},
 		{"no such namespace", "", func(p *testPod) { p.rt.NetNS = "/run/netns/none" }, api.CodeUnknown, []string{"no network namespace"}},
 		{"a file that is none", "", func(p *testPod) { p.rt.NetNS = "/etc/passwd" }, api.CodeUnknown, []string{"no network namespace"}},
 		{"the node's own", "", func(p *testPod) { p.rt.NetNS = r.Path() }, api.CodeEnvironment, []string{"namespace of the node"}},

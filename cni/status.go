@@ -9,37 +9,43 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// awayName is a file beside the agent's socket whose time tells since when STATUS has found no agent. Runtimes take a
-// node out of service when STATUS fails, so a restart must not show; the plugin itself remembers nothing, hence a file.
-const awayName = "cni-away"
+// unreachableFile is a file in the directory of the agent's socket. Its modification time is when STATUS first found the
+// agent unreachable. Runtimes take a node out of service when STATUS fails, so a restart of the agent must not fail it;
+// the plugin keeps no other state between calls.
+const unreachableFile = "cni-agent-unreachable"
 
-// awayGrace is longer than a restart of the agent takes.
-const awayGrace = 30 * time.Second
+// unreachableGrace is how long STATUS succeeds without an agent. A restart takes less.
+const unreachableGrace = 30 * time.Second
 
-// status fails when no ADD has been possible for longer than a restart takes. The agent judges its own readiness the
-// same way. Where not even the agent's directory exists, no agent has run since the node booted.
+// status fails when ADD has been impossible for longer than a restart of the agent takes. The agent applies the same
+// rule to its own readiness. Without the directory of the socket no agent has run since the node booted, and STATUS
+// fails at once.
 func (c *call) status() error {
-	marker := filepath.Join(filepath.Dir(c.socket), awayName)
-	answer, err := c.askAgent(api.CNIStatusPath, nil)
-	r := readStatus(answer)
-	if err == nil {
-		_ = os.Remove(marker) // it is there only after an absence
+	marker := filepath.Join(filepath.Dir(c.socket), unreachableFile)
+	body, err := c.callAgent(api.CNIStatusPath, nil)
+	if errors.Is(err, errUnreachable) {
+		if since, ok := markUnreachable(marker); ok && time.Since(since) < unreachableGrace {
+			return nil
+		}
+		// Without an agent no process reads the tunnel device either: Pods of this node cannot reach other nodes.
+		return &api.Error{Code: api.CodeLimited, Message: "the warren agent of this node does not respond on " + c.socket, Details: err.Error()}
 	}
-	switch {
-	case err == nil && r.Code != 0:
-		return &api.Error{Code: r.Code, Message: "warren cannot plug Pods on this node", Details: r.Reason}
-	case !errors.Is(err, errAway):
+	if err != nil {
 		return err
 	}
-	if since, ok := awaySince(marker); ok && time.Since(since) < awayGrace {
-		return nil
+	_ = os.Remove(marker) // mostly missing
+	r, err := decodeStatusReply(api.CNIStatusPath, body)
+	if err != nil {
+		return err
 	}
-	// Without an agent the tunnel has no reader either: what runs here reaches no other node.
-	return &api.Error{Code: api.CodeLimited, Message: "the warren agent of this node does not answer on " + c.socket, Details: err.Error()}
+	if r.Code != 0 {
+		return &api.Error{Code: r.Code, Message: "warren cannot attach Pods on this node", Details: r.Reason}
+	}
+	return nil
 }
 
-// awaySince reads the marker's time and makes the marker where there is none.
-func awaySince(marker string) (time.Time, bool) {
+// markUnreachable returns the marker's time. It creates the marker where there is none; ok is false when it cannot.
+func markUnreachable(marker string) (since time.Time, ok bool) {
 	f, err := os.OpenFile(marker, os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		f.Close()

@@ -138,10 +138,10 @@ func up(name string, index int32) *message {
 	return request("bring up "+name, unix.RTM_NEWLINK, 0, ifinfo(index, unix.IFF_UP, unix.IFF_UP))
 }
 
-// quiet6 keeps the kernel from making a link-local address: no Pod has an address that was not given to it, no
+// disableIPv6LinkLocal keeps the kernel from making a link-local address: no Pod has an address that was not given to it, no
 // duplicate address detection delays anything, and no router solicitation is sent. Where the kernel has no IPv6 (or
 // the MTU is too small for it) there is nothing to be kept from.
-func quiet6(name string, index int32, need bool) *message {
+func disableIPv6LinkLocal(name string, index int32, need bool) *message {
 	m := request("switch off IPv6 autoconfiguration of "+name, unix.RTM_NEWLINK, 0, ifinfo(index, 0, 0))
 	m.nest(unix.IFLA_AF_SPEC, func() {
 		m.nest(unix.AF_INET6, func() { m.u8(unix.IFLA_INET6_ADDR_GEN_MODE, genModeNone) })

@@ -8,17 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dress gives both ends of a created pair all they need and brings them up, the Pod's end last: by then the filter
+// Configure gives both ends of a created pair all they need and brings them up, the Pod's end last: by then the filter
 // stands and the host knows the way back.
-func (b *Builder) Dress(s Spec, host, pod int32) error {
+func (b *Builder) Configure(s Spec, host, pod int32) error {
 	if err := b.host.do(hostEnd(s, host)...); err != nil {
 		return err
 	}
-	return b.DressPod(s, pod)
+	return b.ConfigurePod(s, pod)
 }
 
-// DressPod does the Pod's end only.
-func (b *Builder) DressPod(s Spec, pod int32) error {
+// ConfigurePod does the Pod's end only.
+func (b *Builder) ConfigurePod(s Spec, pod int32) error {
 	err := b.pod.do(podEnd(s, pod)...)
 	if err == nil || !s.has6() || !(errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
 		return err
@@ -38,7 +38,7 @@ func allow6(ifname string) error {
 
 // hostEnd lists the requests for the node's end: quiet, filtered, up, then the way to the Pod.
 func hostEnd(s Spec, index int32) []*message {
-	out := []*message{looseFilter(s, index), quiet6(s.HostIf, index, s.has6()), newClsact(s.HostIf, index), newFilter(s, index), up(s.HostIf, index)}
+	out := []*message{looseFilter(s, index), disableIPv6LinkLocal(s.HostIf, index, s.has6()), newClsact(s.HostIf, index), newFilter(s, index), up(s.HostIf, index)}
 	if s.has4() {
 		out = append(out, gatewayAddress(s.HostIf, index))
 	}
@@ -50,7 +50,7 @@ func hostEnd(s Spec, index int32) []*message {
 
 // podEnd lists the requests for the Pod's end. Each may be repeated: what is there already counts as made.
 func podEnd(s Spec, index int32) []*message {
-	out := []*message{quiet6(s.PodIf, index, s.has6()), up(s.PodIf, index)}
+	out := []*message{disableIPv6LinkLocal(s.PodIf, index, s.has6()), up(s.PodIf, index)}
 	for _, a := range s.Addresses {
 		out = append(out, newAddress(s.PodIf, index, a), neighbour(s.PodIf, index, Gateway(a), s.HostMAC), defaultRoute(s.PodIf, index, a))
 	}
