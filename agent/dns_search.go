@@ -13,21 +13,21 @@ import (
 
 // setSearches tells DNS whose search lists it completes.
 func (a *Agent) setSearches() {
-	if d := a.dns.Load(); d != nil && len(a.cfg.DNS.Complete) > 0 {
+	if d := a.dns.Load(); d != nil && len(a.cfg.DNS.Autopath) > 0 {
 		d.SetSearches(a.searches())
 	}
 }
 
-// searches are the search lists to complete: those of this node's Pods in the namespaces of dns.complete, as they were
+// searches are the search lists to complete: those of this node's Pods in the namespaces of dns.autopath, as they were
 // recorded at ADD.
 func (a *Agent) searches() map[netip.Addr]dns.Search {
-	if len(a.cfg.DNS.Complete) == 0 || a.plug == nil {
+	if len(a.cfg.DNS.Autopath) == 0 || a.plug == nil {
 		return nil
 	}
 	servers := a.dnsAddrs()
 	out := map[netip.Addr]dns.Search{}
 	for _, r := range a.plug.Pods() {
-		if !r.Committed || !a.cfg.completed(r.PodNamespace) {
+		if !r.Committed || !a.cfg.autopath(r.PodNamespace) {
 			continue
 		}
 		if s, ok := searchOf(r, a.resolver(r), servers); ok {

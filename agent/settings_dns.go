@@ -14,7 +14,7 @@ import (
 // DNS is how this node's DNS server works, beside its addresses and upstreams.
 type DNS struct {
 	StubDomains []string // zone=server, then further servers of the zone
-	Complete    []string // namespaces whose Pods' search lists are completed, or "*"
+	Autopath    []string // namespaces whose Pods' search lists are completed (CoreDNS autopath), or "*"
 	Allow       []netip.Prefix
 	RateLimit   int
 	Policy      string
@@ -46,8 +46,8 @@ func dnsSettings() []Setting {
 			func(c *Config) *[]string { return &c.DNSUpstreams }, upstream),
 		list("dns.stubDomains", "zones with servers of their own: zone=server; what follows without a zone is another server of the last one",
 			func(c *Config) *[]string { return &c.DNS.StubDomains }, plain),
-		list("dns.complete", "namespaces whose Pods get the end of their search list in the first answer, or *",
-			func(c *Config) *[]string { return &c.DNS.Complete }, plain),
+		list("dns.autopath", "namespaces whose Pods' search lists the server completes (autopath), or *",
+			func(c *Config) *[]string { return &c.DNS.Autopath }, plain),
 		list("dns.allow", "sources that may ask besides this node and its Pods",
 			func(c *Config) *[]netip.Prefix { return &c.DNS.Allow }, parsePrefix),
 		between("dns.rateLimit", "queries per second that one client may ask, 0 for no limit", 0, 1<<24-1, func(c *Config) *int { return &c.DNS.RateLimit }),
@@ -94,9 +94,9 @@ func (c *Config) checkDNS(bad func(key, format string, args ...any)) {
 	if _, err := stubDomains(c.DNS.StubDomains); err != nil {
 		bad("dns.stubDomains", "%v", err)
 	}
-	for _, ns := range c.DNS.Complete {
+	for _, ns := range c.DNS.Autopath {
 		if ns != "*" && (!dnsLabel.MatchString(ns) || strings.Contains(ns, ".")) {
-			bad("dns.complete", "%q is neither a namespace nor *", ns)
+			bad("dns.autopath", "%q is neither a namespace nor *", ns)
 		}
 	}
 }
@@ -123,6 +123,6 @@ func stubDomains(items []string) (map[string][]string, error) {
 	return out, nil
 }
 
-func (c *Config) completed(namespace string) bool {
-	return slices.Contains(c.DNS.Complete, "*") || slices.Contains(c.DNS.Complete, namespace)
+func (c *Config) autopath(namespace string) bool {
+	return slices.Contains(c.DNS.Autopath, "*") || slices.Contains(c.DNS.Autopath, namespace)
 }

@@ -20,7 +20,7 @@ func TestDNSSettings(t *testing.T) {
 dns:
   upstreams: [192.0.2.53]
   stubDomains: ["corp.example=192.0.2.54,192.0.2.55:5353", "Lab.example.=tls://192.0.2.56#ns.lab.example"]
-  complete: [default, jobs]
+  autopath: [default, jobs]
   allow: [198.51.100.0/24]
   rateLimit: 500
   policy: parallel
@@ -42,7 +42,7 @@ dns:
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if !c.DNS.LogQueries || !c.completed("jobs") || c.completed("prod") {
+	if !c.DNS.LogQueries || !c.autopath("jobs") || c.autopath("prod") {
 		t.Errorf("%+v", c.DNS)
 	}
 	if _, err := dns.New(got); err != nil {
@@ -50,7 +50,7 @@ dns:
 	}
 	d := DefaultConfig()
 	got = d.dnsServer([]netip.Addr{vip}, nil, "cluster.local", nil)
-	if got.Policy != dns.Sequential || got.Pods != dns.PodsByForm || got.StaleFor != 24*time.Hour || got.TTL != 5 || d.completed("default") {
+	if got.Policy != dns.Sequential || got.Pods != dns.PodsByForm || got.StaleFor != 24*time.Hour || got.TTL != 5 || d.autopath("default") {
 		t.Errorf("defaults: %+v", got)
 	}
 }
@@ -62,7 +62,7 @@ func TestDNSSettingsAreChecked(t *testing.T) {
 		`stubDomains: ["=192.0.2.1"]`:           `dns.stubDomains: "" is not a zone`,
 		`stubDomains: ["a..b=192.0.2.1"]`:       `dns.stubDomains: "a..b" is not a zone`,
 		`stubDomains: ["corp.example=nowhere"]`: `dns.stubDomains: server of corp.example: "nowhere": expected addr`,
-		"complete: [Default]":                   `dns.complete: "Default" is neither a namespace nor *`,
+		"autopath: [Default]":                   `dns.autopath: "Default" is neither a namespace nor *`,
 		"allow: [10.0.0.1/8]":                   `dns.allow: 10.0.0.1/8 has host bits set, expected 10.0.0.0/8`,
 		"rateLimit: -1":                         `dns.rateLimit: "-1" is not a whole number from 0 to 16777215`,
 		"policy: random":                        `dns.policy: "random" is none of sequential, parallel`,

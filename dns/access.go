@@ -36,9 +36,9 @@ func (a *access) allowed(from netip.Addr) bool {
 	return from.IsLoopback()
 }
 
-// within counts a query of a client in this second. Two clients on one slot push each other out: then the limit is looser
+// withinLimit counts a query of a client in this second. Two clients on one slot push each other out: then the limit is looser
 // than said, never tighter.
-func (a *access) within(from netip.Addr, second int64) bool {
+func (a *access) withinLimit(from netip.Addr, second int64) bool {
 	if a.limit == 0 {
 		return true
 	}

@@ -8,14 +8,14 @@ import (
 
 // The bounds of what the cache keeps.
 const (
-	cacheShards = 16
-	maxTTL      = 24 * time.Hour
-	maxNegative = 15 * time.Minute // RFC 2308 allows up to three hours
-	failureTTL  = time.Second      // RFC 9520: not to be asked again at once
-	staleTTL    = 30               // seconds, RFC 8767
-	staleRetry  = 5 * time.Second  // how long a failed refresh is not tried again
-	hotHits     = 3                // hits that make a name worth fetching before it expires
-	entryCost   = 256              // bytes of an entry beside its message and name
+	cacheShards   = 16
+	maxTTL        = 24 * time.Hour
+	maxNegative   = 15 * time.Minute // RFC 2308 allows up to three hours
+	failureTTL    = time.Second      // RFC 9520: not to be asked again at once
+	staleTTL      = 30               // seconds, RFC 8767
+	staleRetry    = 5 * time.Second  // how long a failed refresh is not tried again
+	hotHits       = 3                // hits that make a name worth fetching before it expires
+	entryOverhead = 256              // bytes of an entry beside its message and name
 )
 
 // cacheKey names an answer. routes gives each set of upstreams an id, so an answer never outlives who gave it.
@@ -26,12 +26,12 @@ type cacheKey struct {
 	name  string
 }
 
-func keyOf(set *upstreams, q *query) cacheLookup {
+func keyOf(set *upstreamSet, q *query) cacheLookup {
 	k := cacheLookup{set: set.id, typ: q.typ, name: q.name}
-	if q.do {
+	if q.dnssecOK {
 		k.flags |= 1
 	}
-	if q.checkingOff {
+	if q.checkingDisabled {
 		k.flags |= 2
 	}
 	return k
@@ -49,9 +49,9 @@ func (k cacheLookup) key() cacheKey { return cacheKey{k.set, k.typ, k.flags, str
 
 // cache keeps external answers, positive and negative, least recently used out first. Cluster names never get here.
 type cache struct {
-	shards [cacheShards]cacheShard
-	most   int           // bytes per shard
-	stale  time.Duration // how long an expired answer may still serve; <= 0 never
+	shards        [cacheShards]cacheShard
+	maxShardBytes int           // bytes per shard
+	maxStale      time.Duration // how long an expired answer may still serve; <= 0 never
 }
 
 type cacheShard struct {
@@ -70,8 +70,8 @@ type entry struct {
 	hits    int
 }
 
-// lookup is what the cache says about a question.
-type lookup struct {
+// hit is what the cache says about a question.
+type hit struct {
 	msg     *message
 	usable  bool // fresh, or stale while upstream is known to fail
 	stale   bool
@@ -80,7 +80,7 @@ type lookup struct {
 }
 
 func newCache(bytes int, stale time.Duration) *cache {
-	c := &cache{most: bytes / cacheShards, stale: stale}
+	c := &cache{maxShardBytes: bytes / cacheShards, maxStale: stale}
 	for i := range c.shards {
 		c.shards[i].m = map[cacheKey]*list.Element{}
 	}
@@ -91,43 +91,43 @@ func (c *cache) shard(typ uint16, n int, last byte) *cacheShard {
 	return &c.shards[(int(typ)+n*7+int(last)*31)%cacheShards]
 }
 
-func (c *cache) of(name []byte, typ uint16) *cacheShard {
+func (c *cache) shardFor(name []byte, typ uint16) *cacheShard {
 	return c.shard(typ, len(name), name[len(name)/3])
 }
 
 // get allocates nothing.
-func (c *cache) get(k cacheLookup, now time.Time) lookup {
-	sh := c.of(k.name, k.typ)
+func (c *cache) get(k cacheLookup, now time.Time) hit {
+	sh := c.shardFor(k.name, k.typ)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	el := sh.m[cacheKey{k.set, k.typ, k.flags, string(k.name)}]
 	if el == nil {
-		return lookup{}
+		return hit{}
 	}
 	e := el.Value.(*entry)
 	sh.lru.MoveToFront(el)
 	if now.Before(e.expires) {
 		e.hits++
-		l := lookup{msg: e.msg, usable: true, ttl: ttlRule{age: uint32(max(0, now.Sub(e.stored)) / time.Second)}}
+		l := hit{msg: e.msg, usable: true, ttl: ttlRule{age: uint32(max(0, now.Sub(e.stored)) / time.Second)}}
 		if life := e.expires.Sub(e.stored); e.hits > hotHits && life >= 10*time.Second && e.expires.Sub(now) < life/10 && now.After(e.retry) {
 			l.refresh = true
 		}
 		return l
 	}
-	if now.Sub(e.expires) >= c.stale || e.msg.rcode == rcodeServfail {
-		return lookup{}
+	if now.Sub(e.expires) >= c.maxStale || e.msg.rcode == rcodeServfail {
+		return hit{}
 	}
-	return lookup{msg: e.msg, stale: true, usable: now.Before(e.retry), ttl: ttlRule{fixed: staleTTL}}
+	return hit{msg: e.msg, stale: true, usable: now.Before(e.retry), ttl: ttlRule{fixed: staleTTL}}
 }
 
 // put stores an answer for its life; a failure is kept for a moment, and never in the place of something better.
 func (c *cache) put(k cacheKey, m *message, now time.Time) {
-	life := m.life
+	life := m.ttl
 	if life <= 0 {
 		return
 	}
 	e := &entry{key: k, msg: m, stored: now, expires: now.Add(life)}
-	sh := c.of([]byte(k.name), k.typ)
+	sh := c.shardFor([]byte(k.name), k.typ)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if el := sh.m[k]; el != nil {
@@ -137,18 +137,18 @@ func (c *cache) put(k cacheKey, m *message, now time.Time) {
 		}
 		sh.drop(el)
 	}
-	if cost := e.cost(); cost <= c.most {
+	if cost := e.cost(); cost <= c.maxShardBytes {
 		sh.m[k] = sh.lru.PushFront(e)
 		sh.bytes += cost
 	}
-	for sh.bytes > c.most {
+	for sh.bytes > c.maxShardBytes {
 		sh.drop(sh.lru.Back())
 	}
 }
 
-// failed notes that a refresh did not succeed: the stale answer serves for a while without asking.
-func (c *cache) failed(k cacheKey, now time.Time) {
-	sh := c.of([]byte(k.name), k.typ)
+// refreshFailed notes that a refresh did not succeed: the stale answer serves for a while without asking.
+func (c *cache) refreshFailed(k cacheKey, now time.Time) {
+	sh := c.shardFor([]byte(k.name), k.typ)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if el := sh.m[k]; el != nil {
@@ -156,8 +156,8 @@ func (c *cache) failed(k cacheKey, now time.Time) {
 	}
 }
 
-// keep drops every answer whose upstreams are gone.
-func (c *cache) keep(sets map[uint32]bool) {
+// retain drops every answer whose upstreams are gone.
+func (c *cache) retain(sets map[uint32]bool) {
 	for i := range c.shards {
 		sh := &c.shards[i]
 		sh.mu.Lock()
@@ -182,7 +182,7 @@ func (c *cache) size() (entries, bytes int) {
 	return entries, bytes
 }
 
-func (e *entry) cost() int { return len(e.key.name) + len(e.msg.body) + entryCost }
+func (e *entry) cost() int { return len(e.key.name) + len(e.msg.body) + entryOverhead }
 
 func (sh *cacheShard) drop(el *list.Element) {
 	e := sh.lru.Remove(el).(*entry)

@@ -61,7 +61,7 @@ func TestLife(t *testing.T) {
 		"servfail":      {mdns.Msg{Question: q, MsgHdr: mdns.MsgHdr{Rcode: mdns.RcodeServerFailure}}, failureTTL},
 		"refused":       {mdns.Msg{Question: q, MsgHdr: mdns.MsgHdr{Rcode: mdns.RcodeRefused}}, 0},
 	} {
-		if got := life(&c.m); got != c.want {
+		if got := cacheTTL(&c.m); got != c.want {
 			t.Errorf("%s: %v, want %v", what, got, c.want)
 		}
 	}
@@ -163,12 +163,12 @@ func TestCacheIsBounded(t *testing.T) {
 	c := newCache(64<<10, time.Hour)
 	now := time.Now()
 	for i := range 10000 {
-		c.put(cacheKey{typ: 1, name: fmt.Sprintf("\x06%06d\x00", i)}, &message{body: make([]byte, 100), life: time.Minute}, now)
+		c.put(cacheKey{typ: 1, name: fmt.Sprintf("\x06%06d\x00", i)}, &message{body: make([]byte, 100), ttl: time.Minute}, now)
 	}
 	if n, bytes := c.size(); bytes > 64<<10 || n == 0 {
 		t.Errorf("%d entries, %d bytes, want at most %d", n, bytes, 64<<10)
 	}
-	c.put(cacheKey{typ: 1, name: "\x03big\x00"}, &message{body: make([]byte, 60000), life: time.Minute}, now)
+	c.put(cacheKey{typ: 1, name: "\x03big\x00"}, &message{body: make([]byte, 60000), ttl: time.Minute}, now)
 	if l := c.get(cacheLookup{typ: 1, name: []byte("\x03big\x00")}, now); l.msg != nil {
 		t.Error("an answer larger than a shard was kept")
 	}

@@ -52,14 +52,14 @@ type Config struct {
 	InFlight   int    // queries on their way upstream at once: 1000
 	Workers    int    // UDP sockets per address: one per CPU, at most 4
 	// StaleFor is how long an expired external answer may still be used when upstream fails (RFC 8767): 24 h; < 0 never.
-	StaleFor time.Duration
-	RootCAs  *x509.CertPool // of upstreams over TLS; nil: the system's
-	patience time.Duration  // completeWithin, but for tests on busy machines
-	Log      *slog.Logger
+	StaleFor        time.Duration
+	RootCAs         *x509.CertPool // of upstreams over TLS; nil: the system's
+	autopathTimeout time.Duration  // completeWithin, but for tests on busy machines
+	Log             *slog.Logger
 }
 
-// fill sets the defaults and reports every problem at once.
-func (c *Config) fill() error {
+// setDefaultsAndValidate sets the defaults and reports every problem at once.
+func (c *Config) setDefaultsAndValidate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("dns: "+format, args...)) }
 	if len(c.Listen) == 0 {
@@ -73,7 +73,7 @@ func (c *Config) fill() error {
 	if c.Domain == "" {
 		c.Domain = "cluster.local"
 	}
-	if w, err := wireName(c.Domain); err != nil || len(w) < 2 || len(w) > 128 {
+	if w, err := encodeName(c.Domain); err != nil || len(w) < 2 || len(w) > 128 {
 		bad("domain %q: expected a name of at most 126 bytes", c.Domain)
 	}
 	for _, p := range c.Allow {
@@ -104,8 +104,8 @@ func (c *Config) fill() error {
 	if c.StaleFor == 0 {
 		c.StaleFor = 24 * time.Hour
 	}
-	if c.patience == 0 {
-		c.patience = completeWithin
+	if c.autopathTimeout == 0 {
+		c.autopathTimeout = autopathTimeout
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -116,9 +116,9 @@ func (c *Config) fill() error {
 	return errors.Join(errs...)
 }
 
-func (c *Config) zones() *zones {
-	w, _ := wireName(c.Domain)
-	return &zones{domain: w, labels: strings.Count(strings.TrimSuffix(c.Domain, "."), ".") + 1, pods: c.Pods, ttl: c.TTL}
+func (c *Config) zones() *zoneConfig {
+	w, _ := encodeName(c.Domain)
+	return &zoneConfig{domain: w, labels: strings.Count(strings.TrimSuffix(c.Domain, "."), ".") + 1, pods: c.Pods, ttl: c.TTL}
 }
 
 // serverAddrs are the addresses that ns.dns.<domain> has.

@@ -14,16 +14,16 @@ import (
 	"github.com/miekg/dns"
 )
 
-var errBroken = errors.New("the answer does not fit the question")
+var errMismatch = errors.New("the answer does not fit the question")
 
 // exchange asks one upstream once: UDP first, TCP when the answer is truncated or came with another spelling of the name
 // than was sent, or TLS alone.
 func (up *upstream) exchange(ctx context.Context, k cacheKey) (*message, error) {
 	edns := !up.noEDNS.Load()
-	m, err := up.once(ctx, newQuestion(k, edns))
+	m, err := up.queryOnce(ctx, newQuestion(k, edns))
 	if err == nil && m.Rcode == dns.RcodeFormatError && edns {
 		up.noEDNS.Store(true)
-		m, err = up.once(ctx, newQuestion(k, false))
+		m, err = up.queryOnce(ctx, newQuestion(k, false))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask upstream %s: %w", up.name, err)
@@ -32,7 +32,7 @@ func (up *upstream) exchange(ctx context.Context, k cacheKey) (*message, error) 
 	return newMessage(m, k.name)
 }
 
-func (up *upstream) once(ctx context.Context, q []byte) (*dns.Msg, error) {
+func (up *upstream) queryOnce(ctx context.Context, q []byte) (*dns.Msg, error) {
 	var raw []byte
 	var err error
 	if up.tls != nil {
@@ -45,7 +45,7 @@ func (up *upstream) once(ctx context.Context, q []byte) (*dns.Msg, error) {
 	}
 	m := new(dns.Msg)
 	if err := m.Unpack(raw); err != nil || len(m.Question) != 1 {
-		return nil, errors.Join(errBroken, err)
+		return nil, errors.Join(errMismatch, err)
 	}
 	return m, nil
 }
@@ -74,35 +74,35 @@ func newQuestion(k cacheKey, edns bool) []byte {
 	return q
 }
 
-type fit uint8
+type match uint8
 
 const (
-	fits fit = iota
-	respelled
-	foreign
+	matches match = iota
+	caseDiffers
+	mismatches
 )
 
-// check compares an answer with the question it is for.
-func check(q, a []byte) fit {
+// matchResponse compares an answer with the question it is for.
+func matchResponse(q, a []byte) match {
 	end := len(q)
 	if q[11] != 0 {
 		end -= optLen
 	}
 	if len(a) < end || a[0] != q[0] || a[1] != q[1] || a[2]&0xf8 != flagQR || binary.BigEndian.Uint16(a[4:]) != 1 {
-		return foreign
+		return mismatches
 	}
 	if bytes.Equal(a[headerLen:end], q[headerLen:end]) {
-		return fits
+		return matches
 	}
 	for i := headerLen; i < end-4; i++ {
-		if lower[a[i]] != lower[q[i]] {
-			return foreign
+		if toLower[a[i]] != toLower[q[i]] {
+			return mismatches
 		}
 	}
 	if !bytes.Equal(a[end-4:end], q[end-4:end]) {
-		return foreign
+		return mismatches
 	}
-	return respelled
+	return caseDiffers
 }
 
 // overUDP asks from a port of its own, chosen by the kernel at random, and takes answers from the one address only.
@@ -123,15 +123,15 @@ func (up *upstream) overUDP(ctx context.Context, q []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch check(q, buf[:n]) {
-		case fits:
+		switch matchResponse(q, buf[:n]) {
+		case matches:
 			return buf[:n], nil
-		case respelled:
+		case caseDiffers:
 			return nil, nil
 		}
-		up.health.lied()
+		up.health.recordMismatch()
 	}
-	return nil, errBroken
+	return nil, errMismatch
 }
 
 func (up *upstream) overTCP(ctx context.Context, q []byte) ([]byte, error) {
@@ -148,7 +148,7 @@ func (up *upstream) overTLS(ctx context.Context, q []byte) ([]byte, error) {
 	select {
 	case c := <-up.idle:
 		if a, err := up.stream(ctx, c, q); err == nil {
-			up.keep(c)
+			up.keepIdle(c)
 			return a, nil
 		}
 		c.Close()
@@ -163,11 +163,11 @@ func (up *upstream) overTLS(ctx context.Context, q []byte) ([]byte, error) {
 		c.Close()
 		return nil, err
 	}
-	up.keep(c.(*tls.Conn))
+	up.keepIdle(c.(*tls.Conn))
 	return a, nil
 }
 
-func (up *upstream) keep(c *tls.Conn) {
+func (up *upstream) keepIdle(c *tls.Conn) {
 	select {
 	case up.idle <- c:
 	default:
@@ -186,9 +186,9 @@ func (up *upstream) stream(ctx context.Context, c net.Conn, q []byte) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	if check(q, a) == foreign {
-		up.health.lied()
-		return nil, errBroken
+	if matchResponse(q, a) == mismatches {
+		up.health.recordMismatch()
+		return nil, errMismatch
 	}
 	return a, nil
 }

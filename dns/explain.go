@@ -32,16 +32,16 @@ func (s *Server) Query(ctx context.Context, name string, qtype uint16, from neti
 	m.SetQuestion(e.Name, qtype)
 	b, err := m.Pack()
 	q := &query{}
-	if err != nil || q.parse(b) != plain {
+	if err != nil || q.parse(b) != simple {
 		e.Rcode, e.Note = "FORMERR", fmt.Sprintf("%q is no name that a plain question may have", name)
 		return e
 	}
 	if x := s.index.Load(); x != nil {
 		e.Zone, e.Revision = zoneNames[x.find(q).zone], x.revision
-	} else if zone, mine := s.unknownYet(q); mine {
+	} else if zone, mine := s.unknownZone(q); mine {
 		e.Zone = zoneNames[zone]
 	}
-	out, how := s.plain(ctx, q, tcpSize, s.stats.tcp())
+	out, how := s.resolve(ctx, q, tcpSize, s.stats.sharedCounters())
 	e.From, e.Upstream, e.Note = how.from, how.upstream, how.note
 	r := new(dns.Msg)
 	if err := r.Unpack(out); err != nil {

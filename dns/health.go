@@ -7,45 +7,45 @@ import (
 
 // The times of asking upstream. A resolver gives up after five seconds.
 const (
-	askWithin  = 4500 * time.Millisecond
-	firstHedge = 400 * time.Millisecond // until a round trip is known
-	leastHedge = 60 * time.Millisecond
-	staleAfter = 1800 * time.Millisecond // RFC 8767's client response timer
-	downFirst  = 2 * time.Second
-	downMost   = 60 * time.Second
+	queryTimeout      = 4500 * time.Millisecond
+	initialHedgeDelay = 400 * time.Millisecond // until a round trip is known
+	minHedgeDelay     = 60 * time.Millisecond
+	staleDelay        = 1800 * time.Millisecond // RFC 8767's client response timer
+	minDownTime       = 2 * time.Second
+	maxDownTime       = 60 * time.Second
 )
 
 // health is what is known about an upstream from the questions it was asked; nothing probes it besides.
 type health struct {
-	mu       sync.Mutex
-	rtt      time.Duration // smoothed
-	failures int
-	until    time.Time // down until then
-	sent     uint64
-	failed   uint64
-	lies     uint64 // answers that did not fit the question
+	mu         sync.Mutex
+	rtt        time.Duration // smoothed
+	failures   int
+	downUntil  time.Time // down until then
+	sent       uint64
+	failed     uint64
+	mismatched uint64 // answers that did not fit the question
 }
 
-// hedge is how long to wait before the next upstream is asked as well.
-func (h *health) hedge() time.Duration {
+// hedgeDelay is how long to wait before the next upstream is asked as well.
+func (h *health) hedgeDelay() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.rtt == 0 {
-		return firstHedge
+		return initialHedgeDelay
 	}
-	return min(max(4*h.rtt, leastHedge), firstHedge)
+	return min(max(4*h.rtt, minHedgeDelay), initialHedgeDelay)
 }
 
 func (h *health) down(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return now.Before(h.until)
+	return now.Before(h.downUntil)
 }
 
-func (h *health) good(rtt time.Duration) {
+func (h *health) recordSuccess(rtt time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.failures, h.until = 0, time.Time{}
+	h.failures, h.downUntil = 0, time.Time{}
 	if h.rtt == 0 {
 		h.rtt = rtt
 	}
@@ -53,34 +53,34 @@ func (h *health) good(rtt time.Duration) {
 	h.rtt = max(h.rtt, time.Microsecond)
 }
 
-// bad notes a timeout or a broken connection; the second in a row takes the upstream out for a while, and each further
+// recordFailure notes a timeout or a broken connection; the second in a row takes the upstream out for a while, and each further
 // one for twice as long.
-func (h *health) bad(now time.Time) {
+func (h *health) recordFailure(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.failed++
 	h.failures++
 	if h.failures >= 2 {
-		h.until = now.Add(min(downFirst<<min(h.failures-2, 10), downMost))
+		h.downUntil = now.Add(min(minDownTime<<min(h.failures-2, 10), maxDownTime))
 	}
 }
 
-func (h *health) asked() {
+func (h *health) recordSent() {
 	h.mu.Lock()
 	h.sent++
 	h.mu.Unlock()
 }
 
-func (h *health) lied() {
+func (h *health) recordMismatch() {
 	h.mu.Lock()
-	h.lies++
+	h.mismatched++
 	h.mu.Unlock()
 }
 
 // order is who to ask: healthy ones as configured, then those that are down, never those that lead back to us.
-func (u *upstreams) order(now time.Time) []*upstream {
-	up, down := make([]*upstream, 0, len(u.list)), []*upstream(nil)
-	for _, p := range u.list {
+func (u *upstreamSet) order(now time.Time) []*upstream {
+	up, down := make([]*upstream, 0, len(u.members)), []*upstream(nil)
+	for _, p := range u.members {
 		switch {
 		case p.looped.Load():
 		case p.health.down(now):

@@ -8,18 +8,18 @@ import (
 
 // index is the whole zone at one snapshot: immutable, read by every worker, swapped through an atomic pointer.
 type index struct {
-	revision int64
-	z        *zones
-	services map[string]*service // by "<service>.<ns>" in wire form without the root
-	idle     map[string]struct{} // likewise, Services that have no names now
-	spaces   map[string]struct{} // namespaces by label
-	nodes    map[string]*rec     // by everything left of the node zone
-	static   map[string]*rec     // by everything left of the domain: apex, ns.dns, dns-version and empty names
-	node     *rec                // the apex of node.warren and of the reverse zones
-	rev      *reverse
-	spans    []span
-	pods     map[podKey]struct{} // PodsVerified only
-	soa      []byte              // SOA record without its owner
+	revision     int64
+	config       *zoneConfig
+	services     map[string]*service // by "<service>.<ns>" in wire form without the root
+	unready      map[string]struct{} // likewise, Services that have no names now
+	namespaces   map[string]struct{} // namespaces by label
+	nodes        map[string]*rrsets  // by everything left of the node zone
+	static       map[string]*rrsets  // by everything left of the domain: apex, ns.dns, dns-version and empty names
+	apex         *rrsets             // the apex of node.warren and of the reverse zones
+	reverse      *reverse
+	reverseZones []reverseZone
+	pods         map[podKey]struct{} // PodsVerified only
+	soa          []byte              // SOA record without its owner
 }
 
 type podKey struct {
@@ -27,8 +27,8 @@ type podKey struct {
 	ns   string
 }
 
-// zones are the names that never change while a server lives.
-type zones struct {
+// zoneConfig are the names that never change while a server lives.
+type zoneConfig struct {
 	domain string // wire form
 	labels int
 	pods   PodMode
@@ -49,49 +49,49 @@ const (
 
 var zoneNames = [...]string{"external", "cluster", "node", "reverse"}
 
-// where says to which zone a name belongs without looking into a snapshot. Reverse names are external here: only a
+// zoneOf says to which zone a name belongs without looking into a snapshot. Reverse names are external here: only a
 // snapshot knows the ranges.
-func (z *zones) where(q *query) zoneKind {
+func (z *zoneConfig) zoneOf(q *query) zoneKind {
 	switch {
-	case q.under(z.domain, z.labels):
+	case q.inZone(z.domain, z.labels):
 		return zoneCluster
-	case q.under(nodeZone, nodeLabels):
+	case q.inZone(nodeZone, nodeLabels):
 		return zoneNode
 	}
 	return zoneExternal
 }
 
-// found is what the index says about one question.
-type found struct {
-	zone  zoneKind
-	rcode byte
-	cut   int        // where the zone's name starts in the question's
-	set   *rrset     // the prepared answer
-	addr  netip.Addr // or the one address of a Pod name
-	names []string   // or the targets of a reverse name
-	chase *service   // or an ExternalName to follow
-	loop  bool       // a probe of ours came back through an upstream
+// result is what the index says about one question.
+type result struct {
+	zone       zoneKind
+	rcode      byte
+	zoneOffset int        // where the zone's name starts in the question's
+	set        *rrset     // the prepared answer
+	addr       netip.Addr // or the one address of a Pod name
+	names      []string   // or the targets of a reverse name
+	chase      *service   // or an ExternalName to follow
+	loopProbe  bool       // a probe of ours came back through an upstream
 }
 
 // find looks a plain question up. zoneExternal means that the name is not ours.
-func (x *index) find(q *query) found {
-	switch x.z.where(q) {
+func (x *index) find(q *query) result {
+	switch x.config.zoneOf(q) {
 	case zoneCluster:
 		return x.cluster(q)
 	case zoneNode:
-		cut := q.off(q.labels - nodeLabels)
+		cut := q.offset(q.labels - nodeLabels)
 		if cut == 0 {
-			return answer(found{zone: zoneNode}, x.node, q)
+			return pick(result{zone: zoneNode}, x.apex, q)
 		}
-		return answer(found{zone: zoneNode, cut: cut}, x.nodes[string(q.name[:cut])], q)
+		return pick(result{zone: zoneNode, zoneOffset: cut}, x.nodes[string(q.name[:cut])], q)
 	}
 	return x.reversed(q)
 }
 
-// answer picks the type asked from what a name has.
-func answer(f found, r *rec, q *query) found {
+// pick picks the type asked from what a name has.
+func pick(f result, r *rrsets, q *query) result {
 	if r == nil {
-		f.rcode = rcodeNX
+		f.rcode = rcodeNXDomain
 		return f
 	}
 	f.set = r.get(q.typ)
@@ -99,9 +99,9 @@ func answer(f found, r *rec, q *query) found {
 }
 
 // cluster resolves a name at or below the domain by its labels from the right.
-func (x *index) cluster(q *query) found {
-	n := q.labels - x.z.labels // labels left of the domain
-	f := found{zone: zoneCluster, cut: q.off(n)}
+func (x *index) cluster(q *query) result {
+	n := q.labels - x.config.labels // labels left of the domain
+	f := result{zone: zoneCluster, zoneOffset: q.offset(n)}
 	if n > 0 {
 		switch string(q.label(n - 1)) {
 		case "\x03svc":
@@ -110,53 +110,53 @@ func (x *index) cluster(q *query) found {
 			return x.pod(f, q, n-1)
 		case "\x04node":
 			if n > 1 {
-				return answer(f, x.nodes[string(q.name[:q.off(n-1)])], q)
+				return pick(f, x.nodes[string(q.name[:q.offset(n-1)])], q)
 			}
 		case "\x04loop":
-			f.loop = true
+			f.loopProbe = true
 		}
 	}
-	return answer(f, x.static[string(q.name[:f.cut])], q)
+	return pick(f, x.static[string(q.name[:f.zoneOffset])], q)
 }
 
 // service resolves the n labels left of "svc".
-func (x *index) service(f found, q *query, n int) found {
+func (x *index) service(f result, q *query, n int) result {
 	switch n {
 	case 0:
 		return f // empty, and it exists
 	case 1:
-		if _, ok := x.spaces[string(q.label(0))]; !ok {
-			f.rcode = rcodeNX
+		if _, ok := x.namespaces[string(q.label(0))]; !ok {
+			f.rcode = rcodeNXDomain
 		}
 		return f
 	}
-	s := x.services[string(q.name[q.off(n-2):q.off(n)])]
+	s := x.services[string(q.name[q.offset(n-2):q.offset(n)])]
 	switch {
 	case s == nil:
-		f.rcode = rcodeNX
+		f.rcode = rcodeNXDomain
 		return f
 	case n > 2:
-		return answer(f, s.subs[string(q.name[:q.off(n-2)])], q)
+		return pick(f, s.subs[string(q.name[:q.offset(n-2)])], q)
 	case s.target != "" && q.typ != typeCNAME:
 		f.chase = s
 		return f
 	}
-	return answer(f, s.self, q)
+	return pick(f, s.self, q)
 }
 
 // pod resolves the n labels left of "pod": the address is in the name.
-func (x *index) pod(f found, q *query, n int) found {
+func (x *index) pod(f result, q *query, n int) result {
 	if n < 2 {
 		return f
 	}
-	addr, ok := dashed(q.label(0)[1:])
-	if n > 2 || !ok || x.z.pods == PodsOff {
-		f.rcode = rcodeNX
+	addr, ok := parseDashed(q.label(0)[1:])
+	if n > 2 || !ok || x.config.pods == PodsOff {
+		f.rcode = rcodeNXDomain
 		return f
 	}
-	if x.z.pods == PodsVerified {
+	if x.config.pods == PodsVerified {
 		if _, ok := x.pods[podKey{addr, string(q.label(1)[1:])}]; !ok {
-			f.rcode = rcodeNX
+			f.rcode = rcodeNXDomain
 			return f
 		}
 	}
@@ -166,8 +166,8 @@ func (x *index) pod(f found, q *query, n int) found {
 	return f
 }
 
-// dashed reads 10-42-0-7 or fd42--7.
-func dashed(b []byte) (netip.Addr, bool) {
+// parseDashed reads 10-42-0-7 or fd42--7.
+func parseDashed(b []byte) (netip.Addr, bool) {
 	var text [64]byte
 	four := true
 	n := copy(text[:], b)
@@ -187,25 +187,25 @@ func dashed(b []byte) (netip.Addr, bool) {
 }
 
 // reversed resolves a reverse name of the Pod and Service ranges, or of any address that a Service has.
-func (x *index) reversed(q *query) found {
-	p, whole, ok := q.reversed()
+func (x *index) reversed(q *query) result {
+	p, whole, ok := q.reversePrefix()
 	if !ok {
-		return found{}
+		return result{}
 	}
-	f := found{zone: zoneReverse}
+	f := result{zone: zoneReverse}
 	in := false
-	for _, s := range x.spans {
+	for _, s := range x.reverseZones {
 		if s.prefix.Contains(p.Addr()) && p.Bits() >= s.prefix.Bits() {
-			in, f.cut = true, q.off(q.labels-s.labels)
+			in, f.zoneOffset = true, q.offset(q.labels-s.labels)
 			break
 		}
 	}
-	if in && f.cut == 0 {
-		return answer(f, x.node, q) // apex: SOA and NS
+	if in && f.zoneOffset == 0 {
+		return pick(f, x.apex, q) // apex: SOA and NS
 	}
 	full := whole && p.IsSingleIP()
 	if full {
-		if names := x.rev.get(p.Addr()); names != nil {
+		if names := x.reverse.get(p.Addr()); names != nil {
 			if q.typ == typePTR {
 				f.names = names
 			}
@@ -216,9 +216,9 @@ func (x *index) reversed(q *query) found {
 	}
 	switch {
 	case !in:
-		return found{}
+		return result{}
 	case !whole || full:
-		f.rcode = rcodeNX
+		f.rcode = rcodeNXDomain
 	}
 	return f
 }

@@ -74,9 +74,9 @@ func TestOverTLS(t *testing.T) {
 func TestResolvConfIsWatched(t *testing.T) {
 	dir := t.TempDir()
 	stub, list := filepath.Join(dir, "stub", "resolv.conf"), filepath.Join(dir, "real", "resolv.conf")
-	was := realLists
-	realLists = []string{list}
-	defer func() { realLists = was }()
+	was := stubResolvers
+	stubResolvers = []string{list}
+	defer func() { stubResolvers = was }()
 	put := func(path, text string) {
 		t.Helper()
 		_ = os.MkdirAll(filepath.Dir(path), 0o755)
@@ -280,7 +280,7 @@ func FuzzDashed(f *testing.F) {
 		if err != nil {
 			want, err = netip.ParseAddr(strings.ReplaceAll(s, "-", ":"))
 		}
-		got, ok := dashed([]byte(s))
+		got, ok := parseDashed([]byte(s))
 		if ok != (err == nil) || ok && got != want {
 			t.Fatalf("%q: %v %v, netip says %v %v", s, got, ok, want, err)
 		}

@@ -101,13 +101,13 @@ func run(t testing.TB, s *Server) {
 func freePort(t testing.TB) netip.AddrPort {
 	t.Helper()
 	for range 100 {
-		k, err := open(context.Background(), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, 1)
+		k, err := listenAll(context.Background(), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		a := netip.MustParseAddrPort(k.udp[0].LocalAddr().String())
 		k.close()
-		l, err := open(context.Background(), []netip.AddrPort{a}, 1)
+		l, err := listenAll(context.Background(), []netip.AddrPort{a}, 1)
 		if err == nil {
 			l.close()
 			return a

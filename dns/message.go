@@ -15,7 +15,7 @@ type message struct {
 	authority  bool // AA: names of our own inside
 	an, ns, ar uint16
 	body       []byte
-	life       time.Duration // how long it may be cached, 0 for not at all
+	ttl        time.Duration // how long it may be cached, 0 for not at all
 }
 
 // ttlRule says what TTLs a cached message is sent with.
@@ -37,7 +37,7 @@ func (r ttlRule) apply(ttl uint32) uint32 {
 // message answers with a copy of m.
 func (q *query) message(dst []byte, m *message, rule ttlRule, limit int) []byte {
 	dst = q.begin(dst, m.rcode, 0)
-	if m.ad && (q.do || q.wantsAD) {
+	if m.ad && (q.dnssecOK || q.wantsAD) {
 		dst[3] |= flagAD
 	}
 	if m.authority {
@@ -90,7 +90,7 @@ func skipRecord(b []byte, i int) (typ, end int) {
 
 // newMessage packs a response so that it can be cached: question in lower case, OPT removed.
 func newMessage(m *dns.Msg, name string) (*message, error) {
-	m.Question = []dns.Question{{Name: textName([]byte(name)), Qtype: m.Question[0].Qtype, Qclass: dns.ClassINET}}
+	m.Question = []dns.Question{{Name: decodeName([]byte(name)), Qtype: m.Question[0].Qtype, Qclass: dns.ClassINET}}
 	m.Extra = withoutOPT(m.Extra)
 	m.Compress = true
 	b, err := m.Pack()
@@ -99,7 +99,7 @@ func newMessage(m *dns.Msg, name string) (*message, error) {
 	}
 	out := &message{rcode: byte(m.Rcode & 15), ad: m.AuthenticatedData, an: uint16(len(m.Answer)), ns: uint16(len(m.Ns)),
 		ar: uint16(len(m.Extra)), body: b[headerLen+len(name)+4:]}
-	out.life = life(m)
+	out.ttl = cacheTTL(m)
 	return out, nil
 }
 
@@ -113,9 +113,9 @@ func withoutOPT(rr []dns.RR) []dns.RR {
 	return out
 }
 
-// life is how long a response may be kept: the smallest TTL of its answer, or what the SOA says of a negative one
+// cacheTTL is how long a response may be kept: the smallest TTL of its answer, or what the SOA says of a negative one
 // (RFC 2308); a negative one without SOA is not kept.
-func life(m *dns.Msg) time.Duration {
+func cacheTTL(m *dns.Msg) time.Duration {
 	switch {
 	case m.Rcode == dns.RcodeServerFailure:
 		return failureTTL

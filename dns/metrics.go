@@ -12,7 +12,7 @@ var (
 	metricDuration = prometheus.NewDesc("warren_dns_answer_seconds", "Time from receiving a query to sending its answer.", nil, nil)
 	metricExternal = prometheus.NewDesc("warren_dns_external_total", "External answers by where they came from.", []string{"from"}, nil)
 	metricNot      = prometheus.NewDesc("warren_dns_unanswered_total", "Queries that were refused or not answered, by reason.", []string{"reason"}, nil)
-	metricComplete = prometheus.NewDesc("warren_dns_completed_total", "Answers that spared a Pod the rest of its search list.", nil, nil)
+	metricAutopath = prometheus.NewDesc("warren_dns_autopath_total", "Answers in which autopath completed the search list of a Pod.", nil, nil)
 	metricCache    = prometheus.NewDesc("warren_dns_cache_entries", "Answers in the cache.", nil, nil)
 	metricBytes    = prometheus.NewDesc("warren_dns_cache_bytes", "Memory that the cached answers take.", nil, nil)
 	metricRevision = prometheus.NewDesc("warren_dns_revision", "Store revision that cluster names are answered from.", nil, nil)
@@ -29,7 +29,7 @@ type collector struct{ s *Server }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricNot, metricComplete, metricCache, metricBytes, metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
+	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricNot, metricAutopath, metricCache, metricBytes, metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
 		ch <- d
 	}
 }
@@ -45,18 +45,18 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.queries(counter)
 	c.durations(ch)
-	for name, of := range map[string]func(*tally) *atomic.Uint64{
-		"cache": func(t *tally) *atomic.Uint64 { return &t.hits }, "stale": func(t *tally) *atomic.Uint64 { return &t.stale },
-		"upstream": func(t *tally) *atomic.Uint64 { return &t.misses }, "failure": func(t *tally) *atomic.Uint64 { return &t.failures },
+	for name, of := range map[string]func(*counters) *atomic.Uint64{
+		"cache": func(t *counters) *atomic.Uint64 { return &t.hits }, "stale": func(t *counters) *atomic.Uint64 { return &t.stale },
+		"upstream": func(t *counters) *atomic.Uint64 { return &t.misses }, "failure": func(t *counters) *atomic.Uint64 { return &t.failures },
 	} {
 		counter(metricExternal, s.stats.sum(of), name)
 	}
-	counter(metricNot, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.refused })+s.stats.tcpRefused.Load(), "not allowed")
-	counter(metricNot, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.limited }), "rate limit")
-	counter(metricNot, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.junk }), "no query")
-	counter(metricNot, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.lost }), "send failed")
+	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.refused })+s.stats.tcpRefused.Load(), "not allowed")
+	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.limited }), "rate limit")
+	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.malformed }), "no query")
+	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.sendFailed }), "send failed")
 	counter(metricNot, s.stats.overload.Load(), "too many waiting")
-	counter(metricComplete, s.stats.sum(func(t *tally) *atomic.Uint64 { return &t.completed }))
+	counter(metricAutopath, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.autopath }))
 	entries, bytes := s.cache.size()
 	gauge(metricCache, float64(entries))
 	gauge(metricBytes, float64(bytes))
@@ -71,7 +71,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(metricUpRTT, u.RTT.Seconds(), u.Name)
 		counter(metricUpSent, u.Sent, u.Name, "sent")
 		counter(metricUpSent, u.Failed, u.Name, "failed")
-		counter(metricUpSent, u.Lies, u.Name, "did not fit")
+		counter(metricUpSent, u.Mismatched, u.Name, "did not fit")
 	}
 }
 
@@ -82,7 +82,7 @@ func (c collector) queries(counter func(*prometheus.Desc, uint64, ...string)) {
 			for r, rcode := range statRcodes {
 				var n uint64
 				for _, t := range all {
-					n += t.queries[z][i][r].Load()
+					n += t.answers[z][i][r].Load()
 				}
 				if n > 0 {
 					counter(metricQueries, n, zone, typ.name, rcode)
@@ -111,10 +111,10 @@ func (c collector) durations(ch chan<- prometheus.Metric) {
 
 // UpstreamState is one upstream as it is known now.
 type UpstreamState struct {
-	Name, Zone         string // Zone is "." for every name
-	Down, Loop         bool
-	RTT                time.Duration
-	Sent, Failed, Lies uint64
+	Name, Zone               string // Zone is "." for every name
+	Down, Loop               bool
+	RTT                      time.Duration
+	Sent, Failed, Mismatched uint64
 }
 
 // Upstreams says how the upstreams are. One that serves several zones is listed once.
@@ -125,15 +125,15 @@ func (s *Server) Upstreams() []UpstreamState {
 	for i, set := range r.sets() {
 		zone := "."
 		if i > 0 {
-			zone = textName([]byte(r.stubs[i-1].zone))
+			zone = decodeName([]byte(r.stubs[i-1].zone))
 		}
-		for _, u := range set.list {
+		for _, u := range set.members {
 			if seen[u.name] {
 				continue
 			}
 			seen[u.name] = true
 			u.health.mu.Lock()
-			out = append(out, UpstreamState{u.name, zone, now.Before(u.health.until), u.looped.Load(), u.health.rtt, u.health.sent, u.health.failed, u.health.lies})
+			out = append(out, UpstreamState{u.name, zone, now.Before(u.health.downUntil), u.looped.Load(), u.health.rtt, u.health.sent, u.health.failed, u.health.mismatched})
 			u.health.mu.Unlock()
 		}
 	}

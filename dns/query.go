@@ -8,20 +8,20 @@ import (
 // query is one plain question, parsed in place. Its slices point into the packet and into its own scratch; it is
 // reused for the next packet.
 type query struct {
-	pkt         []byte // the whole packet
-	question    []byte // name, type and class as they came: the case is kept
-	name        []byte // the name in lower case, wire form with the root label
-	labels      int    // labels in name without the root
-	offs        [128]uint8
-	typ         uint16
-	edns        bool
-	do          bool
-	size        int // largest answer the client takes over UDP
-	scratch     [256]byte
-	recursion   bool // RD
-	wantsAD     bool
-	checkingOff bool       // CD
-	from        netip.Addr // who asked, where that matters
+	pkt              []byte // the whole packet
+	question         []byte // name, type and class as they came: the case is kept
+	name             []byte // the name in lower case, wire form with the root label
+	labels           int    // labels in name without the root
+	offs             [128]uint8
+	typ              uint16
+	edns             bool
+	dnssecOK         bool
+	size             int // largest answer the client takes over UDP
+	scratch          [256]byte
+	recursionDesired bool // RD
+	wantsAD          bool
+	checkingDisabled bool       // CD
+	client           netip.Addr // who asked, where that matters
 }
 
 // Flag bits of the two bytes behind the id.
@@ -35,40 +35,40 @@ const (
 	flagCD = 0x10
 )
 
-type shape uint8
+type form uint8
 
 const (
-	plain shape = iota // the hot path can go on
-	odd                // a query, but not a plain one: the library answers
-	junk               // no query at all: never answered
+	simple    form = iota // the hot path can go on
+	general               // a query, but not a plain one: the library answers
+	malformed             // no query at all: never answered
 )
 
 // parse reads a packet. A plain query has opcode 0, one question of class IN without compression, no other records but
 // at most one OPT of version 0, and nothing behind it.
-func (q *query) parse(pkt []byte) shape {
+func (q *query) parse(pkt []byte) form {
 	q.pkt = pkt
 	if len(pkt) < headerLen || pkt[2]&flagQR != 0 {
-		return junk
+		return malformed
 	}
 	if pkt[2]&0x7a != 0 || binary.BigEndian.Uint64(pkt[4:])>>16 != 1<<32 || pkt[10] != 0 || pkt[11] > 1 {
-		return odd // opcode, AA, TC, or other counts than one question
+		return general // opcode, AA, TC, or other counts than one question
 	}
 	n := q.readName(pkt)
 	if n == 0 || len(pkt) < n+4 {
-		return odd
+		return general
 	}
 	q.typ = binary.BigEndian.Uint16(pkt[n:])
 	if q.typ == 0 || q.typ == typeOPT || q.typ >= 128 && q.typ <= 255 || binary.BigEndian.Uint16(pkt[n+2:]) != classIN {
-		return odd
+		return general
 	}
 	q.question = pkt[headerLen : n+4]
-	q.recursion, q.wantsAD, q.checkingOff = pkt[2]&flagRD != 0, pkt[3]&flagAD != 0, pkt[3]&flagCD != 0
-	q.edns, q.do, q.size = false, false, 512
+	q.recursionDesired, q.wantsAD, q.checkingDisabled = pkt[2]&flagRD != 0, pkt[3]&flagAD != 0, pkt[3]&flagCD != 0
+	q.edns, q.dnssecOK, q.size = false, false, 512
 	if pkt[11] == 0 {
 		if len(pkt) != n+4 {
-			return odd
+			return general
 		}
-		return plain
+		return simple
 	}
 	return q.readOPT(pkt[n+4:])
 }
@@ -95,36 +95,36 @@ func (q *query) readName(pkt []byte) int {
 	raw := pkt[headerLen:i]
 	q.name = q.scratch[:len(raw)]
 	for j, c := range raw {
-		q.name[j] = lower[c]
+		q.name[j] = toLower[c]
 	}
 	q.labels = k
 	return i
 }
 
 // readOPT reads the one additional record, which must be the EDNS0 pseudo record (RFC 6891). Options are ignored.
-func (q *query) readOPT(b []byte) shape {
+func (q *query) readOPT(b []byte) form {
 	if len(b) < optLen || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != typeOPT || b[6] != 0 {
-		return odd // no OPT, or a version that is not known
+		return general // no OPT, or a version that is not known
 	}
 	if int(binary.BigEndian.Uint16(b[9:])) != len(b)-optLen {
-		return odd
+		return general
 	}
-	q.edns, q.do = true, b[7]&0x80 != 0
+	q.edns, q.dnssecOK = true, b[7]&0x80 != 0
 	q.size = min(max(int(binary.BigEndian.Uint16(b[3:])), 512), udpSize)
-	return plain
+	return simple
 }
 
-// under reports whether the name is zone (wire form, `labels` labels) or below it.
-func (q *query) under(zone string, labels int) bool {
+// inZone reports whether the name is zone (wire form, `labels` labels) or below it.
+func (q *query) inZone(zone string, labels int) bool {
 	at := len(q.name) - len(zone)
 	if at < 0 || q.labels < labels || string(q.name[at:]) != zone {
 		return false
 	}
-	return at == q.off(q.labels-labels)
+	return at == q.offset(q.labels-labels)
 }
 
-// off is where label i starts in name; i == labels is the root.
-func (q *query) off(i int) int {
+// offset is where label i starts in name; i == labels is the root.
+func (q *query) offset(i int) int {
 	if i == q.labels {
 		return len(q.name) - 1
 	}
@@ -132,4 +132,4 @@ func (q *query) off(i int) int {
 }
 
 // label returns label i with its length byte.
-func (q *query) label(i int) []byte { return q.name[q.off(i):q.off(i+1)] }
+func (q *query) label(i int) []byte { return q.name[q.offset(i):q.offset(i+1)] }

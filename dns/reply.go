@@ -5,10 +5,10 @@ import "encoding/binary"
 // rrset is a prepared answer to one name and type: records in wire form that fit behind the question. Every owner is a
 // two-byte pointer, most of them to the question's name; so one set serves every spelling of it.
 type rrset struct {
-	typ    uint16
-	an, ar uint16
-	stride uint8 // length of each answer record when all are alike and may be turned around, else 0
-	wire   []byte
+	typ                 uint16
+	answers, additional uint16
+	stride              uint8 // length of each answer record when all are alike and may be turned around, else 0
+	wire                []byte
 }
 
 // begin writes header and question of an answer.
@@ -25,7 +25,7 @@ func (q *query) finish(dst []byte) []byte {
 	}
 	binary.BigEndian.PutUint16(dst[10:], binary.BigEndian.Uint16(dst[10:])+1)
 	var do byte
-	if q.do {
+	if q.dnssecOK {
 		do = 0x80
 	}
 	return append(dst, 0, 0, typeOPT, udpSize>>8, udpSize&0xff, 0, 0, do, 0, 0, 0)
@@ -40,27 +40,27 @@ func (q *query) room(limit int) int {
 	return n
 }
 
-// records answers with a prepared set; turn spreads the clients over its records.
-func (q *query) records(dst []byte, set *rrset, turn uint32, limit int) []byte {
+// answerSet answers with a prepared set; turn spreads the clients over its records.
+func (q *query) answerSet(dst []byte, set *rrset, turn uint32, limit int) []byte {
 	dst = q.begin(dst, rcodeOK, flagAA)
 	at := 0
-	if set.stride != 0 && set.an > 1 {
-		at = int(turn%uint32(set.an)) * int(set.stride)
+	if set.stride != 0 && set.answers > 1 {
+		at = int(turn%uint32(set.answers)) * int(set.stride)
 	}
 	if len(set.wire) > q.room(limit) {
-		return q.cut(dst, set, at, limit)
+		return q.answerTruncated(dst, set, at, limit)
 	}
-	binary.BigEndian.PutUint16(dst[6:], set.an)
-	binary.BigEndian.PutUint16(dst[10:], set.ar)
+	binary.BigEndian.PutUint16(dst[6:], set.answers)
+	binary.BigEndian.PutUint16(dst[10:], set.additional)
 	dst = append(dst, set.wire[at:]...)
 	return q.finish(append(dst, set.wire[:at]...))
 }
 
-// cut answers with the records that fit. Additional records may be missing without a word (RFC 2181, 9), missing
+// answerTruncated answers with the records that fit. Additional records may be missing without a word (RFC 2181, 9), missing
 // answers set TC.
-func (q *query) cut(dst []byte, set *rrset, at, limit int) []byte {
+func (q *query) answerTruncated(dst []byte, set *rrset, at, limit int) []byte {
 	room, n := q.room(limit), uint16(0)
-	for range set.an {
+	for range set.answers {
 		l := recordLen(set.wire[at:])
 		if l > room {
 			dst[2] |= flagTC
@@ -78,16 +78,16 @@ func (q *query) cut(dst []byte, set *rrset, at, limit int) []byte {
 // recordLen is the length of a prepared record: its owner is a pointer.
 func recordLen(b []byte) int { return 12 + int(binary.BigEndian.Uint16(b[10:])) }
 
-// negative answers NXDOMAIN or NODATA with the zone's SOA, whose owner is the part of the name that starts at cut.
-func (q *query) negative(dst []byte, rcode byte, soa []byte, cut, limit int) []byte {
+// answerNegative answers NXDOMAIN or NODATA with the zone's SOA, whose owner is the part of the name that starts at cut.
+func (q *query) answerNegative(dst []byte, rcode byte, soa []byte, cut, limit int) []byte {
 	dst = q.begin(dst, rcode, flagAA)
 	if 2+len(soa) <= q.room(limit) {
 		dst[9] = 1
-		dst = binary.BigEndian.AppendUint16(dst, uint16(atQuestion+cut))
+		dst = binary.BigEndian.AppendUint16(dst, uint16(questionPointer+cut))
 		dst = append(dst, soa...)
 	}
 	return q.finish(dst)
 }
 
-// failure answers without records and without authority: SERVFAIL, REFUSED.
-func (q *query) failure(dst []byte, rcode byte) []byte { return q.finish(q.begin(dst, rcode, 0)) }
+// answerError answers without records and without authority: SERVFAIL, REFUSED.
+func (q *query) answerError(dst []byte, rcode byte) []byte { return q.finish(q.begin(dst, rcode, 0)) }

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// realLists are where systemd-resolved keeps the upstreams behind its stub.
-var realLists = []string{"/run/systemd/resolve/resolv.conf"}
+// stubResolvers are where systemd-resolved keeps the upstreams behind its stub.
+var stubResolvers = []string{"/run/systemd/resolve/resolv.conf"}
 
-const mostServers = 8
+const maxServers = 8
 
 // fileUpstreams reads the node's own upstreams. A file that cannot be read yields none; ourselves are left out, or a node
 // that uses this server for its own processes would be a loop.
-func (s *Server) fileUpstreams() *upstreams {
+func (s *Server) fileUpstreams() *upstreamSet {
 	var specs []string
 	for _, a := range nameservers(s.cfg.ResolvConf) {
 		if ap := netip.AddrPortFrom(a, 53); !slices.Contains(s.cfg.Listen, ap) {
@@ -31,14 +31,14 @@ func (s *Server) fileUpstreams() *upstreams {
 	if err != nil {
 		s.cfg.Log.Warn("upstreams of resolv.conf", "path", s.cfg.ResolvConf, "error", err)
 	}
-	return r.def
+	return r.defaults
 }
 
 // nameservers are the servers of a resolv.conf, or the real list when it names only a stub on loopback.
 func nameservers(path string) []netip.Addr {
 	own := readServers(path)
 	if len(own) > 0 && !slices.ContainsFunc(own, func(a netip.Addr) bool { return !a.IsLoopback() }) {
-		for _, p := range realLists {
+		for _, p := range stubResolvers {
 			real := slices.DeleteFunc(readServers(p), netip.Addr.IsLoopback)
 			if len(real) > 0 {
 				return real
@@ -59,7 +59,7 @@ func readServers(path string) (out []netip.Addr) {
 	defer f.Close()
 	b := make([]byte, 64<<10) // of a file that others write, only so much
 	n, _ := f.Read(b)
-	for sc := bufio.NewScanner(bytes.NewReader(b[:n])); sc.Scan() && len(out) < mostServers; {
+	for sc := bufio.NewScanner(bytes.NewReader(b[:n])); sc.Scan() && len(out) < maxServers; {
 		w := strings.Fields(sc.Text())
 		if len(w) < 2 || w[0] != "nameserver" {
 			continue
@@ -91,15 +91,15 @@ func (s *Server) watchResolvConf(ctx context.Context) error {
 }
 
 func (s *Server) rereadResolvConf() {
-	s.adjust.Lock()
-	defer s.adjust.Unlock()
+	s.upstreamsMu.Lock()
+	defer s.upstreamsMu.Unlock()
 	if !s.fromFile {
 		return
 	}
 	def := s.fileUpstreams()
-	if old := s.routes.Load(); def.spec != old.def.spec {
+	if old := s.routes.Load(); def.spec != old.defaults.spec {
 		s.cfg.Log.Info("upstreams changed", "path", s.cfg.ResolvConf, "upstreams", def.spec)
-		s.setRoutes(&routes{def: def, stubs: slices.Clone(old.stubs)})
+		s.setRoutes(&routes{defaults: def, stubs: slices.Clone(old.stubs)})
 	}
 }
 
@@ -108,7 +108,7 @@ func (s *Server) folders() []string {
 	if to, err := filepath.EvalSymlinks(s.cfg.ResolvConf); err == nil {
 		dirs = append(dirs, filepath.Dir(to))
 	}
-	for _, p := range realLists {
+	for _, p := range stubResolvers {
 		dirs = append(dirs, filepath.Dir(p))
 	}
 	slices.Sort(dirs)

@@ -77,7 +77,7 @@ func TestRealResolvers(t *testing.T) {
 			return
 		}
 		s.Set(sample())
-		k, err := open(context.Background(), socks, 1) // bound on this thread: in the namespace
+		k, err := listenAll(context.Background(), socks, 1) // bound on this thread: in the namespace
 		if err != nil {
 			t.Error(err)
 			return

@@ -26,13 +26,13 @@ func shardOf(a netip.Addr) int {
 // reverseBuilder makes the next reverse from the previous one.
 type reverseBuilder struct {
 	reverse
-	own [reverseShards]bool // shards that are copies already
+	copied [reverseShards]bool // shards that are copies already
 }
 
 func (b *reverseBuilder) shard(a netip.Addr) map[netip.Addr][]string {
 	i := shardOf(a)
-	if !b.own[i] {
-		b.own[i] = true
+	if !b.copied[i] {
+		b.copied[i] = true
 		if b.shards[i] = maps.Clone(b.shards[i]); b.shards[i] == nil {
 			b.shards[i] = map[netip.Addr][]string{}
 		}
@@ -40,7 +40,7 @@ func (b *reverseBuilder) shard(a netip.Addr) map[netip.Addr][]string {
 	return b.shards[i]
 }
 
-func (b *reverseBuilder) add(p pointer) {
+func (b *reverseBuilder) add(p ptrRecord) {
 	m := b.shard(p.addr)
 	names := m[p.addr]
 	at, found := slices.BinarySearch(names, p.name)
@@ -49,7 +49,7 @@ func (b *reverseBuilder) add(p pointer) {
 	}
 }
 
-func (b *reverseBuilder) remove(p pointer) {
+func (b *reverseBuilder) remove(p ptrRecord) {
 	m := b.shard(p.addr)
 	names := slices.DeleteFunc(slices.Clone(m[p.addr]), func(n string) bool { return n == p.name })
 	if len(names) == 0 {
@@ -59,18 +59,18 @@ func (b *reverseBuilder) remove(p pointer) {
 	m[p.addr] = names
 }
 
-// span is a range of addresses whose reverse names end here.
-type span struct {
+// reverseZone is a range of addresses whose reverse names end here.
+type reverseZone struct {
 	prefix netip.Prefix
 	labels int // of the smallest zone cut inside the range, "in-addr.arpa" included
 }
 
-func newSpan(p netip.Prefix) span {
+func newReverseZone(p netip.Prefix) reverseZone {
 	p = p.Masked()
 	if p.Addr().Is4() {
-		return span{p, (p.Bits()+7)/8 + 2}
+		return reverseZone{p, (p.Bits()+7)/8 + 2}
 	}
-	return span{p, (p.Bits()+3)/4 + 2}
+	return reverseZone{p, (p.Bits()+3)/4 + 2}
 }
 
 const (
@@ -78,19 +78,19 @@ const (
 	arpa6 = "\x03ip6\x04arpa\x00"
 )
 
-// reversed reads a reverse name: the prefix that its labels say, and whether every label was used. A label that is no
+// reversePrefix reads a reverse name: the prefix that its labels say, and whether every label was used. A label that is no
 // number ends the reading, so that "x.42.10.in-addr.arpa" is 10.42.0.0/16 with something below.
-func (q *query) reversed() (p netip.Prefix, whole, ok bool) {
+func (q *query) reversePrefix() (p netip.Prefix, whole, ok bool) {
 	switch {
-	case q.under(arpa4, 2):
-		return q.reversed4()
-	case q.under(arpa6, 2):
-		return q.reversed6()
+	case q.inZone(arpa4, 2):
+		return q.reversePrefix4()
+	case q.inZone(arpa6, 2):
+		return q.reversePrefix6()
 	}
 	return netip.Prefix{}, false, false
 }
 
-func (q *query) reversed4() (netip.Prefix, bool, bool) {
+func (q *query) reversePrefix4() (netip.Prefix, bool, bool) {
 	var a [4]byte
 	n := 0
 	for i := q.labels - 3; i >= 0; i-- {
@@ -104,7 +104,7 @@ func (q *query) reversed4() (netip.Prefix, bool, bool) {
 	return netip.PrefixFrom(netip.AddrFrom4(a), 8*n), true, true
 }
 
-func (q *query) reversed6() (netip.Prefix, bool, bool) {
+func (q *query) reversePrefix6() (netip.Prefix, bool, bool) {
 	var a [16]byte
 	n := 0
 	for i := q.labels - 3; i >= 0; i-- {

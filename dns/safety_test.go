@@ -13,7 +13,7 @@ import (
 
 func TestOthersAreRefused(t *testing.T) {
 	s := warm(t)
-	a := asker{s: s, tally: s.stats.tally(), now: time.Now()}
+	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
 	pkt := packed(t, "web.default.svc.cluster.local.", mdns.TypeA, true)
 	for from, want := range map[string]byte{"127.0.0.1": rcodeOK, "::1": rcodeOK, "10.42.0.9": rcodeRefused, "192.0.2.1": rcodeRefused} {
 		out, _ := a.answer(nil, pkt, netip.MustParseAddr(from), udpSize, true)
@@ -42,11 +42,11 @@ func TestRateLimit(t *testing.T) {
 	for second := range int64(3) {
 		n := 0
 		for range 100 {
-			if a.within(one, second) {
+			if a.withinLimit(one, second) {
 				n++
 			}
 		}
-		if n != 10 || !a.within(two, second) {
+		if n != 10 || !a.withinLimit(two, second) {
 			t.Errorf("second %d: %d queries passed, want 10; another client must not feel it", second, n)
 		}
 	}
@@ -192,7 +192,7 @@ func FuzzQuery(f *testing.F) {
 	f.Add(packed(f, "away.ext.svc.cluster.local.", mdns.TypeA, false))
 	f.Add(packed(f, "web.default.svc.cluster.local.", mdns.TypeANY, false))
 	f.Add([]byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"))
-	a := asker{s: s, tally: s.stats.tally(), now: time.Now()}
+	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
 	from := netip.MustParseAddrPort("127.0.0.1:5")
 	f.Fuzz(func(t *testing.T, pkt []byte) {
 		if len(pkt) > inSize {
@@ -204,8 +204,8 @@ func FuzzQuery(f *testing.F) {
 				limit = udpSize
 			}
 			out, v := a.answer(make([]byte, 0, udpSize), pkt, from.Addr(), limit, udp)
-			if v == slow {
-				out = s.slow(t.Context(), pkt, from, limit, a.tally)
+			if v == deferred {
+				out = s.resolvePacket(t.Context(), pkt, from, limit, a.counters)
 			}
 			if len(out) == 0 {
 				continue

@@ -2,8 +2,8 @@ package dns
 
 import "github.com/miekg/dns"
 
-// calm takes our random capitals out again: the client gave no such spelling.
-func calm(r dns.RR) {
+// restoreCase takes our random capitals out again: the client gave no such spelling.
+func restoreCase(r dns.RR) {
 	r.Header().Name = dns.CanonicalName(r.Header().Name)
 	if c, ok := r.(*dns.CNAME); ok {
 		c.Target = dns.CanonicalName(c.Target)
@@ -15,7 +15,7 @@ func calm(r dns.RR) {
 func sanitize(m *dns.Msg, k cacheKey) {
 	do := k.flags&1 != 0
 	m.Extra = nil
-	at := textName([]byte(k.name))
+	at := decodeName([]byte(k.name))
 	var keep []dns.RR
 	chain := map[string]bool{dns.CanonicalName(at): true}
 	for range 16 { // upstream may say them in any order
@@ -34,7 +34,7 @@ func sanitize(m *dns.Msg, k cacheKey) {
 		signature := t == dns.TypeRRSIG && do
 		alias := t == dns.TypeCNAME || t == dns.TypeDNAME
 		if r.Header().Class == dns.ClassINET && (chain[dns.CanonicalName(r.Header().Name)] || t == dns.TypeDNAME) && (t == k.typ || alias || signature) {
-			calm(r)
+			restoreCase(r)
 			keep = append(keep, r)
 		}
 	}

@@ -5,26 +5,28 @@ import (
 	"sync"
 )
 
-// shares counts what each client holds.
-type shares struct {
-	mu   sync.Mutex
-	most int
-	held map[netip.Addr]int
+// clientConns counts what each client holds.
+type clientConns struct {
+	mu    sync.Mutex
+	limit int
+	held  map[netip.Addr]int
 }
 
-func newShares(most int) *shares { return &shares{most: most, held: map[netip.Addr]int{}} }
+func newClientConns(most int) *clientConns {
+	return &clientConns{limit: most, held: map[netip.Addr]int{}}
+}
 
-func (s *shares) take(a netip.Addr) bool {
+func (s *clientConns) acquire(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[a] >= s.most {
+	if s.held[a] >= s.limit {
 		return false
 	}
 	s.held[a]++
 	return true
 }
 
-func (s *shares) give(a netip.Addr) {
+func (s *clientConns) release(a netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held[a]--; s.held[a] <= 0 {

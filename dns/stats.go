@@ -17,20 +17,20 @@ var statRcodes = [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTI
 // buckets of the answer times, in microseconds; a bucket more is for what is slower.
 var buckets = [...]float64{50, 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 250000, 1000000, 5000000}
 
-// tally counts for one worker; workers do not share cache lines.
-type tally struct {
+// counters counts for one worker; workers do not share cache lines.
+type counters struct {
 	_       [64]byte
-	queries [len(zoneNames)][len(statTypes)][len(statRcodes)]atomic.Uint64
+	answers [len(zoneNames)][len(statTypes)][len(statRcodes)]atomic.Uint64
 	times   [len(buckets) + 1]atomic.Uint64
 	nanos   atomic.Uint64
 
-	hits, stale, misses, failures atomic.Uint64
-	refused, limited, junk, odd   atomic.Uint64
-	lost, completed               atomic.Uint64
-	_                             [64]byte
+	hits, stale, misses, failures        atomic.Uint64
+	refused, limited, malformed, general atomic.Uint64
+	sendFailed, autopath                 atomic.Uint64
+	_                                    [64]byte
 }
 
-func (t *tally) count(zone zoneKind, typ uint16, rcode byte) {
+func (t *counters) count(zone zoneKind, typ uint16, rcode byte) {
 	i := 0
 	for j := range statTypes {
 		if statTypes[j].typ == typ {
@@ -38,11 +38,11 @@ func (t *tally) count(zone zoneKind, typ uint16, rcode byte) {
 			break
 		}
 	}
-	t.queries[zone][i][min(int(rcode), len(statRcodes)-1)].Add(1)
+	t.answers[zone][i][min(int(rcode), len(statRcodes)-1)].Add(1)
 }
 
-// took notes n answers of one batch, all with the batch's time.
-func (t *tally) took(d time.Duration, n int) {
+// observe notes n answers of one batch, all with the batch's time.
+func (t *counters) observe(d time.Duration, n int) {
 	if n == 0 {
 		return
 	}
@@ -54,7 +54,7 @@ func (t *tally) took(d time.Duration, n int) {
 	t.nanos.Add(uint64(d) * uint64(n))
 }
 
-func (t *tally) hit(l lookup) {
+func (t *counters) hit(l hit) {
 	if l.stale {
 		t.stale.Add(1)
 		return
@@ -62,7 +62,7 @@ func (t *tally) hit(l lookup) {
 	t.hits.Add(1)
 }
 
-func (t *tally) how(m means) {
+func (t *counters) countSource(m source) {
 	switch m.from {
 	case "cache":
 		t.hits.Add(1)
@@ -78,8 +78,8 @@ func (t *tally) how(m means) {
 // stats are the counters of a server.
 type stats struct {
 	mu       sync.Mutex
-	tallies  []*tally
-	shared   *tally // of TCP and Query
+	workers  []*counters
+	shared   *counters // of TCP and Query
 	revision atomic.Int64
 	services atomic.Int64
 	buildNs  atomic.Int64
@@ -89,20 +89,20 @@ type stats struct {
 	overload, joined, acceptErrors, tcpRefused atomic.Uint64
 }
 
-func (s *stats) tally() *tally {
+func (s *stats) newCounters() *counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := &tally{}
-	s.tallies = append(s.tallies, t)
+	t := &counters{}
+	s.workers = append(s.workers, t)
 	return t
 }
 
-func (s *stats) tcp() *tally {
+func (s *stats) sharedCounters() *counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.shared == nil {
-		s.shared = &tally{}
-		s.tallies = append(s.tallies, s.shared)
+		s.shared = &counters{}
+		s.workers = append(s.workers, s.shared)
 	}
 	return s.shared
 }
@@ -118,14 +118,14 @@ func (s *stats) upstreamTook(d time.Duration) {
 	s.upCount.Add(1)
 }
 
-func (s *stats) all() []*tally {
+func (s *stats) all() []*counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]*tally(nil), s.tallies...)
+	return append([]*counters(nil), s.workers...)
 }
 
 // sum adds one counter of every worker.
-func (s *stats) sum(of func(*tally) *atomic.Uint64) (n uint64) {
+func (s *stats) sum(of func(*counters) *atomic.Uint64) (n uint64) {
 	for _, t := range s.all() {
 		n += of(t).Load()
 	}

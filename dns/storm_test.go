@@ -51,7 +51,7 @@ func change(s *model.Snapshot, i int, a netip.Addr) *model.Snapshot {
 // TestIncrementalIsWhole holds that a server that saw every change says the same as one that saw the last state alone.
 func TestIncrementalIsWhole(t *testing.T) {
 	snap := large(200, 1000)
-	z := &zones{domain: "\x07cluster\x05local\x00", labels: 2, ttl: 5}
+	z := &zoneConfig{domain: "\x07cluster\x05local\x00", labels: 2, ttl: 5}
 	b := newBuilder(z, nil)
 	var x *index
 	for i := range 300 {
@@ -74,14 +74,14 @@ func TestIncrementalIsWhole(t *testing.T) {
 	if len(x.services) != len(whole.services) {
 		t.Fatalf("%d Services, want %d", len(x.services), len(whole.services))
 	}
-	for i := range whole.rev.shards {
-		for a, want := range whole.rev.shards[i] {
-			if got := x.rev.get(a); !slices.Equal(got, want) {
+	for i := range whole.reverse.shards {
+		for a, want := range whole.reverse.shards[i] {
+			if got := x.reverse.get(a); !slices.Equal(got, want) {
 				t.Fatalf("%s: %q, want %q", a, got, want)
 			}
 		}
-		if len(x.rev.shards[i]) != len(whole.rev.shards[i]) {
-			t.Fatalf("reverse shard %d: %d addresses, want %d", i, len(x.rev.shards[i]), len(whole.rev.shards[i]))
+		if len(x.reverse.shards[i]) != len(whole.reverse.shards[i]) {
+			t.Fatalf("reverse shard %d: %d addresses, want %d", i, len(x.reverse.shards[i]), len(whole.reverse.shards[i]))
 		}
 	}
 	for key, want := range whole.services {
@@ -152,7 +152,7 @@ func stormClient(t *testing.T, at netip.AddrPort, w int, asked *atomic.Int64, st
 // BenchmarkSet is one endpoint's change in a cluster of 10,000 Services and 100,000 endpoints, and its first snapshot.
 func BenchmarkSet(b *testing.B) {
 	snap := large(10000, 100000)
-	z := &zones{domain: "\x07cluster\x05local\x00", labels: 2, ttl: 5}
+	z := &zoneConfig{domain: "\x07cluster\x05local\x00", labels: 2, ttl: 5}
 	b.Run("first", func(b *testing.B) {
 		for b.Loop() {
 			newBuilder(z, nil).index(snap)

@@ -12,20 +12,20 @@ import (
 )
 
 const (
-	tcpClients = 512
-	tcpIdle    = 10 * time.Second
-	tcpPerson  = 64 // connections of one client
+	maxConns          = 512
+	tcpIdleTimeout    = 10 * time.Second
+	maxConnsPerClient = 64 // connections of one client
 )
 
 // serveTCP answers the connections of one listener. Each costs a goroutine and at most 64 KB; a client beyond its share
 // is closed at once.
 func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
-	d := &door{s: s, slots: make(chan struct{}, tcpClients), shares: newShares(tcpPerson)}
+	d := &connLimiter{s: s, slots: make(chan struct{}, maxConns), perClient: newClientConns(maxConnsPerClient)}
 	for {
 		c, err := l.Accept()
 		switch {
 		case err == nil && ctx.Err() == nil:
-			d.admit(c)
+			d.accept(c)
 		case err == nil:
 			c.Close()
 			return nil
@@ -43,72 +43,72 @@ func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// door lets connections in: allowed clients, so many in all, so many each.
-type door struct {
-	s      *Server
-	slots  chan struct{}
-	shares *shares
+// connLimiter lets connections in: allowed clients, so many in all, so many each.
+type connLimiter struct {
+	s         *Server
+	slots     chan struct{}
+	perClient *clientConns
 }
 
-func (d *door) admit(c net.Conn) {
+func (d *connLimiter) accept(c net.Conn) {
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	if !d.s.access.allowed(from.Addr()) || !d.take(from.Addr()) {
+	if !d.s.access.allowed(from.Addr()) || !d.acquire(from.Addr()) {
 		d.s.stats.tcpRefused.Add(1)
 		c.Close()
 		return
 	}
 	if !d.s.spawn(func(ctx context.Context) {
-		defer d.give(from.Addr())
+		defer d.release(from.Addr())
 		d.s.serveConn(ctx, c, from)
 	}) {
-		d.give(from.Addr())
+		d.release(from.Addr())
 		c.Close()
 	}
 }
 
-func (d *door) take(a netip.Addr) bool {
-	if !d.shares.take(a) {
+func (d *connLimiter) acquire(a netip.Addr) bool {
+	if !d.perClient.acquire(a) {
 		return false
 	}
 	select {
 	case d.slots <- struct{}{}:
 		return true
 	default:
-		d.shares.give(a)
+		d.perClient.release(a)
 		return false
 	}
 }
 
-func (d *door) give(a netip.Addr) {
+func (d *connLimiter) release(a netip.Addr) {
 	<-d.slots
-	d.shares.give(a)
+	d.perClient.release(a)
 }
 
 // serveConn answers one connection's questions in their order.
 func (s *Server) serveConn(ctx context.Context, c net.Conn, from netip.AddrPort) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	defer c.Close()
-	a := asker{s: s, tally: s.stats.tcp()}
+	a := responder{s: s, counters: s.stats.sharedCounters()}
 	in, out := make([]byte, 0, 1024), make([]byte, 0, 4096)
 	for {
-		_ = c.SetDeadline(time.Now().Add(tcpIdle))
+		_ = c.SetDeadline(time.Now().Add(tcpIdleTimeout))
 		var err error
 		if in, err = readFrame(c, in); err != nil || len(in) < headerLen {
 			return
 		}
 		a.now = time.Now()
 		body, v := a.answer(out[:0], in, from.Addr(), tcpSize, false)
-		if v == slow {
-			body = s.slow(ctx, in, from, tcpSize, a.tally)
-		} else if s.queries.Load() && v == sent {
+		if v == deferred {
+			body = s.resolvePacket(ctx, in, from, tcpSize, a.counters)
+		} else if s.logQueriesOn.Load() && v == answered {
 			s.logQuery(from, body)
 		}
 		if len(body) == 0 {
 			return
 		}
-		a.tally.took(time.Since(a.now), 1)
-		_ = c.SetDeadline(time.Now().Add(tcpIdle))
+		a.counters.observe(time.Since(a.now), 1)
+		_ = c.SetDeadline(time.Now().Add(tcpIdleTimeout))
 		if err := writeFrame(c, body); err != nil {
 			return
 		}

@@ -13,7 +13,7 @@ import (
 type worker struct {
 	conn *net.UDPConn
 	b    *batch
-	a    asker
+	a    responder
 }
 
 func newWorker(s *Server, c *net.UDPConn) (*worker, error) {
@@ -21,7 +21,7 @@ func newWorker(s *Server, c *net.UDPConn) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("udp %s: %w", c.LocalAddr(), err)
 	}
-	return &worker{conn: c, b: b, a: asker{s: s, tally: s.stats.tally()}}, nil
+	return &worker{conn: c, b: b, a: responder{s: s, counters: s.stats.newCounters()}}, nil
 }
 
 // run answers until ctx ends, and then what is left in the socket: a successor on the same address gets none of it.
@@ -57,23 +57,23 @@ func (w *worker) serve(n int) {
 		pkt, full := w.b.packet(i)
 		from := w.b.source(i)
 		if full || from.Port() == 0 {
-			w.a.tally.junk.Add(1)
+			w.a.counters.malformed.Add(1)
 			continue
 		}
 		out, v := w.a.answer(w.b.bufO[w.b.queued][:0], pkt, from.Addr(), udpSize, true)
 		switch v {
-		case sent:
+		case answered:
 			w.log(from, out)
 			w.b.answer(i, len(out))
-		case slow:
+		case deferred:
 			w.later(i, pkt, from)
 		case dropped:
-			w.a.tally.junk.Add(1)
+			w.a.counters.malformed.Add(1)
 		}
 	}
 	answered := w.b.queued
-	w.a.tally.lost.Add(uint64(w.b.flush()))
-	w.a.tally.took(time.Since(w.a.now), answered)
+	w.a.counters.sendFailed.Add(uint64(w.b.flush()))
+	w.a.counters.observe(time.Since(w.a.now), answered)
 }
 
 // later answers datagram i from a goroutine of its own.
@@ -81,13 +81,13 @@ func (w *worker) later(i int, pkt []byte, from netip.AddrPort) {
 	pkt, ctl, start := slices.Clone(pkt), w.b.control(i), w.a.now
 	reply := func(out []byte) {
 		if _, _, err := w.conn.WriteMsgUDPAddrPort(out, ctl, from); err != nil {
-			w.a.tally.lost.Add(1)
+			w.a.counters.sendFailed.Add(1)
 		}
 	}
 	ok := w.a.s.spawnWaiter(func(ctx context.Context) {
-		if out := w.a.s.slow(ctx, pkt, from, udpSize, w.a.tally); out != nil {
+		if out := w.a.s.resolvePacket(ctx, pkt, from, udpSize, w.a.counters); out != nil {
 			reply(out)
-			w.a.tally.took(time.Since(start), 1)
+			w.a.counters.observe(time.Since(start), 1)
 		}
 	})
 	if !ok {
@@ -96,14 +96,14 @@ func (w *worker) later(i int, pkt []byte, from netip.AddrPort) {
 }
 
 func (w *worker) log(from netip.AddrPort, out []byte) {
-	if w.a.s.queries.Load() {
+	if w.a.s.logQueriesOn.Load() {
 		w.a.s.logQuery(from, out)
 	}
 }
 
 // servfail answers any query with its header alone.
 func servfail(pkt []byte) []byte {
-	out := refusal(make([]byte, 0, headerLen), pkt)
+	out := refused(make([]byte, 0, headerLen), pkt)
 	out[3] = flagRA | rcodeServfail
 	return out
 }

@@ -29,7 +29,7 @@ type fake struct {
 
 func newFake(t testing.TB, answer func(q *mdns.Msg) []*mdns.Msg) *fake {
 	t.Helper()
-	k, err := open(t.Context(), []netip.AddrPort{freePort(t)}, 1)
+	k, err := listenAll(t.Context(), []netip.AddrPort{freePort(t)}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestFailover(t *testing.T) {
 			if down := u[0].Down; down != (what == "dead" || what == "lying") && policy == Sequential {
 				t.Errorf("%s upstream: down is %v: %+v", what, down, u[0])
 			}
-			if what == "lying" && u[0].Lies == 0 {
+			if what == "lying" && u[0].Mismatched == 0 {
 				t.Error("answers that do not fit were not counted")
 			}
 		}

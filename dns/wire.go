@@ -23,7 +23,7 @@ const (
 
 	rcodeOK       = 0
 	rcodeServfail = 2
-	rcodeNX       = 3
+	rcodeNXDomain = 3
 	rcodeRefused  = 5
 )
 
@@ -32,8 +32,8 @@ const (
 	optLen    = 11 // an OPT record without options
 	udpSize   = 1232
 	tcpSize   = 65535
-	// atQuestion points at the question's name, which stands right behind the header in every message.
-	atQuestion = 0xC000 | headerLen
+	// questionPointer points at the question's name, which stands right behind the header in every message.
+	questionPointer = 0xC000 | headerLen
 )
 
 // appendLabel adds one label in lower case.
@@ -43,13 +43,13 @@ func appendLabel(dst []byte, label string) ([]byte, error) {
 	}
 	dst = append(dst, byte(len(label)))
 	for i := range len(label) {
-		dst = append(dst, lower[label[i]])
+		dst = append(dst, toLower[label[i]])
 	}
 	return dst, nil
 }
 
-// wireName turns "a.b." into its wire form in lower case, the root label included.
-func wireName(name string) (string, error) {
+// encodeName turns "a.b." into its wire form in lower case, the root label included.
+func encodeName(name string) (string, error) {
 	var dst []byte
 	var err error
 	if name = strings.TrimSuffix(name, "."); name != "" {
@@ -65,8 +65,8 @@ func wireName(name string) (string, error) {
 	return string(append(dst, 0)), nil
 }
 
-// textName is wireName the other way, for logs and people. Bytes that are no plain host name characters are escaped.
-func textName(wire []byte) string {
+// decodeName is wireName the other way, for logs and people. Bytes that are no plain host name characters are escaped.
+func decodeName(wire []byte) string {
 	var b strings.Builder
 	for i := 0; i < len(wire) && wire[i] != 0; i += 1 + int(wire[i]) {
 		for _, c := range wire[i+1 : min(len(wire), i+1+int(wire[i]))] {
@@ -88,9 +88,9 @@ func textName(wire []byte) string {
 	return b.String()
 }
 
-// lower maps ASCII capitals to small letters. Label lengths (0 to 63) map to themselves, so a whole wire name may go
+// toLower maps ASCII capitals to small letters. Label lengths (0 to 63) map to themselves, so a whole wire name may go
 // through it.
-var lower = func() (t [256]byte) {
+var toLower = func() (t [256]byte) {
 	for i := range t {
 		t[i] = byte(i)
 		if 'A' <= i && i <= 'Z' {

@@ -73,12 +73,12 @@ func resolver(t *testing.T, compiler string, flags ...string) string {
 	return bin
 }
 
-// A Pod of a namespace in dns.complete learns an outside name with its first question, from glibc and from musl alike;
+// A Pod of a namespace in dns.autopath learns an outside name with its first question, from glibc and from musl alike;
 // what either finds is what a Pod without completion finds.
 func TestDNSCompletesSearches(t *testing.T) {
 	t.Parallel()
 	const upstream = "192.168.77.11:5300"
-	l := start(t, Spec{Nodes: 1, Family: Dual, Agent: map[string]any{"dns": map[string]any{"complete": []string{"default"}, "upstreams": []string{upstream}}}})
+	l := start(t, Spec{Nodes: 1, Family: Dual, Agent: map[string]any{"dns": map[string]any{"autopath": []string{"default"}, "upstreams": []string{upstream}}}})
 	o := &outside{names: map[string][]string{"www.example.com": {"A 192.0.2.80", "AAAA 2001:db8::80"}, "v4.example.com": {"A 192.0.2.81"}, "db-0.less.example": {"A 192.0.2.82"},
 		"db-0.less": {"A 192.0.2.83"}}}
 	o.serve(t, l, "n1", netip.MustParseAddrPort(upstream))

@@ -66,7 +66,7 @@ func world(names map[string]string) func(*mdns.Msg) []*mdns.Msg {
 func TestComplete(t *testing.T) {
 	up := newFake(t, world(map[string]string{"www.example.com": "A AAAA", "v4.example.com": "A", "host.lan.corp": "A", "both.example": "A", "both.example.corp": "AAAA",
 		"empty.example": "-", "x.db.prod": "A", "db-0.none": "A", "away.ext": "A", "a_b.example": "A"}))
-	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, patience: 4 * time.Second})
+	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, autopathTimeout: 4 * time.Second})
 	nx := "NXDOMAIN"
 	const v4, v6 = " A 192.0.2.80", " AAAA 2001:db8::80"
 	for _, c := range []struct {
@@ -224,7 +224,7 @@ func TestCompleteUpstreamTrouble(t *testing.T) {
 func TestCompleteIsOneDecision(t *testing.T) {
 	up := newFake(t, nil)
 	up.set(world(map[string]string{"www.example.com": "A AAAA"}))
-	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, CacheBytes: 1, patience: 4 * time.Second}) // nothing is kept
+	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, CacheBytes: 1, autopathTimeout: 4 * time.Second}) // nothing is kept
 	for i := range 5 {
 		name := fmt.Sprintf("w%d.wild", i)
 		up.set(world(nil))
@@ -244,7 +244,7 @@ func TestCompleteIsOneDecision(t *testing.T) {
 }
 
 func TestSearchListsThatAreNotCompleted(t *testing.T) {
-	z := &zones{domain: "\x07cluster\x05local\x00", labels: 2}
+	z := &zoneConfig{domain: "\x07cluster\x05local\x00", labels: 2}
 	for _, c := range []Search{
 		{}, {"default", nil, 5}, {"default", []string{"corp"}, 5}, {"default", strings.Fields(usual), 0}, {"a.b", strings.Fields(usual), 5},
 		{"default", strings.Fields("default.svc.other.domain svc.other.domain other.domain"), 5}, {"default", []string{".", ".", "."}, 5},
@@ -258,4 +258,4 @@ func TestSearchListsThatAreNotCompleted(t *testing.T) {
 	}
 }
 
-func completed(t *tally) *atomic.Uint64 { return &t.completed }
+func completed(t *counters) *atomic.Uint64 { return &t.autopath }

@@ -7,15 +7,15 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// grouped finds the slices of a Service without a list per Service.
-type grouped struct {
+// slicesByService finds the slices of a Service without a list per Service.
+type slicesByService struct {
 	slices []model.EndpointSlice
 	head   map[model.ObjectName]int32
 	next   []int32 // -1 ends a chain
 }
 
-func groupSlices(snap *model.Snapshot) grouped {
-	g := grouped{snap.Slices, make(map[model.ObjectName]int32, len(snap.Slices)), make([]int32, len(snap.Slices))}
+func groupSlices(snap *model.Snapshot) slicesByService {
+	g := slicesByService{snap.Slices, make(map[model.ObjectName]int32, len(snap.Slices)), make([]int32, len(snap.Slices))}
 	for i := len(snap.Slices) - 1; i >= 0; i-- {
 		name := model.ObjectName{Namespace: snap.Slices[i].Namespace, Name: snap.Slices[i].Service}
 		if was, ok := g.head[name]; ok {
@@ -28,7 +28,7 @@ func groupSlices(snap *model.Snapshot) grouped {
 	return g
 }
 
-func (g grouped) of(name model.ObjectName) []*model.EndpointSlice {
+func (g slicesByService) of(name model.ObjectName) []*model.EndpointSlice {
 	var out []*model.EndpointSlice
 	if i, ok := g.head[name]; ok {
 		for ; i >= 0; i = g.next[i] {
@@ -38,8 +38,8 @@ func (g grouped) of(name model.ObjectName) []*model.EndpointSlice {
 	return out
 }
 
-// same reports whether two inputs compile to the same names.
-func same(a, b input) bool {
+// sameInput reports whether two inputs compile to the same names.
+func sameInput(a, b input) bool {
 	x, y := a.svc, b.svc
 	if x.Type != y.Type || x.Headless != y.Headless || x.PublishNotReady != y.PublishNotReady || x.ExternalName != y.ExternalName ||
 		!slices.Equal(x.ClusterIPs, y.ClusterIPs) || !slices.EqualFunc(x.Ports, y.Ports, samePort) {
@@ -48,14 +48,14 @@ func same(a, b input) bool {
 	if !y.Headless {
 		return true // endpoints are no part of a cluster address's names
 	}
-	return slices.EqualFunc(a.slices, b.slices, sameSlice)
+	return slices.EqualFunc(a.slices, b.slices, sameEndpoints)
 }
 
 func samePort(a, b model.ServicePort) bool {
 	return a.Name == b.Name && a.Protocol == b.Protocol && a.Port == b.Port
 }
 
-func sameSlice(a, b *model.EndpointSlice) bool {
+func sameEndpoints(a, b *model.EndpointSlice) bool {
 	if !slices.Equal(a.Ports, b.Ports) || len(a.Endpoints) != len(b.Endpoints) {
 		return false
 	}

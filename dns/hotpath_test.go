@@ -48,24 +48,24 @@ func warm(t testing.TB) *Server {
 	m.SetQuestion("cached.example.com.", mdns.TypeA)
 	rr, _ := mdns.NewRR("cached.example.com. 300 IN A 192.0.2.80")
 	m.Answer = []mdns.RR{rr}
-	w, _ := wireName("cached.example.com.")
+	w, _ := encodeName("cached.example.com.")
 	msg, err := newMessage(m, w)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cache.put(cacheKey{set: s.routes.Load().def.id, typ: mdns.TypeA, name: w}, msg, time.Now())
+	s.cache.put(cacheKey{set: s.routes.Load().defaults.id, typ: mdns.TypeA, name: w}, msg, time.Now())
 	return s
 }
 
 func TestHotPathAllocatesNothing(t *testing.T) {
 	s := warm(t)
-	a := asker{s: s, tally: s.stats.tally(), now: time.Now()}
+	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
 	dst, from := make([]byte, 0, udpSize), netip.MustParseAddr("127.0.0.1")
 	for _, c := range hotQuestions {
 		for _, edns := range []bool{false, true} {
 			pkt := packed(t, c.name, c.typ, edns)
 			n := testing.AllocsPerRun(200, func() {
-				if out, v := a.answer(dst, pkt, from, udpSize, true); v != sent || len(out) == 0 {
+				if out, v := a.answer(dst, pkt, from, udpSize, true); v != answered || len(out) == 0 {
 					t.Fatalf("%s: verdict %d", c.name, v)
 				}
 			})
@@ -112,7 +112,7 @@ var hotPackets [][]byte
 
 func pair(t testing.TB, s *Server, listen string) (*worker, net.Conn) {
 	t.Helper()
-	k, err := open(t.Context(), []netip.AddrPort{netip.MustParseAddrPort(listen)}, 1)
+	k, err := listenAll(t.Context(), []netip.AddrPort{netip.MustParseAddrPort(listen)}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestAnswersFromAskedAddress(t *testing.T) {
 
 func BenchmarkAnswer(b *testing.B) {
 	s := warm(b)
-	a := asker{s: s, tally: s.stats.tally(), now: time.Now()}
+	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
 	dst, from := make([]byte, 0, udpSize), netip.MustParseAddr("127.0.0.1")
 	for _, c := range hotQuestions {
 		pkt := packed(b, c.name, c.typ, true)

@@ -40,10 +40,10 @@ func (k *sockets) stop() {
 	}
 }
 
-// open binds every address: several UDP sockets that share it, so that workers own one each, and one TCP listener. The
+// listenAll binds every address: several UDP sockets that share it, so that workers own one each, and one TCP listener. The
 // addresses need not exist yet (IP_FREEBIND), and a successor may bind them while this process still answers
 // (SO_REUSEPORT): that is how an upgrade loses no query.
-func open(ctx context.Context, addrs []netip.AddrPort, workers int) (*sockets, error) {
+func listenAll(ctx context.Context, addrs []netip.AddrPort, workers int) (*sockets, error) {
 	k := &sockets{}
 	for _, a := range addrs {
 		if err := k.bind(ctx, a, workers); err != nil {
@@ -61,7 +61,7 @@ func (k *sockets) bind(ctx context.Context, a netip.AddrPort, workers int) error
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = shareable(int(fd), a.Addr()) }), err)
+		return errors.Join(c.Control(func(fd uintptr) { err = setSocketOptions(int(fd), a.Addr()) }), err)
 	}}
 	for range workers {
 		pc, err := lc.ListenPacket(ctx, "udp"+family, a.String())
@@ -81,9 +81,9 @@ func (k *sockets) bind(ctx context.Context, a netip.AddrPort, workers int) error
 	return nil
 }
 
-// shareable sets what a socket needs before bind. On an unspecified address the kernel also says which address each
+// setSocketOptions sets what a socket needs before bind. On an unspecified address the kernel also says which address each
 // packet was sent to, so that the answer can leave from it.
-func shareable(fd int, a netip.Addr) error {
+func setSocketOptions(fd int, a netip.Addr) error {
 	set := func(level, opt int) error { return unix.SetsockoptInt(fd, level, opt, 1) }
 	err := errors.Join(set(unix.SOL_SOCKET, unix.SO_REUSEADDR), set(unix.SOL_SOCKET, unix.SO_REUSEPORT))
 	if a.Is4() {

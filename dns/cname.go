@@ -7,35 +7,35 @@ import (
 	"github.com/miekg/dns"
 )
 
-// aliases bounds how many ExternalNames lead to one answer.
-const aliases = 8
+// maxAliases bounds how many ExternalNames lead to one answer.
+const maxAliases = 8
 
-// chase follows an ExternalName: inside the cluster through the same index, outside through upstream. The aliases come
+// followAlias follows an ExternalName: inside the cluster through the same index, outside through upstream. The aliases come
 // first in the answer and are kept when what follows fails; then the whole is SERVFAIL, so that a client asks again.
-func (s *Server) chase(ctx context.Context, q *query, x *index, svc *service) *message {
+func (s *Server) followAlias(ctx context.Context, q *query, x *index, svc *service) *message {
 	out := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}, Question: []dns.Question{{Qtype: q.typ}}}
-	owner, seen := textName(q.name), map[string]bool{string(q.name): true}
-	for n := 0; n < aliases && svc != nil; n++ {
-		target := textName([]byte(svc.target))
-		out.Answer = append(out.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: x.z.ttl}, Target: target})
+	owner, seen := decodeName(q.name), map[string]bool{string(q.name): true}
+	for n := 0; n < maxAliases && svc != nil; n++ {
+		target := decodeName([]byte(svc.target))
+		out.Answer = append(out.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: x.config.ttl}, Target: target})
 		if seen[svc.target] {
 			break // a ring
 		}
 		seen[svc.target] = true
-		owner, svc = target, s.follow(ctx, q, x, svc.target, out)
+		owner, svc = target, s.resolveAliasTarget(ctx, q, x, svc.target, out)
 	}
 	m, err := newMessage(out, string(q.name))
 	if err != nil {
 		return &message{rcode: rcodeServfail}
 	}
-	m.authority, m.life = true, 0
+	m.authority, m.ttl = true, 0
 	return m
 }
 
-// follow asks for an alias's target and adds the answer to out, or returns the next alias.
-func (s *Server) follow(ctx context.Context, q *query, x *index, target string, out *dns.Msg) *service {
+// resolveAliasTarget asks for an alias's target and adds the answer to out, or returns the next alias.
+func (s *Server) resolveAliasTarget(ctx context.Context, q *query, x *index, target string, out *dns.Msg) *service {
 	sub := &query{}
-	if sub.parse(rename(q, target)) != plain {
+	if sub.parse(withName(q, target)) != simple {
 		return nil
 	}
 	f := x.find(sub)
@@ -45,7 +45,7 @@ func (s *Server) follow(ctx context.Context, q *query, x *index, target string, 
 		return f.chase
 	case f.zone != zoneExternal:
 		raw = sub.local(nil, x, f, 0, tcpSize)
-	case !q.recursion:
+	case !q.recursionDesired:
 		out.Rcode = dns.RcodeSuccess // the alias is all we have ourselves
 		return nil
 	default:
@@ -59,8 +59,8 @@ func (s *Server) follow(ctx context.Context, q *query, x *index, target string, 
 	return nil
 }
 
-// rename is the same question for another name.
-func rename(q *query, name string) []byte {
+// withName is the same question for another name.
+func withName(q *query, name string) []byte {
 	p := append([]byte(nil), q.pkt[:headerLen]...)
 	copy(p[4:], "\x00\x01\x00\x00\x00\x00\x00\x00")
 	p = append(p, name...)
@@ -69,7 +69,7 @@ func rename(q *query, name string) []byte {
 	if q.edns {
 		p[11] = 1
 		p = append(p, 0, 0, typeOPT, udpSize>>8, udpSize&0xff, 0, 0, 0, 0, 0, 0)
-		if q.do {
+		if q.dnssecOK {
 			p[len(p)-4] = 0x80
 		}
 	}

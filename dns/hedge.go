@@ -12,40 +12,40 @@ var (
 	errOverload   = errors.New("too many queries on their way upstream")
 )
 
-// reply is what one attempt brought.
-type reply struct {
+// attempt is what one attempt brought.
+type attempt struct {
 	msg *message
 	up  *upstream
 	err error
 }
 
 // usable answers end the search; SERVFAIL, REFUSED and the like may only be this upstream's.
-func (r reply) usable() bool {
-	return r.err == nil && (r.msg.rcode == rcodeOK || r.msg.rcode == rcodeNX)
+func (r attempt) usable() bool {
+	return r.err == nil && (r.msg.rcode == rcodeOK || r.msg.rcode == rcodeNXDomain)
 }
 
-// ask sends a question upstream. Sequential: the next server is asked as well when the one before is slow or fails, and
+// queryUpstreams sends a question upstream. Sequential: the next server is asked as well when the one before is slow or fails, and
 // the round begins again while time is left, so a lost datagram costs a hedge and not five seconds. Parallel: all at once.
-func (s *Server) ask(ctx context.Context, set *upstreams, k cacheKey) reply {
+func (s *Server) queryUpstreams(ctx context.Context, set *upstreamSet, k cacheKey) attempt {
 	order := set.order(time.Now())
 	if len(order) == 0 {
-		return reply{err: errNoUpstream}
+		return attempt{err: errNoUpstream}
 	}
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
-	race := &race{k: k, replies: make(chan reply, 8*len(order)+8)}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	race := &hedgedQuery{k: k, replies: make(chan attempt, 8*len(order)+8)}
 	defer race.join.Wait()
 	defer cancel()
-	best := reply{err: context.DeadlineExceeded}
+	best := attempt{err: context.DeadlineExceeded}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for n, wait := 0, firstHedge; ; {
+	for n, wait := 0, initialHedgeDelay; ; {
 		select {
 		case <-timer.C:
 			if n >= 4*len(order) || n >= 8 {
 				continue // enough on their way: the deadline decides
 			}
 			up := order[n%len(order)]
-			wait = up.health.hedge() << min(n/len(order), 3)
+			wait = up.health.hedgeDelay() << min(n/len(order), 3)
 			n++
 			race.start(ctx, up, wait)
 			if s.cfg.Policy == Parallel && n < len(order) {
@@ -74,44 +74,44 @@ func (s *Server) ask(ctx context.Context, set *upstreams, k cacheKey) reply {
 	}
 }
 
-// race is the attempts at one question.
-type race struct {
+// hedgedQuery is the attempts at one question.
+type hedgedQuery struct {
 	k       cacheKey
-	replies chan reply
+	replies chan attempt
 	join    sync.WaitGroup
 	open    int
 }
 
 // start asks one upstream; it counts as failed when it has not answered within patience at the end.
-func (r *race) start(ctx context.Context, up *upstream, patience time.Duration) {
+func (r *hedgedQuery) start(ctx context.Context, up *upstream, patience time.Duration) {
 	r.open++
-	up.health.asked()
+	up.health.recordSent()
 	r.join.Go(func() {
 		start := time.Now()
 		m, err := up.exchange(ctx, r.k)
 		switch took := time.Since(start); {
 		case err == nil:
-			up.health.good(took)
+			up.health.recordSuccess(took)
 		case ctx.Err() == nil || took >= patience:
-			up.health.bad(time.Now())
+			up.health.recordFailure(time.Now())
 		}
-		r.replies <- reply{m, up, err}
+		r.replies <- attempt{m, up, err}
 	})
 }
 
-// flight is a question on its way, shared by all who ask it meanwhile.
-type flight struct {
-	done chan struct{}
-	r    reply
+// inFlightQuery is a question on its way, shared by all who ask it meanwhile.
+type inFlightQuery struct {
+	done   chan struct{}
+	result attempt
 }
 
-type flights struct {
+type inFlightQueries struct {
 	mu    sync.Mutex
-	calls map[cacheKey]*flight
+	calls map[cacheKey]*inFlightQuery
 }
 
 // fetch asks upstream once for all who want the same, and puts the answer into the cache.
-func (s *Server) fetch(set *upstreams, k cacheKey) (*flight, error) {
+func (s *Server) fetch(set *upstreamSet, k cacheKey) (*inFlightQuery, error) {
 	s.flights.mu.Lock()
 	defer s.flights.mu.Unlock()
 	if f := s.flights.calls[k]; f != nil {
@@ -122,26 +122,26 @@ func (s *Server) fetch(set *upstreams, k cacheKey) (*flight, error) {
 		s.stats.overload.Add(1)
 		return nil, errOverload
 	}
-	f := &flight{done: make(chan struct{})}
-	if !s.spawn(func(ctx context.Context) { s.fly(ctx, f, set, k) }) {
+	f := &inFlightQuery{done: make(chan struct{})}
+	if !s.spawn(func(ctx context.Context) { s.run(ctx, f, set, k) }) {
 		return nil, errors.New("the server is not running")
 	}
 	s.flights.calls[k] = f
 	return f, nil
 }
 
-func (s *Server) fly(ctx context.Context, f *flight, set *upstreams, k cacheKey) {
+func (s *Server) run(ctx context.Context, f *inFlightQuery, set *upstreamSet, k cacheKey) {
 	start := time.Now()
-	f.r = s.ask(ctx, set, k)
+	f.result = s.queryUpstreams(ctx, set, k)
 	now := time.Now()
 	s.stats.upstreamTook(now.Sub(start))
 	switch {
-	case f.r.usable():
-		s.cache.put(k, f.r.msg, now)
+	case f.result.usable():
+		s.cache.put(k, f.result.msg, now)
 	case ctx.Err() == nil:
-		s.cache.failed(k, now)
-		if f.r.msg == nil || f.r.msg.rcode == rcodeServfail {
-			s.cache.put(k, &message{rcode: rcodeServfail, life: failureTTL}, now)
+		s.cache.refreshFailed(k, now)
+		if f.result.msg == nil || f.result.msg.rcode == rcodeServfail {
+			s.cache.put(k, &message{rcode: rcodeServfail, ttl: failureTTL}, now)
 		}
 	}
 	s.flights.mu.Lock()

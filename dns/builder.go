@@ -12,7 +12,7 @@ import (
 // builder makes indexes from snapshots and remembers what the last one was made of: a Service whose objects say the
 // same keeps its compiled form. It is used by one goroutine at a time.
 type builder struct {
-	z      *zones
+	config *zoneConfig
 	listen []netip.Addr // addresses of ns.dns.<domain>
 	built  map[model.ObjectName]built
 	rev    *reverse
@@ -30,14 +30,14 @@ type input struct {
 	slices []*model.EndpointSlice
 }
 
-func newBuilder(z *zones, listen []netip.Addr) *builder {
-	return &builder{z: z, listen: listen, built: map[model.ObjectName]built{}, rev: &reverse{}}
+func newBuilder(z *zoneConfig, listen []netip.Addr) *builder {
+	return &builder{config: z, listen: listen, built: map[model.ObjectName]built{}, rev: &reverse{}}
 }
 
 // index compiles what has changed since the last call.
 func (b *builder) index(snap *model.Snapshot) *index {
-	x := &index{revision: snap.Revision, z: b.z, spaces: namespaces(snap), services: make(map[string]*service, len(snap.Services)), idle: map[string]struct{}{}}
-	c := compiler{zone: "\x03svc" + b.z.domain, ttl: b.z.ttl}
+	x := &index{revision: snap.Revision, config: b.config, namespaces: namespaces(snap), services: make(map[string]*service, len(snap.Services)), unready: map[string]struct{}{}}
+	c := compiler{zone: "\x03svc" + b.config.domain, ttl: b.config.ttl}
 	rev := &reverseBuilder{reverse: *b.rev}
 	next := make(map[model.ObjectName]built, len(snap.Services))
 	all := groupSlices(snap)
@@ -45,7 +45,7 @@ func (b *builder) index(snap *model.Snapshot) *index {
 		in := input{&snap.Services[i], all.of(snap.Services[i].ObjectName)}
 		was, known := b.built[in.svc.ObjectName]
 		now := built{in: in, key: was.key, out: was.out}
-		if !known || !same(was.in, in) {
+		if !known || !sameInput(was.in, in) {
 			now.key, now.out = serviceKey(in.svc), c.compile(in.svc, in.slices)
 			rev.replace(was.out, now.out)
 		}
@@ -53,7 +53,7 @@ func (b *builder) index(snap *model.Snapshot) *index {
 		if now.out != nil {
 			x.services[now.key] = now.out
 		} else {
-			x.idle[now.key] = struct{}{}
+			x.unready[now.key] = struct{}{}
 		}
 	}
 	for name, was := range b.built {
@@ -62,7 +62,7 @@ func (b *builder) index(snap *model.Snapshot) *index {
 		}
 	}
 	b.built, b.rev = next, &rev.reverse
-	x.rev = b.rev
+	x.reverse = b.rev
 	b.fixed(x, snap)
 	return x
 }
@@ -75,13 +75,13 @@ func serviceKey(svc *model.Service) string {
 
 // replace takes the reverse records that one compiled Service alone had out, and puts those its successor alone has in.
 func (b *reverseBuilder) replace(was, now *service) {
-	for _, p := range was.pointers() {
-		if !now.points(p) {
+	for _, p := range was.ptrRecords() {
+		if !now.hasPTR(p) {
 			b.remove(p)
 		}
 	}
-	for _, p := range now.pointers() {
-		if !was.points(p) {
+	for _, p := range now.ptrRecords() {
+		if !was.hasPTR(p) {
 			b.add(p)
 		}
 	}
@@ -89,37 +89,37 @@ func (b *reverseBuilder) replace(was, now *service) {
 
 // fixed fills in the names that are not Services'.
 func (b *builder) fixed(x *index, snap *model.Snapshot) {
-	x.soa = soaRecord(b.z, uint32(snap.Revision))
+	x.soa = soaRecord(b.config, uint32(snap.Revision))
 	for _, p := range slices.Concat(snap.Cluster.PodCIDRs, snap.ServiceCIDRs) {
 		if p.IsValid() {
-			x.spans = append(x.spans, newSpan(p))
+			x.reverseZones = append(x.reverseZones, newReverseZone(p))
 		}
 	}
-	apex := &rec{[]rrset{
-		{typ: typeSOA, an: 1, wire: append(binary.BigEndian.AppendUint16(nil, atQuestion), x.soa...)},
-		{typ: typeNS, an: 1, wire: appendTarget(nil, atQuestion, typeNS, b.z.ttl, "\x02ns\x03dns"+b.z.domain)},
+	apex := &rrsets{[]rrset{
+		{typ: typeSOA, answers: 1, wire: append(binary.BigEndian.AppendUint16(nil, questionPointer), x.soa...)},
+		{typ: typeNS, answers: 1, wire: appendTarget(nil, questionPointer, typeNS, b.config.ttl, "\x02ns\x03dns"+b.config.domain)},
 	}}
-	version := append(appendHead(nil, atQuestion, typeTXT, b.z.ttl, 6), "\x051.1.0"...)
-	x.node = apex
-	x.static = map[string]*rec{
+	version := append(appendHead(nil, questionPointer, typeTXT, b.config.ttl, 6), "\x051.1.0"...)
+	x.apex = apex
+	x.static = map[string]*rrsets{
 		"":                apex,
 		"\x03dns":         {},
-		"\x02ns\x03dns":   addresses(b.listen, b.z.ttl),
+		"\x02ns\x03dns":   addresses(b.listen, b.config.ttl),
 		"\x04node":        {},
-		"\x0bdns-version": {[]rrset{{typ: typeTXT, an: 1, wire: version}}},
+		"\x0bdns-version": {[]rrset{{typ: typeTXT, answers: 1, wire: version}}},
 	}
-	x.nodes = nodeNames(snap.Nodes, b.z)
-	if b.z.pods == PodsVerified {
+	x.nodes = nodeNames(snap.Nodes, b.config)
+	if b.config.pods == PodsVerified {
 		x.pods = podNames(snap.Pods)
 	}
 }
 
 // nodeNames serves each node's own addresses; a name with dots leaves empty names above it.
-func nodeNames(nodes []model.Node, z *zones) map[string]*rec {
-	out := make(map[string]*rec, len(nodes))
+func nodeNames(nodes []model.Node, z *zoneConfig) map[string]*rrsets {
+	out := make(map[string]*rrsets, len(nodes))
 	for i := range nodes {
 		n := &nodes[i]
-		name, err := wireName(n.Name)
+		name, err := encodeName(n.Name)
 		if err != nil || len(name) < 2 || len(name)+5+len(z.domain) > 255 {
 			continue
 		}
@@ -133,7 +133,7 @@ func nodeNames(nodes []model.Node, z *zones) map[string]*rec {
 		out[name] = addresses(addrs, z.ttl)
 		for up := name[1+name[0]:]; up != ""; up = up[1+up[0]:] {
 			if out[up] == nil {
-				out[up] = &rec{}
+				out[up] = &rrsets{}
 			}
 		}
 	}
@@ -152,7 +152,7 @@ func podNames(pods []model.Pod) map[podKey]struct{} {
 
 // soaRecord is the zone's SOA from its type on. Its TTL and minimum are those of all records, so that no resolver keeps
 // a negative answer longer than a positive one.
-func soaRecord(z *zones, serial uint32) []byte {
+func soaRecord(z *zoneConfig, serial uint32) []byte {
 	mname, rname := "\x02ns\x03dns"+z.domain, "\x0ahostmaster"+z.domain
 	b := appendHead(nil, 0, typeSOA, z.ttl, len(mname)+len(rname)+20)[2:]
 	b = append(append(b, mname...), rname...)

@@ -14,58 +14,58 @@ import (
 
 // routes say which upstreams answer for which names. A value is immutable; a change makes a new one.
 type routes struct {
-	def   *upstreams
-	stubs []stub // the longest zone first
+	defaults *upstreamSet
+	stubs    []stubDomain // the longest zone first
 }
 
-type stub struct {
-	zone   string // wire form
-	labels int
-	ups    *upstreams
+type stubDomain struct {
+	zone      string // wire form
+	labels    int
+	upstreams *upstreamSet
 }
 
-// upstreams is one set; its id keys the cache.
-type upstreams struct {
-	id   uint32
-	spec string // what it was parsed from: an unchanged set keeps its id, health and cached answers
-	list []*upstream
+// upstreamSet is one set; its id keys the cache.
+type upstreamSet struct {
+	id      uint32
+	spec    string // what it was parsed from: an unchanged set keeps its id, health and cached answers
+	members []*upstream
 }
 
 // upstream is one server with its health.
 type upstream struct {
-	name   string // as configured
-	addr   netip.AddrPort
-	tls    *tls.Config // nil: plain UDP and TCP
-	nonce  string      // label of the loop probe
-	idle   chan *tls.Conn
-	health health
-	looped atomic.Bool // a probe sent there came back to us
-	seen   atomic.Bool // the present probe did
-	noEDNS atomic.Bool // it answered FORMERR to EDNS0
+	name       string // as configured
+	addr       netip.AddrPort
+	tls        *tls.Config // nil: plain UDP and TCP
+	probeLabel string      // label of the loop probe
+	idle       chan *tls.Conn
+	health     health
+	looped     atomic.Bool // a probe sent there came back to us
+	probeSeen  atomic.Bool // the present probe did
+	noEDNS     atomic.Bool // it answered FORMERR to EDNS0
 }
 
 var nextSet atomic.Uint32
 
-func (r *routes) pick(q *query) *upstreams {
+func (r *routes) pick(q *query) *upstreamSet {
 	for i := range r.stubs {
-		if q.under(r.stubs[i].zone, r.stubs[i].labels) {
-			return r.stubs[i].ups
+		if q.inZone(r.stubs[i].zone, r.stubs[i].labels) {
+			return r.stubs[i].upstreams
 		}
 	}
-	return r.def
+	return r.defaults
 }
 
 // sets are all of them, the default first.
-func (r *routes) sets() []*upstreams {
-	out := []*upstreams{r.def}
+func (r *routes) sets() []*upstreamSet {
+	out := []*upstreamSet{r.defaults}
 	for _, s := range r.stubs {
-		out = append(out, s.ups)
+		out = append(out, s.upstreams)
 	}
 	return out
 }
 
 func (r *routes) has(id uint32) bool {
-	return slices.ContainsFunc(r.sets(), func(u *upstreams) bool { return u.id == id })
+	return slices.ContainsFunc(r.sets(), func(u *upstreamSet) bool { return u.id == id })
 }
 
 // close ends idle TLS connections.
@@ -75,8 +75,8 @@ func (r *routes) close() {
 	}
 }
 
-func (u *upstreams) close() {
-	for _, up := range u.list {
+func (u *upstreamSet) close() {
+	for _, up := range u.members {
 		for {
 			select {
 			case c := <-up.idle:
@@ -93,8 +93,8 @@ func (u *upstreams) close() {
 func parseRoutes(def []string, stubs map[string][]string, listen []netip.AddrPort) (*routes, error) {
 	r := &routes{}
 	var errs []error
-	parse := func(what string, specs []string) *upstreams {
-		set := &upstreams{id: nextSet.Add(1), spec: strings.Join(specs, " ")}
+	parse := func(what string, specs []string) *upstreamSet {
+		set := &upstreamSet{id: nextSet.Add(1), spec: strings.Join(specs, " ")}
 		for _, spec := range specs {
 			up, err := parseUpstream(spec)
 			if err == nil && slices.Contains(listen, up.addr) {
@@ -104,21 +104,21 @@ func parseRoutes(def []string, stubs map[string][]string, listen []netip.AddrPor
 				errs = append(errs, fmt.Errorf("dns: upstream %q of %s: %w", spec, what, err))
 				continue
 			}
-			set.list = append(set.list, up)
+			set.members = append(set.members, up)
 		}
 		return set
 	}
-	r.def = parse("every name", def)
+	r.defaults = parse("every name", def)
 	for zone, specs := range stubs {
-		w, _ := wireName(zone)
+		w, _ := encodeName(zone)
 		if CheckZone(zone) != nil {
 			errs = append(errs, fmt.Errorf("dns: stub domain %q: expected a name below the root", zone))
 			continue
 		}
 		labels := strings.Count(strings.TrimSuffix(zone, "."), ".") + 1
-		r.stubs = append(r.stubs, stub{w, labels, parse(zone, specs)})
+		r.stubs = append(r.stubs, stubDomain{w, labels, parse(zone, specs)})
 	}
-	slices.SortFunc(r.stubs, func(a, b stub) int { return b.labels - a.labels })
+	slices.SortFunc(r.stubs, func(a, b stubDomain) int { return b.labels - a.labels })
 	return r, errors.Join(errs...)
 }
 
@@ -143,7 +143,7 @@ func parseUpstream(spec string) (*upstream, error) {
 	if ap.Port() == 0 || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
 		return nil, errors.New("not an address to send to")
 	}
-	up := &upstream{name: spec, addr: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nonce: nonce(), idle: make(chan *tls.Conn, 4)}
+	up := &upstream{name: spec, addr: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), probeLabel: newProbeLabel(), idle: make(chan *tls.Conn, 4)}
 	if encrypted {
 		if server == "" {
 			server = ap.Addr().String()
@@ -163,14 +163,14 @@ func CheckUpstream(spec string) error {
 
 // CheckZone says what is wrong with a key of Config.StubDomains.
 func CheckZone(zone string) error {
-	w, err := wireName(zone)
+	w, err := encodeName(zone)
 	if err == nil && len(w) < 2 {
 		err = errors.New("expected a name below the root")
 	}
 	return err
 }
 
-func nonce() string {
+func newProbeLabel() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return "w" + hex.EncodeToString(b[:])
@@ -183,13 +183,13 @@ func (s *Server) SetUpstreams(def []string, stubs map[string][]string) error {
 	if err != nil {
 		return err
 	}
-	s.adjust.Lock()
+	s.upstreamsMu.Lock()
 	s.fromFile = len(def) == 0
 	if s.fromFile {
-		r.def = s.fileUpstreams()
+		r.defaults = s.fileUpstreams()
 	}
 	s.setRoutes(r)
-	s.adjust.Unlock()
+	s.upstreamsMu.Unlock()
 	return nil
 }
 
@@ -199,11 +199,11 @@ func (s *Server) setRoutes(r *routes) {
 	ids := map[uint32]bool{}
 	changed := old == nil || len(old.stubs) != len(r.stubs)
 	if old != nil {
-		r.def = r.def.reuse(old.def)
+		r.defaults = r.defaults.reuse(old.defaults)
 		for i := range r.stubs {
 			for _, was := range old.stubs {
 				if was.zone == r.stubs[i].zone {
-					r.stubs[i].ups = r.stubs[i].ups.reuse(was.ups)
+					r.stubs[i].upstreams = r.stubs[i].upstreams.reuse(was.upstreams)
 				}
 			}
 		}
@@ -211,7 +211,7 @@ func (s *Server) setRoutes(r *routes) {
 	for _, set := range r.sets() {
 		ids[set.id] = true
 		changed = changed || !old.has(set.id)
-		for _, up := range set.list {
+		for _, up := range set.members {
 			if up.tls != nil {
 				up.tls.RootCAs = s.cfg.RootCAs
 			}
@@ -221,7 +221,7 @@ func (s *Server) setRoutes(r *routes) {
 		return
 	}
 	s.routes.Store(r)
-	s.cache.keep(ids)
+	s.cache.retain(ids)
 	if old == nil {
 		return
 	}
@@ -236,7 +236,7 @@ func (s *Server) setRoutes(r *routes) {
 	}
 }
 
-func (u *upstreams) reuse(was *upstreams) *upstreams {
+func (u *upstreamSet) reuse(was *upstreamSet) *upstreamSet {
 	if u.spec == was.spec {
 		return was
 	}
