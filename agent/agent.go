@@ -49,6 +49,7 @@ type Agent struct {
 	host       *hostnet.Host
 	tun        *tunnel.Tunnel
 	lb         *servicelb.Balancer
+	path       dataPath   // what other goroutines read of tun and lb
 	tables     tableCache // only the apply loop uses it
 	checks     healthPorts
 	relays     relays
@@ -231,11 +232,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), Offload: a.fast.path, Log: a.log}); err != nil {
 		return err
 	}
-	defer func() {
-		if err := a.lb.Close(); err != nil {
-			a.log.Warn("close the flow table", "err", err)
-		}
-	}()
+	defer a.closeBalancer()
 	tc := tunnel.Config{Hook: hook{a.lb},
 		Name: a.cfg.Interface, MTU: deriveMTU(a.self(under)), DisableOffload: !a.cfg.Offload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
@@ -257,6 +254,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		case <-t.Ready():
 		}
 		a.tun = t
+		a.path.open(a.lb, t)
 		a.lb.SendBy(a.inject)
 		g.Go(func() error { return a.serveDNS(ctx) })
 		g.Go(func() error { a.followNames(ctx); return nil })
@@ -275,6 +273,14 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	g.Go(func() error { return hostnet.Watch(ctx, a.kernelChanged) })
 	g.Go(func() error { return hostnet.WatchChains(ctx, a.chainsChanged) })
 	return g.Wait()
+}
+
+// closeBalancer unmaps the flow table once no handler reads it any more.
+func (a *Agent) closeBalancer() {
+	a.path.close()
+	if err := a.lb.Close(); err != nil {
+		a.log.Warn("cannot close the flow table", "err", err)
+	}
 }
 
 // settle is how long the loop gathers further changes after an apply; reassert is how often it looks after what sends

@@ -9,6 +9,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/servicelb"
+	"github.com/warrennet/warren/tunnel"
 )
 
 // maxFlows bounds one answer of the local API.
@@ -16,13 +17,11 @@ const maxFlows = 100000
 
 func (a *Agent) serveFlows(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Flow{}
-	if a.applied.Load() == nil {
-		reply(w, out)
-		return
-	}
-	for _, f := range a.lb.Flows(func(servicelb.Flow) bool { return true }, maxFlows) {
-		out = append(out, flowOf(f))
-	}
+	a.path.use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) {
+		for _, f := range lb.Flows(func(servicelb.Flow) bool { return true }, maxFlows) {
+			out = append(out, flowOf(f))
+		}
+	})
 	reply(w, out)
 }
 
@@ -53,7 +52,7 @@ func (a *Agent) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
 			out = append(out, endpointsOf(&snap.Slices[i])...)
 		}
 	}
-	markEjected(out, a.lb.Ejections())
+	a.path.use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) { markEjected(out, lb.Ejections()) })
 	reply(w, out)
 }
 

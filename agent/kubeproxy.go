@@ -2,13 +2,13 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/warrennet/warren/internal/httpserve"
 )
 
 // proxyStale is how long the apply loop may stand still before the node is called unhealthy; it runs every few seconds.
@@ -71,10 +71,8 @@ func (a *Agent) servePort(ctx context.Context, setting, addr string, h http.Hand
 		}
 		a.portTaken.Delete(setting)
 		srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
-		stop := context.AfterFunc(ctx, func() { srv.Close() })
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			a.log.Warn("serving ended; starting again", "setting", setting, "err", err)
+		if err := httpserve.Run(ctx, srv, l); err != nil {
+			a.log.Warn("the HTTP server for kube-proxy's port failed; restarting it", "setting", setting, "err", err)
 		}
-		stop()
 	}
 }

@@ -2,8 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -11,6 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/warrennet/warren/dns"
+	"github.com/warrennet/warren/internal/httpserve"
+	"github.com/warrennet/warren/servicelb"
+	"github.com/warrennet/warren/tunnel"
 )
 
 // metrics are read from the agent's own state at scrape time; nothing counts twice.
@@ -89,8 +92,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(metricHandshake, at, p.Name)
 	}
 	if s := m.a.applied.Load(); s != nil {
-		tunnelCollect(ch, m.a.tun.Stats())
-		servicesCollect(ch, m.a.lb.Stats(), s.plan.Table.Len())
+		m.a.path.use(func(lb *servicelb.Balancer, tun *tunnel.Tunnel) {
+			tunnelCollect(ch, tun.Stats())
+			servicesCollect(ch, lb.Stats(), s.plan.Table.Len())
+		})
 	}
 	if x := m.a.announcer.Load(); x != nil {
 		announceCollect(ch, x.View())
@@ -118,10 +123,12 @@ func (a *Agent) registry() *prometheus.Registry {
 func (a *Agent) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{}))
-	srv := &http.Server{Addr: a.cfg.Metrics, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics on %s: %w", a.cfg.Metrics, err)
+	l, err := net.Listen("tcp", a.cfg.Metrics)
+	if err == nil {
+		err = httpserve.Run(ctx, &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}, l)
+	}
+	if err != nil {
+		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
 }

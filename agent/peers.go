@@ -12,6 +12,7 @@ import (
 
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/crypto/curve25519"
 )
@@ -28,9 +29,11 @@ func publicKey(private model.Key) model.Key {
 // peerStatus joins what the tunnel knows of its peers with what the store says of the nodes behind them.
 func (a *Agent) peerStatus(snap *model.Snapshot, p plan) []api.Peer {
 	live := map[model.Key]tunnel.PeerStatus{}
-	for _, s := range a.tun.Peers() {
-		live[s.PublicKey] = s
-	}
+	a.path.use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) {
+		for _, s := range tun.Peers() {
+			live[s.PublicKey] = s
+		}
+	})
 	var out []api.Peer
 	for _, want := range p.Peers {
 		s := live[want.PublicKey]

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/httpserve"
+	"github.com/warrennet/warren/servicelb"
+	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,31 +57,36 @@ type lockedListener struct {
 
 func (l *lockedListener) Close() error { return errors.Join(l.Listener.Close(), l.lock.Close()) }
 
+// serve answers the local API until ctx ends; every handler has returned then.
 func (a *Agent) serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.StatusPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.status()) })
-	mux.HandleFunc("GET "+api.ReadyPath, a.serveReady)
-	mux.HandleFunc("GET "+api.PodsPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) })
-	mux.HandleFunc("POST "+api.PodLabelsPath, a.labelPod)
-	mux.HandleFunc("POST "+api.PodProbePath, a.probePod)
-	mux.HandleFunc("GET "+api.EnvPath, a.serveEnv)
-	mux.HandleFunc("GET "+api.DNSPath, a.serveDNSQuery)
-	mux.HandleFunc("POST "+api.DNSLogPath, a.switchDNSLog)
-	mux.HandleFunc("GET "+api.FlowsPath, a.serveFlows)
-	mux.HandleFunc("GET "+api.ServicesPath, a.serveServices)
-	mux.HandleFunc("GET "+api.EndpointsPath, a.serveEndpoints)
-	mux.HandleFunc("GET "+api.LBPath, a.serveLB)
-	mux.HandleFunc("GET "+api.PeersPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) })
-	mux.HandleFunc("POST "+api.PeersPath, a.addPeer)
-	mux.HandleFunc("DELETE "+api.PeersPath, a.removePeer)
+	for pattern, h := range a.routes() {
+		mux.HandleFunc(pattern, h)
+	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	a.plug.Attach(srv, mux)
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	return httpserve.Run(ctx, srv, l)
+}
+
+// routes are the handlers of the local API, without those of the CNI plugin. Each works at any time of the agent's life.
+func (a *Agent) routes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET " + api.StatusPath:     func(w http.ResponseWriter, _ *http.Request) { reply(w, a.status()) },
+		"GET " + api.ReadyPath:      a.serveReady,
+		"GET " + api.PodsPath:       func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) },
+		"POST " + api.PodLabelsPath: a.labelPod,
+		"POST " + api.PodProbePath:  a.probePod,
+		"GET " + api.EnvPath:        a.serveEnv,
+		"GET " + api.DNSPath:        a.serveDNSQuery,
+		"POST " + api.DNSLogPath:    a.switchDNSLog,
+		"GET " + api.FlowsPath:      a.serveFlows,
+		"GET " + api.ServicesPath:   a.serveServices,
+		"GET " + api.EndpointsPath:  a.serveEndpoints,
+		"GET " + api.LBPath:         a.serveLB,
+		"GET " + api.PeersPath:      func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) },
+		"POST " + api.PeersPath:     a.addPeer,
+		"DELETE " + api.PeersPath:   a.removePeer,
 	}
-	return nil
 }
 
 func reply(w http.ResponseWriter, v any) {
@@ -163,7 +171,8 @@ func (a *Agent) status() api.Status {
 		if s.err != nil {
 			st.Problems = append(st.Problems, "not applied: "+s.err.Error())
 		}
-		st.Peers, st.Tunnel = a.peerStatus(snap, s.plan), a.tun.Stats()
+		st.Peers = a.peerStatus(snap, s.plan)
+		a.path.use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) { st.Tunnel = tun.Stats() })
 		st.Problems = append(st.Problems, peerProblems(st.Peers)...)
 		st.Problems = append(st.Problems, a.announceProblems()...)
 	}
