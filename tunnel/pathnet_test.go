@@ -70,7 +70,7 @@ func inner(host byte) (v4, v6 netip.Addr) {
 
 // A path that eats large packets, fragments and the ICMP errors about them: both ends find out what it carries, TCP goes on,
 // and whoever sends too large datagrams is told.
-func TestRouterThatHidesItsMTU(t *testing.T) {
+func TestPathMTU_RouterDropsLargeAndICMP_BothEndsAdapt(t *testing.T) {
 	needRoot(t)
 	for _, six := range []bool{false, true} {
 		t.Run(fmt.Sprintf("underlay6=%v", six), func(t *testing.T) {

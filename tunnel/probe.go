@@ -14,16 +14,17 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// The questions of pathmtu.go on the wire: echo requests to a peer's address inside the tunnel. The datagram that carries
-// the large one goes with DF; another one goes beside it as a control, of a size that a path must carry, so that a peer
-// that does not answer is not taken for a narrow path, and neither is one that is so busy that it loses packets.
+// Path MTU probes (pathmtu.go) on the wire: ICMP echo requests to a peer's address inside the tunnel. The datagram of the probe
+// goes with DF; the one of the control does not.
 
 const (
-	smallProbe   = 64                     // bytes
-	probeTries   = 4                      // probes lost, with their controls answered, before a size counts as lost
-	sureTries    = 8                      // pairs before a path counts as narrower
-	answerWithin = time.Second            // for the control
-	leastGrace   = 100 * time.Millisecond // for the probe after the control's answer
+	// answerWithin is the time for the answers to a pair while no round trip has been measured.
+	answerWithin = time.Second
+	// leastPatience is the least time for the answers to a pair once there was one. RFC 8899 section 5.1.1 wants a second at
+	// least, so that a late answer is not taken for a loss. Here a pair without answers counts for nothing.
+	leastPatience = 200 * time.Millisecond
+	// leastGrace is the least time for the probe's answer after the control's; a size is refused only after several.
+	leastGrace = 100 * time.Millisecond
 )
 
 // When paths are asked about again.
@@ -90,17 +91,17 @@ func (p *probes) answered(pkt *packet.Packet) bool {
 	return true
 }
 
-// asker asks one peer.
-type asker struct {
+// prober sends the probes of one search to one peer.
+type prober struct {
 	t        *Tunnel
 	src, dst netip.Addr
-	floor    int    // bytes
-	moved    uint64 // bytes that questions and answers took
+	moved    uint64        // bytes that requests and answers took
+	patience time.Duration // for the answers to a pair
 }
 
-// asker returns nil if the peer cannot be asked.
-func (t *Tunnel) asker(p *peerState) *asker {
-	a := &asker{t: t, src: t.dev.source6, dst: p.want.Probe, floor: p.floor()}
+// prober returns nil if the peer cannot be probed.
+func (t *Tunnel) prober(p *peerState) *prober {
+	a := &prober{t: t, src: t.dev.source6, dst: p.want.Probe, patience: answerWithin}
 	if a.dst.Is4() {
 		a.src = t.dev.source4
 	}
@@ -110,73 +111,67 @@ func (t *Tunnel) asker(p *peerState) *asker {
 	return a
 }
 
-// ask asks with the least that a path must carry as the control, and, where that is not answered either, with a small one.
-func (a *asker) ask(ctx context.Context, size int) outcome {
-	if size > a.floor {
-		if got := a.often(ctx, size, a.floor); got != silent {
-			return got
+// search carries out a search; ok is false if nothing was decided.
+func (a *prober) search(ctx context.Context, p path) (limit int, ok bool) {
+	s := newPathSearch(p)
+	for {
+		probe, control, more := s.next()
+		if !more || ctx.Err() != nil {
+			return s.result()
 		}
+		s.observe(a.pair(ctx, probe, control))
 	}
-	return a.often(ctx, size, smallProbe)
 }
 
-func (a *asker) often(ctx context.Context, size, control int) outcome {
-	for range probeTries {
-		if got := a.once(ctx, size, control); got != lost {
-			return got
-		}
-	}
-	return lost
-}
-
-// sure reports whether a path really carries low and not high: of many pairs most low ones arrive and no high one does.
-func (a *asker) sure(ctx context.Context, low, high int) bool {
-	n := 0
-	for range sureTries {
-		switch a.once(ctx, high, low) {
-		case arrived:
-			return false
-		case lost:
-			n++
-		}
-	}
-	return n >= sureTries*3/4
-}
-
-// once sends a probe and a control beside it.
-func (a *asker) once(ctx context.Context, size, control int) outcome {
+// pair sends a probe and a control, in random order, and waits for the answers.
+func (a *prober) pair(ctx context.Context, probe, control int) outcome {
 	d := a.t.dev
+	a.moved += 2 * uint64(probe+control+2*sizeStep+32)
 	send := func(size int, pass func(*frame)) (uint16, chan struct{}) {
 		id, seq, answer := d.probes.begin()
-		_ = d.inject(pass, [][]byte{packet.AppendEcho(nil, a.src, a.dst, id, seq, size)}) // lost like any other
+		_ = d.inject(pass, [][]byte{packet.AppendEcho(nil, a.src, a.dst, id, seq, size)}) // a failure is a loss
 		return seq, answer
 	}
-	a.moved += 2 * uint64(size+control+2*sizeStep+32)
+	var seqProbe, seqControl uint16
+	var probed, controlled chan struct{}
 	began := time.Now()
-	seqLarge, large := send(size, d.injectProbe)
-	seqSmall, small := send(control, d.injectPeer)
+	if rand.IntN(2) == 0 {
+		seqProbe, probed = send(probe, d.injectProbe)
+		seqControl, controlled = send(control, d.injectPeer)
+	} else {
+		seqControl, controlled = send(control, d.injectPeer)
+		seqProbe, probed = send(probe, d.injectProbe)
+	}
 	defer d.whole.Store(nil)
-	defer d.probes.end(seqLarge)
-	defer d.probes.end(seqSmall)
-	timer := time.NewTimer(answerWithin)
+	defer d.probes.end(seqProbe)
+	defer d.probes.end(seqControl)
+	timer := time.NewTimer(a.patience)
 	defer timer.Stop()
-	heard := false
+	got := pairLost
 	for {
 		select {
-		case <-large:
-			return arrived
-		case <-small:
-			heard = true
+		case <-probed:
+			a.measured(time.Since(began))
+			return probeAnswered
+		case <-controlled:
+			got = probeLost // unless its answer arrives within the grace
+			a.measured(time.Since(began))
 			timer.Reset(max(leastGrace, 3*time.Since(began)))
 		case <-timer.C:
-			if heard {
-				return lost
-			}
-			return silent
+			return got
 		case <-ctx.Done():
-			return silent
+			return pairLost
 		}
 	}
+}
+
+// measured adapts the patience to a round trip time.
+func (a *prober) measured(rtt time.Duration) {
+	least := leastPatience
+	if a.patience < answerWithin {
+		least = a.patience // a longer round trip was measured before
+	}
+	a.patience = min(answerWithin, max(least, 4*rtt))
 }
 
 // surveyed is what is known of one peer's path.
@@ -279,17 +274,14 @@ func (t *Tunnel) survey(ctx context.Context, p PeerStatus, s *surveyed) {
 	if state == nil {
 		return
 	}
-	a := t.asker(state)
+	a := t.prober(state)
 	if a == nil {
 		s.next = time.Now().Add(raiseLast)
 		return
 	}
 	before := int(state.path.Load())
-	q := path{limit: before, top: state.promised(t.dev), floor: a.floor, raise: !time.Now().Before(s.raise)}
-	limit, ok := q.search(func(size int) outcome { return a.ask(ctx, size) })
-	if ok && limit > a.floor && limit < q.start() {
-		ok = a.sure(ctx, limit, q.start())
-	}
+	q := path{limit: before, top: state.promised(t.dev), floor: state.floor(), raise: !time.Now().Before(s.raise)}
+	limit, ok := a.search(ctx, q)
 	if !ok {
 		s.quiet = min(max(2*s.quiet, t.pace.silent), raiseLast)
 		s.next = time.Now().Add(s.quiet)
