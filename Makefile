@@ -1,8 +1,8 @@
 # The two commands of the README are `make lab` and `make test`.
 export CGO_ENABLED = 0
 export GOTOOLCHAIN = local
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS = -s -w -X github.com/warrennet/warren/agent.Version=$(VERSION)
+VERSION := $(or $(VERSION),$(shell hack/version.sh))
+LDFLAGS = -s -w -X github.com/warrennet/warren/internal/version.Version=$(VERSION)
 GO = go
 GOARCH ?= $(shell $(GO) env GOARCH)
 OUT = bin
@@ -11,7 +11,7 @@ OUT = bin
 
 build:
 	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren ./cmd/warren
-	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '-s -w' -o $(OUT)/warren-cni ./cmd/warren-cni
+	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren-cni ./cmd/warren-cni
 
 lab: build
 	@bin/warren lab down

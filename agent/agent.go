@@ -34,9 +34,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Version is set by the build.
-var Version = "dev"
-
 // Agent is one node's agent. New prepares it, Run does everything.
 type Agent struct {
 	cfg      Config

@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/servicelb"
 )
 
@@ -177,7 +178,7 @@ func (a *Agent) self(under hostnet.Underlay) self {
 	}
 	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs(),
+		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs(),
 		NodePortRanges: a.cfg.NodePortAddresses, Spared: spared(a.kernel.listeners), NonMasquerade: a.cfg.NonMasquerade}
 }
 

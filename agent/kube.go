@@ -17,6 +17,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/kube"
+	"github.com/warrennet/warren/internal/version"
 )
 
 // kubernetes is the agent's side of the API server; nil in clusters without Kubernetes. Nodes and blocks still come from
@@ -39,7 +40,7 @@ func (a *Agent) connectKubernetes() error {
 		return nil
 	}
 	conn, err := kube.Connect(kube.Config{Kubeconfig: c.Kubeconfig, TokenFile: c.TokenFile, CAFile: c.CAFile, ServerName: c.ServerName,
-		UserAgent: "warren-agent/" + Version}, a.apiServers(c))
+		UserAgent: "warren-agent/" + version.Version}, a.apiServers(c))
 	if err != nil {
 		return err
 	}

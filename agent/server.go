@@ -13,6 +13,7 @@ import (
 
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/httpserve"
+	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sys/unix"
@@ -127,7 +128,7 @@ func (a *Agent) notReady() string {
 }
 
 func (a *Agent) status() api.Status {
-	st := api.Status{Node: a.cfg.NodeName, Version: Version, Cluster: a.cluster().Name, Store: a.health.get(),
+	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.cluster().Name, Store: a.health.get(),
 		PodRanges: a.cluster().PodCIDRs, DNS: a.dnsAddrs(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
 		Offload: a.fast.state()}
 	if why := a.notReady(); why != "" {

@@ -282,11 +282,14 @@ func TestImage(t *testing.T) {
 	checkImage(t, build(t, "arm64"), "arm64", elf.EM_AARCH64)
 }
 
+// testVersion is the version of the images that these tests build.
+const testVersion = "0.9.1-test.1+g1234567"
+
 func build(t *testing.T, arch string) []byte {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "image.tar")
 	cmd := exec.Command("./image.sh", file)
-	cmd.Env = append(os.Environ(), "GOARCH="+arch, "VERSION=test", "IMAGE=localhost/warren:test")
+	cmd.Env = append(os.Environ(), "GOARCH="+arch, "VERSION="+testVersion, "IMAGE=localhost/warren:test")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("image.sh: %v\n%s", err, out)
 	}
@@ -329,13 +332,17 @@ func checkImage(t *testing.T, raw []byte, arch string, machine elf.Machine) {
 		RepoTags []string
 		Layers   []string
 	}
-	if err := json.Unmarshal(top["manifest.json"], &m); err != nil || len(m) != 1 || m[0].RepoTags[0] != "localhost/warren:test" || len(m[0].Layers) != 1 {
+	if err := json.Unmarshal(top["manifest.json"], &m); err != nil || len(m) != 1 || !slices.Equal(m[0].RepoTags, []string{"localhost/warren:test", "localhost/warren:0.9.1-test.1-g1234567"}) ||
+		len(m[0].Layers) != 1 {
 		t.Fatalf("manifest.json: %v %+v", err, m)
 	}
 	var c struct {
 		Architecture, OS string
-		Config           struct{ Entrypoint []string }
-		RootFS           struct {
+		Config           struct {
+			Entrypoint []string
+			Labels     map[string]string
+		}
+		RootFS struct {
 			DiffIDs []string `json:"diff_ids"`
 		}
 	}
@@ -346,11 +353,17 @@ func checkImage(t *testing.T, raw []byte, arch string, machine elf.Machine) {
 	if id := fmt.Sprintf("sha256:%x", sha256.Sum256(layer)); c.Architecture != arch || c.OS != "linux" || c.RootFS.DiffIDs[0] != id || c.Config.Entrypoint[0] != "/warren" {
 		t.Errorf("config: %+v, layer %s", c, id)
 	}
+	if v := c.Config.Labels["org.opencontainers.image.version"]; v != testVersion {
+		t.Errorf("label org.opencontainers.image.version: %q, expected %s", v, testVersion)
+	}
 	files, modes := untar(t, layer)
 	for _, name := range []string{"/warren", "/opt/warren/warren-cni"} {
 		f, err := elf.NewFile(bytes.NewReader(files[name]))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if !bytes.Contains(files[name], []byte(testVersion)) {
+			t.Errorf("%s does not carry the version %s", name, testVersion)
 		}
 		libs, err := f.ImportedLibraries()
 		if f.Machine != machine || len(libs) > 0 || err != nil || modes[name] != 0o755 {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // smallBlocks are blocks with room for 12 Pods.
@@ -47,7 +48,7 @@ func TestMoreThanOneBlock(t *testing.T) {
 	everyone := func() {
 		t.Helper()
 		for _, p := range pods {
-			eventually(t, p.Name+" calls", func() error { _, err := calls(l, p, far.Addresses[0]); return err })
+			testutil.Eventually(t, p.Name+" calls", func() error { _, err := calls(l, p, far.Addresses[0]); return err })
 			mustCall(t, l, p, far)
 			mustCall(t, l, far, p)
 		}
@@ -92,7 +93,7 @@ func TestFullBlockWithoutTheStore(t *testing.T) {
 	if err := l.StartEtcd("etcd1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another block", func() error {
+	testutil.Eventually(t, "another block", func() error {
 		p, err := l.RunPod(ctx, PodSpec{Node: "n1", Name: "late"})
 		if err != nil {
 			return err
@@ -100,7 +101,7 @@ func TestFullBlockWithoutTheStore(t *testing.T) {
 		mustCall(t, l, p, p)
 		return nil
 	})
-	eventually(t, "the problem is gone", func() error {
+	testutil.Eventually(t, "the problem is gone", func() error {
 		var st api.Status
 		st, err := l.Status(ctx, "n1")
 		for _, p := range st.Problems {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // The agent works with the three capabilities that docs/operations.md says it cannot do without: it comes up, plugs Pods, steers Services,
@@ -15,9 +17,9 @@ func TestAgentWithFewCapabilities(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin(t, l, on(l, "n1"), "setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+net_bind_service", "--inh-caps", "-all", l.Exe, "agent")
-	eventually(t, "the agent is ready", func() error { return l.call(t.Context(), "n1", "/v1/ready", nil) })
+	testutil.Eventually(t, "the agent is ready", func() error { return l.call(t.Context(), "n1", "/v1/ready", nil) })
 	if st, err := l.Status(t.Context(), "n1"); err != nil || !strings.Contains(st.Offload, "operation not permitted") {
-		t.Errorf("status says of the fast path %q %v", st.Offload, err)
+		t.Errorf("status reports offload %q %v", st.Offload, err)
 	}
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])
@@ -28,5 +30,5 @@ func TestAgentWithFewCapabilities(t *testing.T) {
 	for i, a := range lbAddrs(t, l, "web", 2) {
 		mustAsk(t, fromMachine(l, "etcd1"), a, 7, 7, web1.Name, addrsOf(l.Spec.underlayAddrs("etcd1"))[i])
 	}
-	eventually(t, "DNS", func() error { _, err := l.PodOutput(pods[0], "getent", "ahosts", "web"); return err })
+	testutil.Eventually(t, "DNS", func() error { _, err := l.PodOutput(pods[0], "getent", "ahosts", "web"); return err })
 }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // perfRate is queries per second: few enough for any machine, many enough to count by.
@@ -25,7 +27,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a first answer", func() error { return resolves(l, client) })
+	testutil.Eventually(t, "a first answer", func() error { return resolves(l, client) })
 	file := filepath.Join(t.TempDir(), "questions")
 	if err := os.WriteFile(file, []byte("web.default.svc.cluster.local A\nweb.default.svc.cluster.local AAAA\nwww.example.com.svc.cluster.local A\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -45,7 +47,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 		if err := l.StopAgent("n1", c.sig); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the end of the agent", func() error {
+		testutil.Eventually(t, "the end of the agent", func() error {
 			if pid := l.Pid("n1", "agent"); pid != 0 {
 				return fmt.Errorf("%d runs", pid)
 			}
@@ -55,7 +57,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 		if err := l.StartAgent("n1"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "an answer after the start", func() error { return resolves(l, client) })
+		testutil.Eventually(t, "an answer after the start", func() error { return resolves(l, client) })
 		silent := time.Since(gone)
 		text, err := perf.wait(t, time.Minute)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // outside is a DNS server on a machine of the lab, for names that are not the cluster's.
@@ -93,7 +94,7 @@ func TestDNSCompletesSearches(t *testing.T) {
 		pods[ns] = p
 	}
 	vip := getSvc(t, l, "web").ips(t)
-	eventually(t, "completion", func() error { // the Pod's list is known a moment after ADD
+	testutil.Eventually(t, "completion", func() error { // the Pod's list is known a moment after ADD
 		out, err := l.PodOutput(pods["default"], "dig", "+search", "www.example.com")
 		if err == nil && !strings.Contains(out, "CNAME www.example.com.") {
 			err = fmt.Errorf("dig says %s", out)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // Pods find Services, headless Pods and nodes by name through the node they run on, with the resolver that the plugin
@@ -16,7 +18,7 @@ func TestClusterDNS(t *testing.T) {
 	applyYAML(t, l, web("web", "app: web", "")+"---"+strings.Replace(web("less", "app: web", ""), "spec:", "spec:\n  clusterIP: None", 1))
 	vips := getSvc(t, l, "web").ips(t)
 	for _, name := range []string{"web", "web.default", "web.default.svc", "web.default.svc.cluster.local"} {
-		eventually(t, name, func() error {
+		testutil.Eventually(t, name, func() error {
 			out, err := l.PodOutput(client, "getent", "ahosts", name)
 			if err == nil && !strings.Contains(out, vips[0].String()) {
 				err = fmt.Errorf("answered %q, expected %s", out, vips[0])
@@ -26,7 +28,7 @@ func TestClusterDNS(t *testing.T) {
 	}
 	mustGet := func(want string, args ...string) {
 		t.Helper()
-		eventually(t, strings.Join(args, " "), func() error {
+		testutil.Eventually(t, strings.Join(args, " "), func() error {
 			out, err := l.PodOutput(client, args...)
 			if err == nil && !strings.Contains(out, want) {
 				err = fmt.Errorf("printed %q, expected %q", out, want)

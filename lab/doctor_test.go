@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/doctor"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // examine runs the doctor on a node.
@@ -30,7 +31,7 @@ func examine(t *testing.T, l *Lab, node string) map[string]doctor.Finding {
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
-	eventually(t, "a healthy node", func() error {
+	testutil.Eventually(t, "a healthy node", func() error {
 		for _, check := range []string{"kernel", "tun device", "agent", "conflist", "kube-proxy", "forwarding", "ranges", "tunnel", "MTU"} {
 			if f := examine(t, l, "n1")[check]; f.Level != doctor.OK {
 				return fmt.Errorf("%+v", f)
@@ -40,7 +41,7 @@ func TestDoctor(t *testing.T) {
 	})
 	expect := func(check string, level doctor.Level) {
 		t.Helper()
-		eventually(t, "the doctor sees: "+check, func() error {
+		testutil.Eventually(t, "the doctor sees: "+check, func() error {
 			if f := examine(t, l, "n1")[check]; f.Level != level {
 				return fmt.Errorf("%+v", f)
 			}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // A Service that ejects: clients fail at the backend with the closed port until it is out, and no more; it comes back after
@@ -37,7 +39,7 @@ func TestBackendIsEjected(t *testing.T) {
 	ejections := func() int {
 		return int(metric(t, l, "n1", `warren_service_ejections_total{service="default/web"}`))
 	}
-	eventually(t, "the closed port is ejected", func() error {
+	testutil.Eventually(t, "the closed port is ejected", func() error {
 		if call(20); ejections() == 0 {
 			return fmt.Errorf("%d connections failed", failed)
 		}
@@ -51,7 +53,7 @@ func TestBackendIsEjected(t *testing.T) {
 		t.Errorf("endpoints says\n%s", out)
 	}
 	begin(t, l, in(l, closed), l.Exe, "lab", "echo", "--http", "", "--udp", "")
-	eventually(t, "the open port is back", func() error {
+	testutil.Eventually(t, "the open port is back", func() error {
 		if out := call(20); !strings.Contains(out, "host=closed") {
 			return errors.New(out)
 		}

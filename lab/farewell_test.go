@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // waiter takes connections and waits for bytes, without keepalive probes of its own.
@@ -41,7 +43,7 @@ func TestServiceDeletedUnderAConnection(t *testing.T) {
 		applyYAML(t, l, web(name, "app: "+name, ""))
 		vip := getSvc(t, l, name).ips(t)[0]
 		k := begin(t, l, in(l, client), "bash", "-c", fmt.Sprintf(`trap '' PIPE; until exec 3<>/dev/tcp/%s/7; do sleep 0.1; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`, vip))
-		eventually(t, "open", func() error {
+		testutil.Eventually(t, "open", func() error {
 			if !strings.Contains(k.text(), "hello") {
 				return errors.New(k.text())
 			}
@@ -49,7 +51,7 @@ func TestServiceDeletedUnderAConnection(t *testing.T) {
 		})
 		sh(t, l, "n1", l.Exe+" delete svc "+name)
 		_, _ = k.wait(t, 45e9) // it ends by an error
-		eventually(t, name+" has let go", func() error {
+		testutil.Eventually(t, name+" has let go", func() error {
 			out, err := l.PodOutput(b, "ss", "-Htn", "state", "established")
 			if strings.TrimSpace(out) != "" {
 				err = errors.New(out)
@@ -68,7 +70,7 @@ func TestYoungConnectionSurvivesTheAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the Pods are kept", func() error { return kept(l) })
+	testutil.Eventually(t, "the Pods are kept", func() error { return kept(l) })
 	disk := filepath.Join(l.machineDir("n1"), "lib", "warren", "snapshot.json")
 	old, err := os.ReadFile(disk)
 	if err != nil {
@@ -77,7 +79,7 @@ func TestYoungConnectionSurvivesTheAgent(t *testing.T) {
 	applyYAML(t, l, web("far", "app: far", ""))
 	vip := getSvc(t, l, "far").ips(t)[0]
 	k := begin(t, l, in(l, client), "bash", "-c", fmt.Sprintf(`until exec 3<>/dev/tcp/%s/7; do sleep 0.01; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`, vip))
-	eventually(t, "open", func() error {
+	testutil.Eventually(t, "open", func() error {
 		if !strings.Contains(k.text(), "hello") {
 			return errors.New(k.text())
 		}
@@ -102,7 +104,7 @@ func TestYoungConnectionSurvivesTheAgent(t *testing.T) {
 	if err := l.StartEtcd("etcd1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the agent has met etcd", func() error { return peersKnown(l, 1) })
+	testutil.Eventually(t, "the agent has met etcd", func() error { return peersKnown(l, 1) })
 	goesOn("with etcd")
 	if out, err := l.PodOutput(b, "ss", "-Htn", "state", "established"); err != nil || strings.TrimSpace(out) == "" {
 		t.Errorf("the connection is gone: %v %q", err, out)

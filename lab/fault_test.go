@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // interval is what iperf3 says of a second.
@@ -36,7 +37,7 @@ type iperfResult struct {
 func stream(t *testing.T, l *Lab, from, to *Pod, seconds int, more ...string) *task {
 	t.Helper()
 	server := begin(t, l, in(l, to), "iperf3", "-s", "-1", "--forceflush")
-	eventually(t, "iperf3 server", func() error {
+	testutil.Eventually(t, "iperf3 server", func() error {
 		if !strings.Contains(server.text(), "listening") {
 			return errors.New(server.text())
 		}
@@ -81,7 +82,7 @@ func TestKillAgentUnderLoad(t *testing.T) {
 	across := stream(t, l, pods[0], pods[1], seconds)
 	back := stream(t, l, pods[1], near, seconds, "-R")
 	local := stream(t, l, near, pods[0], seconds)
-	eventually(t, "traffic", func() error {
+	testutil.Eventually(t, "traffic", func() error {
 		st, err := l.Status(context.Background(), "n1")
 		if err == nil && (len(st.Peers) == 0 || st.Peers[0].TxBytes < 1<<20) {
 			err = errors.New("nothing sent yet")
@@ -112,8 +113,8 @@ func TestEtcdAway(t *testing.T) {
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])
 	// The newest snapshot must be on the disks before etcd goes.
-	eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
-	eventually(t, "all nodes keep each other", func() error { return kept(l) })
+	testutil.Eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
+	testutil.Eventually(t, "all nodes keep each other", func() error { return kept(l) })
 	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -131,11 +132,11 @@ func TestEtcdAway(t *testing.T) {
 	}
 	fresh := run(t, l, "n2", "fresh")
 	for _, p := range pods {
-		eventually(t, "call without etcd", func() error { _, err := calls(l, p, fresh.Addresses[0]); return err })
+		testutil.Eventually(t, "call without etcd", func() error { _, err := calls(l, p, fresh.Addresses[0]); return err })
 		mustCall(t, l, p, fresh)
 		mustCall(t, l, fresh, p)
 	}
-	eventually(t, "status says that the store is away", func() error {
+	testutil.Eventually(t, "status says that the store is away", func() error {
 		st, err := l.Status(ctx, "n1")
 		if err == nil && (st.Store.Connected || !slices.ContainsFunc(st.Problems, func(s string) bool { return strings.Contains(s, "store is away") })) {
 			err = fmt.Errorf("problems %v", st.Problems)
@@ -152,7 +153,7 @@ func TestEtcdAway(t *testing.T) {
 	if err := l.StartEtcd("etcd1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the store is back", func() error {
+	testutil.Eventually(t, "the store is back", func() error {
 		for _, n := range l.NodeNames() {
 			st, err := l.Status(ctx, n)
 			if err != nil || !st.Store.Connected || len(st.Problems) > 0 {
@@ -204,7 +205,7 @@ func TestEtcdLosesItsData(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3})
 	pods := onePodEach(t, l)
-	eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
+	testutil.Eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
 	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +223,7 @@ func TestEtcdLosesItsData(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the cluster is whole again", func() error {
+	testutil.Eventually(t, "the cluster is whole again", func() error {
 		if err := peersKnown(l, 2); err != nil {
 			return err
 		}
@@ -254,7 +255,7 @@ func TestReassert(t *testing.T) {
 		"wg set warren0 peer $(wg show warren0 peers) remove", "wg set warren0 peer $(wg show warren0 peers) allowed-ips 203.0.113.0/24",
 	} {
 		sh(t, l, "n1", harm+" || true")
-		eventually(t, "after "+harm, func() error {
+		testutil.Eventually(t, "after "+harm, func() error {
 			for i := range 2 {
 				if _, err := calls(l, pods[0], pods[1].Addresses[i]); err != nil {
 					return err
@@ -337,7 +338,7 @@ func TestNodeLifecycle(t *testing.T) {
 	if err := l.StartAgent("n2"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "n2 joins with a new disk", func() error {
+	testutil.Eventually(t, "n2 joins with a new disk", func() error {
 		st, err := l.Status(ctx, "n2")
 		if err == nil && (!st.Ready || len(st.PodCIDRs) == 0) {
 			err = fmt.Errorf("not ready: %v", st.Problems)
@@ -348,12 +349,12 @@ func TestNodeLifecycle(t *testing.T) {
 		return err
 	})
 	a, b := run(t, l, "n1", "a"), run(t, l, "n2", "b")
-	eventually(t, "the new n2 is reached", func() error { _, err := calls(l, a, b.Addresses[0]); return err })
+	testutil.Eventually(t, "the new n2 is reached", func() error { _, err := calls(l, a, b.Addresses[0]); return err })
 	if err := l.StopAgent("n2", syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	var out string
-	eventually(t, "node rm n2", func() error {
+	testutil.Eventually(t, "node rm n2", func() error {
 		var err error
 		out, err = l.Output("n1", l.Exe, "node", "rm", "n2")
 		return err
@@ -361,7 +362,7 @@ func TestNodeLifecycle(t *testing.T) {
 	if strings.Count(out, "released") != 2 || !strings.Contains(out, old.PodCIDRs[0].String()) {
 		t.Errorf("node rm said %q, expected both blocks released", out)
 	}
-	eventually(t, "n1 forgets n2", func() error {
+	testutil.Eventually(t, "n1 forgets n2", func() error {
 		st, err := l.Status(ctx, "n1")
 		if err == nil && len(st.Peers) != 0 {
 			err = fmt.Errorf("peers %v", st.Peers)
@@ -396,7 +397,7 @@ func TestMistakesAreRefused(t *testing.T) {
 				sh(t, l, "n2", "cp -a /run/saved/config.yaml /etc/warren/; rm -rf /var/lib/warren; cp -a /run/saved/warren /var/lib/")
 			}()
 			k := begin(t, l, on(l, "n2"), l.Exe, "agent")
-			eventually(t, tc.name, func() error {
+			testutil.Eventually(t, tc.name, func() error {
 				if !strings.Contains(k.text(), tc.want) {
 					return fmt.Errorf("expected %q in:\n%s", tc.want, k.text())
 				}
@@ -409,7 +410,7 @@ func TestMistakesAreRefused(t *testing.T) {
 	if err := l.StartAgent("n2"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "n2 is well again", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "n2 is well again", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
 }
 
 // uninstall leaves nothing, and refuses while the agent runs.
@@ -446,14 +447,14 @@ func TestNodeAddressChanges(t *testing.T) {
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])
 	sh(t, l, "n2", "ip addr add 192.168.77.112/24 dev eth0; ip addr del 192.168.77.12/24 dev eth0; ip addr add 192.168.77.112/24 dev eth0 2>/dev/null; true")
-	eventually(t, "n1 sees the new endpoint", func() error {
+	testutil.Eventually(t, "n1 sees the new endpoint", func() error {
 		st, err := l.Status(context.Background(), "n1")
 		if err == nil && (len(st.Peers) != 1 || st.Peers[0].Endpoint != "192.168.77.112:51820") {
 			err = fmt.Errorf("peers %+v", st.Peers)
 		}
 		return err
 	})
-	eventually(t, "Pods reach each other at the new address", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "Pods reach each other at the new address", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
 }
 
 // A node has endpoints of both families and the preferred one is dead: the next one is taken after seconds.
@@ -472,7 +473,7 @@ func TestNextEndpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "Pods reach each other over the other endpoint", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "Pods reach each other over the other endpoint", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
 	st, err := l.Status(context.Background(), "n1")
 	if err != nil || !strings.HasPrefix(st.Peers[0].Endpoint, "[fd77::c]") {
 		t.Errorf("endpoint %v err %v, expected the IPv6 one", st.Peers, err)
@@ -496,7 +497,7 @@ func TestPartition(t *testing.T) {
 	if err := l.HealAll(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "after the cut", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "after the cut", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
 	if err := errors.Join(l.Cut("n1", "n2"), l.Heal("n1", "n2"), l.Heal("n1", "n2")); err != nil {
 		t.Error(err)
 	}
@@ -518,7 +519,7 @@ func TestStockWireGuardPeer(t *testing.T) {
 	// etcd1 plays the laptop: a machine of the lab that is no node.
 	begin(t, l, on(l, "etcd1"), stock, "-f", "wg0")
 	var pub string
-	eventually(t, "stock wireguard-go", func() error {
+	testutil.Eventually(t, "stock wireguard-go", func() error {
 		pub, err = l.Output("etcd1", "sh", "-ec", `umask 077; wg genkey >/run/k; wg set wg0 private-key /run/k listen-port 51821 peer `+st.PublicKey+
 			` endpoint 192.168.77.11:51820 allowed-ips `+st.PodCIDRs[0].String()+`; ip addr replace 10.99.0.5/32 dev wg0; ip link set wg0 mtu 1420 up; ip route replace `+st.PodCIDRs[0].String()+` dev wg0; wg pubkey </run/k`)
 		return err
@@ -529,7 +530,7 @@ func TestStockWireGuardPeer(t *testing.T) {
 	}
 	sh(t, l, "n1", l.Exe+" peer add laptop "+pub+" --allowed-ips 10.99.0.5/32")
 	sh(t, l, "n1", "ip route replace 10.99.0.5/32 dev warren0")
-	eventually(t, "laptop to Pod", func() error {
+	testutil.Eventually(t, "laptop to Pod", func() error {
 		out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "3", "http://"+host(pods[0].Addresses[0])+"/")
 		if err == nil && !strings.Contains(out, "client=10.99.0.5:") {
 			err = errors.New(out)
@@ -537,7 +538,7 @@ func TestStockWireGuardPeer(t *testing.T) {
 		return err
 	})
 	k := begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--tcp", "", "--udp", "")
-	eventually(t, "Pod to laptop", func() error {
+	testutil.Eventually(t, "Pod to laptop", func() error {
 		out, err := l.PodOutput(pods[0], "curl", "-sS", "--max-time", "3", "http://10.99.0.5/")
 		if err == nil && !strings.Contains(out, "client="+pods[0].Addresses[0].String()) {
 			err = errors.New(out)
@@ -549,7 +550,7 @@ func TestStockWireGuardPeer(t *testing.T) {
 		t.Errorf("the foreign peer is not shown:\n%s", out)
 	}
 	sh(t, l, "n1", l.Exe+" peer rm "+pub)
-	eventually(t, "the peer is gone", func() error {
+	testutil.Eventually(t, "the peer is gone", func() error {
 		if out, err := l.Output("n1", "wg", "show", "warren0", "peers"); err != nil || strings.Contains(out, pub) {
 			return fmt.Errorf("%v %s", err, out)
 		}

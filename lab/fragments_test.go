@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // echoed sends datagrams of a size to an echo server from a connected socket, which takes answers from the address it
@@ -39,7 +41,7 @@ func mustEcho(t *testing.T, c asker, a netip.Addr, port int, backend string, see
 	t.Helper()
 	for _, size := range datagramSizes {
 		what := fmt.Sprintf("%s -> %s with %d bytes", c.name, netip.AddrPortFrom(a, uint16(port)), size)
-		eventually(t, what, func() error {
+		testutil.Eventually(t, what, func() error {
 			out, err := c.run("timeout", "10", "python3", "-c", echoed, a.String(), strconv.Itoa(port), strconv.Itoa(size))
 			if err != nil && size > datagramSizes[0] && strings.Contains(err.Error(), "ConnectionRefused") {
 				t.Errorf("%s: refused", what)
@@ -200,7 +202,7 @@ func TestSCTPFragments(t *testing.T) {
 		applyYAML(t, l, strings.Replace(web(name, "app: "+name, ""), "{name: tcp, port: 7}", "{name: sctp, port: 2905, targetPort: 5000, protocol: SCTP}", 1))
 		for _, a := range getSvc(t, l, name).ips(t) {
 			for _, size := range datagramSizes {
-				eventually(t, fmt.Sprintf("%d bytes to %s, %s", size, name, a), func() error {
+				testutil.Eventually(t, fmt.Sprintf("%d bytes to %s, %s", size, name, a), func() error {
 					out, err := fromPod(l, client).run("timeout", "10", "python3", "-c", sctp, a.String(), "2905", strconv.Itoa(size))
 					if err == nil && strings.TrimSpace(out) != strconv.Itoa(size) {
 						err = fmt.Errorf("%q came back", out)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // toldPorts collects the ports that a node's agent has named in a message.
@@ -44,7 +46,7 @@ func TestListenersAreOthers(t *testing.T) {
 	tcp, udp := ports[1].NodePort, ports[2].NodePort
 	own := []string{fmt.Sprintf("[::1]:%d", ports[0].NodePort), fmt.Sprintf("[::1]:%d", tcp), fmt.Sprintf("[::1]:%d", udp), "[::1]:15000",
 		"[::1]:15001", fmt.Sprintf("%s:%d", l.Spec.underlayAddrs("n1")[0].Addr(), udp)}
-	eventually(t, "the agent's sockets", func() error {
+	testutil.Eventually(t, "the agent's sockets", func() error {
 		all := sh(t, l, "n1", "ss -Hltun")
 		for _, at := range own {
 			if !strings.Contains(all, at+" ") {
@@ -64,7 +66,7 @@ func TestListenersAreOthers(t *testing.T) {
 		}
 		return true
 	}
-	eventually(t, "the agent tells of the program", func() error {
+	testutil.Eventually(t, "the agent tells of the program", func() error {
 		if !covers(toldPorts(t, l, "n1", spared), wantSpared) || !covers(toldPorts(t, l, "n1", dead), wantDead) {
 			return errors.New("not yet")
 		}

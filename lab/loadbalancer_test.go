@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // lanPool has addresses of the machines' own network, in both families.
@@ -34,7 +35,7 @@ func lbState(t *testing.T, l *Lab, node string) (lb api.LB) {
 // lbAddrs waits for a Service's addresses.
 func lbAddrs(t *testing.T, l *Lab, name string, n int) (out []netip.Addr) {
 	t.Helper()
-	eventually(t, "addresses of "+name, func() error {
+	testutil.Eventually(t, "addresses of "+name, func() error {
 		var s struct {
 			Status struct {
 				LoadBalancer struct {
@@ -65,7 +66,7 @@ func lbAddrs(t *testing.T, l *Lab, name string, n int) (out []netip.Addr) {
 // owner waits until every one of the nodes names the same announcer of an address.
 func owner(t *testing.T, l *Lab, a netip.Addr, nodes ...string) (who string) {
 	t.Helper()
-	eventually(t, "one announcer of "+a.String(), func() error {
+	testutil.Eventually(t, "one announcer of "+a.String(), func() error {
 		who = ""
 		var seen []string
 		for i, n := range nodes {
@@ -102,7 +103,7 @@ func neighbour(l *Lab, client string, a netip.Addr) string {
 func again(t *testing.T, c asker, a netip.Addr) time.Duration {
 	t.Helper()
 	begin := time.Now()
-	eventually(t, fmt.Sprintf("%s -> %s again", c.name, a), func() error {
+	testutil.Eventually(t, fmt.Sprintf("%s -> %s again", c.name, a), func() error {
 		_, err := c.run(exe, "lab", "get", "--timeout", "200ms", fmt.Sprintf("tcp://%s", netip.AddrPortFrom(a, 7)))
 		return err
 	})
@@ -241,7 +242,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 	addrs := lbAddrs(t, l, "b", 2)
 	at := func(node, pod string) {
 		for i, a := range addrs {
-			eventually(t, a.String()+" on "+node, func() error {
+			testutil.Eventually(t, a.String()+" on "+node, func() error {
 				if who := owner(t, l, a, l.NodeNames()...); who != node {
 					return fmt.Errorf("%s announces it", who)
 				}
@@ -262,7 +263,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 		sh(t, l, "etcd1", fmt.Sprintf("ip neigh change %s dev eth0 nud stale; ping -c1 -W2 %s", a, a))
 	}
 	for _, a := range addrs {
-		eventually(t, a.String()+" confirmed", func() error {
+		testutil.Eventually(t, a.String()+" confirmed", func() error {
 			if out := sh(t, l, "etcd1", "ip neigh show "+a.String()+" dev eth0"); !strings.Contains(out, "REACHABLE") {
 				return errors.New(out)
 			}
@@ -275,7 +276,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 	}
 	at("n3", "second")
 	for a, bits := range dup {
-		eventually(t, "the duplicate "+a+" is reported", func() error {
+		testutil.Eventually(t, "the duplicate "+a+" is reported", func() error {
 			for _, n := range l.NodeNames() {
 				if out := sh(t, l, n, l.Exe+" status"); strings.Contains(out, a+": "+mac("etcd1").String()+", which is no node of the cluster") {
 					return nil

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // exe is the warren under test, built once; warren-cni lies beside it.
@@ -117,22 +119,6 @@ func sh(t *testing.T, l *Lab, machine, command string) string {
 	return out
 }
 
-// eventually repeats check until it succeeds; the bound is generous because the machines are shared.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(45 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
 // calls lets one Pod call another over HTTP and returns what it was told.
 func calls(l *Lab, from *Pod, to netip.Addr) (string, error) {
 	return l.PodOutput(from, "curl", "-sS", "--max-time", "5", "http://"+host(to)+"/")
@@ -182,7 +168,7 @@ func begin(t *testing.T, l *Lab, exec func(Cmd) error, args ...string) *task {
 	go func() {
 		k.done <- exec(Cmd{Args: append([]string{"sh", "-c", script, "sh"}, args...), Stdout: k, Stderr: k})
 	}()
-	eventually(t, "start of "+args[0], func() error {
+	testutil.Eventually(t, "start of "+args[0], func() error {
 		if _, err := fmt.Sscanf(k.text(), "pid %d\n", &k.pid); err != nil {
 			return fmt.Errorf("no pid in %q", k.text())
 		}
@@ -225,7 +211,7 @@ func in(l *Lab, p *Pod) func(Cmd) error { return func(c Cmd) error { return l.Ex
 func capture(t *testing.T, l *Lab, machine, dev, filter string) func() string {
 	t.Helper()
 	k := begin(t, l, on(l, machine), "tcpdump", "-nnl", "-i", dev, "--immediate-mode", filter)
-	eventually(t, "tcpdump", func() error {
+	testutil.Eventually(t, "tcpdump", func() error {
 		if !strings.Contains(k.text(), "listening on") {
 			return errors.New(k.text())
 		}

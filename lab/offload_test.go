@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // carriers counts the open flows to an address by who carries them.
@@ -71,7 +72,7 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 	s := stream(t, l, client, toService(backend, vip), seconds)
 	carried := func(what string) {
 		t.Helper()
-		eventually(t, what, func() error {
+		testutil.Eventually(t, what, func() error {
 			kernel, agent := carriers(t, l, node, vip)
 			if inKernel != (kernel > 0) || !inKernel && agent == 0 {
 				return fmt.Errorf("%d flows carried by the kernel, %d by the agent", kernel, agent)
@@ -87,7 +88,7 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 		t.Errorf("%s: status says %q %v", node, st.Offload, err)
 	}
 	first := packetsOf(t, l, node)
-	eventually(t, "the Service's bytes are counted", func() error {
+	testutil.Eventually(t, "the Service's bytes are counted", func() error {
 		if n := metric(t, l, node, service) - before; n < 10<<20 {
 			return fmt.Errorf("%v bytes", n)
 		}
@@ -127,7 +128,7 @@ func TestOffload_BackendRemoved_ConnectionEnds(t *testing.T) {
 	for _, vip := range getSvc(t, l, "web").ips(t) {
 		mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
 		s := stream(t, l, client, toService(backend, vip), 60)
-		eventually(t, "the kernel carries the stream", func() error {
+		testutil.Eventually(t, "the kernel carries the stream", func() error {
 			if kernel, _ := carriers(t, l, "n1", vip); kernel == 0 {
 				text := s.text()
 				return errors.New("none yet: " + vip.String() + text[max(0, len(text)-200):])
@@ -155,7 +156,7 @@ func TestOffload_QdiscOnPodInterface_AgentForwards(t *testing.T) {
 	s := stream(t, l, client, toService(backend, vip), 8)
 	carriedBy := func(who string) {
 		t.Helper()
-		eventually(t, "carried by the "+who, func() error {
+		testutil.Eventually(t, "carried by the "+who, func() error {
 			if kernel, agent := carriers(t, l, "n1", vip); (who == "kernel") != (kernel > 0) || (who == "agent") != (agent > 0) {
 				return fmt.Errorf("%d flows by the kernel, %d by the agent", kernel, agent)
 			}

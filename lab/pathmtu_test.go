@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // A link between two nodes that loses large packets without a word: TCP goes on by itself, in both directions and through a
@@ -29,7 +30,7 @@ func TestLinkThatLosesLargePackets(t *testing.T) {
 	known := func(want string, ok func(mtu int) bool) {
 		t.Helper()
 		for _, x := range [][2]string{{"n1", "n2"}, {"n2", "n1"}} {
-			eventually(t, x[0]+" finds the path to "+x[1]+want, func() error {
+			testutil.Eventually(t, x[0]+" finds the path to "+x[1]+want, func() error {
 				stuck(l, near, far) // an idle path is left alone
 				p, err := peer(x[0], x[1])
 				if err == nil && !ok(p.PathMTU) {

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // onlyHosts waits until a Service is answered by exactly these Pods.
 func onlyHosts(t *testing.T, c asker, ask func() (string, error), hosts ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s is answered by %v alone", c.name, hosts), func() error {
+	testutil.Eventually(t, fmt.Sprintf("%s is answered by %v alone", c.name, hosts), func() error {
 		seen := map[string]bool{}
 		for range 12 {
 			line, err := ask()

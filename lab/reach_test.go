@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // Every Pod reaches every Pod, every node's Pods reach the other nodes themselves and the nodes reach the Pods; and on
@@ -43,7 +45,7 @@ func podToNode(t *testing.T, l *Lab, p *Pod, node string) {
 	t.Helper()
 	for i, u := range l.Spec.underlayAddrs(node) {
 		k := begin(t, l, on(l, node), l.Exe, "lab", "echo", "--tcp", "", "--udp", "", "--http", netip.AddrPortFrom(u.Addr(), 8099).String())
-		eventually(t, "Pod to node "+node, func() error {
+		testutil.Eventually(t, "Pod to node "+node, func() error {
 			out, err := l.PodOutput(p, "curl", "-sS", "--max-time", "5", "http://"+netip.AddrPortFrom(u.Addr(), 8099).String()+"/")
 			if err == nil && !strings.Contains(out, "client="+strings.TrimSuffix(netip.AddrPortFrom(p.Addresses[i], 0).String(), "0")) {
 				err = fmt.Errorf("answered %q, expected the Pod's own address", out)

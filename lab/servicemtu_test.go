@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // short answers datagrams of any size in two bytes.
@@ -102,7 +104,7 @@ func TestServiceMTU(t *testing.T) {
 		for _, v4 := range []bool{true, false} {
 			vip := family(s.ips(t), netip.Addr.Is4, v4)[0]
 			node := family(addrsOf(l.Spec.underlayAddrs("n1")), netip.Addr.Is4, v4)[0]
-			eventually(t, b.name, func() error {
+			testutil.Eventually(t, b.name, func() error {
 				_, err := fromPod(l, client).run(exe, "lab", "get", "--timeout", "5s", fmt.Sprintf("tcp://%s", netip.AddrPortFrom(vip, 7)))
 				return err
 			})

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // applyYAML applies manifests on a node.
@@ -122,7 +123,7 @@ func family[T any](list []T, is4 func(T) bool, v4 bool) (out []T) {
 // mustAsk asks until an answer comes from one of the hosts; seen says which client address must be shown, "" for any.
 func mustAsk(t *testing.T, c asker, a netip.Addr, tcp, udp int, hosts string, seen netip.Addr) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s -> %s", c.name, a), func() error {
+	testutil.Eventually(t, fmt.Sprintf("%s -> %s", c.name, a), func() error {
 		x, y, err := c.ask(a, tcp, udp)
 		if err != nil {
 			return err
@@ -227,7 +228,7 @@ func TestServiceFollowsItsPods(t *testing.T) {
 	mustAsk(t, fromPod(l, client), vip, 7, 7, "a", client.Addresses[0])
 	b := labelled(t, l, "n2", "b", "app=web")
 	seen := map[string]bool{}
-	eventually(t, "both backends answer", func() error {
+	testutil.Eventually(t, "both backends answer", func() error {
 		x, _, err := fromPod(l, client).ask(vip, 7, 7)
 		if err == nil {
 			seen[strings.Fields(x)[0]] = true
@@ -240,7 +241,7 @@ func TestServiceFollowsItsPods(t *testing.T) {
 	if err := l.RemovePod(a); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "only the second answers", func() error {
+	testutil.Eventually(t, "only the second answers", func() error {
 		for range 5 {
 			x, _, err := fromPod(l, client).ask(vip, 7, 7)
 			if err != nil || !strings.HasPrefix(x, "host=b ") {
@@ -306,12 +307,12 @@ func TestHostProgramInTheMasqueradeRange(t *testing.T) {
 	for _, v4 := range []bool{true, false} {
 		node := family(addrsOf(l.Spec.underlayAddrs("n1")), netip.Addr.Is4, v4)[0]
 		for _, c := range []asker{fromMachine(l, "etcd1"), fromMachine(l, "n2"), fromMachine(l, "n1"), fromPod(l, near)} {
-			eventually(t, fmt.Sprintf("%s reaches %s:27017", c.name, node), func() error {
+			testutil.Eventually(t, fmt.Sprintf("%s reaches %s:27017", c.name, node), func() error {
 				_, _, err := c.ask(node, 27017, 27017)
 				return err
 			})
 		}
-		eventually(t, "a Pod of another node", func() error {
+		testutil.Eventually(t, "a Pod of another node", func() error {
 			_, err := l.PodOutput(far, "curl", "-sS", "--max-time", "5", fmt.Sprintf("http://%s/", netip.AddrPortFrom(node, 15021)))
 			return err
 		})
@@ -360,7 +361,7 @@ func TestServiceFlowsOutliveTheAgent(t *testing.T) {
 		talks = append(talks, begin(t, l, in(l, client), "bash", "-c", script))
 	}
 	for _, k := range talks {
-		eventually(t, "talk", func() error {
+		testutil.Eventually(t, "talk", func() error {
 			if !strings.Contains(k.text(), "line3\n") {
 				return errors.New(k.text())
 			}
@@ -447,7 +448,7 @@ func TestHostPort(t *testing.T) {
 	if err := l.RemovePod(p); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the host port is gone", func() error {
+	testutil.Eventually(t, "the host port is gone", func() error {
 		if out := sh(t, l, "n1", "ip rule; ip -6 rule"); strings.Contains(out, "8081") {
 			return errors.New(out)
 		}
@@ -465,7 +466,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 	for i, want := range []string{`503 {"service":{"namespace":"default","name":"b"},"localEndpoints":0,"serviceProxyHealthy":true}`,
 		`200 {"service":{"namespace":"default","name":"b"},"localEndpoints":1,"serviceProxyHealthy":true}`} {
 		for _, u := range addrsOf(l.Spec.underlayAddrs(nodeName(i + 1))) {
-			eventually(t, "health of "+u.String(), func() error {
+			testutil.Eventually(t, "health of "+u.String(), func() error {
 				out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "3", "-w", "%{http_code}", "http://"+host(u)+":"+port+"/")
 				code := out[max(0, len(out)-3):]
 				if got := code + " " + strings.TrimSpace(strings.TrimSuffix(out, code)); err == nil && got != want {
@@ -476,7 +477,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 		}
 	}
 	applyYAML(t, l, web("b", "app: b", "  type: LoadBalancer"))
-	eventually(t, "the port is closed", func() error {
+	testutil.Eventually(t, "the port is closed", func() error {
 		if out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "1", "http://"+host(l.Spec.underlayAddrs("n2")[0].Addr())+":"+port+"/"); err == nil {
 			return errors.New(out)
 		}
@@ -498,7 +499,7 @@ func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
 	sh(t, l, "etcd1", "ip route add 198.51.100.7/32 via 192.168.77.11")
 	mustAsk(t, fromMachine(l, "etcd1"), ext, 7, 7, "a b", netip.Addr{})
 	vip := getSvc(t, l, "sticky").ips(t)[0]
-	eventually(t, "both backends known", func() error {
+	testutil.Eventually(t, "both backends known", func() error {
 		out := sh(t, l, "n1", l.Exe+" services default/sticky")
 		if strings.Count(out, "10.42.") < 4 {
 			return errors.New(out)

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // bootSystemd makes systemd the first process of a PID namespace beside a machine's own namespaces. Its root has the computer's
@@ -98,7 +100,7 @@ func boot(t *testing.T, l *Lab, machine, unit string, folders ...string) *system
 		}
 		_, _ = k.wait(t, 20*time.Second)
 	})
-	eventually(t, "systemd", func() error {
+	testutil.Eventually(t, "systemd", func() error {
 		for _, pid := range l.processes() {
 			if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.TrimSpace(string(comm)) == "systemd" {
 				s.pid = pid
@@ -161,7 +163,7 @@ func TestSystemdUnit(t *testing.T) {
 	ready := func(after string) {
 		t.Helper()
 		s.must("/usr/local/bin/warren", "status", "--ready")
-		eventually(t, "calls after "+after, func() error { _, err := calls(l, pods[1], pods[0].Addresses[0]); return err })
+		testutil.Eventually(t, "calls after "+after, func() error { _, err := calls(l, pods[1], pods[0].Addresses[0]); return err })
 		mustCall(t, l, pods[0], pods[1])
 	}
 	s.must("systemctl", "start", "warren")
@@ -175,7 +177,7 @@ func TestSystemdUnit(t *testing.T) {
 		t.Errorf("capabilities %s, expected NET_BIND_SERVICE, NET_ADMIN, NET_RAW and BPF (8000003400)", caps)
 	}
 	s.must("kill", "-KILL", main)
-	eventually(t, "systemd starts it again", func() error {
+	testutil.Eventually(t, "systemd starts it again", func() error {
 		if n := s.show("warren", "NRestarts"); n != "1" {
 			return fmt.Errorf("%s restarts", n)
 		}
@@ -238,7 +240,7 @@ func TestEtcdUnit(t *testing.T) {
 		t.Helper()
 		said++
 		cm := fmt.Sprintf("said%d", said)
-		eventually(t, "n1 writes after "+after, func() error {
+		testutil.Eventually(t, "n1 writes after "+after, func() error {
 			_, err := l.Output("n1", "sh", "-c", fmt.Sprintf(`%s apply -f - <<E
 apiVersion: v1
 kind: Service
@@ -247,7 +249,7 @@ spec: {selector: {app: nobody}, ports: [{port: 80}]}
 E`, l.Exe, cm))
 			return err
 		})
-		eventually(t, "n2's agent hears of it after "+after, func() error {
+		testutil.Eventually(t, "n2's agent hears of it after "+after, func() error {
 			out, err := l.Output("n2", l.Exe, "services")
 			if err == nil && !strings.Contains(out, cm) {
 				err = fmt.Errorf("not there:\n%s", out)
@@ -270,7 +272,7 @@ E`, l.Exe, cm))
 	}
 	s.must("nsenter", "-t", main, "-m", "-r", "-w", "sh", "-c", "touch /var/lib/warren-etcd/x && rm /var/lib/warren-etcd/x && ! touch /etc/x && ! touch /usr/x && ! touch /var/x")
 	s.must("kill", "-KILL", main)
-	eventually(t, "systemd starts it again", func() error {
+	testutil.Eventually(t, "systemd starts it again", func() error {
 		if n := s.show(name, "NRestarts"); n != "1" {
 			return fmt.Errorf("%s restarts", n)
 		}
@@ -289,14 +291,14 @@ E`, l.Exe, cm))
 	// More failures in a row than systemd stands without being told.
 	s.must("mv", "/etc/warren/etcd.key", "/etc/warren/away")
 	s.must("systemctl", "start", "--no-block", name)
-	eventually(t, "it fails and fails", func() error {
+	testutil.Eventually(t, "it fails and fails", func() error {
 		if n, err := strconv.Atoi(s.show(name, "NRestarts")); err != nil || n < 7 {
 			return fmt.Errorf("%d restarts, %v; now it is %s", n, err, s.show(name, "ActiveState"))
 		}
 		return nil
 	})
 	s.must("mv", "/etc/warren/away", "/etc/warren/etcd.key")
-	eventually(t, "it serves in the end", func() error {
+	testutil.Eventually(t, "it serves in the end", func() error {
 		_, err := s.run("systemctl", "is-active", name)
 		return err
 	})

@@ -6,14 +6,12 @@ import (
 	"os"
 
 	"github.com/warrennet/warren/cni"
+	"github.com/warrennet/warren/internal/version"
 )
 
-// version is set by the build.
-var version = "dev"
-
 func main() {
-	if os.Getenv("CNI_COMMAND") == "" {
-		fmt.Printf("warren-cni %s: a CNI plugin, executed by container runtimes; CNI versions %v\n", version, cni.Versions)
+	if os.Getenv("CNI_COMMAND") == "" { // executed by a person, also with --version
+		fmt.Printf("warren-cni %s: a CNI plugin, executed by container runtimes; CNI versions %v\n", version.Version, cni.Versions)
 		return
 	}
 	os.Exit(cni.Run(cni.Process{Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout}))

@@ -11,6 +11,7 @@ import (
 	"github.com/warrennet/warren/doctor"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/version"
 )
 
 func doctorCmd() *cobra.Command {
@@ -24,7 +25,7 @@ func doctorCmd() *cobra.Command {
 			"there is a problem.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			n := doctor.Node{Root: "/", ConflistAt: conflists, Plugins: plugins, Conflist: agent.ConflistName, Version: agent.Version,
+			n := doctor.Node{Root: "/", ConflistAt: conflists, Plugins: plugins, Conflist: agent.ConflistName, Version: version.Version,
 				Ping: doctor.Ping, Overlaps: hostnet.Overlaps, Chains: chains}
 			var st api.Status
 			if n.StatusErr = callAgent(c, http.MethodGet, api.StatusPath, nil, &st); n.StatusErr == nil {

@@ -29,9 +29,11 @@ func root() *cobra.Command {
 	c := &cobra.Command{
 		Use:           "warren",
 		Short:         "the network of a small cluster in one program, encrypted, in userspace",
+		Version:       versionText(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	c.SetVersionTemplate("{{.Version}}\n")
 	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), podCmd(), uninstallCmd(), versionCmd(), labCmd(),
 		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(), installCNICmd(), controllerCmd(), pkiCmd())
 	return c

@@ -58,6 +58,7 @@ var rules = []rule{
 	{module + "servicelb", []string{"agent", "servicelb", "cmd"}, "the agent joins tunnel and servicelb"},
 	{module + "dns", []string{"agent", "dns", "cmd", "bench"}, "the agent hands snapshots to DNS"},
 	{module + "internal/store", []string{"agent", "controller", "cmd", "lab", "bench", "internal/store"}, "only the agent and the commands read the store"},
+	{module + "internal/testutil", []string{"internal/testutil", "internal/store/etcd/etcdtest"}, "only tests use it"},
 	{module + "internal/systemd", []string{"agent", "cmd"}, "what runs as a unit speaks to its manager; packages do not"},
 	{module + "internal/hostnet", []string{"agent", "cmd"}, "only the agent configures the host; the doctor, started by cmd, looks"},
 }

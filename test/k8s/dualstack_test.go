@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // httpAt is the URL of a path at an address of either family.
@@ -67,7 +69,7 @@ func TestDualStackPods(t *testing.T) {
 	}
 	ok := func(what string, f func() error) {
 		t.Helper()
-		eventually(t, 15*time.Second, what, f)
+		testutil.EventuallyWithin(t, 15*time.Second, what, f)
 	}
 	clientFrom := func(expected string, f func() (string, error)) func() error {
 		return func() error {
@@ -126,7 +128,7 @@ func listenOutside(t *testing.T) (stop func()) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the server outside", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "the server outside", func() error {
 		_, err := hostname("ext", httpAt(outside6, outsidePort, "/hostname"))
 		return err
 	})
@@ -159,7 +161,7 @@ func TestDualStackServices(t *testing.T) {
 	}
 	ok := func(what string, f func() error) {
 		t.Helper()
-		eventually(t, 20*time.Second, what, f)
+		testutil.EventuallyWithin(t, 20*time.Second, what, f)
 	}
 	for service, families := range map[string]string{"prefer": "46", "require": "64", "six": "6", "port": "46", "lb": "46"} {
 		ips := canonical(field(service, ".spec.clusterIPs[*]"))
@@ -300,7 +302,7 @@ spec: {ipFamilyPolicy: RequireDualStack, selector: {app: host}, ports: [{port: 8
 	}
 	for _, ip := range []string{nodeIP("n2"), nodeIP6("n2")} {
 		for _, from := range []string{"ext", "n1", "n2"} {
-			eventually(t, 15*time.Second, "hostPort at "+ip+" from "+from, func() error {
+			testutil.EventuallyWithin(t, 15*time.Second, "hostPort at "+ip+" from "+from, func() error {
 				out, err := hostname(from, httpAt(ip, 28082, "/hostname"))
 				if err != nil {
 					return err
@@ -311,7 +313,7 @@ spec: {ipFamilyPolicy: RequireDualStack, selector: {app: host}, ports: [{port: 8
 	}
 	for _, ip := range canonical(kubectl(t, "-n", ns, "get", "service", "host", "-o", "jsonpath={.spec.clusterIPs[*]}")) {
 		for _, n := range nodes {
-			eventually(t, 15*time.Second, "hostNetwork backend at "+ip+" from "+n, func() error {
+			testutil.EventuallyWithin(t, 15*time.Second, "hostNetwork backend at "+ip+" from "+n, func() error {
 				out, err := hostname(n, httpAt(ip, 80, "/hostname"))
 				if err != nil {
 					return err
@@ -319,7 +321,7 @@ spec: {ipFamilyPolicy: RequireDualStack, selector: {app: host}, ports: [{port: 8
 				return want(out, "n3")
 			})
 		}
-		eventually(t, 15*time.Second, "hostNetwork backend at "+ip+" from a Pod", func() error {
+		testutil.EventuallyWithin(t, 15*time.Second, "hostNetwork backend at "+ip+" from a Pod", func() error {
 			_, err := fromPod(ns, "port", curlArgs(httpAt(ip, 80, "/hostname"))...)
 			return err
 		})

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // keepAlive is a shell program that asks the same HTTP connection again and again for $3 seconds and prints how often
@@ -83,7 +85,7 @@ metadata: {name: web, namespace: %s}
 spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080, nodePort: %d}]}
 `, ns, port))
 	clusterIP = kubectl(t, "-n", ns, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
-	eventually(t, 15*time.Second, "the Service", func() error {
+	testutil.EventuallyWithin(t, 15*time.Second, "the Service", func() error {
 		_, err := hostname("n1", "http://"+clusterIP+"/hostname")
 		return err
 	})
@@ -98,7 +100,7 @@ func killAgent(t *testing.T, node string) {
 func agentsReady(t *testing.T) {
 	t.Helper()
 	for _, n := range nodes {
-		eventually(t, 90*time.Second, "agent of "+n, func() error {
+		testutil.EventuallyWithin(t, 90*time.Second, "agent of "+n, func() error {
 			out, err := try(n, "curl", "-fsS", "-m", "2", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/ready")
 			if err != nil {
 				return fmt.Errorf("%s %w", out, err)
@@ -154,11 +156,11 @@ func TestAPIServerAway(t *testing.T) {
 	killAgent(t, "n2")
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		for _, from := range []string{"n1", "n2", "n3"} {
-			eventually(t, 20*time.Second, "Service from "+from, func() error {
+			testutil.EventuallyWithin(t, 20*time.Second, "Service from "+from, func() error {
 				_, err := hostname(from, "http://"+ip+"/hostname")
 				return err
 			})
-			eventually(t, 20*time.Second, "cluster name on "+from, func() error {
+			testutil.EventuallyWithin(t, 20*time.Second, "cluster name on "+from, func() error {
 				out, err := try(from, "dig", "+short", "+tries=1", "+timeout=2", "@10.43.0.10", "web."+ns+".svc.cluster.local")
 				if err != nil {
 					return err
@@ -170,7 +172,7 @@ func TestAPIServerAway(t *testing.T) {
 	// The kubelet makes the sandbox anew and plugs it without asking the API server.
 	old := web["n2"].IP
 	run(t, "n2", "sh", "-c", "kill -9 $(ip netns pids $(ctr -n k8s.io containers ls >/dev/null; for n in /run/netns/*; do ip netns exec ${n##*/} ip -o addr show eth0 2>/dev/null | grep -q "+old+"/ && echo ${n##*/}; done) | head -1)")
-	eventually(t, 60*time.Second, "a new sandbox on n2", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "a new sandbox on n2", func() error {
 		out, err := try("n2", "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/pods")
 		if err == nil && (strings.Contains(out, `"`+old+`"`) || !strings.Contains(out, web["n2"].Name)) {
 			err = fmt.Errorf("Pods %s; expected %s with another address than %s", out, web["n2"].Name, old)
@@ -178,8 +180,8 @@ func TestAPIServerAway(t *testing.T) {
 		return err
 	})
 	resume()
-	eventually(t, 60*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
-	eventually(t, 60*time.Second, "every node ready", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 60*time.Second, "every node ready", func() error {
 		out, err := tryKubectl("get", "nodes")
 		if err == nil && strings.Contains(out, "NotReady") {
 			err = fmt.Errorf("%s", out)
@@ -211,7 +213,7 @@ func TestNodeCutOff(t *testing.T) {
 		t.Errorf("the others suffer: %v", err)
 	}
 	link("up")
-	eventually(t, 30*time.Second, "the node is back", func() error {
+	testutil.EventuallyWithin(t, 30*time.Second, "the node is back", func() error {
 		_, err := fromPod(ns, web["n1"].Name, "curl", "-fsS", "-m", "2", "http://"+web["n3"].IP+":8080/hostname")
 		return err
 	})

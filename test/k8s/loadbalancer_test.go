@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // lbView is what `warren lb` of a node shows.
@@ -73,7 +75,7 @@ func lbAddress(ns, name string) (string, error) {
 
 func untilLBAddress(t *testing.T, ns, name string) (addr string) {
 	t.Helper()
-	eventually(t, 15*time.Second, "an address of "+name, func() (err error) {
+	testutil.EventuallyWithin(t, 15*time.Second, "an address of "+name, func() (err error) {
 		if addr, err = lbAddress(ns, name); err == nil && addr == "" {
 			err = errWrong
 		}
@@ -107,13 +109,13 @@ func TestLoadBalancer(t *testing.T) {
 	get := func(path string) (string, error) {
 		return try("ext", "curl", "-fsS", "-m", "1", "http://"+addr+path)
 	}
-	eventually(t, 20*time.Second, "an answer at "+addr, func() error { _, err := get("/hostname"); return err })
+	testutil.EventuallyWithin(t, 20*time.Second, "an answer at "+addr, func() error { _, err := get("/hostname"); return err })
 	t.Logf("an answer %.1f s after the pool", time.Since(start).Seconds())
 	if out := kubectl(t, "-n", ns, "get", "service", "web"); !strings.Contains(out, addr) {
 		t.Errorf("kubectl get service: %s", out)
 	}
 	var owner string
-	eventually(t, 10*time.Second, "one owner", func() (err error) { owner, err = announcer(addr); return err })
+	testutil.EventuallyWithin(t, 10*time.Second, "one owner", func() (err error) { owner, err = announcer(addr); return err })
 
 	t.Run("takeover", func(t *testing.T) {
 		killed := time.Now()
@@ -134,7 +136,7 @@ func TestLoadBalancer(t *testing.T) {
 			t.Errorf("the address was away for %s", took)
 		}
 		agentsReady(t)
-		eventually(t, 30*time.Second, "one owner again", func() (err error) { owner, err = announcer(addr); return err })
+		testutil.EventuallyWithin(t, 30*time.Second, "one owner again", func() (err error) { owner, err = announcer(addr); return err })
 	})
 
 	t.Run("policy Local follows its endpoint", func(t *testing.T) {
@@ -147,7 +149,7 @@ func TestLoadBalancer(t *testing.T) {
 				}
 				kubectl(t, "-n", ns, "label", "pod", web[n].Name, label, "--overwrite")
 			}
-			eventually(t, 30*time.Second, addr+" on "+node+" with its Pod, seeing the client", func() error {
+			testutil.EventuallyWithin(t, 30*time.Second, addr+" on "+node+" with its Pod, seeing the client", func() error {
 				if out, err := get("/hostname"); err != nil || want(out, web[node].Name) != nil {
 					return fmt.Errorf("%q %w", out, err)
 				}
@@ -175,7 +177,7 @@ func TestLoadBalancer(t *testing.T) {
 	t.Run("a wish waits", func(t *testing.T) {
 		apply(t, balancerOf(ns, "second", "web", ", loadBalancerIP: "+addr)+balancerOf(ns, "outside", "web", ", loadBalancerIP: 203.0.113.9"))
 		for name, why := range map[string]string{"second": addr + " is held by service " + ns + "/web", "outside": "203.0.113.9 lies in no pool"} {
-			eventually(t, 10*time.Second, "an Event of "+name, func() error {
+			testutil.EventuallyWithin(t, 10*time.Second, "an Event of "+name, func() error {
 				out, err := tryKubectl("-n", ns, "get", "events", "--field-selector", "reason=NoAddress,involvedObject.name="+name, "-o", "jsonpath={.items[*].message}")
 				if err != nil {
 					return err
@@ -189,27 +191,27 @@ func TestLoadBalancer(t *testing.T) {
 			}
 		}
 		kubectl(t, "-n", ns, "delete", "service", "web")
-		eventually(t, 10*time.Second, "the address", func() error {
+		testutil.EventuallyWithin(t, 10*time.Second, "the address", func() error {
 			a, err := lbAddress(ns, "second")
 			if err != nil {
 				return err
 			}
 			return want(a, addr)
 		})
-		eventually(t, 10*time.Second, "an answer", func() error { _, err := get("/hostname"); return err })
+		testutil.EventuallyWithin(t, 10*time.Second, "an answer", func() error { _, err := get("/hostname"); return err })
 	})
 
 	t.Run("freed", func(t *testing.T) {
 		kubectl(t, "-n", ns, "patch", "service", "second", "--type=json", "-p",
 			`[{"op":"replace","path":"/spec/type","value":"ClusterIP"},{"op":"remove","path":"/spec/loadBalancerIP"}]`)
-		eventually(t, 10*time.Second, "all addresses free", func() error {
+		testutil.EventuallyWithin(t, 10*time.Second, "all addresses free", func() error {
 			out, err := tryKubectl("get", "addresspool", "lan", "-o", "jsonpath={.status.used} {.status.free}")
 			if err != nil {
 				return err
 			}
 			return want(out, "0 8")
 		})
-		eventually(t, 10*time.Second, "silence", func() error {
+		testutil.EventuallyWithin(t, 10*time.Second, "silence", func() error {
 			_, _ = try("ext", "ip", "neigh", "flush", "all")
 			if out, err := get("/hostname"); err == nil {
 				return fmt.Errorf("%q still answers", out)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // From flannel (vxlan, the bridge plugin), kube-proxy (nftables) and CoreDNS to warren and back, as docs/kubernetes.md has
@@ -168,18 +170,18 @@ func (m *migration) reach(t *testing.T, more ...podInfo) {
 	slices.SortFunc(all, func(a, b podInfo) int { return cmp.Compare(a.Name, b.Name) })
 	for _, from := range all {
 		for _, to := range all {
-			eventually(t, 20*time.Second, from.Name+" on "+from.Node+" to "+to.Name+" on "+to.Node, func() error {
+			testutil.EventuallyWithin(t, 20*time.Second, from.Name+" on "+from.Node+" to "+to.Name+" on "+to.Node, func() error {
 				_, err := fromPod(m.ns, from.Name, curlArgs("http://"+to.IP+":8080/hostname")...)
 				return err
 			})
 		}
-		eventually(t, 20*time.Second, "Service by name from "+from.Name+" on "+from.Node, func() error {
+		testutil.EventuallyWithin(t, 20*time.Second, "Service by name from "+from.Name+" on "+from.Node, func() error {
 			_, err := fromPod(m.ns, from.Name, curlArgs("http://web/hostname")...)
 			return err
 		})
 	}
 	for _, n := range nodes {
-		eventually(t, 20*time.Second, "node port of "+n, func() error {
+		testutil.EventuallyWithin(t, 20*time.Second, "node port of "+n, func() error {
 			_, err := hostname("ext", "http://"+nodeIP(n)+":30090/hostname")
 			return err
 		})
@@ -277,7 +279,7 @@ metadata: {name: warren-config, namespace: warren-system}
 data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 `)
 	kubectl(t, "apply", "-f", repoFile("deploy/kubeadm/warren.yaml"))
-	eventually(t, 60*time.Second, "what agents wait for", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "what agents wait for", func() error {
 		_, err := tryKubectl("-n", "warren-system", "get", "configmap/warren-cluster", "secret/warren-etcd-client")
 		return err
 	})
@@ -285,7 +287,7 @@ data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 	for _, n := range nodes {
 		m.phase(t, "agent on "+n)
 		kubectl(t, "label", "node", n, "warren.dev/agent-")
-		eventually(t, 60*time.Second, "agent on "+n, func() error {
+		testutil.EventuallyWithin(t, 60*time.Second, "agent on "+n, func() error {
 			for _, p := range pods(t, "warren-system", "app.kubernetes.io/component=agent") {
 				if p.Node == n {
 					_, err := tryKubectl("-n", "warren-system", "wait", "--for=condition=Ready", "pod/"+p.Name, "--timeout=1s")
@@ -379,7 +381,7 @@ func (m *migration) leave(t *testing.T, node string, others []string) {
 	m.phase(t, node+" back on flannel")
 	m.quiet(node)
 	kubectl(t, "label", "node", node, "warren.dev/agent=no")
-	eventually(t, 90*time.Second, "uninstalled on "+node, func() error {
+	testutil.EventuallyWithin(t, 90*time.Second, "uninstalled on "+node, func() error {
 		for _, p := range pods(t, "warren-uninstall", "app.kubernetes.io/component=uninstall") {
 			if p.Node == node {
 				_, err := tryKubectl("-n", "warren-uninstall", "wait", "--for=condition=Ready", "pod/"+p.Name, "--timeout=1s")
@@ -389,7 +391,7 @@ func (m *migration) leave(t *testing.T, node string, others []string) {
 		return errWrong
 	})
 	if len(others) > 0 {
-		eventually(t, 30*time.Second, "node rm "+node, func() error {
+		testutil.EventuallyWithin(t, 30*time.Second, "node rm "+node, func() error {
 			_, err := tryKubectl("-n", "warren-system", "exec", "ds/warren", "-c", "agent", "--", "/warren", "node", "rm", node)
 			return err
 		})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // ConfigMap kube-system/kube-dns leads a zone to a server that is a Pod of another node; created, changed and deleted at
@@ -50,7 +52,7 @@ spec: {nodeName: n1, terminationGracePeriodSeconds: 0, containers: [{name: c, im
 	}
 	answer := func(what, expected string) {
 		t.Helper()
-		eventually(t, 15*time.Second, what, func() error {
+		testutil.EventuallyWithin(t, 15*time.Second, what, func() error {
 			out, err := fromPod(ns, "client", "dig", "+short", "+tries=1", "+timeout=3", "www.corp.example")
 			if err != nil {
 				return err
@@ -71,7 +73,7 @@ spec: {nodeName: n1, terminationGracePeriodSeconds: 0, containers: [{name: c, im
 	}
 	kubectl(t, "-n", "kube-system", "delete", "configmap", "kube-dns")
 	answer("gone with the ConfigMap", "")
-	eventually(t, 15*time.Second, "the node's own servers again", func() error {
+	testutil.EventuallyWithin(t, 15*time.Second, "the node's own servers again", func() error {
 		out, err := fromPod(ns, "client", "dig", "+short", "+tries=1", "+timeout=3", "upstream.rig.test")
 		if err != nil {
 			return err

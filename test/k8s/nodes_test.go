@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // One apply over a running cluster is harmless, and leaves what the operator wrote.
@@ -40,7 +42,7 @@ func TestClusterDNSService(t *testing.T) {
 		t.Errorf("kube-dns has %q; expected the kubelets' clusterDNS 10.43.0.10 and fd43::a", ips)
 	}
 	for _, family := range []string{"IPv4", "IPv6"} {
-		eventually(t, 30*time.Second, family+" endpoints", func() error {
+		testutil.EventuallyWithin(t, 30*time.Second, family+" endpoints", func() error {
 			out, err := tryKubectl("-n", "kube-system", "get", "endpointslices", "-l", "kubernetes.io/service-name=kube-dns", "-o", `jsonpath={.items[?(@.addressType=="`+family+`")].endpoints[*].addresses[0]}`)
 			if n := len(strings.Fields(out)); err == nil && n != len(nodes) {
 				err = fmt.Errorf("%d endpoints: %s", n, out)
@@ -65,7 +67,7 @@ func TestStaticPod(t *testing.T) {
 	web := onEachNode(t, ns, "web")
 	run(t, "n2", "sh", "-c", fmt.Sprintf("cat >/etc/kubernetes/manifests/fixed.yaml <<'Y'\napiVersion: v1\nkind: Pod\nmetadata: {name: fixed, namespace: %s}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %q, args: [netexec]}]}\nY", ns, agnhost))
 	defer func() { _, _ = try("n2", "rm", "-f", "/etc/kubernetes/manifests/fixed.yaml") }()
-	eventually(t, 60*time.Second, "the static Pod", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "the static Pod", func() error {
 		ip, err := tryKubectl("-n", ns, "get", "pod", "fixed-n2", "-o", "jsonpath={.status.podIP}")
 		if err != nil || ip == "" {
 			return fmt.Errorf("address %q %w", ip, err)
@@ -85,7 +87,7 @@ func TestNodeObjectMadeAnew(t *testing.T) {
 	before := cut(block(), `"podCIDRs":[`, "]")
 	kubectl(t, "delete", "node", "n3")
 	run(t, "n3", "sh", "-c", "kill $(cat /run/rig/kubelet.pid)")
-	eventually(t, 90*time.Second, "the node is back and Ready", func() error {
+	testutil.EventuallyWithin(t, 90*time.Second, "the node is back and Ready", func() error {
 		out, err := tryKubectl("get", "node", "n3", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if err != nil {
 			return err
@@ -97,7 +99,7 @@ func TestNodeObjectMadeAnew(t *testing.T) {
 	}
 	kubectl(t, "-n", ns, "rollout", "status", "daemonset/web", "--timeout=90s")
 	for _, p := range pods(t, ns, "app=web") {
-		eventually(t, 30*time.Second, "Pod on "+p.Node, func() error {
+		testutil.EventuallyWithin(t, 30*time.Second, "Pod on "+p.Node, func() error {
 			_, err := fromPod(ns, web["n1"].Name, curlArgs("http://"+p.IP+":8080/hostname")...)
 			return err
 		})

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // reboot cuts the power of nodes and starts them again.
@@ -81,12 +83,12 @@ func everythingWorks(t *testing.T, ns, service string) {
 	t.Helper()
 	agentsReady(t)
 	for _, n := range nodes {
-		eventually(t, 120*time.Second, n+" is Ready", func() error { return nodeReady(n) })
-		eventually(t, 120*time.Second, "Pods of "+n+" and their addresses", func() error { return settled(n) })
+		testutil.EventuallyWithin(t, 120*time.Second, n+" is Ready", func() error { return nodeReady(n) })
+		testutil.EventuallyWithin(t, 120*time.Second, "Pods of "+n+" and their addresses", func() error { return settled(n) })
 	}
 	for _, from := range pods(t, ns, "app=web") {
 		for _, to := range pods(t, ns, "app=web") {
-			eventually(t, 30*time.Second, "Pod "+from.Node+" to Pod "+to.Node, func() error {
+			testutil.EventuallyWithin(t, 30*time.Second, "Pod "+from.Node+" to Pod "+to.Node, func() error {
 				for _, ip := range []string{to.IP, to.IP6} {
 					if _, err := fromPod(ns, from.Name, curlArgs(httpAt(ip, 8080, "/hostname"))...); err != nil {
 						return err
@@ -96,7 +98,7 @@ func everythingWorks(t *testing.T, ns, service string) {
 			})
 		}
 		for _, url := range []string{"http://" + service + "/hostname", "https://kubernetes.default.svc/livez"} {
-			eventually(t, 30*time.Second, from.Node+" to "+url, func() error {
+			testutil.EventuallyWithin(t, 30*time.Second, from.Node+" to "+url, func() error {
 				_, err := fromPod(ns, from.Name, curlArgs(url, "-k")...)
 				return err
 			})
@@ -116,7 +118,7 @@ func TestReboot(t *testing.T) {
 	boot := func() string { return kubectl(t, "get", "node", "n3", "-o", "jsonpath={.status.nodeInfo.bootID}") }
 	before, status := boot(), agentStatus(t, "n3")
 	reboot(t, "n3")
-	eventually(t, 60*time.Second, "the kubelet tells of a new boot", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "the kubelet tells of a new boot", func() error {
 		if boot() == before {
 			return fmt.Errorf("boot id %s", before)
 		}
@@ -140,7 +142,7 @@ func TestPowerCut(t *testing.T) {
 	onEachNode(t, ns, "web")
 	nodePortService(t, ns, 30086)
 	reboot(t, nodes...)
-	eventually(t, 120*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 120*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
 	everythingWorks(t, ns, "web")
 }
 

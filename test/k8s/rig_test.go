@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // The cluster that rig/up.sh makes.
@@ -89,25 +91,13 @@ func apply(t *testing.T, text string) {
 	}
 }
 
-// eventually repeats f until it succeeds.
-func eventually(t *testing.T, within time.Duration, what string, f func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("not within %s: %s: %v", within, what, err)
-}
-
 // namespace makes one for the test, removed at its end.
 func namespace(t *testing.T) string {
 	t.Helper()
 	ns := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	kubectl(t, "create", "namespace", ns)
 	t.Cleanup(func() { _, _ = tryKubectl("delete", "namespace", ns, "--wait=false") })
-	eventually(t, 30*time.Second, "service account", func() error {
+	testutil.EventuallyWithin(t, 30*time.Second, "service account", func() error {
 		_, err := tryKubectl("-n", ns, "get", "serviceaccount", "default")
 		return err
 	})

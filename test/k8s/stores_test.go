@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // hang stops processes of n1 where they are, so that their connections stay open and nobody answers; resume lets them go
@@ -60,12 +62,12 @@ func TestBothStoresAway(t *testing.T) {
 		t.Helper()
 		for _, n := range nodes {
 			for _, url := range []string{httpAt(web["n3"].IP, 8080, "/hostname"), httpAt(web["n1"].IP6, 8080, "/hostname"), "http://" + ip + "/hostname"} {
-				eventually(t, 30*time.Second, "from the Pod on "+n+" to "+url, func() error {
+				testutil.EventuallyWithin(t, 30*time.Second, "from the Pod on "+n+" to "+url, func() error {
 					_, err := insidePod(n, web[n].IP, curlArgs(url)...)
 					return err
 				})
 			}
-			eventually(t, 30*time.Second, "name from the Pod on "+n, func() error {
+			testutil.EventuallyWithin(t, 30*time.Second, "name from the Pod on "+n, func() error {
 				out, err := insidePod(n, web[n].IP, "dig", "+short", "+tries=1", "+timeout=2", "@10.43.0.10", name)
 				if err != nil {
 					return err
@@ -80,7 +82,7 @@ func TestBothStoresAway(t *testing.T) {
 		if out, err := cniCall(n, "ADD", "away", netns, ""); err != nil {
 			t.Errorf("ADD on %s: %v %s", n, err, out)
 		}
-		eventually(t, 30*time.Second, "the new Pod on "+n+" reaches another node's", func() error {
+		testutil.EventuallyWithin(t, 30*time.Second, "the new Pod on "+n+" reaches another node's", func() error {
 			_, err := try(n, append([]string{"ip", "netns", "exec", "away"}, curlArgs("http://"+web["n1"].IP+":8080/hostname")...)...)
 			return err
 		})
@@ -91,7 +93,7 @@ func TestBothStoresAway(t *testing.T) {
 	ways()
 	resumeEtcd()
 	resumeAPI()
-	eventually(t, 60*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
 	everythingWorks(t, ns, "web")
 }
 
@@ -119,9 +121,9 @@ func TestTokenRenewed(t *testing.T) {
 	}
 	defer heal()
 	run(t, "n1", "sh", "-c", "kill -9 $("+apiPid+")")
-	eventually(t, 60*time.Second, "another API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 60*time.Second, "another API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
 	for _, n := range nodes {
-		eventually(t, 60*time.Second, "the agent of "+n+" says that it is refused", func() error {
+		testutil.EventuallyWithin(t, 60*time.Second, "the agent of "+n+" says that it is refused", func() error {
 			out, err := try(n, "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")
 			if err == nil && !strings.Contains(out, "the API server is away: ") {
 				err = fmt.Errorf("%s", out)
@@ -136,14 +138,14 @@ func TestTokenRenewed(t *testing.T) {
 	}
 	token := kubectl(t, "-n", "warren-system", "create", "token", "warren-agent", "--duration=10m")
 	run(t, "n2", "sh", "-c", `printf %s "$1" >$(ls /var/lib/kubelet/pods/`+uid+`/volumes/kubernetes.io~projected/kube-api-access-*/..data/token)`, "write", token)
-	eventually(t, 60*time.Second, "the node with the new token follows", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "the node with the new token follows", func() error {
 		_, err := hostname("n2", "http://"+second+"/hostname")
 		return err
 	})
 	heal()
 	agentsReady(t)
 	for _, n := range nodes {
-		eventually(t, 60*time.Second, n+" follows", func() error { _, err := hostname(n, "http://"+second+"/hostname"); return err })
+		testutil.EventuallyWithin(t, 60*time.Second, n+" follows", func() error { _, err := hostname(n, "http://"+second+"/hostname"); return err })
 	}
 }
 
@@ -157,7 +159,7 @@ func TestServiceRange(t *testing.T) {
 		t.Helper()
 		for _, n := range nodes {
 			for _, r := range [][]string{{"-4", "10.44.0.0/24"}, {"-6", "fd44::/112"}} {
-				eventually(t, 30*time.Second, fmt.Sprintf("route to %s on %s: %v", r[1], n, yes), func() error {
+				testutil.EventuallyWithin(t, 30*time.Second, fmt.Sprintf("route to %s on %s: %v", r[1], n, yes), func() error {
 					out, err := try(n, "ip", r[0], "route", "show", "table", "all", r[1])
 					if err == nil && strings.Contains(out, "warren0") != yes {
 						err = fmt.Errorf("%q", out)
@@ -167,7 +169,7 @@ func TestServiceRange(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, 30*time.Second, "Ready", func() error {
+	testutil.EventuallyWithin(t, 30*time.Second, "Ready", func() error {
 		out, err := tryKubectl("get", "servicecidr", "more", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if err != nil {
 			return err
@@ -183,11 +185,11 @@ spec: {ipFamilyPolicy: RequireDualStack, clusterIP: 10.44.0.20, clusterIPs: [10.
 `, ns))
 	for _, n := range nodes {
 		for _, ip := range []string{"10.44.0.20", "fd44::20"} {
-			eventually(t, 15*time.Second, ip+" from the Pod on "+n, func() error {
+			testutil.EventuallyWithin(t, 15*time.Second, ip+" from the Pod on "+n, func() error {
 				_, err := fromPod(ns, web[n].Name, curlArgs(httpAt(ip, 80, "/hostname"))...)
 				return err
 			})
-			eventually(t, 15*time.Second, ip+" from "+n, func() error { _, err := hostname(n, httpAt(ip, 80, "/hostname")); return err })
+			testutil.EventuallyWithin(t, 15*time.Second, ip+" from "+n, func() error { _, err := hostname(n, httpAt(ip, 80, "/hostname")); return err })
 		}
 	}
 	kubectl(t, "-n", ns, "delete", "service", "far")
@@ -205,7 +207,7 @@ func TestNodeBeingDeleted(t *testing.T) {
 	}
 	says := func(path, status string) {
 		t.Helper()
-		eventually(t, 30*time.Second, path+" says "+status, func() error {
+		testutil.EventuallyWithin(t, 30*time.Second, path+" says "+status, func() error {
 			out, err := code(path)
 			if err != nil {
 				return err
@@ -226,7 +228,7 @@ func TestNodeBeingDeleted(t *testing.T) {
 		t.Errorf("the Pod of a node that is being deleted: %v", err)
 	}
 	release()
-	eventually(t, 30*time.Second, "the Node is gone", func() error {
+	testutil.EventuallyWithin(t, 30*time.Second, "the Node is gone", func() error {
 		out, err := tryKubectl("get", "node", "n3", "--ignore-not-found")
 		if err != nil {
 			return err
@@ -234,7 +236,7 @@ func TestNodeBeingDeleted(t *testing.T) {
 		return want(out, "")
 	})
 	run(t, "n3", "sh", "-c", "kill $(cat /run/rig/kubelet.pid)") // registers when it starts
-	eventually(t, 90*time.Second, "the Node is back", func() error { return nodeReady("n3") })
+	testutil.EventuallyWithin(t, 90*time.Second, "the Node is back", func() error { return nodeReady("n3") })
 	says("/healthz", "200")
 	agentsReady(t)
 }
@@ -283,7 +285,7 @@ func TestTwoMachinesOneName(t *testing.T) {
 		_ = agent.Process.Signal(syscall.SIGTERM)
 		_ = agent.Wait()
 	}()
-	eventually(t, 60*time.Second, "a refusal that says why", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "a refusal that says why", func() error {
 		raw, err := os.ReadFile(log)
 		if err == nil && !strings.Contains(string(raw), `belongs to another machine that is alive`) {
 			err = fmt.Errorf("%s", raw)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // Every Pod reaches every Pod, every node every Pod, every Pod every node, names, the API server and the world.
@@ -21,7 +23,7 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080
 `, ns))
 	ok := func(what string, f func() error) {
 		t.Helper()
-		eventually(t, 15*time.Second, what, f)
+		testutil.EventuallyWithin(t, 15*time.Second, what, f)
 	}
 	for _, a := range nodes {
 		for _, b := range nodes {
@@ -118,24 +120,24 @@ func TestServiceTypes(t *testing.T) {
 		return func() error { _, err := fromPod(ns, client, curlArgs(url)...); return err }
 	}
 	svc(`{selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}`)
-	eventually(t, 10*time.Second, "ClusterIP", get("http://s/hostname"))
+	testutil.EventuallyWithin(t, 10*time.Second, "ClusterIP", get("http://s/hostname"))
 	svc(`{selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080}]}`)
-	eventually(t, 10*time.Second, "another port", get("http://s:81/hostname"))
+	testutil.EventuallyWithin(t, 10*time.Second, "another port", get("http://s:81/hostname"))
 	if err := get("http://s/hostname")(); err == nil {
 		t.Error("the old port still answers")
 	}
 	svc(`{type: NodePort, selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080, nodePort: 30099}]}`)
-	eventually(t, 10*time.Second, "NodePort", func() error { _, err := hostname("ext", "http://"+nodeIP("n3")+":30099/hostname"); return err })
+	testutil.EventuallyWithin(t, 10*time.Second, "NodePort", func() error { _, err := hostname("ext", "http://"+nodeIP("n3")+":30099/hostname"); return err })
 	svc(`{type: NodePort, externalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080, nodePort: 30099}]}`)
 	for _, n := range nodes {
-		eventually(t, 10*time.Second, "externalTrafficPolicy Local keeps the client's address", func() error {
+		testutil.EventuallyWithin(t, 10*time.Second, "externalTrafficPolicy Local keeps the client's address", func() error {
 			out, err := hostname("ext", "http://"+nodeIP(n)+":30099/clientip")
 			if err == nil && !strings.HasPrefix(out, outside+":") {
 				err = fmt.Errorf("%s sees %s", n, out)
 			}
 			return err
 		})
-		eventually(t, 10*time.Second, "and the node's own Pod", func() error {
+		testutil.EventuallyWithin(t, 10*time.Second, "and the node's own Pod", func() error {
 			out, err := hostname("ext", "http://"+nodeIP(n)+":30099/hostname")
 			if err != nil {
 				return err
@@ -144,7 +146,7 @@ func TestServiceTypes(t *testing.T) {
 		})
 	}
 	svc(`{type: ClusterIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080}]}`)
-	eventually(t, 10*time.Second, "internalTrafficPolicy Local", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "internalTrafficPolicy Local", func() error {
 		for range 6 {
 			out, err := fromPod(ns, client, curlArgs("http://s:81/hostname")...)
 			if err != nil {
@@ -160,7 +162,7 @@ func TestServiceTypes(t *testing.T) {
 		t.Error("the node port still answers")
 	}
 	svc(`{type: ClusterIP, sessionAffinity: ClientIP, internalTrafficPolicy: Cluster, selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080}]}`)
-	eventually(t, 10*time.Second, "sessionAffinity", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "sessionAffinity", func() error {
 		first := ""
 		for range 8 {
 			out, err := fromPod(ns, client, curlArgs("http://s:81/hostname")...)
@@ -178,7 +180,7 @@ func TestServiceTypes(t *testing.T) {
 	})
 	kubectl(t, "-n", ns, "delete", "service", "s")
 	svc(`{type: ExternalName, externalName: upstream.rig.test}`)
-	eventually(t, 10*time.Second, "ExternalName", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "ExternalName", func() error {
 		out, err := fromPod(ns, client, "dig", "+short", "+search", "s")
 		if err == nil && !strings.Contains(out, outside) {
 			err = fmt.Errorf("%q", out)
@@ -187,7 +189,7 @@ func TestServiceTypes(t *testing.T) {
 	})
 	kubectl(t, "-n", ns, "delete", "service", "s")
 	svc(`{clusterIP: None, selector: {app: web}, ports: [{name: http, port: 8080}]}`)
-	eventually(t, 10*time.Second, "headless", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "headless", func() error {
 		out, err := fromPod(ns, client, "dig", "+short", "+search", "s")
 		if n := len(strings.Fields(out)); err == nil && n != len(nodes) {
 			err = fmt.Errorf("%d addresses", n)
@@ -201,7 +203,7 @@ func TestNoEndpoints(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: %s}\nspec: {selector: {app: nothing}, ports: [{port: 80, targetPort: 8080}]}\n", ns))
-	eventually(t, 10*time.Second, "refused", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "refused", func() error {
 		out, err := fromPod(ns, web["n1"].Name, "sh", "-c", "curl -sS -m 5 http://none/ 2>&1; true")
 		if err == nil && !strings.Contains(out, "ouldn't connect") {
 			err = fmt.Errorf("%q", out)
@@ -209,7 +211,7 @@ func TestNoEndpoints(t *testing.T) {
 		return err
 	})
 	kubectl(t, "-n", ns, "patch", "service", "none", "-p", `{"spec":{"selector":{"app":"web"}}}`)
-	eventually(t, 10*time.Second, "works", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "works", func() error {
 		_, err := fromPod(ns, web["n1"].Name, curlArgs("http://none/hostname")...)
 		return err
 	})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // A StatefulSet's Pods have stable names, also after they were made anew with another address.
@@ -46,7 +48,7 @@ spec:
 		}
 		return nil
 	}
-	eventually(t, 15*time.Second, "every member by name", reach)
+	testutil.EventuallyWithin(t, 15*time.Second, "every member by name", reach)
 	out, err := fromPod(ns, "db-0", "dig", "+short", "SRV", "_http._tcp.db."+ns+".svc.cluster.local")
 	if err != nil || len(strings.Split(strings.TrimSpace(out), "\n")) != 3 {
 		t.Errorf("SRV: %q, %v; expected three targets", out, err)
@@ -57,7 +59,7 @@ spec:
 	if now := kubectl(t, "-n", ns, "get", "pod", "db-1", "-o", "jsonpath={.status.podIP}"); now == old {
 		t.Errorf("the new Pod has the address of the old one, %s: addresses must not be used again at once", old)
 	}
-	eventually(t, 15*time.Second, "every member by name again", reach)
+	testutil.EventuallyWithin(t, 15*time.Second, "every member by name again", reach)
 }
 
 // Jobs run and their Pods reach Services; a CronJob's too.
@@ -152,7 +154,7 @@ spec:
 		{"n2", "http://" + nodeIP("n2") + ":28080/hostname", "address"},
 		{"n2", "http://127.0.0.1:28080/hostname", "local"},
 	} {
-		eventually(t, 10*time.Second, c.from+" "+c.url, func() error {
+		testutil.EventuallyWithin(t, 10*time.Second, c.from+" "+c.url, func() error {
 			out, err := hostname(c.from, c.url)
 			if err != nil {
 				return err
@@ -160,7 +162,7 @@ spec:
 			return want(out, c.name)
 		})
 	}
-	eventually(t, 10*time.Second, "UDP", func() error {
+	testutil.EventuallyWithin(t, 10*time.Second, "UDP", func() error {
 		out, err := try("ext", "bash", "-c", "echo hostname | nc -u -w 1 "+nodeIP("n2")+" 28080")
 		if err != nil && out == "" {
 			return err

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // Uninstall leaves a node as it was: no interface, rule, route or file of warren's.
@@ -18,7 +20,7 @@ func TestUninstall(t *testing.T) {
 		agentsReady(t)
 		kubectl(t, "wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
 	}()
-	eventually(t, 60*time.Second, "no agent on n3", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "no agent on n3", func() error {
 		if out, err := try("n3", "pgrep", "-f", "^[^ ]*warren agent"); err == nil {
 			return fmt.Errorf("pid %s", out)
 		}
