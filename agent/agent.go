@@ -18,7 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/agent/cniserver"
 	"github.com/warrennet/warren/agent/probe"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/dns"
@@ -62,7 +62,7 @@ type Agent struct {
 	asked      askedServers                   // only the apply loop uses it
 	heard      atomic.Bool                    // the store has answered since the start
 	pool       *ipam.Pool
-	plug       *plug.Server
+	plug       *cniserver.Server
 	probes     *probe.Prober
 	probing    sync.Mutex // one look at which Pods are probed at a time
 	links      *veth.Kernel

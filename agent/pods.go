@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/agent/cniserver"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/store/disk"
@@ -31,8 +31,8 @@ func (a *Agent) openPlug() error {
 	if a.links, err = veth.NewKernel(tablePods); err != nil {
 		return err
 	}
-	a.plug = plug.New(plug.Config{
-		Pool: a.pool, Links: plug.Kernel{Kernel: a.links}, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
+	a.plug = cniserver.New(cniserver.Config{
+		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
 		DNS: a.podDNS, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged,
 		Added: func(took time.Duration) { plugging.Observe(took.Seconds()) }, Log: a.log,
 	})
@@ -74,7 +74,7 @@ func (a *Agent) reconcileOnce() {
 	}
 	if !r.Empty() {
 		a.log.Info("the Pods' records and interfaces differed", "released", len(r.Released), "undone", len(r.Undone),
-			"adopted", len(r.Adopted), "strangers", r.Strangers)
+			"adopted", len(r.Adopted), "problem", r.Unknown)
 	}
 }
 

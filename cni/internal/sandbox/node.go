@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/warrennet/warren/agent/plug"
+	"github.com/warrennet/warren/agent/cniserver"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/ipam"
@@ -35,7 +35,7 @@ type Node struct {
 	Dir    string
 	Socket string
 	Pool   *ipam.Pool
-	Server *plug.Server
+	Server *cniserver.Server
 	Kernel *veth.Kernel
 	Log    *slog.Logger
 	// Ready may be replaced before Start; "" is ready.
@@ -101,7 +101,7 @@ func (n *Node) Start() (err error) {
 	if n.Pool, err = ipam.OpenPool(ipam.PoolConfig{Dir: n.Dir, BootID: n.BootID, Blocks: n.Blocks}); err != nil {
 		return err
 	}
-	n.Server = plug.New(plug.Config{Pool: n.Pool, Links: plug.Kernel{Kernel: n.Kernel}, MTU: func() int { return MTU }, Table: Table,
+	n.Server = cniserver.New(cniserver.Config{Pool: n.Pool, Links: n.Kernel, MTU: func() int { return MTU }, Table: Table,
 		Protocol: Protocol, Ready: n.Ready, Log: n.Log,
 		DNS: func(string) api.DNS {
 			return api.DNS{Servers: []string{"10.43.0.10"}, Searches: []string{"cluster.local"}}

@@ -1,4 +1,4 @@
-package plug
+package cniserver
 
 import (
 	"bytes"
@@ -16,16 +16,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/ipam"
 	"go.uber.org/goleak"
 )
 
-// fakeLinks behaves like veth.Kernel: names are unique, deleting nothing is no error. The package cni runs the same
-// server over the real one.
+// fakeLinks behaves like veth.Kernel: names are unique, and deleting a missing interface is no error. The tests of
+// package cni run the same server over veth.Kernel.
 type fakeLinks struct {
 	mu    sync.Mutex
-	links map[string]Link
+	links map[string]veth.Link
 	fail  error // of every Delete
 }
 
@@ -46,7 +47,7 @@ func (f *fakeLinks) Delete(name string) error {
 	return nil
 }
 
-func (f *fakeLinks) List() (out []Link, err error) {
+func (f *fakeLinks) List() (out []veth.Link, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, l := range f.links {
@@ -59,10 +60,10 @@ func (f *fakeLinks) make(at api.Attachment, addrs ...netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	name := api.HostIfName(at)
-	f.links[name] = Link{Name: name, Attachment: at, Pod: "shop/web", Addresses: addrs}
+	f.links[name] = veth.Link{Name: name, Attachment: at, Pod: "shop/web", Addresses: addrs}
 }
 
-// rig is a server on a socket, with hands on all that it stands on.
+// rig is a server on a socket, with access to all of its dependencies.
 type rig struct {
 	*Server
 	t       *testing.T
@@ -82,7 +83,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, links: &fakeLinks{links: map[string]Link{}}, socket: filepath.Join(dir, "s"), clock: time.Unix(1e9, 0)}
+	r := &rig{t: t, links: &fakeLinks{links: map[string]veth.Link{}}, socket: filepath.Join(dir, "s"), clock: time.Unix(1e9, 0)}
 	r.Server = New(Config{Pool: pool, Links: r.links, MTU: func() int { return 1420 }, Table: 101, Protocol: 157,
 		Ready:   func() string { r.mu.Lock(); defer r.mu.Unlock(); return r.ready },
 		Changed: func() { r.mu.Lock(); defer r.mu.Unlock(); r.changes++ },
@@ -113,7 +114,7 @@ func (r *rig) plugin() *plugin {
 	return &plugin{r, &http.Client{Transport: tr}}
 }
 
-func (p *plugin) hangUp() { p.c.CloseIdleConnections() }
+func (p *plugin) disconnect() { p.c.CloseIdleConnections() }
 
 // call returns the error's code, 0 for none.
 func (p *plugin) call(path string, q, a any) (int, string) {
@@ -155,7 +156,7 @@ func (p *plugin) raw(path string, body []byte, a any) (int, string) {
 
 func at(id string) api.Attachment { return api.Attachment{ContainerID: id, IfName: "eth0"} }
 
-func (r *rig) plug(id string) netip.Addr {
+func (r *rig) attach(id string) netip.Addr {
 	r.t.Helper()
 	p := r.plugin()
 	var a api.AddReply
@@ -166,7 +167,7 @@ func (r *rig) plug(id string) netip.Addr {
 	if code, msg := p.call(api.CNICommitPath, api.CommitRequest{Attachment: at(id)}, nil); code != 0 {
 		r.t.Fatal(msg)
 	}
-	p.hangUp()
+	p.disconnect()
 	return a.Addresses[0]
 }
 
@@ -174,12 +175,12 @@ func (r *rig) eventually(what string, cond func() bool) {
 	r.t.Helper()
 	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			r.t.Fatal("never came true: " + what)
+			r.t.Fatal("timeout: " + what)
 		}
 	}
 }
 
-func TestReservationDiesWithItsConnection(t *testing.T) {
+func TestAdd_ConnectionEndsBeforeCommit_IsUndone(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	t.Run("", func(t *testing.T) {
 		r := newRig(t)
@@ -191,19 +192,19 @@ func TestReservationDiesWithItsConnection(t *testing.T) {
 		if n := len(r.Pods()); n != 0 {
 			t.Errorf("%d Pods before the commit", n)
 		}
-		p.hangUp()
+		p.disconnect()
 		r.eventually("record and link are gone", func() bool {
 			live, _ := r.links.Exists(api.HostIfName(at("a")))
 			return len(r.Pool.Records()) == 0 && !live
 		})
-		r.plug("a")
+		r.attach("a")
 		if n := len(r.Pods()); n != 1 || r.changes != 1 {
 			t.Errorf("%d Pods, %d changes", n, r.changes)
 		}
 	})
 }
 
-func TestAnotherConnectionCannotCommit(t *testing.T) {
+func TestCommit_OtherConnection_IsRefused(t *testing.T) {
 	r := newRig(t)
 	p, q := r.plugin(), r.plugin()
 	p.call(api.CNIAddPath, api.AddRequest{Attachment: at("a")}, nil)
@@ -218,9 +219,9 @@ func TestAnotherConnectionCannotCommit(t *testing.T) {
 	}
 }
 
-func TestAddErrors(t *testing.T) {
+func TestAdd_InvalidRequest_HasCodeAndReason(t *testing.T) {
 	r := newRig(t)
-	first := r.plug("a")
+	first := r.attach("a")
 	for _, c := range []struct {
 		name string
 		body string
@@ -230,14 +231,16 @@ func TestAddErrors(t *testing.T) {
 		{"attached", `{"containerID":"a","ifName":"eth0","network":"n","netns":"x","dns":{}}`, api.CodeAttached, "attached already"},
 		{"held", `{"containerID":"b","ifName":"eth0","network":"n","netns":"x","dns":{},"ips":["` + first.String() + `"]}`, api.CodeHeld, "container a"},
 		{"unknown field", `{"containerID":"b","ifName":"eth0","colour":"red"}`, api.CodeDecode, "colour"},
-		{"two values", `{"containerID":"b","ifName":"eth0"} {}`, api.CodeDecode, "behind"},
+		{"two values", `{"containerID":"b","ifName":"eth0"} {}`, api.CodeDecode, "data after it"},
 		{"no JSON", `ADD`, api.CodeDecode, "invalid character"},
 		{"too long", `{"containerID":"` + strings.Repeat("x", maxBody) + `"}`, api.CodeDecode, "too large"},
 		{"no container", `{"ifName":"eth0"}`, api.CodeInternal, "needs a container id"},
 	} {
-		if code, msg := r.plugin().raw(api.CNIAddPath, []byte(c.body), nil); code != c.code || !strings.Contains(msg, c.want) {
-			t.Errorf("%s: %d %s", c.name, code, msg)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			if code, msg := r.plugin().raw(api.CNIAddPath, []byte(c.body), nil); code != c.code || !strings.Contains(msg, c.want) {
+				t.Errorf("code %d, %s; expected code %d and %q", code, msg, c.code, c.want)
+			}
+		})
 	}
 	r.mu.Lock()
 	r.ready = "no Pod CIDR yet"
@@ -247,9 +250,9 @@ func TestAddErrors(t *testing.T) {
 	}
 }
 
-func TestStatusWaitsForARestart(t *testing.T) {
+func TestStatus_NotReady_FailsAfterGrace(t *testing.T) {
 	r := newRig(t)
-	ask := func() api.StatusReply {
+	status := func() api.StatusReply {
 		var s api.StatusReply
 		if code, msg := r.plugin().call(api.CNIStatusPath, nil, &s); code != 0 {
 			t.Fatal(msg)
@@ -262,30 +265,30 @@ func TestStatusWaitsForARestart(t *testing.T) {
 		r.ready, r.clock = ready, r.clock.Add(d)
 	}
 	step("the tunnel is coming up", 0)
-	if s := ask(); s.Code != 0 {
+	if s := status(); s.Code != 0 {
 		t.Errorf("at first: %v", s)
 	}
 	step("the tunnel is coming up", DefaultGrace)
-	if s := ask(); s.Code != api.CodeUnavailable || s.Reason != "the tunnel is coming up" {
+	if s := status(); s.Code != api.CodeUnavailable || s.Reason != "the tunnel is coming up" {
 		t.Errorf("after the grace: %v", s)
 	}
 	step("", time.Second)
-	if s := ask(); s.Code != 0 {
+	if s := status(); s.Code != 0 {
 		t.Errorf("ready again: %v", s)
 	}
 	for id := 'a'; id < 'a'+12; id++ {
-		r.plug(string(id))
+		r.attach(string(id))
 	}
 	step("", time.Hour)
-	if s := ask(); s.Code != 0 {
+	if s := status(); s.Code != 0 {
 		t.Errorf("a full block: %v", s)
 	}
 }
 
-func TestDeleteThatFailsKeepsTheAddress(t *testing.T) {
+func TestDel_InterfaceCannotBeDeleted_KeepsRecord(t *testing.T) {
 	r := newRig(t)
-	r.plug("a")
-	r.links.fail = errors.New("the kernel says no")
+	r.attach("a")
+	r.links.fail = errors.New("operation not permitted")
 	if code, _ := r.plugin().call(api.CNIDelPath, api.DelRequest{Attachment: at("a")}, nil); code == 0 {
 		t.Error("DEL succeeded")
 	}
@@ -303,13 +306,13 @@ func TestDeleteThatFailsKeepsTheAddress(t *testing.T) {
 	}
 }
 
-func TestGCCarriesOn(t *testing.T) {
+func TestGC_OneCallInProgress_RemovesOthers(t *testing.T) {
 	r := newRig(t)
 	for _, id := range []string{"a", "b", "c"} {
-		r.plug(id)
+		r.attach(id)
 	}
 	p := r.plugin()
-	p.call(api.CNIAddPath, api.AddRequest{Attachment: at("d"), Network: "podnet"}, nil) // under way: not GC's
+	p.call(api.CNIAddPath, api.AddRequest{Attachment: at("d"), Network: "podnet"}, nil) // in progress: GC must not remove it
 	var g api.GCReply
 	if code, msg := r.plugin().call(api.CNIGCPath, api.GCRequest{Network: "podnet", Valid: []api.Attachment{at("b")}}, &g); code != 0 {
 		t.Fatal(msg)
@@ -319,26 +322,26 @@ func TestGCCarriesOn(t *testing.T) {
 	}
 }
 
-func TestReconcile(t *testing.T) {
+func TestReconcile_EachDifference_IsFixedOnce(t *testing.T) {
 	r := newRig(t)
-	gone, lost := r.plug("gone"), r.plug("lost")
-	r.plug("fine")
+	gone, lost := r.attach("gone"), r.attach("lost")
+	r.attach("fine")
 	r.links.Delete(api.HostIfName(at("gone")))
 	r.Pool.Release(at("lost"))
 	if _, _, err := r.Pool.Reserve(ipam.Record{Attachment: at("half"), HostIfName: api.HostIfName(at("half"))}); err != nil {
 		t.Fatal(err)
 	}
 	r.links.make(at("half"))
-	r.links.links["wrnstranger"] = Link{Name: "wrnstranger"}
-	p := r.plugin() // an ADD under way stays as it is
+	r.links.links["wrnunknown"] = veth.Link{Name: "wrnunknown"}
+	p := r.plugin() // an ADD in progress is not touched
 	p.call(api.CNIAddPath, api.AddRequest{Attachment: at("busy")}, nil)
 
 	rep, err := r.Reconcile()
 	if err != nil || len(rep.Released) != 1 || rep.Released[0].Addresses[0] != gone || len(rep.Undone) != 1 || rep.Undone[0].ContainerID != "half" ||
-		len(rep.Adopted) != 1 || rep.Adopted[0].Addresses[0] != lost || len(rep.Strangers) != 1 {
+		len(rep.Adopted) != 1 || rep.Adopted[0].Addresses[0] != lost || len(rep.Unknown) != 1 {
 		t.Errorf("%+v %v", rep, err)
 	}
-	delete(r.links.links, "wrnstranger")
+	delete(r.links.links, "wrnunknown")
 	if rep, err := r.Reconcile(); err != nil || !rep.Empty() {
 		t.Errorf("the second time: %+v %v", rep, err)
 	}
@@ -347,33 +350,33 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// An ADD that finds the pool full asks for room once, and says why there is none.
-func TestFullPoolAsksForMore(t *testing.T) {
+// An ADD that finds the pool full requests another block once, and reports why there is none.
+func TestAdd_PoolFull_RequestsAnotherBlock(t *testing.T) {
 	r := newRig(t)
 	for i := range 12 {
-		r.plug(string(rune('a' + i)))
+		r.attach(string(rune('a' + i)))
 	}
-	var asked int
-	room := errors.New("the store is away")
+	var requested int
+	room := errors.New("the store is unreachable")
 	r.More = func(context.Context) error {
-		asked++
+		requested++
 		if room != nil {
 			return room
 		}
 		return r.Pool.SetBlocks([]netip.Prefix{netip.MustParsePrefix("10.42.7.0/28"), netip.MustParsePrefix("10.42.9.0/28")})
 	}
 	code, msg := r.plugin().call(api.CNIAddPath, api.AddRequest{Attachment: at("z"), Network: "podnet"}, nil)
-	if code != api.CodeFull || !strings.Contains(msg, "12 Pods") || !strings.Contains(msg, "the store is away") || asked != 1 {
-		t.Errorf("code %d after %d requests for room: %s", code, asked, msg)
+	if code != api.CodeFull || !strings.Contains(msg, "12 Pods") || !strings.Contains(msg, "the store is unreachable") || requested != 1 {
+		t.Errorf("code %d after %d requests for room: %s", code, requested, msg)
 	}
 	room = nil
-	if a := r.plug("z"); a.String() != "10.42.9.3" {
+	if a := r.attach("z"); a.String() != "10.42.9.3" {
 		t.Errorf("with room: %v", a)
 	}
 }
 
-// Each ADD is timed, from the plugin's connection to its commit; one that is given up is not.
-func TestAddIsTimed(t *testing.T) {
+// The duration of an ADD is reported from the plugin's connection to its commit. An ADD without commit is not reported.
+func TestAdd_Commit_ReportsDuration(t *testing.T) {
 	r := newRig(t)
 	p := r.plugin()
 	var a api.AddReply
@@ -388,11 +391,11 @@ func TestAddIsTimed(t *testing.T) {
 		t.Fatal(msg)
 	}
 	q := r.plugin()
-	if code, msg := q.call(api.CNIAddPath, api.AddRequest{Attachment: at("given up"), Network: "podnet"}, &a); code != 0 {
+	if code, msg := q.call(api.CNIAddPath, api.AddRequest{Attachment: at("not committed"), Network: "podnet"}, &a); code != 0 {
 		t.Fatal(msg)
 	}
-	q.hangUp()
-	p.hangUp()
+	q.disconnect()
+	p.disconnect()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !slices.Equal(r.added, []time.Duration{30 * time.Millisecond}) {

@@ -1,4 +1,4 @@
-package plug
+package cniserver
 
 import (
 	"context"
@@ -11,17 +11,17 @@ import (
 	"github.com/warrennet/warren/ipam"
 )
 
-// claimWait bounds how long an ADD waits for the end of another one of the same attachment.
+// claimWait bounds how long a call waits for the end of another call for the same attachment.
 const claimWait = 3 * time.Second
 
-// add reserves addresses for the life of the connection.
+// add handles ADD: it reserves addresses for the life of the connection.
 func (s *Server) add(r *request) (any, error) {
 	var q api.AddRequest
 	if err := r.decode(&q); err != nil {
 		return nil, err
 	}
-	if why := s.notReady(); why != "" {
-		return nil, &api.Error{Code: api.CodeTryAgain, Message: "the agent cannot plug Pods yet", Details: why}
+	if reason := s.notReady(); reason != "" {
+		return nil, &api.Error{Code: api.CodeTryAgain, Message: "the agent cannot attach Pods yet", Details: reason}
 	}
 	ses, err := s.claim(r, q.Attachment)
 	if err != nil {
@@ -38,7 +38,8 @@ func (s *Server) add(r *request) (any, error) {
 	return s.reply(rec), nil
 }
 
-// reserve makes the record of an ADD. One that was left over is replaced, one whose interface lives is defended.
+// reserve makes the record of an ADD. A stale record of the attachment is replaced. An attachment whose interface exists
+// is refused.
 func (s *Server) reserve(ctx context.Context, q api.AddRequest) (ipam.Record, error) {
 	name := api.HostIfName(q.Attachment)
 	if old, ok := s.Pool.Get(q.Attachment); ok {
@@ -49,28 +50,28 @@ func (s *Server) reserve(ctx context.Context, q api.AddRequest) (ipam.Record, er
 		return ipam.Record{}, err
 	} else if live {
 		return ipam.Record{}, &api.Error{Code: api.CodeAttached,
-			Message: fmt.Sprintf("%s has the interface %s on the node without a record: DEL it first", ipam.Name(q.Attachment), name)}
+			Message: fmt.Sprintf("%s has the interface %s on the node and no record: call DEL first", ipam.Name(q.Attachment), name)}
 	}
 	return s.fromPool(ctx, ipam.Record{Attachment: q.Attachment, Network: q.Network, Netns: q.Netns,
 		PodNamespace: q.PodNamespace, PodName: q.PodName, PodUID: q.PodUID, Requested: q.IPs, HostIfName: name,
 		MAC: q.MAC, Labels: q.Labels, DNS: q.DNS, PortMappings: q.PortMappings, Created: s.now().UTC().Truncate(time.Second)})
 }
 
-// fromPool reserves addresses, once more when the pool was full and got room.
+// fromPool reserves addresses. When the pool is full, it requests another block and tries a second time.
 func (s *Server) fromPool(ctx context.Context, want ipam.Record) (ipam.Record, error) {
 	rec, _, err := s.Pool.Reserve(want)
 	var full *ipam.FullError
 	if s.More == nil || !errors.As(err, &full) {
 		return rec, err
 	}
-	if why := s.More(ctx); why != nil {
-		return rec, &api.Error{Code: api.CodeFull, Message: err.Error(), Details: why.Error()}
+	if noRoom := s.More(ctx); noRoom != nil {
+		return rec, &api.Error{Code: api.CodeFull, Message: err.Error(), Details: noRoom.Error()}
 	}
 	rec, _, err = s.Pool.Reserve(want)
 	return rec, err
 }
 
-// clearStale removes a record that no interface stands behind.
+// clearStale removes a record that has no interface.
 func (s *Server) clearStale(old ipam.Record) error {
 	if old.Committed {
 		live, err := s.Links.Exists(old.HostIfName)
@@ -90,7 +91,7 @@ func (s *Server) reply(r ipam.Record) api.AddReply {
 		Protocol: s.Protocol, DNS: s.DNS(r.PodNamespace)}
 }
 
-// commit keeps the reservation of this very connection.
+// commit ends an ADD: it turns the reservation of this connection into a record.
 func (s *Server) commit(r *request) (any, error) {
 	var q api.CommitRequest
 	if err := r.decode(&q); err != nil {
@@ -98,7 +99,7 @@ func (s *Server) commit(r *request) (any, error) {
 	}
 	ses := sessionOf(r)
 	if !s.holds(ses, q.Attachment) {
-		return nil, &api.Error{Code: api.CodeTryAgain, Message: "commit of " + ipam.Name(q.Attachment) + ": this connection holds no reservation of it"}
+		return nil, &api.Error{Code: api.CodeTryAgain, Message: "commit " + ipam.Name(q.Attachment) + ": this connection holds no reservation for it"}
 	}
 	if _, err := s.Pool.Commit(q.Attachment, q.MAC); err != nil {
 		return nil, err
@@ -109,14 +110,15 @@ func (s *Server) commit(r *request) (any, error) {
 	return struct{}{}, nil
 }
 
-// del removes the interface and then the record. The interface goes by its derived name even without a record.
+// del handles DEL: it deletes the interface, then the record. Without a record it deletes the interface by its derived
+// name.
 func (s *Server) del(r *request) (any, error) {
 	var q api.DelRequest
 	if err := r.decode(&q); err != nil {
 		return nil, err
 	}
 	ses := sessionOf(r)
-	if !s.holds(ses, q.Attachment) { // a failed ADD gives its own reservation back
+	if !s.holds(ses, q.Attachment) { // a failed ADD releases its own reservation
 		var err error
 		if ses, err = s.claim(r, q.Attachment); err != nil {
 			return nil, err
@@ -136,7 +138,7 @@ func (s *Server) del(r *request) (any, error) {
 	return api.DelReply{HostIfName: rec.HostIfName, Addresses: rec.Addresses}, nil
 }
 
-// check returns what the record says.
+// check handles CHECK: it returns the record's content.
 func (s *Server) check(r *request) (any, error) {
 	var q api.DelRequest
 	if err := r.decode(&q); err != nil {
@@ -149,7 +151,8 @@ func (s *Server) check(r *request) (any, error) {
 	return s.reply(rec), nil
 }
 
-// gc removes the attachments of a network that the runtime does not know. It carries on past single failures.
+// gc handles GC: it removes the attachments of a network that are missing from the runtime's list. It continues after
+// single failures and joins their errors.
 func (s *Server) gc(r *request) (any, error) {
 	var q api.GCRequest
 	if err := r.decode(&q); err != nil {
@@ -168,41 +171,41 @@ func (s *Server) gc(r *request) (any, error) {
 		out.Removed = append(out.Removed, rec.Attachment)
 	}
 	if len(out.Removed) > 0 {
-		s.Log.Info("garbage collected", "network", q.Network, "attachments", len(out.Removed))
+		s.Log.Info("garbage collection removed attachments", "network", q.Network, "count", len(out.Removed))
 		s.Changed()
 	}
 	return out, errors.Join(errs...)
 }
 
-// busy says whether an ADD or DEL of the attachment is under way.
+// busy reports whether a call for the attachment is in progress.
 func (s *Server) busy(at api.Attachment) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sessions[at] != nil
 }
 
-// status fails only when no ADD has been possible for longer than a restart takes: runtimes take a node out of
-// service because of it. A full block, or a store that is away, does not keep the next node from being chosen.
+// status handles STATUS. It fails only when ADD has been impossible for longer than a restart takes: runtimes take a node
+// out of service because of it. A full block or an unreachable store does not fail it: Pods that run are not affected.
 func (s *Server) status(*request) (any, error) {
-	why := s.notReady()
+	reason := s.notReady()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if why == "" || s.now().Sub(s.away) < s.Grace {
+	if reason == "" || s.now().Sub(s.notReadySince) < s.Grace {
 		return api.StatusReply{}, nil
 	}
-	return api.StatusReply{Code: api.CodeUnavailable, Reason: why}, nil
+	return api.StatusReply{Code: api.CodeUnavailable, Reason: reason}, nil
 }
 
-// notReady asks Ready and remembers since when it has been saying no.
+// notReady returns the reason of Ready and records since when there is one.
 func (s *Server) notReady() string {
-	why := s.Ready()
+	reason := s.Ready()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case why == "":
-		s.away = time.Time{}
-	case s.away.IsZero():
-		s.away = s.now()
+	case reason == "":
+		s.notReadySince = time.Time{}
+	case s.notReadySince.IsZero():
+		s.notReadySince = s.now()
 	}
-	return why
+	return reason
 }

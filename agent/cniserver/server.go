@@ -1,72 +1,69 @@
-// Package plug is the agent's side of the CNI plugin: the handlers under /v1/cni/ of the local API.
+// Package cniserver serves the CNI plugin: the handlers under /v1/cni/ of the agent's local API.
 //
-// It owns the Pods' records while an ADD is under way. A reservation lives as long as the plugin's connection: when
-// the connection ends before the commit (the plugin was killed), the host interface is deleted and the addresses go
-// back at once. Reconcile compares records with the interfaces that really exist; the agent calls it after a start
-// and now and then. The package starts no goroutine: it works in those of the http.Server it is attached to.
-package plug
+// It owns the sessions: which connection of the plugin has an ADD or DEL in progress, and for which attachment. A
+// reservation lives as long as the plugin's connection. When the connection ends before the commit (the plugin was
+// killed), the host interface is deleted and the addresses are released at once. Reconcile compares the records with the
+// interfaces that exist; the agent calls it at its start and periodically.
+//
+// The package never creates an interface: the plugin does. It starts no goroutine: it runs in those of the http.Server
+// that it is attached to.
+package cniserver
 
 import (
 	"context"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/ipam"
 )
 
-// Links is the kernel's view of the Pods' host interfaces. cni/veth implements it.
+// Links are the Pods' host interfaces in the kernel. *veth.Kernel implements it.
 type Links interface {
 	Exists(name string) (bool, error)
-	Delete(name string) error // no error for one that is gone
-	List() ([]Link, error)
+	Delete(name string) error // nil for an interface that does not exist
+	List() ([]veth.Link, error)
 }
 
-// Link is a live host interface of a Pod and what it tells about itself.
-type Link struct {
-	Name       string
-	Attachment api.Attachment // zero when the interface does not carry it
-	Pod        string         // namespace/name, "" when unknown
-	Addresses  []netip.Addr
-}
+var _ Links = (*veth.Kernel)(nil)
 
-// Config is what a Server works with.
+// Config holds the parameters of a Server. Pool, Links and MTU are required.
 type Config struct {
 	Pool     *ipam.Pool
 	Links    Links
 	MTU      func() int                     // of the tunnel, in bytes; Pods get it
 	Table    int                            // routing table of the Pods' host routes
 	Protocol int                            // routing protocol number that marks them as warren's
-	DNS      func(namespace string) api.DNS // for Pods of a namespace
-	Ready    func() string                  // "" when Pods can be plugged, else why not
-	// More makes room for another Pod after the pool was full, or says why it cannot; nil cannot. It may block until ctx ends.
+	DNS      func(namespace string) api.DNS // resolver configuration for Pods of a namespace
+	Ready    func() string                  // "" when Pods can be attached, else the reason why not
+	// More adds a block after the pool was full, or returns why it cannot. It may block until ctx ends. Optional.
 	More    func(ctx context.Context) error
 	Changed func()                   // called after the set of committed Pods changed; must not block
 	Added   func(took time.Duration) // called after each ADD, with the time since its plugin connected
-	// Grace is how long the agent may be unable to plug Pods before STATUS says so; longer than a restart takes.
+	// Grace is how long Ready may return a reason before STATUS fails. It is longer than a restart takes.
 	Grace time.Duration
 	Log   *slog.Logger
 }
 
-// Server answers the plugin. It is ready for use after New and Attach.
+// Server handles the plugin's requests. It is ready for use after New and Attach.
 type Server struct {
 	Config
 	now   func() time.Time
 	conns sync.Map // net.Conn -> *session: finds a connection's session for the ConnState hook
 
-	mu       sync.Mutex
-	sessions map[api.Attachment]*session // ADDs under way
-	away     time.Time                   // since when Ready has been giving a reason, zero while it gives none
+	mu            sync.Mutex
+	sessions      map[api.Attachment]*session // calls in progress
+	notReadySince time.Time                   // zero while Ready returns ""
 }
 
 // DefaultGrace is longer than an agent's restart with a slow disk.
 const DefaultGrace = 30 * time.Second
 
-// New makes a Server; it touches nothing.
+// New makes a Server without side effects.
 func New(c Config) *Server {
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
@@ -89,8 +86,8 @@ func New(c Config) *Server {
 	return &Server{Config: c, now: time.Now, sessions: map[api.Attachment]*session{}}
 }
 
-// Attach registers the handlers on mux and the connection hooks on srv, beside hooks that are there already. It must
-// come before srv serves.
+// Attach registers the handlers on mux and the connection hooks on srv. Hooks that srv has already are still called.
+// Call it before srv serves.
 func (s *Server) Attach(srv *http.Server, mux *http.ServeMux) {
 	mux.HandleFunc("POST "+api.CNIAddPath, s.handle(s.add))
 	mux.HandleFunc("POST "+api.CNICommitPath, s.handle(s.commit))
@@ -116,7 +113,7 @@ func (s *Server) Attach(srv *http.Server, mux *http.ServeMux) {
 	}
 }
 
-// Pods returns the records of all Pods whose interface stands.
+// Pods returns the records of all attached Pods: those whose ADD was committed.
 func (s *Server) Pods() []ipam.Record {
 	var out []ipam.Record
 	for _, r := range s.Pool.Records() {

@@ -1,4 +1,4 @@
-package plug
+package cniserver
 
 import (
 	"bytes"
@@ -15,15 +15,15 @@ import (
 // maxBody bounds a request. GC lists every attachment of the node, about 100 bytes each.
 const maxBody = 1 << 20
 
-// handle turns a call into an HTTP handler: its value is answered as JSON, its error as api.Error.
+// handle makes an HTTP handler of a call. The call's value is the response as JSON, its error one as api.Error.
 func (s *Server) handle(call func(*request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := call(&request{Request: r, w: w})
 		if err != nil {
-			s.refuse(w, r, err)
+			s.respondError(w, r, err)
 			return
 		}
-		answer(w, http.StatusOK, v)
+		respond(w, http.StatusOK, v)
 	}
 }
 
@@ -33,7 +33,7 @@ type request struct {
 	w http.ResponseWriter
 }
 
-// decode reads the body strictly: one JSON value, no unknown field, nothing behind it.
+// decode decodes the body strictly: one JSON value, no unknown field, no data after it.
 func (r *request) decode(v any) error {
 	d := json.NewDecoder(http.MaxBytesReader(r.w, r.Body, maxBody))
 	d.DisallowUnknownFields()
@@ -41,30 +41,30 @@ func (r *request) decode(v any) error {
 		return &api.Error{Code: api.CodeDecode, Message: "cannot read the request", Details: err.Error()}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return &api.Error{Code: api.CodeDecode, Message: "the request has something behind its JSON value"}
+		return &api.Error{Code: api.CodeDecode, Message: "cannot read the request", Details: "expected one JSON value, found data after it"}
 	}
 	return nil
 }
 
-func answer(w http.ResponseWriter, status int, v any) {
+func respond(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	if err := json.NewEncoder(&b).Encode(v); err != nil {
 		status = http.StatusInternalServerError
 		b.Reset()
-		fmt.Fprintf(&b, `{"code":%d,"message":"cannot write the answer"}`, api.CodeInternal)
+		fmt.Fprintf(&b, `{"code":%d,"message":"cannot encode the response"}`, api.CodeInternal)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	// The plugin's own small client reads a length, no chunks.
+	// The plugin's HTTP client does not implement chunked encoding.
 	w.Header().Set("Content-Length", fmt.Sprint(b.Len()))
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // a plugin that went away is seen by its connection
+	_, _ = w.Write(b.Bytes()) // the ConnState hook handles the end of the connection
 }
 
-// refuse answers with an error and gives it the code that the runtime sees.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// respondError sends an error with the code that the runtime receives.
+func (s *Server) respondError(w http.ResponseWriter, r *http.Request, err error) {
 	e := asError(err)
 	if e.Code == api.CodeInternal {
-		s.Log.Warn("cni request failed", "path", r.URL.Path, "err", err)
+		s.Log.Warn("CNI request failed", "url", r.URL.Path, "err", err)
 	}
 	status := http.StatusInternalServerError
 	switch e.Code {
@@ -77,7 +77,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case api.CodeTryAgain:
 		status = http.StatusServiceUnavailable
 	}
-	answer(w, status, e)
+	respond(w, status, e)
 }
 
 func asError(err error) *api.Error {

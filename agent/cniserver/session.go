@@ -1,4 +1,4 @@
-package plug
+package cniserver
 
 import (
 	"context"
@@ -11,21 +11,22 @@ import (
 
 type sessionKey struct{}
 
-// session is one connection of the plugin. It holds at most one reservation, from add to commit.
+// session is one connection of the plugin. It holds at most one reservation, from ADD to commit.
 type session struct {
 	began   time.Time
-	ended   chan struct{} // closed when the connection is gone and everything is undone
+	ended   chan struct{} // closed after the connection ended and its reservation was released
 	pending *ipam.Record  // guarded by Server.mu
 }
 
+// connected makes the session of a new connection; the http.Server calls it.
 func (s *Server) connected(ctx context.Context, c net.Conn) context.Context {
 	ses := &session{began: s.now(), ended: make(chan struct{})}
 	s.conns.Store(c, ses)
 	return context.WithValue(ctx, sessionKey{}, ses)
 }
 
-// disconnected undoes what the connection left unfinished. The kernel has ended the plugin's own work by then: a
-// process lets go of its sockets after its last system call.
+// disconnected undoes an ADD that was not committed. The plugin makes no further change by then: the kernel closes the
+// sockets of a process after its last system call.
 func (s *Server) disconnected(c net.Conn) {
 	v, ok := s.conns.LoadAndDelete(c)
 	if !ok {
@@ -36,9 +37,9 @@ func (s *Server) disconnected(c net.Conn) {
 	r := ses.pending
 	s.mu.Unlock()
 	if r != nil {
-		s.Log.Info("an ADD ended before its commit; undoing it", "container", r.ContainerID, "interface", r.IfName)
+		s.Log.Info("CNI ADD ended before its commit; undoing it", "container", r.ContainerID, "interface", r.IfName)
 		if err := s.undo(*r); err != nil {
-			s.Log.Error("cannot undo an ADD; the reconciler tries again", "container", r.ContainerID, "err", err)
+			s.Log.Error("cannot undo CNI ADD; retrying in the next reconciliation", "container", r.ContainerID, "interface", r.IfName, "err", err)
 		}
 		s.mu.Lock()
 		ses.pending = nil
@@ -48,10 +49,10 @@ func (s *Server) disconnected(c net.Conn) {
 	close(ses.ended)
 }
 
-// undo takes an interface and its record away.
+// undo deletes an interface and releases its record.
 func (s *Server) undo(r ipam.Record) error {
 	if err := s.Links.Delete(r.HostIfName); err != nil {
-		return err // the address stays held as long as the interface may live
+		return err // the record keeps the address while the interface may exist
 	}
 	_, _, err := s.Pool.Release(r.Attachment)
 	return err
@@ -62,12 +63,12 @@ func sessionOf(r *request) *session {
 	return ses
 }
 
-// claim makes the session the only one that works on an attachment. It waits for the end of another one, because a
-// runtime may try again before the end of a killed plugin's connection was seen.
+// claim makes the session the only one that works on an attachment. It waits for the end of another session, because a
+// runtime may retry before the agent has noticed the end of a killed plugin's connection.
 func (s *Server) claim(r *request, at api.Attachment) (*session, error) {
 	ses := sessionOf(r)
 	if ses == nil {
-		return nil, &api.Error{Code: api.CodeInternal, Message: "the connection is not known: plug.Server is not attached"}
+		return nil, &api.Error{Code: api.CodeInternal, Message: "the connection has no session: cniserver.Server is not attached to the HTTP server"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), claimWait)
 	defer cancel()
@@ -81,24 +82,24 @@ func (s *Server) claim(r *request, at api.Attachment) (*session, error) {
 		}
 		s.mu.Unlock()
 		if other == nil || other == ses {
-			return nil, &api.Error{Code: api.CodeInternal, Message: "one connection may hold one reservation"}
+			return nil, &api.Error{Code: api.CodeInternal, Message: "this connection holds a reservation already"}
 		}
 		select {
 		case <-other.ended:
 		case <-ctx.Done():
-			return nil, &api.Error{Code: api.CodeTryAgain, Message: "another ADD of " + ipam.Name(at) + " is under way"}
+			return nil, &api.Error{Code: api.CodeTryAgain, Message: "another call for " + ipam.Name(at) + " is in progress"}
 		}
 	}
 }
 
-// holds says whether the connection has an ADD of the attachment under way.
+// holds reports whether the connection holds a reservation for the attachment.
 func (s *Server) holds(ses *session, at api.Attachment) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return ses != nil && ses.pending != nil && ses.pending.Attachment == at
 }
 
-// release lets go of an attachment that was claimed.
+// release ends the claim of a session on an attachment.
 func (s *Server) release(at api.Attachment, ses *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
