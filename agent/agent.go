@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/agent/cniserver"
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/agent/probe"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/dns"
@@ -46,16 +47,13 @@ type Agent struct {
 	host       *hostnet.Host
 	tun        *tunnel.Tunnel
 	lb         *servicelb.Balancer
-	path       dataPath   // what other goroutines read of tun and lb
-	tables     tableCache // only the apply loop uses it
+	path       dataPath // what other goroutines read of tun and lb
 	checks     healthPorts
 	relays     relays
 	deaf       deaf
 	datagrams  datagrams
-	fast       fastPods
-	kernel     kernelView
+	offload    offloader
 	podded     podded
-	snats      map[netip.Prefix]netip.Addr // see standIns; only the apply loop uses it
 	dns        atomic.Pointer[dns.Server]
 	logQueries atomic.Bool                    // of DNS
 	named      atomic.Pointer[model.Snapshot] // that DNS has or is about to have
@@ -72,9 +70,9 @@ type Agent struct {
 	snapshot    atomic.Pointer[model.Snapshot]
 	clusterNow  atomic.Pointer[model.Cluster]
 	blocks      atomic.Pointer[[]netip.Prefix]
-	dirty       atomic.Bool                // the kernel's network configuration changed, whoever did it
-	refiltered  atomic.Bool                // the packet filter's chains did
-	arrived     atomic.Int64               // Unix time in ns of the oldest change that is not applied yet, 0 for none
+	dirty       atomic.Bool // the kernel's network configuration changed, whoever did it
+	refiltered  atomic.Bool // the packet filter's chains did
+	arrived     arrival
 	wanted      atomic.Pointer[model.Node] // how the node should be registered
 	applied     atomic.Pointer[appliedState]
 	joinProblem atomic.Value // string: why the node cannot join, "" when it did
@@ -101,7 +99,7 @@ type Agent struct {
 
 // appliedState is what the last apply did.
 type appliedState struct {
-	plan     plan
+	plan     *plan.Plan
 	revision int64
 	at       time.Time
 	err      error // joined errors of the apply, nil when all of it holds
@@ -220,23 +218,24 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	case <-a.claimed:
 	}
 	a.warnOverlaps()
-	under, err := a.underlay()
+	under, err := a.underlay(hostnet.Observe)
 	if err != nil {
 		return err
 	}
-	a.openFastPath()
-	defer a.fast.close()
-	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), Offload: a.fast.path, Log: a.log}); err != nil {
+	in := plan.Input{Self: a.self(), Host: plan.Host{Underlay: under}}
+	a.openOffload()
+	defer a.offload.close()
+	if a.lb, err = servicelb.New(servicelb.Config{FlowFile: filepath.Join(a.cfg.RunDir, "flows"), Offload: a.offload.program, Log: a.log}); err != nil {
 		return err
 	}
 	defer a.closeBalancer()
 	tc := tunnel.Config{Hook: hook{a.lb},
-		Name: a.cfg.Interface, MTU: deriveMTU(a.self(under)), DisableOffload: !a.cfg.Offload,
+		Name: a.cfg.Interface, MTU: in.TunnelMTU(), DisableOffload: !a.cfg.Offload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
 		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
 	}
-	src := a.self(under).sources()
-	tc.Source4, tc.Source6 = src[true], src[false]
+	src := in.PodNetAddrs()
+	tc.Source4, tc.Source6 = src[model.IPv4], src[model.IPv6]
 	t, err := tunnel.New(tc)
 	if err != nil {
 		return err
@@ -256,14 +255,9 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		g.Go(func() error { return a.serveDNS(ctx) })
 		g.Go(func() error { a.followNames(ctx); return nil })
 		g.Go(func() error { return a.announceLB(ctx) })
-		v4, v6 := a.self(under).families()
-		if v4 {
-			g.Go(func() error { return a.watchICMP(ctx, false) })
-			g.Go(func() error { return a.watchDatagrams(ctx, false) })
-		}
-		if v6 {
-			g.Go(func() error { return a.watchICMP(ctx, true) })
-			g.Go(func() error { return a.watchDatagrams(ctx, true) })
+		for _, f := range in.Families() {
+			g.Go(func() error { return a.watchICMP(ctx, f == model.IPv6) })
+			g.Go(func() error { return a.watchDatagrams(ctx, f == model.IPv6) })
 		}
 		return a.applyLoop(ctx)
 	})
@@ -296,9 +290,10 @@ func (a *Agent) applyLoop(ctx context.Context) error {
 	defer a.relays.close()
 	a.deaf.log = a.log
 	defer a.deaf.close()
+	x := newApplier(a)
 	for {
 		start := time.Now()
-		a.apply()
+		x.apply()
 		select {
 		case <-ctx.Done():
 			return nil

@@ -4,186 +4,194 @@ import (
 	"errors"
 	"net/netip"
 	"reflect"
+	"slices"
+	"sync/atomic"
 	"time"
 
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/servicelb"
 )
 
-// apply makes one plan from the newest snapshot and brings the kernel and the tunnel to it: the tunnel's peers first,
-// then addresses, routes and rules (adds before removals inside each). A part that fails does not stop the others.
-func (a *Agent) apply() {
-	arrived := a.arrived.Swap(0)
-	kept := a.servicesKept()
-	snap := a.snapshot.Load()
-	if snap == nil {
-		snap = noSnapshot
-	}
-	snap = a.withOwnPods(snap)
-	blocks := a.blocks.Load()
-	under, look, err := a.lookAtKernel()
+// applier brings the kernel, the tunnel, the load balancer and the agent's sockets to the plan. Only the apply loop holds it.
+type applier struct {
+	*Agent
+	tables tableCache
+	view   hostView
+	pods   offloadPods
+	last   *plan.Plan // nil before the first
+}
+
+func newApplier(a *Agent) *applier {
+	return &applier{Agent: a, view: hostView{observe: hostnet.Observe}}
+}
+
+// apply makes one plan from the newest snapshot and applies it. Nothing is changed before the plan exists.
+func (x *applier) apply() {
+	arrived := x.arrived.take()
+	in, snap, look, err := x.input()
 	if err != nil {
-		a.log.Warn("cannot read the host's addresses", "err", err)
+		x.arrived.restore(arrived)
+		x.log.Warn("cannot read the host's addresses", "err", err)
 		return
 	}
-	if tooEarly(snap, under) {
+	p, ok := plan.Make(in)
+	if !ok {
+		x.arrived.restore(arrived)
 		return
 	}
-	strangers := a.strangers()
-	me := a.self(under)
-	me.SNAT = a.standIns(me.Blocks, strangers)
-	for _, x := range me.SNAT {
-		strangers = append(strangers, x) // the pool must not give it away either
+	x.report(p)
+	x.setSockets(p)
+	x.pool.SetStrangers(p.Unmanaged)
+	changed, err := x.setHost(p, look)
+	x.pods.set(x.Agent, p.Offload, look)
+	// After the rules: a flow whose replies are not redirected yet would break.
+	switch p.Services {
+	case plan.ServicesCurrent:
+		x.lb.Set(p.Table)
+	case plan.ServicesCached:
+		x.lb.SetKept(p.Table)
 	}
-	me.Health = a.checks.set(snap, a.cfg.NodeName, me.Cluster.PodCIDRs)
-	pods := a.localPods()
-	p := makePlan(me, snap, pods, a.tables.build)
-	p.besideOthers(me, snap, a.kernel.kubeProxy)
-	a.relays.set(relayed(snap, pods, me))
-	a.hearFragments(snap, pods, me)
-	if d := a.dns.Load(); d != nil {
-		d.SetAllow(a.cfg.dnsAllowed(a.dnsAddrs(), *blocks))
+	if d := x.announcer.Load(); d != nil {
+		d.Set(p.Announce)
 	}
-	changed, err := 0, error(nil)
-	a.pool.SetStrangers(strangers)
-	if look || !a.holds(p) {
-		errs := []error{err, a.tun.SetMTU(p.MTU), a.tun.SetPeers(p.Peers)}
-		changed, err = a.host.Set(p.Host)
-		err = errors.Join(append(errs, err)...)
+	x.setNames(p, snap)
+	if !arrived.IsZero() && err == nil {
+		programming.Observe(time.Since(arrived).Seconds())
 	}
-	a.setFastPods(look)
-	// After the steering: a flow whose replies are not steered yet would break.
-	switch {
-	case snap.Partial:
-	case kept:
-		a.lb.SetKept(p.Table)
-	default:
-		a.lb.Set(p.Table)
-	}
-	a.setAnnounced(me, snap, p.Peers)
-	a.setDNS(snap)
-	a.setSearches()
-	a.setUpstreams()
-	if arrived != 0 && err == nil {
-		programming.Observe(time.Since(time.Unix(0, arrived)).Seconds())
-	}
-	a.finish(p, snap, changed, err)
+	x.last = p
+	x.finish(p, snap, changed, err)
 }
 
-// kernelView is what the apply loop last saw of the kernel. Services come and go much more often than the host's own
-// configuration, and reading that takes milliseconds: it is read again when the kernel says that something changed, and
-// every reassert for what it does not tell.
-type kernelView struct {
-	under     hostnet.Underlay
-	listeners []uint16 // in the steered ranges
-	kubeProxy bool     // its rules are there
-	at        time.Time
+// input collects everything that the plan depends on. look means that the whole plan is to be compared with the kernel.
+func (x *applier) input() (in plan.Input, snap *model.Snapshot, look bool, err error) {
+	cached := x.servicesKept() // before the snapshot is read, so that newer Services are at worst taken for cached ones
+	snap = x.withOwnPods(x.snapshot.Load())
+	host, look, err := x.observe(snap)
+	if err != nil {
+		return in, snap, look, err
+	}
+	in = plan.Input{Self: x.self(), Host: host, Snapshot: snap, ServicesCached: cached, Pods: x.localPods(),
+		ReportedPods: x.reportedPods(), Compile: x.tables.build}
+	if x.last != nil {
+		in.FallbackSNAT = x.last.FallbackSNAT
+	}
+	return in, snap, look, nil
 }
 
-// lookAtKernel reads the host's addresses if it is time; look says that all of the plan should be compared, too.
-func (a *Agent) lookAtKernel() (under hostnet.Underlay, look bool, err error) {
-	last := a.applied.Load()
-	if !a.dirty.Swap(false) && last != nil && last.err == nil && time.Since(a.kernel.at) < reassert {
-		return a.ordered(a.kernel.under), false, nil
+// setSockets opens and closes the agent's sockets on the host.
+func (x *applier) setSockets(p *plan.Plan) {
+	if x.checks.set(p.HealthChecks, x.cluster().PodCIDRs) {
+		x.kick() // the next plan has the new listeners' ports
 	}
-	if under, err = a.underlay(); err != nil {
-		a.dirty.Store(true)
-		return under, true, err
+	x.relays.set(p.Relays)
+	x.deaf.set(p.UDPSinks)
+	if err := x.datagrams.set(p.Reassembled); err != nil {
+		x.log.Warn("cannot receive fragmented datagrams to the node's ports", "err", err)
 	}
-	proxied := a.kernel.kubeProxy
-	if a.refiltered.Swap(false) || last == nil {
-		proxied = a.seesKubeProxy()
-	}
-	a.kernel = kernelView{under, a.lookAtListeners(), proxied, time.Now()}
-	return a.ordered(under), true, nil
 }
 
-// holds reports whether the last apply brought the kernel and the tunnel to the same.
-func (a *Agent) holds(p plan) bool {
-	last := a.applied.Load()
-	return last != nil && last.plan.MTU == p.MTU && reflect.DeepEqual(last.plan.Peers, p.Peers) && reflect.DeepEqual(last.plan.Host, p.Host)
-}
-
-// ordered puts the addresses first by which Kubernetes knows the node.
-func (a *Agent) ordered(under hostnet.Underlay) hostnet.Underlay {
-	if a.kube != nil {
-		under.Addrs = a.kube.order(under.Addrs)
+// setHost applies the tunnel's peers first, then addresses, routes and rules, adding before removing in each. A part that fails
+// does not stop the others.
+func (x *applier) setHost(p *plan.Plan, look bool) (changed int, err error) {
+	if !look && x.holds(p) {
+		return 0, nil
 	}
-	return under
+	errs := []error{x.tun.SetMTU(p.MTU), x.tun.SetPeers(p.Peers)}
+	changed, err = x.host.Set(p.Host)
+	return changed, errors.Join(append(errs, err)...)
 }
 
-// noSnapshot stands for the time before the first one.
-var noSnapshot = &model.Snapshot{}
+// holds reports whether the last plan had the same for the kernel and the tunnel.
+func (x *applier) holds(p *plan.Plan) bool {
+	return x.last != nil && x.last.MTU == p.MTU && reflect.DeepEqual(x.last.Peers, p.Peers) && reflect.DeepEqual(x.last.Host, p.Host)
+}
 
-// finish publishes what was applied and keeps the snapshot on disk.
-func (a *Agent) finish(p plan, snap *model.Snapshot, changed int, err error) {
-	last := a.applied.Load()
-	now := &appliedState{plan: p, revision: snap.Revision, at: time.Now(), err: err, first: err == nil || last != nil && last.first}
+// setNames updates the DNS server.
+func (x *applier) setNames(p *plan.Plan, snap *model.Snapshot) {
+	if d := x.dns.Load(); d != nil {
+		d.SetAllow(p.DNSClients)
+	}
+	x.setDNS(snap)
+	x.setSearches()
+	x.setUpstreams()
+}
+
+// report logs what is new in a plan.
+func (x *applier) report(p *plan.Plan) {
+	var last plan.Plan
+	if x.last != nil {
+		last = *x.last
+	}
+	for block, a := range p.FallbackSNAT {
+		if last.FallbackSNAT[block] != a {
+			x.log.Info("SNAT address in use by an unmanaged Pod; using fallback address", "conflict", plan.SNATAddr(block), "address", a)
+		}
+	}
+	if len(p.ReservedPorts) > 0 && !slices.Equal(p.ReservedPorts, last.ReservedPorts) {
+		x.log.Info("reserved masquerade ports that host programs listen on", "ports", p.ReservedPorts)
+	}
+	if len(p.UnreachablePorts) > 0 && !slices.Equal(p.UnreachablePorts, last.UnreachablePorts) {
+		x.log.Warn("host listeners are unreachable on ports reserved for masquerading or node ports", "ports", p.UnreachablePorts)
+	}
+	for _, s := range p.Problems {
+		if !slices.Contains(last.Problems, s) {
+			x.log.Warn("invalid cluster record ignored", "problem", s)
+		}
+	}
+}
+
+// finish publishes what was applied and offers the snapshot for the disk.
+func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, changed int, err error) {
+	last := x.applied.Load()
+	now := &appliedState{plan: p, at: time.Now(), err: err, first: err == nil || last != nil && last.first}
+	if snap != nil {
+		now.revision = snap.Revision
+	}
 	ready := now.first && (last == nil || !last.first)
 	if ready {
-		a.offerPlugin() // before anybody is told that Pods can be plugged
+		x.offerPlugin() // before the node reports that Pods can be attached
 	}
-	a.applied.Store(now)
+	x.applied.Store(now)
 	if err != nil && (last == nil || last.err == nil || last.err.Error() != err.Error()) {
-		a.log.Error("not all of the plan could be applied; trying again", "err", err)
+		x.log.Error("cannot apply the whole configuration; retrying", "err", err)
 	}
 	if err == nil && last != nil && last.err != nil {
-		a.log.Info("the plan holds again")
+		x.log.Info("configuration applied; previous errors resolved")
 	}
 	if changed > 0 && last != nil && last.err == nil && reflect.DeepEqual(last.plan.Host, p.Host) {
-		a.log.Info("host network brought back to the plan", "changes", changed)
+		x.log.Info("reverted external changes to host network configuration", "changes", changed)
 	}
 	if ready {
-		a.becameReady()
+		x.becameReady()
 	}
-	if old := a.wanted.Load(); old == nil || !reflect.DeepEqual(*old, p.Node) {
-		a.wanted.Store(&p.Node)
+	if old := x.wanted.Load(); old == nil || !reflect.DeepEqual(*old, p.Node) {
+		x.wanted.Store(&p.Node)
 		select {
-		case a.rejoin <- struct{}{}:
+		case x.rejoin <- struct{}{}:
 		default:
 		}
 	}
-	a.offerSnapshot(snap)
-	for _, x := range p.Problems {
-		if last == nil || !contains(last.plan.Problems, x) {
-			a.log.Warn("problem in the cluster's records", "problem", x)
-		}
-	}
+	x.offerSnapshot(snap)
 }
 
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}
-
-// underlay is what the host offers, or what the configuration says it does.
-func (a *Agent) underlay() (hostnet.Underlay, error) {
-	under, err := hostnet.Observe(a.cluster().PodCIDRs)
-	if len(a.cfg.NodeAddresses) > 0 {
-		under.Addrs = a.cfg.NodeAddresses
-	}
-	return under, err
-}
-
-func (a *Agent) self(under hostnet.Underlay) self {
+// self is this node's identity and settings.
+func (a *Agent) self() plan.Self {
 	var blocks []netip.Prefix
 	if b := a.blocks.Load(); b != nil {
 		blocks = *b
 	}
-	return self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks, Underlay: under,
+	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), Foreign: a.foreign.list(), DNS: a.dnsAddrs(),
-		NodePortRanges: a.cfg.NodePortAddresses, Spared: spared(a.kernel.listeners), NonMasquerade: a.cfg.NonMasquerade}
+		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), External: a.foreign.list(), DNS: a.dnsAddrs(),
+		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,
+		Kubernetes: a.kube != nil, Announce: a.cfg.LBAnnounce, AnnounceLinks: len(a.cfg.LBInterfaces) > 0}
 }
 
-// tableCache keeps the last table: the loop runs every few seconds, and most runs see the same Services. What changed
-// between two snapshots the builder compiles alone.
+// tableCache keeps the last table: the loop runs every few seconds, and most runs have the same Services. When the snapshot
+// changes, the builder compiles the changed Services alone.
 type tableCache struct {
 	builder servicelb.Builder
 	self    servicelb.Self
@@ -196,4 +204,25 @@ func (c *tableCache) build(me servicelb.Self, snap *model.Snapshot) *servicelb.T
 		c.self, c.snap, c.table = me, snap, c.builder.Build(me, snap)
 	}
 	return c.table
+}
+
+// arrival is the time of the oldest change that is not applied yet. Watches mark it, the apply loop takes it.
+type arrival struct{ ns atomic.Int64 } // Unix time, 0 for none
+
+// mark notes that a change has arrived now.
+func (t *arrival) mark() { t.ns.CompareAndSwap(0, time.Now().UnixNano()) }
+
+// take returns the time and clears it; it is zero without a change.
+func (t *arrival) take() time.Time {
+	if ns := t.ns.Swap(0); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
+}
+
+// restore puts a time back that take returned: its change was not applied.
+func (t *arrival) restore(at time.Time) {
+	if !at.IsZero() {
+		t.ns.Store(at.UnixNano())
+	}
 }

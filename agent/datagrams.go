@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/warrennet/warren/internal/hostnet"
-	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv4"
@@ -117,32 +116,6 @@ func passPorts(ports []hostnet.Ports) (out []bpf.Instruction) {
 			bpf.RetConstant{Val: 1 << 18})
 	}
 	return append(out, bpf.RetConstant{Val: 0})
-}
-
-// hearFragments makes fragmented datagrams for the ports of Pods arrive like whole ones.
-func (a *Agent) hearFragments(snap *model.Snapshot, pods []pod, me self) {
-	a.deaf.set(deafAt(snap, pods, me))
-	if err := a.datagrams.set(steeredUDP(pods, me)); err != nil {
-		a.log.Warn("fragments for the node's ports are lost", "err", err)
-	}
-}
-
-// steeredUDP are the UDP ports of the node that rules steer to the TUN; host programs have none of them.
-func steeredUDP(pods []pod, me self) []hostnet.Ports {
-	out := append(without(masqueradePorts, me.Spared), hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]})
-	var beside []uint16
-	for _, p := range pods {
-		for _, h := range p.HostPorts {
-			if h.Protocol == model.UDP && !slices.ContainsFunc(out, func(r hostnet.Ports) bool { return r.Lo <= h.HostPort && h.HostPort <= r.Hi }) {
-				beside = append(beside, h.HostPort)
-			}
-		}
-	}
-	slices.Sort(beside)
-	for _, n := range slices.Compact(beside) {
-		out = append(out, hostnet.Ports{Lo: n, Hi: n})
-	}
-	return out
 }
 
 // watchDatagrams feeds what arrives for one family to the balancer until ctx ends.

@@ -3,10 +3,8 @@ package agent
 import (
 	"encoding/binary"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/warrennet/warren/internal/hostnet"
@@ -36,29 +34,6 @@ func TestFilterOfDatagrams(t *testing.T) {
 	}
 }
 
-// The node's UDP ports that lead to Pods have a socket at each of its addresses, but for 127.0.0.1, where nothing comes in fragments.
-func TestDeafAtThePortsOfPods(t *testing.T) {
-	node := netip.MustParseAddr("192.0.2.1")
-	me := self{Underlay: hostnet.Underlay{Addrs: []netip.Addr{node}}}
-	me.Cluster.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
-	ports := []model.ServicePort{{Protocol: model.UDP, NodePort: 30001}, {Protocol: model.TCP, NodePort: 30002}, {Protocol: model.UDP}}
-	snap := &model.Snapshot{Services: []model.Service{{Type: model.NodePort, Ports: ports}, {Ports: ports}, {Foreign: true, Type: model.NodePort,
-		Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30003}}}}}
-	pods := []pod{{HostPorts: []model.HostPort{{Protocol: model.UDP, HostPort: 8081}, {Protocol: model.TCP, HostPort: 8082}, {Protocol: model.UDP, HostPort: 31000}}}}
-	want := map[netip.AddrPort]bool{}
-	for _, p := range []uint16{30001, 8081, 31000} {
-		want[netip.AddrPortFrom(node, p)] = true
-	}
-	if got := deafAt(snap, pods, me); !maps.Equal(got, want) {
-		t.Errorf("%v, expected %v", got, want)
-	}
-	me.Spared = []uint16{20000}
-	read := []hostnet.Ports{{Lo: 13000, Hi: 19999}, {Lo: 20001, Hi: 29999}, {Lo: 30000, Hi: 32767}, {Lo: 8081, Hi: 8081}}
-	if got := steeredUDP(pods, me); !slices.Equal(got, read) {
-		t.Errorf("read: %v, expected %v", got, read)
-	}
-}
-
 // A port that somebody else has does not stop the others; all are free again in the end.
 func TestDeafSockets(t *testing.T) {
 	taken, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -67,7 +42,7 @@ func TestDeafSockets(t *testing.T) {
 	}
 	defer taken.Close()
 	port := taken.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-	theirs, ours := netip.AddrPortFrom(localhost, port), netip.AddrPortFrom(localhost.Next(), port)
+	theirs, ours := netip.AddrPortFrom(model.IPv4.Loopback(), port), netip.AddrPortFrom(model.IPv4.Loopback().Next(), port)
 	d := deaf{log: slog.New(slog.DiscardHandler)}
 	d.set(map[netip.AddrPort]bool{theirs: true, ours: true})
 	if _, ok := d.open[ours]; !ok || len(d.open) != 1 {

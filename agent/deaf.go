@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/netip"
 
-	"github.com/warrennet/warren/internal/model"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -72,29 +71,4 @@ func openDeaf(at netip.AddrPort) (fd int, err error) {
 		return -1, fmt.Errorf("bind %s: %w", at, err)
 	}
 	return fd, nil
-}
-
-// deafAt lists the UDP ports of the node that lead to Pods, at each address that has them.
-func deafAt(snap *model.Snapshot, pods []pod, me self) map[netip.AddrPort]bool {
-	out, addrs := map[netip.AddrPort]bool{}, me.nodePortAddrs()
-	add := func(proto model.Protocol, port uint16) {
-		for _, a := range addrs {
-			if port != 0 && proto == model.UDP && !a.IsLoopback() {
-				out[netip.AddrPortFrom(a, port)] = true
-			}
-		}
-	}
-	for i := range snap.Services {
-		if s := &snap.Services[i]; !s.Foreign && (s.Type == model.NodePort || s.Type == model.LoadBalancer) {
-			for _, p := range s.Ports {
-				add(p.Protocol, p.NodePort)
-			}
-		}
-	}
-	for _, p := range pods {
-		for _, h := range p.HostPorts {
-			add(h.Protocol, h.HostPort)
-		}
-	}
-	return out
 }

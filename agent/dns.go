@@ -115,7 +115,7 @@ func (c *Config) dnsAllowed(addrs []netip.Addr, blocks []netip.Prefix) (out []ne
 
 // setDNS hands a new snapshot on. Only the apply loop does, so there is room.
 func (a *Agent) setDNS(snap *model.Snapshot) {
-	if snap == noSnapshot || snap.Partial || snap == a.named.Load() {
+	if snap == nil || snap.Partial || snap == a.named.Load() {
 		return
 	}
 	a.named.Store(snap)

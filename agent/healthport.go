@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/agent/plan"
 )
 
 // healthPorts serves the health check node ports of Services with externalTrafficPolicy Local, as kube-proxy does. A
@@ -39,30 +39,39 @@ type healthState struct {
 	ServiceProxyHealthy bool `json:"serviceProxyHealthy"`
 }
 
-// set opens, updates and closes listeners so that they are those of the snapshot, and returns where they are.
-func (h *healthPorts) set(snap *model.Snapshot, node string, pods []netip.Prefix) map[uint16]uint16 {
+// set opens, updates and closes listeners so that they are those wanted. It reports whether it has opened any.
+func (h *healthPorts) set(want map[uint16]plan.HealthCheck, pods []netip.Prefix) (opened bool) {
 	if h.open == nil {
 		h.open = map[uint16]*healthPort{}
 	}
-	want, out := healthStates(snap, node), map[uint16]uint16{}
-	for port, state := range want {
+	for port, check := range want {
 		p := h.open[port]
 		if p == nil {
 			var err error
 			if p, err = newHealthPort(pods); err != nil {
-				h.log.Warn("cannot serve a health check node port; trying again", "port", port, "err", err)
+				h.log.Warn("cannot serve a health check node port; retrying", "port", port, "err", err)
 				continue
 			}
-			h.open[port] = p
+			h.open[port], opened = p, true
 		}
+		state := healthState{LocalEndpoints: check.LocalEndpoints, ServiceProxyHealthy: true}
+		state.Service.Namespace, state.Service.Name = check.Service.Namespace, check.Service.Name
 		p.state.Store(&state)
-		out[port] = p.port
 	}
 	for port, p := range h.open {
 		if _, ok := want[port]; !ok {
 			p.srv.Close()
 			delete(h.open, port)
 		}
+	}
+	return opened
+}
+
+// ports are those where listeners are open, by health check node port.
+func (h *healthPorts) ports() map[uint16]uint16 {
+	out := map[uint16]uint16{}
+	for port, p := range h.open {
+		out[port] = p.port
 	}
 	return out
 }
@@ -72,37 +81,6 @@ func (h *healthPorts) close() {
 		p.srv.Close()
 		delete(h.open, port)
 	}
-}
-
-// healthStates counts the ready endpoints on this node for each health check node port. Endpoints that only terminate do
-// not count, although they may still get traffic: a load balancer shall look elsewhere.
-func healthStates(snap *model.Snapshot, node string) map[uint16]healthState {
-	out := map[uint16]healthState{}
-	for i := range snap.Services {
-		s := &snap.Services[i]
-		if s.Type != model.LoadBalancer || s.HealthCheckNodePort == 0 || s.ExternalPolicy != model.PolicyLocal || s.Foreign {
-			continue
-		}
-		st := healthState{ServiceProxyHealthy: true}
-		st.Service.Namespace, st.Service.Name = s.Namespace, s.Name
-		seen := map[any]bool{} // Pods, or addresses of endpoints that are none: a Pod has one in each family
-		for j := range snap.Slices {
-			if x := &snap.Slices[j]; x.Namespace == s.Namespace && x.Service == s.Name && !x.Foreign {
-				for _, e := range x.Endpoints {
-					switch {
-					case !e.Ready || e.Node != node:
-					case e.Pod != model.ObjectName{}:
-						seen[e.Pod] = true
-					default:
-						seen[e.Addr] = true
-					}
-				}
-			}
-		}
-		st.LocalEndpoints = len(seen)
-		out[s.HealthCheckNodePort] = st
-	}
-	return out
 }
 
 // newHealthPort listens on a free port of every address, because the Pod-net addresses may not be there yet; only what
@@ -121,7 +99,7 @@ func newHealthPort(pods []netip.Prefix) (*healthPort, error) {
 // ServeHTTP answers as kube-proxy does: 200 with a ready endpoint here, else 503.
 func (p *healthPort) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	if local == nil || !inRanges(p.pods, local.AddrPort().Addr().Unmap()) {
+	if local == nil || !plan.Contains(p.pods, local.AddrPort().Addr().Unmap()) {
 		http.Error(w, "ask at the health check node port", http.StatusForbidden)
 		return
 	}

@@ -40,7 +40,7 @@ func (a *Agent) servicesKept() bool {
 
 // offerSnapshot asks for the newest snapshot to be kept on disk.
 func (a *Agent) offerSnapshot(s *model.Snapshot) {
-	if s == noSnapshot || s.Partial {
+	if s == nil || s.Partial {
 		return
 	}
 	select {

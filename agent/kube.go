@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/kube"
@@ -87,7 +88,7 @@ func (a *Agent) watchKubernetes(ctx context.Context) {
 
 // takeStore takes a new snapshot of etcd, and makes it the agent's own.
 func (a *Agent) takeStore(s *model.Snapshot) {
-	a.arrived.CompareAndSwap(0, time.Now().UnixNano())
+	a.arrived.mark()
 	defer a.kick()
 	defer a.heard.Store(true) // not before the snapshot is there: see servicesKept
 	if a.kube == nil {
@@ -103,7 +104,7 @@ func (a *Agent) takeStore(s *model.Snapshot) {
 
 // takeObjects takes what the API server knows.
 func (a *Agent) takeObjects(o *kube.Objects) {
-	a.arrived.CompareAndSwap(0, time.Now().UnixNano())
+	a.arrived.mark()
 	k := a.kube
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -142,7 +143,7 @@ func merge(base *model.Snapshot, o *kube.Objects, last *model.Snapshot) *model.S
 // withOwnPods gives a snapshot of a Kubernetes node the Pods that were plugged here, with their host ports: the plugin
 // knows them before the API server does. It returns the same snapshot as long as neither changed.
 func (a *Agent) withOwnPods(snap *model.Snapshot) *model.Snapshot {
-	if a.kube == nil || snap == noSnapshot {
+	if a.kube == nil || snap == nil {
 		return snap
 	}
 	pods := joinPods(a.published(), snap.Pods, a.cfg.NodeName)
@@ -170,56 +171,17 @@ func joinPods(own map[model.ObjectName]model.Pod, known []model.Pod, node string
 	return out
 }
 
-// strangers are the addresses in this node's blocks that Pods have which warren did not plug: the network before it did.
-func (a *Agent) strangers() (out []netip.Addr) {
+// reportedPods are the Pods of the API server, those on this node included; nil without Kubernetes and before its first answer.
+func (a *Agent) reportedPods() []model.Pod {
 	if a.kube == nil {
 		return nil
 	}
 	a.kube.mu.Lock()
-	o := a.kube.objects
-	a.kube.mu.Unlock()
-	if o == nil {
+	defer a.kube.mu.Unlock()
+	if a.kube.objects == nil {
 		return nil
 	}
-	ours := map[netip.Addr]bool{}
-	for _, r := range a.plug.Pods() {
-		for _, x := range r.Addresses {
-			ours[x] = true
-		}
-	}
-	for _, p := range o.Pods {
-		for _, x := range p.Addrs {
-			if !p.HostNetwork && !ours[x] && inRanges(*a.blocks.Load(), x) {
-				out = append(out, x)
-			}
-		}
-	}
-	return out
-}
-
-// standIns finds another SNAT address for blocks whose usual one belongs to a Pod of another network. It stays until the
-// agent starts again, for flows remember it.
-func (a *Agent) standIns(blocks []netip.Prefix, strangers []netip.Addr) map[netip.Prefix]netip.Addr {
-	for _, b := range blocks {
-		if _, done := a.snats[b]; done || !slices.Contains(strangers, SNATAddr(b)) {
-			continue
-		}
-		held := map[netip.Addr]bool{}
-		for _, r := range a.plug.Pods() {
-			for _, x := range r.Addresses {
-				held[x] = true
-			}
-		}
-		if x, ok := standIn(b, func(x netip.Addr) bool { return held[x] || slices.Contains(strangers, x) }); ok {
-			next := map[netip.Prefix]netip.Addr{b: x}
-			for k, v := range a.snats {
-				next[k] = v
-			}
-			a.snats = next
-			a.log.Info("a Pod of another network has the address that stands for clients; another one does", "pod", SNATAddr(b), "now", x)
-		}
-	}
-	return a.snats
+	return a.kube.objects.Pods
 }
 
 // podded is the last snapshot that withOwnPods made; only the apply loop uses it.
@@ -258,7 +220,7 @@ func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
 	}
 	c := a.cluster()
 	for _, p := range a.kube.node().PodCIDRs {
-		if inRanges(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
+		if plan.Contains(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
 			out = append(out, p)
 			continue
 		}
@@ -276,7 +238,7 @@ func unclaimed(want, have []netip.Prefix, c model.Cluster, blocks []model.Block)
 		}
 		why := "it was free only after this node had claimed another"
 		switch i := slices.IndexFunc(blocks, func(b model.Block) bool { return b.CIDR.Overlaps(p) }); {
-		case !inRanges(c.PodCIDRs, p.Addr()):
+		case !plan.Contains(c.PodCIDRs, p.Addr()):
 			why = fmt.Sprintf("it is outside of the Pod ranges %v", c.PodCIDRs)
 		case p.Bits() != c.Bits(p):
 			why = fmt.Sprintf("blocks are /%d", c.Bits(p))

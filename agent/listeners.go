@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/agent/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,39 +53,9 @@ func steeredPorts(lines *bufio.Scanner, state string, but map[uint64]bool) (out 
 			continue
 		}
 		n := uint16(b[0])<<8 | uint16(b[1])
-		for _, r := range [][2]uint16{masqueradePorts, nodePorts} {
-			if n >= r[0] && n <= r[1] {
-				out = append(out, n)
-			}
-		}
-	}
-	return out
-}
-
-// maxSpared bounds the masqueraded ports that are left to the host: each costs a rule per protocol and family.
-const maxSpared = 16
-
-// spared are the ports of the masquerade range that host programs listen on: those are left to them.
-func spared(listeners []uint16) (out []uint16) {
-	for _, n := range listeners {
-		if n >= masqueradePorts[0] && n <= masqueradePorts[1] && len(out) < maxSpared {
+		if plan.Redirected(n) {
 			out = append(out, n)
 		}
-	}
-	return out
-}
-
-// without cuts ports, in ascending order, out of a range.
-func without(all [2]uint16, ports []uint16) (out []hostnet.Ports) {
-	lo := int(all[0])
-	for _, n := range ports {
-		if int(n) > lo {
-			out = append(out, hostnet.Ports{Lo: uint16(lo), Hi: n - 1})
-		}
-		lo = int(n) + 1
-	}
-	if lo <= int(all[1]) {
-		out = append(out, hostnet.Ports{Lo: uint16(lo), Hi: all[1]})
 	}
 	return out
 }
@@ -109,24 +79,4 @@ func (a *Agent) inodes() map[uint64]bool {
 		}
 	}
 	return out
-}
-
-// lookAtListeners finds the host programs that listen in the steered ranges, and says so when they change.
-func (a *Agent) lookAtListeners() []uint16 {
-	all := hostListeners(a.inodes())
-	left, dead := tellApart(all)
-	wasLeft, wasDead := tellApart(a.kernel.listeners)
-	if len(left) > 0 && !slices.Equal(left, wasLeft) {
-		a.log.Info("host programs listen in the range of masqueraded ports; those ports are left to them", "ports", left)
-	}
-	if len(dead) > 0 && !slices.Equal(dead, wasDead) {
-		a.log.Warn("host programs listen on ports that are steered to the tunnel and cannot be reached there", "ports", dead)
-	}
-	return all
-}
-
-// tellApart divides listeners' ports into those that are left to them and the others.
-func tellApart(all []uint16) (left, dead []uint16) {
-	left = spared(all)
-	return left, slices.DeleteFunc(slices.Clone(all), func(n uint16) bool { return slices.Contains(left, n) })
 }

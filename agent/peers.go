@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/servicelb"
@@ -27,7 +28,7 @@ func publicKey(private model.Key) model.Key {
 }
 
 // peerStatus joins what the tunnel knows of its peers with what the store says of the nodes behind them.
-func (a *Agent) peerStatus(snap *model.Snapshot, p plan) []api.Peer {
+func (a *Agent) peerStatus(snap *model.Snapshot, p *plan.Plan) []api.Peer {
 	live := map[model.Key]tunnel.PeerStatus{}
 	a.path.use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) {
 		for _, s := range tun.Peers() {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/agent/cniserver"
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/store/disk"
@@ -28,11 +29,11 @@ func (a *Agent) openPlug() error {
 	for _, p := range a.pool.Problems() {
 		a.log.Warn("the Pods' journal had problems", "problem", p)
 	}
-	if a.links, err = veth.NewKernel(tablePods); err != nil {
+	if a.links, err = veth.NewKernel(plan.TablePods); err != nil {
 		return err
 	}
 	a.plug = cniserver.New(cniserver.Config{
-		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: tablePods, Protocol: hostnet.Protocol,
+		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: plan.TablePods, Protocol: hostnet.Protocol,
 		DNS: a.podDNS, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged,
 		Added: func(took time.Duration) { plugging.Observe(took.Seconds()) }, Log: a.log,
 	})
@@ -50,7 +51,7 @@ func (a *Agent) podMTU() int {
 	if s := a.applied.Load(); s != nil {
 		return s.plan.MTU
 	}
-	return minMTU
+	return plan.MinMTU
 }
 
 // orphanCheck is how often records are compared with the interfaces that really exist: runtimes may never call GC.
@@ -78,9 +79,11 @@ func (a *Agent) reconcileOnce() {
 	}
 }
 
-func (a *Agent) localPods() (out []pod) {
+// localPods are the attachments on this node, those included that CNI ADD has not finished.
+func (a *Agent) localPods() (out []plan.Pod) {
 	for _, r := range a.plug.Pods() {
-		out = append(out, pod{Link: r.HostIfName, Addrs: r.Addresses, HostPorts: hostPorts(r.PortMappings)})
+		mac, _ := veth.ParseMAC(r.MAC) // zero while the interface is being made
+		out = append(out, plan.Pod{Link: r.HostIfName, MAC: mac, Addrs: r.Addresses, HostPorts: hostPorts(r.PortMappings)})
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/model"
 )
 
@@ -18,8 +19,8 @@ import (
 // same port of the node's own address. Only the apply loop uses it.
 type relays struct {
 	log  *slog.Logger
-	open map[relayKey]relay
-	said map[relayKey]bool // a port that could not be opened, reported once
+	open map[plan.Relay]relay
+	said map[plan.Relay]bool // a port that could not be opened, reported once
 }
 
 // relay is the socket of one.
@@ -28,16 +29,10 @@ type relay interface {
 	syscall.Conn
 }
 
-type relayKey struct {
-	proto model.Protocol
-	port  uint16
-	to    netip.Addr // the node's own address
-}
-
 // set opens and closes sockets so that they are those wanted.
-func (r *relays) set(want map[relayKey]bool) {
+func (r *relays) set(want map[plan.Relay]bool) {
 	if r.open == nil {
-		r.open, r.said = map[relayKey]relay{}, map[relayKey]bool{}
+		r.open, r.said = map[plan.Relay]relay{}, map[plan.Relay]bool{}
 	}
 	for k, c := range r.open {
 		if !want[k] {
@@ -49,10 +44,10 @@ func (r *relays) set(want map[relayKey]bool) {
 		if r.open[k] != nil {
 			continue
 		}
-		c, err := openRelay(netip.AddrPortFrom(netip.IPv6Loopback(), k.port), netip.AddrPortFrom(k.to, k.port), k.proto)
+		c, err := openRelay(netip.AddrPortFrom(netip.IPv6Loopback(), k.Port), netip.AddrPortFrom(k.To, k.Port), k.Protocol)
 		if err != nil {
 			if !r.said[k] {
-				r.log.Warn("a node port cannot be served on ::1", "port", k.port, "protocol", k.proto, "err", err)
+				r.log.Warn("a node port cannot be served on ::1", "port", k.Port, "protocol", k.Protocol, "err", err)
 			}
 			r.said[k] = true
 			continue
@@ -63,43 +58,6 @@ func (r *relays) set(want map[relayKey]bool) {
 }
 
 func (r *relays) close() { r.set(nil) }
-
-// relayed lists the ports to serve on ::1: node ports of Services with an IPv6 address and host ports of Pods with one.
-func relayed(snap *model.Snapshot, pods []pod, me self) map[relayKey]bool {
-	to := me.primary(true)
-	if _, v6 := me.families(); !v6 || !to.IsValid() {
-		return nil
-	}
-	out := map[relayKey]bool{}
-	add := func(proto model.Protocol, port uint16) {
-		if port != 0 && proto != model.SCTP {
-			out[relayKey{proto, port, to}] = true
-		}
-	}
-	has6 := func(addrs []netip.Addr) bool {
-		for _, a := range addrs {
-			if a.Is6() {
-				return true
-			}
-		}
-		return false
-	}
-	for i := range snap.Services {
-		if s := &snap.Services[i]; !s.Foreign && (s.Type == model.NodePort || s.Type == model.LoadBalancer) && has6(s.ClusterIPs) {
-			for _, p := range s.Ports {
-				add(p.Protocol, p.NodePort)
-			}
-		}
-	}
-	for _, p := range pods {
-		for _, h := range p.HostPorts {
-			if has6(p.Addrs) && (!h.HostIP.IsValid() || h.HostIP == netip.IPv6Unspecified() || h.HostIP == netip.IPv6Loopback()) {
-				add(h.Protocol, h.HostPort)
-			}
-		}
-	}
-	return out
-}
 
 func openRelay(at, to netip.AddrPort, proto model.Protocol) (relay, error) {
 	if proto == model.UDP {

@@ -130,7 +130,7 @@ func (a *Agent) notReady() string {
 func (a *Agent) status() api.Status {
 	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.cluster().Name, Store: a.health.get(),
 		PodRanges: a.cluster().PodCIDRs, DNS: a.dnsAddrs(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
-		Offload: a.fast.state()}
+		Offload: a.offload.state()}
 	if why := a.notReady(); why != "" {
 		st.Problems = append(st.Problems, why)
 	} else {

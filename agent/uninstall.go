@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
 )
@@ -41,7 +42,7 @@ func Uninstall(cfg Config, o UninstallOptions, log *slog.Logger) (done []string,
 	if o.Plugin != "" {
 		did("CNI plugin", removeFile(o.Plugin))
 	}
-	links, err := veth.NewKernel(tablePods)
+	links, err := veth.NewKernel(plan.TablePods)
 	if err != nil {
 		return done, err
 	}

@@ -1,4 +1,4 @@
-package agent
+package plan
 
 import (
 	"cmp"
@@ -21,8 +21,8 @@ func byPref(rules []hostnet.Rule) []hostnet.Rule {
 }
 
 // walk does what the kernel does with the ordered rules of one family for a packet between two Pods of the node; port 0 is
-// that of a fragment. It returns whether the packet is steered and how many rules were passed.
-func walk(rules []hostnet.Rule, proto uint8, port uint16) (steered bool, passed int) {
+// that of a fragment. It returns whether the packet is redirected and how many rules were evaluated.
+func walk(rules []hostnet.Rule, proto uint8, port uint16) (redirected bool, passed int) {
 	at := 0
 	for _, r := range rules {
 		if r.Pref < at || r.Pref >= prefICMP {
@@ -33,7 +33,7 @@ func walk(rules []hostnet.Rule, proto uint8, port uint16) (steered bool, passed 
 			continue
 		}
 		if r.Goto == 0 {
-			return r.Table == tableSteer, passed
+			return r.Table == tableTUN, passed
 		}
 		at = r.Goto
 	}
@@ -56,10 +56,10 @@ func fragments(p servicelb.Port) bool {
 	return p.Proto == packet.ProtoUDP || p.Proto == packet.ProtoSCTP
 }
 
-// At every single step from one set of ports to another, in the order in which hostnet adds and removes, the ports of
-// both sets are steered and those of neither are not; so are fragments of UDP and SCTP, if there are ports of theirs. All of
-// theirs may be while the last port goes.
-func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
+// hostnet adds and removes rules one by one. At every step from one set of ports to another, the ports in both sets are
+// redirected and the ports in neither are not. Fragments of UDP and SCTP are redirected while the protocol has a port. All ports
+// of such a protocol may be redirected while its last one is removed.
+func TestReplyRules_EveryStepOfAnUpdate_RedirectsCommonPorts(t *testing.T) {
 	from := netip.MustParsePrefix("10.42.0.0/16")
 	protos := []uint8{6, 17, 132}
 	for seed := range uint64(10) {
@@ -77,24 +77,24 @@ func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 				}
 			}
 			after := targetsOf(set)
-			want := append(steerReplies(from, after), steerFragments(from, []netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}, after)...)
+			want := append(replyRules(from, after), fragmentRules(from, []netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}, after)...)
 			check := func() {
 				t.Helper()
 				kernel := byPref(now)
 				for _, proto := range protos {
-					leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool { return r.Pref == prefHasPorts && r.Proto == proto })
+					leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool { return r.Pref == prefWholeDatagrams && r.Proto == proto })
 					ofProto := func(p servicelb.Port) bool { return p.Proto == proto }
 					for port := uint16(1); port <= 61; port++ {
 						p := servicelb.Port{Proto: proto, Port: port}
 						was, is := slices.Contains(before, p), slices.Contains(after, p)
 						got, _ := walk(kernel, proto, port)
 						if more := got && !was && !is; was && is && !got || more && !(leaving && fragments(p)) {
-							t.Fatalf("seed %d: %v: steered %v, was a target: %v, is one: %v\n%v", seed, p, got, was, is, now)
+							t.Fatalf("seed %d: %v: redirected %v, was a target: %v, is one: %v\n%v", seed, p, got, was, is, now)
 						}
 					}
 					was, is := slices.ContainsFunc(before, ofProto), slices.ContainsFunc(after, ofProto)
 					if got, _ := walk(kernel, proto, 0); got && proto == packet.ProtoTCP || proto != packet.ProtoTCP && (was && is && !got || !was && !is && got) {
-						t.Fatalf("seed %d: fragments of protocol %d: steered %v; its ports before: %v, after: %v\n%v", seed, proto, got, was, is, now)
+						t.Fatalf("seed %d: fragments of protocol %d: redirected %v; its ports before: %v, after: %v\n%v", seed, proto, got, was, is, now)
 					}
 				}
 			}
@@ -117,20 +117,21 @@ func TestRepliesAreSteeredAtEveryStep(t *testing.T) {
 			}
 			for _, p := range after {
 				got, _ := walk(byPref(now), p.Proto, p.Port)
-				if pieces, _ := walk(byPref(now), p.Proto, 0); !got || pieces != fragments(p) {
-					t.Fatalf("seed %d: %v is steered in the end: %v, its fragments: %v", seed, p, got, pieces)
+				if fragment, _ := walk(byPref(now), p.Proto, 0); !got || fragment != fragments(p) {
+					t.Fatalf("seed %d: %v is redirected in the end: %v, its fragments: %v", seed, p, got, fragment)
 				}
 			}
 		}
 	}
 }
 
-// Fragments show no ports, and to a destination that sees Pods as they are no other rule leads through the TUN.
-func TestFragmentsWithoutMasqueradeAreSteered(t *testing.T) {
-	me, snap := testCluster()
-	me.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24"), pfx("2001:db8::/32")}
+// Fragments have no ports, and no other rule redirects packets to a non-masquerade destination.
+func TestFragmentRules_NonMasqueradeDestination_IsRedirected(t *testing.T) {
+	in := testInput()
+	snap := in.Snapshot
+	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24"), pfx("2001:db8::/32")}
 	has := func() (out []netip.Prefix) {
-		for _, r := range makePlan(me, snap, nil, servicelb.Build).Host.Rules {
+		for _, r := range mustMake(t, in).Host.Rules {
 			if r.Pref == prefFragments {
 				out = append(out, r.To)
 			}
@@ -148,12 +149,12 @@ func TestFragmentsWithoutMasqueradeAreSteered(t *testing.T) {
 	}
 }
 
-func TestManyTargetPortsCostFewRules(t *testing.T) {
+func TestReplyRules_ManyPorts_FewRulesPerPacket(t *testing.T) {
 	var targets []servicelb.Port
 	for i := range 200 {
 		targets = append(targets, servicelb.Port{Proto: 6, Port: uint16(1000 + 7*i)})
 	}
-	rules := steerReplies(netip.MustParsePrefix("10.42.0.0/16"), targets)
+	rules := replyRules(netip.MustParsePrefix("10.42.0.0/16"), targets)
 	rules = byPref(rules)
 	worst := 0
 	for port := range 65535 {

@@ -1,4 +1,4 @@
-package agent
+package plan
 
 import (
 	"flag"
@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,8 +25,8 @@ func testKey(b byte) (k model.Key) {
 	return k
 }
 
-// testCluster is a dual-stack cluster of three nodes seen from n1.
-func testCluster() (self, *model.Snapshot) {
+// testInput is a dual-stack cluster of three nodes as seen by n1.
+func testInput() Input {
 	c := model.Cluster{Name: "t", PodCIDRs: []netip.Prefix{pfx("10.42.0.0/16"), pfx("fd42::/48")}, BlockBits: [2]int{24, 64}, Port: 51820}
 	snap := &model.Snapshot{Revision: 7, Cluster: c}
 	for i := range 3 {
@@ -38,10 +39,20 @@ func testCluster() (self, *model.Snapshot) {
 		snap.Nodes = append(snap.Nodes, model.Node{Name: name, Identity: id, PublicKey: testKey(byte(i + 1)), MTU: 1420,
 			Endpoints: []netip.AddrPort{netip.AddrPortFrom(a, 51820)}, Addresses: []netip.Addr{a}, PodCIDRs: masked(blocks)})
 	}
-	me := self{Name: "n1", Identity: "id1", PublicKey: testKey(1), Blocks: masked([]netip.Prefix{pfx("10.42.0.0/24"), pfx("fd42::/64")}),
-		Underlay: hostnet.Underlay{Addrs: []netip.Addr{ip("192.0.2.1")}, Links: []string{"eth0"}, MTU: 1500},
-		Port:     51820, Interface: "warren0", Cluster: c}
-	return me, snap
+	return Input{Snapshot: snap, Compile: servicelb.Build,
+		Self: Self{Name: "n1", Identity: "id1", PublicKey: testKey(1), Blocks: masked([]netip.Prefix{pfx("10.42.0.0/24"), pfx("fd42::/64")}),
+			Port: 51820, Interface: "warren0", Cluster: c},
+		Host: Host{Underlay: hostnet.Underlay{Addrs: []netip.Addr{ip("192.0.2.1")}, Links: []string{"eth0"}, MTU: 1500}}}
+}
+
+// mustMake makes a plan of an input that gives one.
+func mustMake(t *testing.T, in Input) *Plan {
+	t.Helper()
+	p, ok := Make(in)
+	if !ok {
+		t.Fatal("no plan")
+	}
+	return p
 }
 
 func masked(in []netip.Prefix) (out []netip.Prefix) {
@@ -52,7 +63,7 @@ func masked(in []netip.Prefix) (out []netip.Prefix) {
 }
 
 // text prints a plan as a terminal would show its effect.
-func (p plan) text() string {
+func (p *Plan) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "mtu %d\n", p.MTU)
 	for _, x := range p.Peers {
@@ -61,7 +72,7 @@ func (p plan) text() string {
 	for _, a := range p.Host.Addrs {
 		fmt.Fprintf(&b, "addr %s\n", a)
 	}
-	for _, r := range append(p.Host.PodRoutes, p.Host.Routes...) {
+	for _, r := range slices.Concat(p.Host.PodRoutes, p.Host.Routes) {
 		fmt.Fprintf(&b, "route %s\n", r)
 	}
 	for _, r := range p.Host.Rules {
@@ -76,7 +87,7 @@ func (p plan) text() string {
 	return b.String()
 }
 
-// update rewrites the golden plans: go test ./agent -run Plan -update
+// update rewrites the golden plans: go test ./agent/plan -update
 var update = flag.Bool("update", false, "rewrite testdata/*.plan")
 
 // golden compares a plan with what testdata holds.
@@ -98,8 +109,9 @@ func golden(t *testing.T, name, got string) {
 }
 
 // A dual-stack node with a Pod that backs a node port Service, and a Service that this node itself backs.
-func TestPlanOfADualStackNode(t *testing.T) {
-	me, snap := testCluster()
+func TestMake_DualStackNode_EqualsGolden(t *testing.T) {
+	in := testInput()
+	snap := in.Snapshot
 	snap.ServiceCIDRs = []netip.Prefix{pfx("10.43.0.0/16"), pfx("fd43::/112")}
 	n := func(s string) model.ObjectName { return model.ObjectName{Namespace: "default", Name: s} }
 	snap.Services = []model.Service{
@@ -112,11 +124,12 @@ func TestPlanOfADualStackNode(t *testing.T) {
 			Endpoints: []model.Endpoint{{Addr: ip(addr), Ready: true, Serving: true}}}
 	}
 	snap.Slices = []model.EndpointSlice{slice("web", "10.42.0.3", 8080), slice("web", "10.42.1.3", 8080), slice("web", "fd42::3", 8080), slice("api", "192.0.2.1", 6443)}
-	golden(t, "dualstack", makePlan(me, snap, []pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}, servicelb.Build).text())
+	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}
+	golden(t, "dualstack", mustMake(t, in).text())
 }
 
-// What a node writes about itself must not give it what belongs to others.
-func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
+// A node's record about itself must not give it what belongs to other nodes.
+func TestMake_RecordClaimsWhatItsNodeDoesNotOwn_ReportsProblem(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		change  func(*model.Snapshot)
@@ -127,8 +140,8 @@ func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
 			"node n2: claims 10.42.2.0/24, which belongs to n3", "allowed [10.42.1.0/24 fd42:0:0:1::/64 10.42.2.0/24"},
 		{"our own block", func(s *model.Snapshot) { s.Nodes[1].PodCIDRs = []netip.Prefix{pfx("10.42.0.0/24")} },
 			"node n2: claims 10.42.0.0/24, which belongs to n1", "allowed [10.42.0.0/24"},
-		{"a block nobody owns", func(s *model.Snapshot) { s.Nodes[1].PodCIDRs = []netip.Prefix{pfx("0.0.0.0/0")} },
-			"node n2: claims 0.0.0.0/0, which nobody owns", "0.0.0.0/0"},
+		{"a block without an owner", func(s *model.Snapshot) { s.Nodes[1].PodCIDRs = []netip.Prefix{pfx("0.0.0.0/0")} },
+			"node n2: claims 0.0.0.0/0, which has no owner", "0.0.0.0/0"},
 		{"a block of its name's old identity", func(s *model.Snapshot) { s.Nodes[1].Identity = "other" },
 			"node n2: claims 10.42.1.0/24, which belongs to n2", "allowed [10.42.1.0/24"},
 		{"a block outside the Pod ranges", func(s *model.Snapshot) {
@@ -153,9 +166,9 @@ func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
 			"node n2: has no endpoint; it can only reach us", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			me, snap := testCluster()
-			tc.change(snap)
-			got := makePlan(me, snap, nil, servicelb.Build).text()
+			in := testInput()
+			tc.change(in.Snapshot)
+			got := mustMake(t, in).text()
 			if !strings.Contains(got, "problem "+tc.problem) {
 				t.Errorf("no problem %q in\n%s", tc.problem, got)
 			}
@@ -168,7 +181,7 @@ func TestPlanRejectsWhatAPeerDoesNotOwn(t *testing.T) {
 	}
 }
 
-func TestPlanMTU(t *testing.T) {
+func TestMake_UnderlayMTU_LeavesRoomForTheTunnel(t *testing.T) {
 	for _, tc := range []struct {
 		underlay, configured int
 		ranges               []string
@@ -183,37 +196,39 @@ func TestPlanMTU(t *testing.T) {
 		{65536, 0, []string{"10.42.0.0/16"}, 65455},
 		{1500, 1300, []string{"10.42.0.0/16"}, 1300},
 	} {
-		me, snap := testCluster()
-		me.Underlay.MTU, me.MTU, me.Cluster.PodCIDRs = tc.underlay, tc.configured, nil
-		for _, r := range tc.ranges {
-			me.Cluster.PodCIDRs = append(me.Cluster.PodCIDRs, pfx(r))
-		}
-		if got := makePlan(me, snap, nil, servicelb.Build).MTU; got != tc.want {
-			t.Errorf("underlay %d configured %d ranges %v: MTU %d, expected %d", tc.underlay, tc.configured, tc.ranges, got, tc.want)
-		}
+		t.Run(fmt.Sprintf("underlay %d configured %d ranges %v", tc.underlay, tc.configured, tc.ranges), func(t *testing.T) {
+			in := testInput()
+			in.Underlay.MTU, in.MTU, in.Cluster.PodCIDRs = tc.underlay, tc.configured, nil
+			for _, r := range tc.ranges {
+				in.Cluster.PodCIDRs = append(in.Cluster.PodCIDRs, pfx(r))
+			}
+			if got := mustMake(t, in).MTU; got != tc.want {
+				t.Errorf("MTU %d, expected %d", got, tc.want)
+			}
+		})
 	}
 }
 
-func TestPlanRegistration(t *testing.T) {
-	me, snap := testCluster()
-	if got := makePlan(me, snap, nil, servicelb.Build).Node.Endpoints; len(got) != 1 || got[0].String() != "192.0.2.1:51820" {
+func TestMake_Endpoints_ConfiguredBeforeUnderlay(t *testing.T) {
+	in := testInput()
+	if got := mustMake(t, in).Node.Endpoints; len(got) != 1 || got[0].String() != "192.0.2.1:51820" {
 		t.Errorf("endpoints %v, expected the underlay address with the port", got)
 	}
-	me.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:4000")}
-	if got := makePlan(me, snap, nil, servicelb.Build).Node.Endpoints; len(got) != 1 || got[0] != me.Endpoints[0] {
+	in.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.7:4000")}
+	if got := mustMake(t, in).Node.Endpoints; len(got) != 1 || got[0] != in.Endpoints[0] {
 		t.Errorf("endpoints %v, expected the configured one", got)
 	}
 }
 
-// A foreign peer is part of the plan, and planning twice gives the same plan.
-func TestPlanForeignPeersAndPurity(t *testing.T) {
-	me, snap := testCluster()
-	me.Foreign = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(9), AllowedIPs: []netip.Prefix{pfx("10.99.0.5/32")}, Foreign: true}}
-	a, b := makePlan(me, snap, nil, servicelb.Build).text(), makePlan(me, snap, nil, servicelb.Build).text()
+// An external peer is part of the plan, and the same input gives the same plan twice.
+func TestMake_ExternalPeer_IsInThePlanTwice(t *testing.T) {
+	in := testInput()
+	in.External = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(9), AllowedIPs: []netip.Prefix{pfx("10.99.0.5/32")}, Foreign: true}}
+	a, b := mustMake(t, in).text(), mustMake(t, in).text()
 	if a != b {
-		t.Error("two plans of one snapshot differ")
+		t.Error("two plans of one input differ")
 	}
 	if !strings.Contains(a, "peer laptop") {
-		t.Errorf("no foreign peer in\n%s", a)
+		t.Errorf("no external peer in\n%s", a)
 	}
 }

@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/warrennet/warren/agent/plan"
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/servicelb/announce"
+)
+
+// hostView is what the apply loop last observed of the host. Services change much more often than the host's own configuration,
+// and reading that takes milliseconds: it is read again after a notification of the kernel, and every reassert for what the
+// kernel sends no notification of.
+type hostView struct {
+	observe func(exclude []netip.Prefix) (hostnet.Underlay, error)
+	plan.Host
+	at time.Time
+}
+
+// observe reads the host if it is time. look means that the whole plan is to be compared with the kernel, too.
+func (x *applier) observe(snap *model.Snapshot) (h plan.Host, look bool, err error) {
+	v := &x.view
+	last := x.applied.Load()
+	look = x.dirty.Swap(false) || last == nil || last.err != nil || time.Since(v.at) >= reassert
+	if look {
+		if err := x.look(); err != nil {
+			x.dirty.Store(true)
+			return h, true, err
+		}
+	}
+	x.pods.observe(x.Agent, look)
+	h = v.Host
+	h.Underlay = x.ordered(h.Underlay)
+	h.HealthPorts = x.checks.ports()
+	h.PodLinks = x.pods.links
+	if x.cfg.LBAnnounce && hasLBAddresses(snap) {
+		h.Links = x.announceLinks(h.Underlay)
+	}
+	return h, look, nil
+}
+
+// look reads addresses, listeners and, after a change of the packet filter, the chains of a kube-proxy.
+func (x *applier) look() error {
+	v := &x.view
+	under, err := x.underlay(v.observe)
+	if err != nil {
+		return err
+	}
+	if x.refiltered.Swap(false) || x.applied.Load() == nil {
+		v.KubeProxy = x.seesKubeProxy()
+	}
+	v.Underlay, v.Listeners, v.at = under, hostListeners(x.inodes()), time.Now()
+	return nil
+}
+
+// underlay is what the host has, or what the configuration replaces it by.
+func (a *Agent) underlay(observe func([]netip.Prefix) (hostnet.Underlay, error)) (hostnet.Underlay, error) {
+	under, err := observe(a.cluster().PodCIDRs)
+	if len(a.cfg.NodeAddresses) > 0 {
+		under.Addrs = a.cfg.NodeAddresses
+	}
+	return under, err
+}
+
+// ordered puts the addresses first by which Kubernetes identifies the node.
+func (a *Agent) ordered(under hostnet.Underlay) hostnet.Underlay {
+	if a.kube != nil {
+		under.Addrs = a.kube.order(under.Addrs)
+	}
+	return under
+}
+
+// seesKubeProxy looks for a kube-proxy's chains. If they cannot be listed it reports none.
+func (a *Agent) seesKubeProxy() bool {
+	chains, err := hostnet.Chains()
+	if err != nil {
+		a.log.Warn("cannot list the packet filter's chains to find a kube-proxy", "err", err)
+	}
+	return slices.ContainsFunc(chains, hostnet.Chain.KubeProxy)
+}
+
+func hasLBAddresses(snap *model.Snapshot) bool {
+	return snap != nil && slices.ContainsFunc(snap.Services, func(s model.Service) bool { return len(s.LBAddresses) > 0 })
+}
+
+// announceLinks are the links to announce on: those named in the configuration, else those with an address of the node. Links
+// without carrier do not count.
+func (a *Agent) announceLinks(under hostnet.Underlay) (out []announce.Link) {
+	names, configured := under.Links, len(a.cfg.LBInterfaces) > 0
+	if configured {
+		names = a.cfg.LBInterfaces
+	}
+	for _, name := range names {
+		ifc, err := net.InterfaceByName(name)
+		if err != nil || ifc.Flags&net.FlagUp == 0 || ifc.Flags&net.FlagRunning == 0 {
+			continue
+		}
+		l := announce.Link{Name: name, Index: ifc.Index, MAC: ifc.HardwareAddr}
+		own := configured
+		addrs, _ := ifc.Addrs() // none if the link has been deleted meanwhile
+		for _, x := range addrs {
+			p, err := netip.ParsePrefix(x.String())
+			if err != nil {
+				continue
+			}
+			own = own || slices.Contains(under.Addrs, p.Addr())
+			if !p.IsSingleIP() && !p.Addr().IsLinkLocalUnicast() {
+				l.Subnets = append(l.Subnets, p.Masked())
+			}
+		}
+		if own {
+			out = append(out, l)
+		}
+	}
+	return out
+}

@@ -1,0 +1,113 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel"
+)
+
+// registration is this node's record.
+func registration(in *Input, mtu int) model.Node {
+	n := model.Node{Name: in.Name, Identity: in.Identity, PublicKey: in.PublicKey, Endpoints: in.Endpoints,
+		Addresses: in.Underlay.Addrs, PodCIDRs: in.Blocks, MTU: mtu, Zone: in.Zone, Version: in.Version}
+	if len(n.Endpoints) == 0 {
+		for _, a := range in.Underlay.Addrs {
+			n.Endpoints = append(n.Endpoints, netip.AddrPortFrom(a, in.Port))
+		}
+	}
+	return n
+}
+
+// peers turns the other nodes' records into WireGuard peers. A node's claims are checked against the blocks that it owns, so
+// that a compromised node cannot take over other nodes' Pods by writing its own record.
+func (p *Plan) peers(in *Input) {
+	held := newClaims(in)
+	for _, n := range in.Snapshot.Nodes {
+		if n.Name == in.Name {
+			if n.Identity != in.Identity {
+				p.problem("node %s: its record belongs to another machine (identity %s)", n.Name, n.Identity)
+			}
+			continue
+		}
+		if owner, dup := held.keys[n.PublicKey]; dup {
+			p.problem("node %s: has the public key of %s; no tunnel to it", n.Name, owner)
+			continue
+		}
+		held.keys[n.PublicKey] = n.Name
+		peer := tunnel.Peer{Name: n.Name, PublicKey: n.PublicKey, Endpoints: n.Endpoints, Keepalive: in.Keepalive, MTU: n.MTU}
+		for _, c := range n.PodCIDRs {
+			if err := checkBlock(n, c, in.Snapshot); err != nil {
+				p.problem("node %s: %v", n.Name, err)
+				continue
+			}
+			peer.AllowedIPs = append(peer.AllowedIPs, c)
+			if !peer.Probe.IsValid() {
+				peer.Probe = PodNetAddr(c)
+			}
+		}
+		for _, a := range n.Addresses {
+			if err := held.address(n, a, in); err != nil {
+				p.problem("node %s: %v", n.Name, err)
+				continue
+			}
+			peer.AllowedIPs = append(peer.AllowedIPs, host(a))
+		}
+		if len(n.Endpoints) == 0 {
+			p.problem("node %s: has no endpoint; it can only reach us", n.Name)
+		}
+		p.Peers = append(p.Peers, peer)
+	}
+	p.Peers = append(p.Peers, in.External...)
+}
+
+// claims are the keys and addresses that nodes hold already while peers are made: the first one by name holds them.
+type claims struct {
+	keys  map[model.Key]string
+	addrs map[netip.Addr]string
+}
+
+func newClaims(in *Input) *claims {
+	c := &claims{keys: map[model.Key]string{in.PublicKey: in.Name}, addrs: map[netip.Addr]string{}}
+	for _, a := range in.Underlay.Addrs {
+		c.addrs[a] = in.Name
+	}
+	return c
+}
+
+// checkBlock reports why a node may not use a block that its record names.
+func checkBlock(n model.Node, cidr netip.Prefix, snap *model.Snapshot) error {
+	for _, b := range snap.Blocks {
+		if b.CIDR != cidr {
+			continue
+		}
+		if b.Node != n.Name || b.Identity != n.Identity {
+			return fmt.Errorf("claims %s, which belongs to %s", cidr, b.Node)
+		}
+		for _, r := range snap.Cluster.PodCIDRs {
+			if r.Contains(cidr.Addr()) && cidr.Bits() >= r.Bits() {
+				return nil
+			}
+		}
+		return fmt.Errorf("claims %s, which is outside the Pod ranges %v", cidr, snap.Cluster.PodCIDRs)
+	}
+	return fmt.Errorf("claims %s, which has no owner", cidr)
+}
+
+// address holds an address for a node, or reports why the node may not have it.
+func (c *claims) address(n model.Node, a netip.Addr, in *Input) error {
+	if !a.IsGlobalUnicast() || a.IsLinkLocalUnicast() {
+		return fmt.Errorf("address %s is not a unicast address", a)
+	}
+	for _, r := range in.Cluster.PodCIDRs {
+		if r.Contains(a) {
+			return fmt.Errorf("address %s lies in the Pod range %s", a, r)
+		}
+	}
+	if owner, dup := c.addrs[a]; dup {
+		return fmt.Errorf("address %s is also %s's", a, owner)
+	}
+	c.addrs[a] = n.Name
+	return nil
+}

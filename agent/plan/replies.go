@@ -1,0 +1,116 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb"
+)
+
+// The kernel evaluates rules one by one, twice per packet, about 15 ns each: 200 of them cost a third of the throughput between
+// Pods of a node. So more than linearReplies ranges of ports are divided into groups. One rule at prefReplies covers the range
+// of ports of a group, and a packet passes the rules of the ranges and those of one group (docs/decisions/0007).
+const (
+	linearReplies = 20
+	maxGroups     = (prefICMP - prefGroups) / 2
+)
+
+// everyPort is all ports that one rule can name.
+var everyPort = hostnet.Ports{Lo: 1, Hi: 65534}
+
+// portRange is consecutive target ports of one protocol.
+type portRange struct {
+	proto uint8
+	ports hostnet.Ports
+}
+
+// replies redirects the replies of local backends, and ICMP to local Pods.
+func (p *Plan) replies(in *Input, st servicelb.Steering) {
+	h := &p.Host
+	for _, r := range in.Cluster.PodCIDRs {
+		h.Rules = append(h.Rules, replyRules(r, st.Targets)...)
+		h.Rules = append(h.Rules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), st.Targets)...)
+		for _, t := range st.HostTargets {
+			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostReplies, V6: r.Addr().Is6(), IIF: "lo", To: r, Proto: t.Proto,
+				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableTUN})
+		}
+	}
+	for _, b := range in.Blocks {
+		icmp := [2]uint8{packet.ProtoICMP, packet.ProtoICMPv6}[model.FamilyOf(b.Addr())]
+		h.Rules = append(h.Rules, hostnet.Rule{Pref: prefICMP, V6: b.Addr().Is6(), To: b, Proto: icmp, Table: tableTUN})
+	}
+}
+
+// replyRules are the rules that redirect replies of local backends to the TUN.
+//
+// The order matters: hostnet adds rules in it and removes them by preference. At every moment of a change each port that is in
+// the old and in the new set stays redirected: the rules of a group are added before the rule that jumps to it, and removed
+// after that one.
+func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
+	rule := func(pref int, r portRange) hostnet.Rule {
+		return hostnet.Rule{Pref: pref, V6: from.Addr().Is6(), From: from, Proto: r.proto, Sport: r.ports}
+	}
+	ranges := portRanges(targets)
+	if len(ranges) <= linearReplies {
+		for _, r := range ranges {
+			x := rule(prefReplies, r)
+			x.Table = tableTUN
+			out = append(out, x)
+		}
+		return out
+	}
+	out = append(out, hostnet.Rule{Pref: prefNoGroup, V6: from.Addr().Is6(), Goto: prefICMP})
+	var jumps []hostnet.Rule
+	for i, g := range groupsOf(ranges) {
+		pref := prefGroups + 2*i
+		for _, r := range g {
+			x := rule(pref, r)
+			x.Table = tableTUN
+			out = append(out, x)
+		}
+		out = append(out, hostnet.Rule{Pref: pref + 1, V6: from.Addr().Is6(), Goto: prefICMP})
+		x := rule(prefReplies, portRange{g[0].proto, hostnet.Ports{Lo: g[0].ports.Lo, Hi: g[len(g)-1].ports.Hi}})
+		x.Goto = pref
+		jumps = append(jumps, x)
+	}
+	return append(out, jumps...)
+}
+
+// portRanges makes ranges of the sorted ports; adjacent ports share one.
+func portRanges(targets []servicelb.Port) (out []portRange) {
+	for _, t := range targets {
+		if n := len(out); n > 0 && out[n-1].proto == t.Proto && out[n-1].ports.Hi+1 == t.Port {
+			out[n-1].ports.Hi = t.Port
+			continue
+		}
+		out = append(out, portRange{t.Proto, hostnet.Ports{Lo: t.Port, Hi: t.Port}})
+	}
+	return out
+}
+
+// groupsOf divides ranges into about as many groups as each has ranges; no group has two protocols.
+func groupsOf(ranges []portRange) (out [][]portRange) {
+	var byProto [][]portRange
+	for i, r := range ranges {
+		if i == 0 || r.proto != ranges[i-1].proto {
+			byProto = append(byProto, nil)
+		}
+		last := len(byProto) - 1
+		byProto[last] = append(byProto[last], r)
+	}
+	groups := 1
+	for groups < maxGroups-len(byProto) && groups*groups < len(ranges) {
+		groups++
+	}
+	size := (len(ranges) + groups - 1) / groups
+	for _, p := range byProto {
+		n := (len(p) + size - 1) / size
+		for i := range n {
+			out = append(out, p[i*len(p)/n:(i+1)*len(p)/n])
+		}
+	}
+	return out
+}

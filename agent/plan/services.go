@@ -1,0 +1,94 @@
+package plan
+
+import (
+	"net/netip"
+
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb"
+)
+
+// services adds the rules and routes that redirect Service traffic and egress to the TUN.
+func (p *Plan) services(in *Input, st servicelb.Steering) {
+	h := &p.Host
+	h.LocalPref = prefLocal
+	for _, f := range in.Families() {
+		p.portRules(in, f)
+		h.Rules = append(h.Rules, hostErrorRules(f)...)
+		// The source address: a UDP server of the host that is bound to the unspecified address answers from the one that
+		// the route prefers. It must be the address that other nodes and endpoints have for this node.
+		h.Routes = append(h.Routes, in.overTUN(tableTUN, f.Default(), in.nodeAddr(f))...)
+		h.Routes = append(h.Routes, in.overTUN(tableEgress, f.Default(), netip.Addr{})...)
+	}
+	for _, b := range in.Blocks {
+		h.Routes = append(h.Routes, in.blockRoutes(b)...)
+		h.Routes = append(h.Routes, in.overTUN(tablePods, host(p.snatAddr(b)), netip.Addr{})...)
+	}
+	p.replies(in, st)
+	p.hostPorts(in)
+	p.serviceRoutes(in, st.VIPs)
+	h.Sysctls = append(h.Sysctls, in.serviceSysctls()...)
+}
+
+// portRules redirect node ports and masquerade ports.
+func (p *Plan) portRules(in *Input, f model.Family) {
+	v6 := f == model.IPv6
+	served := hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}
+	p.Host.Rules = append(p.Host.Rules,
+		hostnet.Rule{Pref: prefFromTUNLocal, V6: v6, IIF: in.Interface, Table: tableLocal},
+		hostnet.Rule{Pref: prefFromTUNSkip, V6: v6, IIF: in.Interface, Goto: prefPods},
+		hostnet.Rule{Pref: prefOwnDatagrams, V6: v6, IIF: "lo", Proto: packet.ProtoUDP, Dport: served, Table: tableOwnDatagrams})
+	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		p.Host.Rules = append(p.Host.Rules, hostnet.Rule{Pref: prefPorts, V6: v6, Proto: proto, Dport: served, Table: tableNodePorts})
+		for _, ports := range except(masqueradePorts, p.ReservedPorts) {
+			p.Host.Rules = append(p.Host.Rules, hostnet.Rule{Pref: prefPorts, V6: v6, Proto: proto, Dport: ports, Table: tableMasquerade})
+		}
+	}
+}
+
+// hostErrorRules redirect two kinds of ICMP errors that the node's kernel makes for external clients:
+//
+//   - Packet-too-big about a translated packet that is too large for a Pod's link. It must name the address that the client
+//     used.
+//   - Port unreachable about a datagram that the kernel has reassembled and the agent has taken over. The load balancer drops
+//     it.
+//
+// For a route lookup of its own ICMP the kernel stores type and code where other protocols have the destination port, the type
+// in the upper byte.
+func hostErrorRules(f model.Family) []hostnet.Rule {
+	r := hostnet.Rule{Pref: prefHostErrors, IIF: "lo", Proto: packet.ProtoICMP, Table: tableTUN,
+		Dport: hostnet.Ports{Lo: 3<<8 | 3, Hi: 3<<8 | 4}} // destination unreachable: port, fragmentation needed
+	if f == model.IPv4 {
+		return []hostnet.Rule{r}
+	}
+	r.V6, r.Proto = true, packet.ProtoICMPv6
+	r.Dport = hostnet.Ports{Lo: 1<<8 | 4, Hi: 2 << 8} // from port unreachable (1, 4) to packet too big (2, 0)
+	link := r
+	link.Pref, link.From, link.Table = prefLinkLocalErrors, linkLocal, tableMain
+	return []hostnet.Rule{link, r}
+}
+
+// hostPorts redirects the host ports of local Pods like node ports.
+func (p *Plan) hostPorts(in *Input) {
+	seen := map[hostnet.Rule]bool{}
+	for _, x := range in.Pods {
+		for _, m := range x.HostPorts {
+			if m.HostPort >= nodePorts[0] && m.HostPort <= nodePorts[1] {
+				continue // redirected already
+			}
+			for _, f := range in.Families() {
+				r := hostnet.Rule{Pref: prefPorts, V6: f == model.IPv6, Proto: uint8(m.Protocol),
+					Dport: hostnet.Ports{Lo: m.HostPort, Hi: m.HostPort}, Table: tableNodePorts}
+				if seen[r] {
+					continue
+				}
+				seen[r] = true
+				p.Host.Rules = append(p.Host.Rules, r)
+				if f == model.IPv4 {
+					p.Host.LocalPorts = append(p.Host.LocalPorts, hostnet.LocalPort{Proto: uint8(m.Protocol), Port: m.HostPort})
+				}
+			}
+		}
+	}
+}
