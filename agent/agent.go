@@ -229,7 +229,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		return err
 	}
 	defer a.closeBalancer()
-	tc := tunnel.Config{Hook: hook{a.lb},
+	tc := tunnel.Config{Hook: a.lb,
 		Name: a.cfg.Interface, MTU: in.TunnelMTU(), DisableOffload: !a.cfg.Offload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
 		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,

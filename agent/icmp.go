@@ -9,7 +9,6 @@ import (
 	"net/netip"
 
 	"github.com/warrennet/warren/internal/packet"
-	"github.com/warrennet/warren/servicelb"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -134,13 +133,13 @@ func (a *Agent) fromHost(b []byte) {
 	a.inject(p.Buf, a.lb.FromHost(&p))
 }
 
-// inject sends a packet of the balancer's.
-func (a *Agent) inject(pkt []byte, to servicelb.Verdict) {
+// inject sends a packet that the load balancer built or translated.
+func (a *Agent) inject(pkt []byte, to packet.Verdict) {
 	var err error
 	switch to {
-	case servicelb.Reflect, servicelb.Reply:
+	case packet.VerdictReflect, packet.VerdictReply:
 		err = a.tun.InjectHost(pkt)
-	case servicelb.Peer:
+	case packet.VerdictPeer:
 		err = a.tun.InjectPeer(pkt)
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/warrennet/warren/internal/packet"
 	"github.com/warrennet/warren/servicelb/offload"
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,7 @@ type Balancer struct {
 	set   sync.Mutex // one Set at a time
 
 	offloads *offloads
-	sender   atomic.Pointer[func([]byte, Verdict)]
+	sender   atomic.Pointer[func([]byte, packet.Verdict)]
 	affinity affinity
 	pieces   pieces
 	calls    calls

@@ -83,7 +83,7 @@ func BenchmarkNewFlow(b *testing.B) {
 				q.SetSource(netip.AddrPortFrom(p.Src, uint16(i/n)))
 				q.SetDestination(netip.AddrPortFrom(vip, 80))
 				vip = vip.Next()
-				if lb.Outbound(&q) == Drop && lb.room() < 1<<19 {
+				if lb.Outbound(&q) == packet.VerdictDrop && lb.room() < 1<<19 {
 					b.Fatal(nonzero(lb.Stats().Dropped))
 				}
 				if lb.room() > 500000 {
@@ -110,7 +110,7 @@ func BenchmarkKnown(b *testing.B) {
 				q = packets[0]
 				q.Buf = append(scratch, q.Buf...)
 				q.SetSource(netip.AddrPortFrom(netip.AddrFrom4([4]byte{20, byte((i + 1) >> 16), byte((i + 1) >> 8), byte(i + 1)}), 4000))
-				if lb.Outbound(&q) == Drop {
+				if lb.Outbound(&q) == packet.VerdictDrop {
 					b.Fatal(nonzero(lb.Stats().Dropped))
 				}
 			}
@@ -143,7 +143,7 @@ func filled(b *testing.B, n int) (*Balancer, []packet.Packet) {
 		p := mk(packet.ProtoTCP, netip.AddrPortFrom(src, 4000), at(a.vip, 80), packet.SYN)
 		keep := clone(p)
 		src = src.Next()
-		if lb.Outbound(p) == Drop {
+		if lb.Outbound(p) == packet.VerdictDrop {
 			b.Fatal(i, nonzero(lb.Stats().Dropped))
 		}
 		if i%(n/1000+1) == 0 {

@@ -19,7 +19,7 @@ func TestAnswersComeFromTheAddressCalled(t *testing.T) {
 		answer := func(to netip.AddrPort, from netip.Addr, what string) {
 			t.Helper()
 			p := mk(packet.ProtoUDP, netip.AddrPortFrom(podNet, 53), to, 0)
-			want(t, b, b.Outbound(p), Peer, what)
+			want(t, b, b.Outbound(p), packet.VerdictPeer, what)
 			if intact(t, p); p.Source() != netip.AddrPortFrom(from, 53) || p.Destination() != to {
 				t.Fatalf("%s: %v -> %v, expected it from %v", what, p.Source(), p.Destination(), from)
 			}
@@ -27,7 +27,7 @@ func TestAnswersComeFromTheAddressCalled(t *testing.T) {
 		answer(client, podNet, "before a call")
 		for _, called := range []netip.Addr{ip(a.node), second, podNet, second} {
 			p := mk(packet.ProtoUDP, client, netip.AddrPortFrom(called, 53), 0)
-			want(t, b, b.Inbound(p), Reflect, "call")
+			want(t, b, b.Inbound(p), packet.VerdictReflect, "call")
 			if intact(t, p); p.Dst != called {
 				t.Fatal(p.Dst)
 			}
@@ -37,13 +37,13 @@ func TestAnswersComeFromTheAddressCalled(t *testing.T) {
 		}
 		for id, first := range []bool{true, false} {
 			p := pieceOf(netip.AddrPortFrom(podNet, 53), client, 7, first)
-			want(t, b, b.Outbound(p), Peer, "fragment of an answer")
+			want(t, b, b.Outbound(p), packet.VerdictPeer, "fragment of an answer")
 			if intact(t, p); p.Src != second {
 				t.Fatal(id, p.Src)
 			}
 		}
 		p := mk(packet.ProtoUDP, at(a.node, 53), client, 0)
-		want(t, b, b.Outbound(p), Peer, "of a server that is bound")
+		want(t, b, b.Outbound(p), packet.VerdictPeer, "of a server that is bound")
 		if p.Src != ip(a.node) {
 			t.Fatal(p.Src)
 		}

@@ -20,7 +20,7 @@ func both(t *testing.T, f func(t *testing.T, a places)) {
 	}
 }
 
-func want(t *testing.T, b *Balancer, got, want Verdict, what string) {
+func want(t *testing.T, b *Balancer, got, want packet.Verdict, what string) {
 	t.Helper()
 	if got != want {
 		t.Fatalf("%s: %v, want %v; counters %v", what, got, want, nonzero(b.Stats().Dropped))
@@ -45,33 +45,33 @@ func TestRejects(t *testing.T) {
 		empty := ip(a.vip).Next().String()
 		for _, dst := range []netip.AddrPort{at(a.vip, 80), at(a.vip, 81), at(empty, 80)} {
 			p := mk(packet.ProtoTCP, at(a.pod, 4000), dst, packet.SYN)
-			want(t, b, b.Outbound(p), Reply, "TCP")
+			want(t, b, b.Outbound(p), packet.VerdictReply, "TCP")
 			if intact(t, p); p.TCPFlags&packet.RST == 0 || p.Source() != dst || p.Destination() != at(a.pod, 4000) {
 				t.Fatalf("%v -> %v flags %x", p.Source(), p.Destination(), p.TCPFlags)
 			}
 			for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoSCTP} {
 				p = mk(proto, at(a.pod, 4000), dst, 0)
-				want(t, b, b.Outbound(p), Reply, "datagram")
+				want(t, b, b.Outbound(p), packet.VerdictReply, "datagram")
 				if intact(t, p); !p.ICMPError() || p.Src != dst.Addr() || p.Dst != ip(a.pod) {
 					t.Fatalf("%v -> %v", p.Src, p.Dst)
 				}
 			}
 		}
 		p := echoOf(ip(a.pod), ip(a.vip), true, 7)
-		want(t, b, b.Outbound(p), Reply, "ping")
+		want(t, b, b.Outbound(p), packet.VerdictReply, "ping")
 		if id, request, ok := p.Echo(); !ok || request || id != 7 || p.Src != ip(a.vip) || p.Dst != ip(a.pod) {
 			t.Fatal("no pong")
 		}
 		intact(t, p)
 		p = echoOf(ip(a.pod), ip(empty), true, 7)
-		want(t, b, b.Outbound(p), Reply, "ping of nobody")
+		want(t, b, b.Outbound(p), packet.VerdictReply, "ping of nobody")
 		if intact(t, p); !p.ICMPError() {
 			t.Fatal("no error")
 		}
 		p = mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)
-		want(t, b, b.Outbound(p), Reply, "segment without flow")
+		want(t, b, b.Outbound(p), packet.VerdictReply, "segment without flow")
 		p = mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.RST)
-		want(t, b, b.Outbound(p), Drop, "RST without flow")
+		want(t, b, b.Outbound(p), packet.VerdictDrop, "RST without flow")
 		if n := len(b.Flows(nil, 0)); n != 0 {
 			t.Fatalf("%d flows after rejects", n)
 		}
@@ -87,22 +87,22 @@ func TestPoliciesAndSourceRanges(t *testing.T) {
 		svc.ExternalIPs, svc.Ports[0].NodePort = []netip.Addr{lb.Addr().Next()}, 30080
 		svc.LBSourceRanges = []netip.Prefix{netip.PrefixFrom(ip(a.outside), ip(a.outside).BitLen())}
 		b := newBalancer(t, 64, tableOf(svc, parts))
-		syn := func(src string, dst netip.AddrPort) Verdict {
+		syn := func(src string, dst netip.AddrPort) packet.Verdict {
 			return b.Outbound(mk(packet.ProtoTCP, at(src, 4000), dst, packet.SYN))
 		}
-		want(t, b, syn(a.pod, at(a.vip, 80)), Drop, "internal policy Local without a local endpoint")
-		want(t, b, syn(a.node, at(a.vip, 80)), Drop, "likewise from the node")
+		want(t, b, syn(a.pod, at(a.vip, 80)), packet.VerdictDrop, "internal policy Local without a local endpoint")
+		want(t, b, syn(a.node, at(a.vip, 80)), packet.VerdictDrop, "likewise from the node")
 		for _, client := range []string{a.pod, a.node} {
 			for _, dst := range []netip.AddrPort{lb, at(svc.ExternalIPs[0].String(), 80), at(a.node, 30080)} {
-				want(t, b, syn(client, dst), Peer, "internal policy Local is for cluster addresses, this is "+dst.String())
+				want(t, b, syn(client, dst), packet.VerdictPeer, "internal policy Local is for cluster addresses, this is "+dst.String())
 			}
 		}
-		want(t, b, syn(a.outside, lb), Peer, "allowed client")
-		want(t, b, syn(ip(a.outside).Next().String(), lb), Drop, "forbidden client")
+		want(t, b, syn(a.outside, lb), packet.VerdictPeer, "allowed client")
+		want(t, b, syn(ip(a.outside).Next().String(), lb), packet.VerdictDrop, "forbidden client")
 		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyCluster, model.PolicyLocal
 		b.Set(tableOf(svc, parts))
-		want(t, b, syn(ip(a.pod).Next().String(), lb), Peer, "a Pod has Cluster semantics")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4001), lb, packet.SYN)), Drop, "external policy Local")
+		want(t, b, syn(ip(a.pod).Next().String(), lb), packet.VerdictPeer, "a Pod has Cluster semantics")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4001), lb, packet.SYN)), packet.VerdictDrop, "external policy Local")
 		if s := b.Stats(); s.Dropped["local_policy"] != 3 || s.Dropped["source_range"] != 1 {
 			t.Fatal(nonzero(s.Dropped))
 		}
@@ -117,7 +117,7 @@ func TestMasqueradeSource(t *testing.T) {
 	b := newBalancer(t, 64, Build(self, snap(nil, nil)))
 	for to, from := range map[string]netip.Addr{"203.0.113.9": ip("192.0.2.200"), "8.8.8.8": self.Addrs[0]} {
 		p := mk(packet.ProtoUDP, at(families["4"].pod, 5000), at(to, 443), 0)
-		want(t, b, b.Outbound(p), Reflect, to)
+		want(t, b, b.Outbound(p), packet.VerdictReflect, to)
 		if p.Src != from {
 			t.Errorf("towards %s from %s, expected %s", to, p.Src, from)
 		}
@@ -132,7 +132,7 @@ func TestMasqueradeSparesPorts(t *testing.T) {
 		b := newBalancer(t, 64, Build(self, snap(nil, nil)))
 		for i := range uint16(20) {
 			p := mk(packet.ProtoUDP, at(a.pod, 5000), at(a.endpoint, 1+i), 0)
-			if want(t, b, b.Outbound(p), Reflect, "to the world"); p.SrcPort != 40002 {
+			if want(t, b, b.Outbound(p), packet.VerdictReflect, "to the world"); p.SrcPort != 40002 {
 				t.Fatalf("source port %d, expected 40002, the only one that is not spared", p.SrcPort)
 			}
 		}
@@ -148,50 +148,50 @@ func TestMasquerade(t *testing.T) {
 		world := at(a.endpoint, 443)
 		for i := range uint16(4) {
 			p := mk(packet.ProtoUDP, at(a.pod, 5000+i), world, 0)
-			want(t, b, b.Outbound(p), Reflect, "to the world")
+			want(t, b, b.Outbound(p), packet.VerdictReflect, "to the world")
 			if intact(t, p); p.Src != ip(a.node) || p.SrcPort < 40000 || p.SrcPort > 40003 || p.Destination() != world {
 				t.Fatalf("%v -> %v", p.Source(), p.Destination())
 			}
-			for way, enter := range map[string]func(*packet.Packet) Verdict{"answer": b.Outbound, "answer in fragments": b.FromHost} {
+			for way, enter := range map[string]func(*packet.Packet) packet.Verdict{"answer": b.Outbound, "answer in fragments": b.FromHost} {
 				back := mk(packet.ProtoUDP, world, p.Source(), 0)
-				want(t, b, enter(back), Reflect, way)
+				want(t, b, enter(back), packet.VerdictReflect, way)
 				if intact(t, back); back.Destination() != at(a.pod, 5000+i) || back.Source() != world {
 					t.Fatalf("%s: %v -> %v", way, back.Source(), back.Destination())
 				}
 			}
 		}
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.endpoint, 444), at(a.node, 40001), 0)), Drop, "of no flow, in fragments")
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 5000), at(a.node, 40001), 0)), Drop, "spoofed, in fragments")
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), world, 0)), Drop, "exhausted")
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), at(a.endpoint, 444), 0)), Reflect, "same ports, other destination")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.endpoint, 444), at(a.node, 40001), 0)), packet.VerdictDrop, "of no flow, in fragments")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 5000), at(a.node, 40001), 0)), packet.VerdictDrop, "spoofed, in fragments")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), world, 0)), packet.VerdictDrop, "exhausted")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), at(a.endpoint, 444), 0)), packet.VerdictReflect, "same ports, other destination")
 		p := echoOf(ip(a.pod), ip(a.endpoint), true, 77)
-		want(t, b, b.Outbound(p), Reflect, "ping")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "ping")
 		id, _, _ := p.Echo()
 		if intact(t, p); p.Src != ip(a.node) || id < 40000 || id > 40003 {
 			t.Fatal(p.Src, id)
 		}
 		bad := errorAbout(p, ip(a.outside))
-		want(t, b, b.FromHost(bad), Reflect, "error about the ping")
+		want(t, b, b.FromHost(bad), packet.VerdictReflect, "error about the ping")
 		if in, _ := bad.Inner(); bad.Dst != ip(a.pod) || in.Src != ip(a.pod) || in.EchoID != 77 {
 			t.Fatal(bad.Dst, in)
 		}
 		intact(t, bad)
 		pong := echoOf(ip(a.endpoint), ip(a.node), false, id)
-		want(t, b, b.FromHost(pong), Reflect, "pong")
+		want(t, b, b.FromHost(pong), packet.VerdictReflect, "pong")
 		if id, _, _ := pong.Echo(); id != 77 || pong.Dst != ip(a.pod) {
 			t.Fatal(id, pong.Dst)
 		}
 		intact(t, pong)
-		want(t, b, b.FromHost(echoOf(ip(a.endpoint), ip(a.node), false, 9)), Drop, "somebody else's pong")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.ACK)), Reply, "segment without flow")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.RST)), Drop, "RST without flow")
-		want(t, b, b.Outbound(echoOf(ip(a.pod), ip(a.endpoint), false, 77)), Drop, "pong without flow")
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Reflect, "not masqueraded")
+		want(t, b, b.FromHost(echoOf(ip(a.endpoint), ip(a.node), false, 9)), packet.VerdictDrop, "somebody else's pong")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.ACK)), packet.VerdictReply, "segment without flow")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.RST)), packet.VerdictDrop, "RST without flow")
+		want(t, b, b.Outbound(echoOf(ip(a.pod), ip(a.endpoint), false, 77)), packet.VerdictDrop, "pong without flow")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), packet.VerdictReflect, "not masqueraded")
 		self.Foreign = self.NonMasquerade
 		b.Set(Build(self, snap(nil, nil)))
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), Peer, "to a WireGuard host that is no node")
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.far, 5000), world, 0)), Drop, "spoofed")
-		want(t, b, b.Outbound(parsed(append(ipHeader(ip(a.pod), ip(a.endpoint), 47, 8), make([]byte, 8)...))), Drop, "GRE")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), packet.VerdictPeer, "to a WireGuard host that is no node")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.far, 5000), world, 0)), packet.VerdictDrop, "spoofed")
+		want(t, b, b.Outbound(parsed(append(ipHeader(ip(a.pod), ip(a.endpoint), 47, 8), make([]byte, 8)...))), packet.VerdictDrop, "GRE")
 		if s := b.Stats(); s.Dropped["ports_exhausted"] != 1 || s.Dropped["spoofed_source"] != 2 {
 			t.Fatal(nonzero(s.Dropped))
 		}
@@ -211,7 +211,7 @@ func TestErrors(t *testing.T) {
 			if c.backend == a.pod {
 				v = b.Outbound
 			}
-			want(t, b, v(e), Reflect, "error of the backend")
+			want(t, b, v(e), packet.VerdictReflect, "error of the backend")
 			in, _ := e.Inner()
 			if intact(t, e); e.Src != ip(a.vip) || e.Dst != ip(c.client) || in.Src != ip(c.client) || in.SrcPort != 4000 || in.Dst != ip(a.vip) || in.DstPort != 80 {
 				t.Fatalf("%v -> %v about %+v", e.Src, e.Dst, in)
@@ -224,9 +224,9 @@ func TestErrors(t *testing.T) {
 			}
 			source := sent.Source()
 			e = errorAbout(answer, ip(c.client)) // by the client
-			wantV := Reflect
+			wantV := packet.VerdictReflect
 			if c.backend == a.far {
-				wantV = Peer
+				wantV = packet.VerdictPeer
 			}
 			want(t, b, b.Outbound(e), wantV, "error of the client")
 			in, _ = e.Inner()
@@ -236,11 +236,11 @@ func TestErrors(t *testing.T) {
 		}
 		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
 		e := errorAbout(mk(packet.ProtoUDP, at(a.far, 1), at(a.pod, 2), 0), ip(a.pod))
-		want(t, b, b.Outbound(e), Peer, "unknown error")
+		want(t, b, b.Outbound(e), packet.VerdictPeer, "unknown error")
 		e = errorAbout(mk(packet.ProtoUDP, at(a.endpoint, 1), at(a.pod, 2), 0), ip(a.pod))
-		want(t, b, b.Outbound(e), Drop, "unknown error to the world")
+		want(t, b, b.Outbound(e), packet.VerdictDrop, "unknown error to the world")
 		e = errorAbout(mk(packet.ProtoUDP, at(a.vip, 1), at(a.pod, 2), 0), ip(a.pod))
-		want(t, b, b.Outbound(e), Drop, "unknown error to a Service")
+		want(t, b, b.Outbound(e), packet.VerdictDrop, "unknown error to a Service")
 	})
 }
 
@@ -249,7 +249,7 @@ func TestUDPFollowsTheService(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		two := ip(a.far).Next().String()
 		b := newBalancer(t, 64, Build(testSelf(), snap(nil, nil)))
-		send := func() (Verdict, netip.AddrPort) {
+		send := func() (packet.Verdict, netip.AddrPort) {
 			p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 53), 0)
 			v := b.Outbound(p)
 			intact(t, p)
@@ -272,10 +272,10 @@ func TestUDPFollowsTheService(t *testing.T) {
 			for range 3 {
 				v, dst := send()
 				if len(c.endpoints) == 0 {
-					want(t, b, v, Reply, "no endpoint")
+					want(t, b, v, packet.VerdictReply, "no endpoint")
 					continue
 				}
-				if v == Drop || v == Reply || dst.Port() != c.target || dst.Addr() != ip(c.endpoints[0]) && dst.Addr() != ip(c.endpoints[len(c.endpoints)-1]) {
+				if v == packet.VerdictDrop || v == packet.VerdictReply || dst.Port() != c.target || dst.Addr() != ip(c.endpoints[0]) && dst.Addr() != ip(c.endpoints[len(c.endpoints)-1]) {
 					t.Fatalf("step %d: %v to %v", i, v, dst)
 				}
 			}
@@ -289,9 +289,9 @@ func TestTCPBackendGone(t *testing.T) {
 		b := newBalancer(t, 64, tableOf(svc, parts))
 		open := func(port uint16) netip.AddrPort {
 			p := mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.SYN)
-			want(t, b, b.Outbound(p), Peer, "SYN")
-			want(t, b, b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK)), Reflect, "SYN-ACK")
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.ACK)), Peer, "ACK")
+			want(t, b, b.Outbound(p), packet.VerdictPeer, "SYN")
+			want(t, b, b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK)), packet.VerdictReflect, "SYN-ACK")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "ACK")
 			return p.Destination()
 		}
 		back := open(4000)
@@ -303,16 +303,16 @@ func TestTCPBackendGone(t *testing.T) {
 			}
 		}
 		b.Set(tableOf(svc, parts))
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)), Peer, "terminating")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4002), at(a.vip, 80), packet.SYN)), Reply, "new while terminating")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "terminating")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4002), at(a.vip, 80), packet.SYN)), packet.VerdictReply, "new while terminating")
 		b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
 		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)
-		want(t, b, b.Outbound(p), Reply, "the client is told")
+		want(t, b, b.Outbound(p), packet.VerdictReply, "the client is told")
 		if intact(t, p); p.TCPFlags&packet.RST == 0 || p.Source() != at(a.vip, 80) {
 			t.Fatal("no RST")
 		}
 		p = mk(packet.ProtoTCP, back, at(a.pod, 4001), packet.ACK)
-		want(t, b, b.Inbound(p), Reply, "the backend is told")
+		want(t, b, b.Inbound(p), packet.VerdictReply, "the backend is told")
 		if intact(t, p); p.TCPFlags&packet.RST == 0 || p.Destination() != back {
 			t.Fatal("no RST")
 		}
@@ -336,9 +336,9 @@ func TestTCPStates(t *testing.T) {
 		p.Buf[p.L4+4], p.Buf[p.L4+5], p.Buf[p.L4+6], p.Buf[p.L4+7] = byte(seq>>24), byte(seq>>16), byte(seq>>8), byte(seq)
 		p.FixChecksum()
 		if way == reply {
-			want(t, b, b.Inbound(p), Reflect, state)
+			want(t, b, b.Inbound(p), packet.VerdictReflect, state)
 		} else {
-			want(t, b, b.Outbound(p), Peer, state)
+			want(t, b, b.Outbound(p), packet.VerdictPeer, state)
 			back = p.Destination()
 		}
 		if f := b.Flows(nil, 0); len(f) != 1 || f[0].State != state {
@@ -436,7 +436,7 @@ func TestAlgorithms(t *testing.T) {
 		count := map[netip.Addr]int{}
 		for i := range uint16(4000) {
 			p := mk(packet.ProtoUDP, at(a.pod, 4000+i), at(a.vip, 80), 0)
-			want(t, b, b.Outbound(p), Peer, algo)
+			want(t, b, b.Outbound(p), packet.VerdictPeer, algo)
 			count[p.Dst]++
 		}
 		spread := 150
@@ -477,14 +477,14 @@ func TestAddressGone(t *testing.T) {
 		self := testSelf()
 		b := newBalancer(t, 64, Build(self, snap(nil, nil)))
 		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.endpoint, 443), packet.SYN)
-		want(t, b, b.Outbound(p), Reflect, "SYN")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "SYN")
 		u := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 443), 0)
-		want(t, b, b.Outbound(u), Reflect, "datagram")
+		want(t, b, b.Outbound(u), packet.VerdictReflect, "datagram")
 		self.Addrs = []netip.Addr{ip("192.168.7.7"), ip("fd00::77")}
 		b.Set(Build(self, snap(nil, nil)))
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.endpoint, 443), packet.ACK)), Reply, "segment")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.endpoint, 443), packet.ACK)), packet.VerdictReply, "segment")
 		u = mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 443), 0)
-		want(t, b, b.Outbound(u), Reflect, "datagram")
+		want(t, b, b.Outbound(u), packet.VerdictReflect, "datagram")
 		if intact(t, u); u.Src != self.Addrs[b2i(u.Version == 6)] {
 			t.Fatal(u.Src)
 		}
@@ -517,24 +517,24 @@ func TestReclaim(t *testing.T) {
 	a := families["4"]
 	b := newBalancer(t, 64, tableOf(service("dns", packet.ProtoUDP, a.vip, 5353, 53, a.pod)))
 	src := ip("20.0.0.1")
-	exchange := func() Verdict {
+	exchange := func() packet.Verdict {
 		src = src.Next()
 		p := mk(packet.ProtoUDP, netip.AddrPortFrom(src, 1), at(a.vip, 5353), 0)
 		v := b.Outbound(p)
-		if v == Reflect {
+		if v == packet.VerdictReflect {
 			b.Outbound(mk(packet.ProtoUDP, p.Destination(), p.Source(), 0))
 		}
 		return v
 	}
 	for range 64 {
-		want(t, b, exchange(), Reflect, "a slot is free")
+		want(t, b, exchange(), packet.VerdictReflect, "a slot is free")
 	}
-	want(t, b, exchange(), Drop, "all are busy")
+	want(t, b, exchange(), packet.VerdictDrop, "all are busy")
 	b.clock.Add(21)
 	for range 64 {
-		want(t, b, exchange(), Reflect, "idle ones make room")
+		want(t, b, exchange(), packet.VerdictReflect, "idle ones make room")
 	}
-	want(t, b, exchange(), Drop, "all are busy again")
+	want(t, b, exchange(), packet.VerdictDrop, "all are busy again")
 	b.sound(t)
 	if s := b.Stats(); s.Services["d/dns"].Connections != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 || s.Dropped["table_full"] != 2 {
 		t.Fatal(s.Services, s.Opened, s.Flows, nonzero(s.Dropped))

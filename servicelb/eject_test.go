@@ -59,7 +59,7 @@ func (r *rig) syn(client string) *packet.Packet {
 	r.Helper()
 	r.port++
 	p := mk(packet.ProtoTCP, at(client, r.port), at(r.a.vip, 80), packet.SYN)
-	want(r.T, r.Balancer, r.Outbound(p), Peer, "SYN")
+	want(r.T, r.Balancer, r.Outbound(p), packet.VerdictPeer, "SYN")
 	return p
 }
 
@@ -70,7 +70,7 @@ func (r *rig) answer(p *packet.Packet) {
 	if r.down[p.Dst] {
 		flags = packet.RST | packet.ACK
 	}
-	want(r.T, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), flags)), Reflect, "answer")
+	want(r.T, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), flags)), packet.VerdictReflect, "answer")
 }
 
 // calls makes n connections, each of another client, and counts which backends they reached.
@@ -206,7 +206,7 @@ func TestEjectionWithoutAnswers(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		repeat := func(r *rig, p *packet.Packet, client string) {
 			q := mk(packet.ProtoTCP, at(client, p.SrcPort), at(a.vip, 80), packet.SYN)
-			want(t, r.Balancer, r.Outbound(q), Peer, "SYN again")
+			want(t, r.Balancer, r.Outbound(q), packet.VerdictPeer, "SYN again")
 		}
 		unreachable := func(r *rig, p *packet.Packet, what packet.Unreachable) {
 			e := new(packet.Packet)
@@ -232,7 +232,7 @@ func TestEjectionWithoutAnswers(t *testing.T) {
 			"unreachable": func(r *rig, p *packet.Packet) {
 				unreachable(r, p, packet.NoHost)
 				unreachable(r, p, packet.NoHost)
-				want(t, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.RST)), Reflect, "RST")
+				want(t, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.RST)), packet.VerdictReflect, "RST")
 			},
 		} {
 			r := newRig(t, a, 2, eject5)
@@ -254,7 +254,7 @@ func TestEjectionWithoutAnswers(t *testing.T) {
 		}
 		r := newRig(t, a, 2, map[string]string{EjectAnnotation: "1"})
 		p := r.syn(a.pod)
-		want(t, r.Balancer, r.Inbound(tooBig(p, ip(a.peer))), Reflect, "an error about a packet that was too large")
+		want(t, r.Balancer, r.Inbound(tooBig(p, ip(a.peer))), packet.VerdictReflect, "an error about a packet that was too large")
 		if got := r.Ejections(); len(got) != 0 {
 			t.Errorf("%+v", got)
 		}
@@ -310,7 +310,7 @@ func TestEjectionThroughChanges(t *testing.T) {
 	set()
 	is("another node came", 1)
 	p := mk(packet.ProtoTCP, at(a.pod, old.SrcPort), at(a.vip, 80), packet.ACK)
-	if want(t, r.Balancer, r.Outbound(p), Peer, "a connection that stands"); p.Destination() != old.Destination() {
+	if want(t, r.Balancer, r.Outbound(p), packet.VerdictPeer, "a connection that stands"); p.Destination() != old.Destination() {
 		t.Errorf("it went to %v", p.Destination())
 	}
 	r.svc.Annotations = nil

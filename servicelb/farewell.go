@@ -49,9 +49,9 @@ func (v *view) speaksAs(e *entry) bool {
 	return (e.flags&flagSNAT == 0 || source == v.self.snat(source.Is4())) && (e.flags&flagNodeSource == 0 || v.local[source])
 }
 
-// SendBy has the balancer send packets of its own: RSTs to the ends of connections that are over. Peer and Reflect say
+// SendBy has the balancer send packets of its own: RSTs to the ends of connections that are over. VerdictPeer and VerdictReflect say
 // where to. Without it there are none.
-func (b *Balancer) SendBy(send func(pkt []byte, to Verdict)) { b.sender.Store(&send) }
+func (b *Balancer) SendBy(send func(pkt []byte, to packet.Verdict)) { b.sender.Store(&send) }
 
 func (b *Balancer) tell(v *view, f farewell) {
 	send := b.sender.Load()

@@ -14,17 +14,17 @@ func TestBothEndsLearn(t *testing.T) {
 		for _, c := range []struct {
 			what, client, backend string
 			way                   int
-			to                    Verdict // the farewell
+			to                    packet.Verdict // the farewell
 		}{
-			{"the client of a remote backend sends", a.pod, a.far, orig, Peer},
-			{"the client of a local backend sends", ip(a.pod).Next().String(), a.pod, orig, Reflect},
-			{"a remote backend sends", a.pod, a.far, reply, Reflect},
-			{"the backend of a hairpin sends", a.pod, a.pod, reply, Reflect},
+			{"the client of a remote backend sends", a.pod, a.far, orig, packet.VerdictPeer},
+			{"the client of a local backend sends", ip(a.pod).Next().String(), a.pod, orig, packet.VerdictReflect},
+			{"a remote backend sends", a.pod, a.far, reply, packet.VerdictReflect},
+			{"the backend of a hairpin sends", a.pod, a.pod, reply, packet.VerdictReflect},
 		} {
 			b := newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, c.backend)))
 			var sent []*packet.Packet
-			var to []Verdict
-			b.SendBy(func(pkt []byte, v Verdict) {
+			var to []packet.Verdict
+			b.SendBy(func(pkt []byte, v packet.Verdict) {
 				p := new(packet.Packet)
 				p.Parse(append([]byte(nil), pkt...))
 				sent, to = append(sent, p), append(to, v)
@@ -47,7 +47,7 @@ func TestBothEndsLearn(t *testing.T) {
 			} else {
 				in = b.Outbound
 			}
-			want(t, b, in(last), Reply, c.what)
+			want(t, b, in(last), packet.VerdictReply, c.what)
 			if len(sent) != 1 || to[0] != c.to || sent[0].Source() != from || sent[0].Destination() != dst || sent[0].TCPFlags != packet.RST ||
 				binary.BigEndian.Uint32(sent[0].Buf[sent[0].L4+4:]) != 1000 {
 				t.Fatalf("%s: %v %+v", c.what, to, sent)
@@ -62,10 +62,10 @@ func TestNoFarewell(t *testing.T) {
 	a := families["4"]
 	self := testSelf()
 	b := newBalancer(t, 64, Build(self, snap(nil, nil)))
-	b.SendBy(func(pkt []byte, v Verdict) { t.Errorf("%x was sent to %v", pkt, v) })
+	b.SendBy(func(pkt []byte, v packet.Verdict) { t.Errorf("%x was sent to %v", pkt, v) })
 	open := func(port uint16, answer bool) {
 		p := mk(packet.ProtoTCP, at(a.pod, port), at(a.endpoint, 443), packet.SYN)
-		want(t, b, b.Outbound(p), Reflect, "SYN")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "SYN")
 		if answer {
 			b.Outbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
 			b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.endpoint, 443), packet.ACK))
@@ -76,6 +76,6 @@ func TestNoFarewell(t *testing.T) {
 	self.Addrs = self.Addrs[1:]
 	b.Set(Build(self, snap(nil, nil)))
 	for _, port := range []uint16{4000, 4001} {
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.endpoint, 443), packet.ACK)), Reply, "segment")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.endpoint, 443), packet.ACK)), packet.VerdictReply, "segment")
 	}
 }

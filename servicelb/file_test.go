@@ -38,7 +38,7 @@ func TestKeptTableEndsNothing(t *testing.T) {
 		b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
 		client, vip := at(a.pod, 4000), at(a.vip, 80)
 		p := mk(packet.ProtoTCP, client, vip, packet.SYN)
-		want(t, b, b.Outbound(p), Peer, "SYN")
+		want(t, b, b.Outbound(p), packet.VerdictPeer, "SYN")
 		back := p.Destination()
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
@@ -47,13 +47,13 @@ func TestKeptTableEndsNothing(t *testing.T) {
 		defer b.Close()
 		for range 2 {
 			b.SetKept(Build(testSelf(), snap(nil, nil)))
-			want(t, b, b.Inbound(mk(packet.ProtoTCP, back, client, packet.SYN|packet.ACK)), Reflect, "an answer under a kept table")
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), Peer, "data under a kept table")
+			want(t, b, b.Inbound(mk(packet.ProtoTCP, back, client, packet.SYN|packet.ACK)), packet.VerdictReflect, "an answer under a kept table")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), packet.VerdictPeer, "data under a kept table")
 		}
 		empty := Build(testSelf(), snap(nil, nil))
 		b.SetKept(empty)
 		b.Set(empty)
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), Reply, "data under the first one that knows")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), packet.VerdictReply, "data under the first one that knows")
 	})
 }
 
@@ -70,14 +70,14 @@ func TestAdoption(t *testing.T) {
 		t.Cleanup(func() { b.Close() })
 		return b, log
 	}
-	ack := func(b *Balancer, port uint16) Verdict {
+	ack := func(b *Balancer, port uint16) packet.Verdict {
 		return b.Outbound(mk(packet.ProtoTCP, at(a.pod, port), at(a.vip, 80), packet.ACK))
 	}
 	b, _ := start(64)
 	b.Set(table)
 	for i := range uint16(10) {
 		p := mk(packet.ProtoTCP, at(a.pod, 4000+i), at(a.vip, 80), packet.SYN)
-		want(t, b, b.Outbound(p), Peer, "SYN")
+		want(t, b, b.Outbound(p), packet.VerdictPeer, "SYN")
 		b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
 		ack(b, 4000+i)
 	}
@@ -90,10 +90,10 @@ func TestAdoption(t *testing.T) {
 		if n := len(b.Flows(nil, 0)); n != 10 {
 			t.Fatalf("%d flows adopted", n)
 		}
-		want(t, b, ack(b, 4000), Drop, "before the first table")
+		want(t, b, ack(b, 4000), packet.VerdictDrop, "before the first table")
 		b.Set(table)
 		for i := range uint16(10) {
-			want(t, b, ack(b, 4000+i), Peer, "after adoption")
+			want(t, b, ack(b, 4000+i), packet.VerdictPeer, "after adoption")
 		}
 		if f := b.Flows(nil, 1); f[0].State != "tcp-open" || f[0].Client.Addr() != ip(a.pod) {
 			t.Fatal(f)
@@ -114,9 +114,9 @@ func TestAdoption(t *testing.T) {
 	b, log := start(32)
 	b.Set(table)
 	for i := range uint16(10) {
-		v := Peer
+		v := packet.VerdictPeer
 		if i >= 1 && i <= 3 {
-			v = Reply
+			v = packet.VerdictReply
 		}
 		want(t, b, ack(b, 4000+i), v, fmt.Sprint("flow ", i))
 	}
@@ -124,7 +124,7 @@ func TestAdoption(t *testing.T) {
 		t.Fatal(log)
 	}
 	for i := range uint16(20) { // the slots of the bad ones are free again
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000+i), at(a.vip, 80), packet.SYN)), Peer, "new flow")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000+i), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "new flow")
 		if n := b.room(); n != 8+int(i) {
 			t.Fatalf("%d slots used after %d", n, i)
 		}
@@ -149,7 +149,7 @@ func TestSessionsAreAdopted(t *testing.T) {
 		}
 		open := func(client netip.Addr, port uint16) netip.Addr {
 			p := mk(packet.ProtoTCP, netip.AddrPortFrom(client, port), at(a.vip, 80), packet.SYN)
-			want(t, b, b.Outbound(p), Peer, "SYN")
+			want(t, b, b.Outbound(p), packet.VerdictPeer, "SYN")
 			return p.Dst
 		}
 		clients := func(each func(netip.Addr)) {

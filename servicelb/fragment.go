@@ -17,7 +17,7 @@ type pieceKey struct {
 
 type piece struct {
 	src, dst netip.Addr
-	verdict  Verdict
+	verdict  packet.Verdict
 }
 
 // pieceTime is how many seconds a first fragment is remembered: as long as Linux reassembles.
@@ -28,12 +28,12 @@ func (k *pieceKey) hash() uint64 {
 }
 
 // fragment handles a packet that is a part of a larger one.
-func (b *Balancer) fragment(v *view, p *packet.Packet, in from) Verdict {
+func (b *Balancer) fragment(v *view, p *packet.Packet, in from) packet.Verdict {
 	k := pieceKey{p.Src, p.Dst, p.FragID, p.Proto}
 	if p.FragOff == 0 {
 		ports := portsOf(p)
 		verdict := b.whole(v, p, in)
-		if verdict != Peer && verdict != Reflect {
+		if verdict != packet.VerdictPeer && verdict != packet.VerdictReflect {
 			return verdict
 		}
 		b.pieces.put(k.hash(), k, piece{p.Src, p.Dst, verdict}, b.now())

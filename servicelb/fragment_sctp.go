@@ -21,7 +21,7 @@ type sctpHead struct {
 	buf   []byte // translated but for the checksum
 	l4    int
 	ports uint32 // source and destination port, by exclusive or with those before
-	to    Verdict
+	to    packet.Verdict
 	seen  uint32 // 0: none is here
 }
 
@@ -34,7 +34,7 @@ func portsOf(p *packet.Packet) uint32 {
 }
 
 // holdHead keeps a first fragment until the last one comes, in place of the oldest.
-func (b *Balancer) holdHead(k *pieceKey, p *packet.Packet, ports uint32, to Verdict) Verdict {
+func (b *Balancer) holdHead(k *pieceKey, p *packet.Packet, ports uint32, to packet.Verdict) packet.Verdict {
 	if b.sender.Load() == nil || p.Vnet.Flags&packet.NeedsCsum != 0 {
 		return b.drop(dropFragment)
 	}
@@ -51,7 +51,7 @@ func (b *Balancer) holdHead(k *pieceKey, p *packet.Packet, ports uint32, to Verd
 		b.drop(dropFragment)
 	}
 	*at = sctpHead{key: *k, buf: append(at.buf[:0], p.Buf...), l4: p.L4, ports: ports, to: to, seen: b.now()}
-	return Drop // for now
+	return packet.VerdictDrop // for now
 }
 
 // sendHead sends the first fragment to which this one is the last.

@@ -65,20 +65,20 @@ func TestSCTPInFragments(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 8080, a.far)))
 		var sent []*packet.Packet
-		var where Verdict
-		b.SendBy(func(raw []byte, to Verdict) { sent, where = append(sent, errorOf(raw)), to })
+		var where packet.Verdict
+		b.SendBy(func(raw []byte, to packet.Verdict) { sent, where = append(sent, errorOf(raw)), to })
 		client, vip, back := at(a.pod, 4000), at(a.vip, 80), at(a.far, 8080)
 		for i, payload := range []int{501, 512, 1600, 60000} {
 			for _, c := range []struct {
-				pass             func(*packet.Packet) Verdict
-				to               Verdict
+				pass             func(*packet.Packet) packet.Verdict
+				to               packet.Verdict
 				src, dst, as, at netip.AddrPort
-			}{{b.Outbound, Peer, client, vip, client, back}, {b.Inbound, Reflect, back, client, vip, client}} {
+			}{{b.Outbound, packet.VerdictPeer, client, vip, client, back}, {b.Inbound, packet.VerdictReflect, back, client, vip, client}} {
 				sent = nil
 				pieces := inPieces(c.src, c.dst, uint32(i+1), payload)
 				for n, p := range pieces {
 					if n == 0 {
-						want(t, b, c.pass(p), Drop, "first waits")
+						want(t, b, c.pass(p), packet.VerdictDrop, "first waits")
 						continue
 					}
 					want(t, b, c.pass(p), c.to, "later")
@@ -106,21 +106,21 @@ func TestSCTPInFragments(t *testing.T) {
 func TestSCTPFragmentsAreHeldInBounds(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		b := newBalancer(t, 256, tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 80, a.far)))
-		want(t, b, b.Outbound(inPieces(at(a.pod, 4000), at(a.vip, 80), 1, 600)[0]), Peer, "the same ports")
+		want(t, b, b.Outbound(inPieces(at(a.pod, 4000), at(a.vip, 80), 1, 600)[0]), packet.VerdictPeer, "the same ports")
 		b.Set(tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 8080, a.far)))
-		want(t, b, b.Outbound(inPieces(at(a.pod, 4001), at(a.vip, 80), 2, 600)[0]), Drop, "nobody sends")
+		want(t, b, b.Outbound(inPieces(at(a.pod, 4001), at(a.vip, 80), 2, 600)[0]), packet.VerdictDrop, "nobody sends")
 		sent := 0
-		b.SendBy(func([]byte, Verdict) { sent++ })
+		b.SendBy(func([]byte, packet.Verdict) { sent++ })
 		before := b.Stats().Dropped["fragment"]
 		for i := range uint32(100) {
-			want(t, b, b.Outbound(inPieces(at(a.pod, 4002), at(a.vip, 80), 100+i, 600)[0]), Drop, "first without a last")
+			want(t, b, b.Outbound(inPieces(at(a.pod, 4002), at(a.vip, 80), 100+i, 600)[0]), packet.VerdictDrop, "first without a last")
 		}
 		if n := b.Stats().Dropped["fragment"] - before; n != 100-uint64(len(b.heads.list)) {
 			t.Fatalf("%d gave way", n)
 		}
 		b.clock.Add(pieceTime + 1)
 		late := inPieces(at(a.pod, 4002), at(a.vip, 80), 199, 600)[1]
-		if want(t, b, b.Outbound(late), Drop, "much later"); sent != 0 {
+		if want(t, b, b.Outbound(late), packet.VerdictDrop, "much later"); sent != 0 {
 			t.Fatal("an old one went")
 		}
 	})

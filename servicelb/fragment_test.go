@@ -46,36 +46,36 @@ func TestFragments(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
 		client, vip := at(a.pod, 4000), at(a.vip, 80)
-		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), Drop, "later before first")
+		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), packet.VerdictDrop, "later before first")
 		p := pieceOf(client, vip, 1, true)
-		want(t, b, b.Outbound(p), Peer, "first")
+		want(t, b, b.Outbound(p), packet.VerdictPeer, "first")
 		if intact(t, p); p.Destination() != at(a.far, 8080) || !p.Fragment() {
 			t.Fatal(p.Destination())
 		}
 		p = pieceOf(client, vip, 1, false)
-		want(t, b, b.Outbound(p), Peer, "later")
+		want(t, b, b.Outbound(p), packet.VerdictPeer, "later")
 		if intact(t, p); p.Dst != ip(a.far) || p.Src != ip(a.pod) {
 			t.Fatal(p.Src, p.Dst)
 		}
-		want(t, b, b.Outbound(pieceOf(client, vip, 2, false)), Drop, "of another datagram")
+		want(t, b, b.Outbound(pieceOf(client, vip, 2, false)), packet.VerdictDrop, "of another datagram")
 		back, to := at(a.far, 8080), client
-		want(t, b, b.Inbound(pieceOf(back, to, 3, true)), Reflect, "first of the answer")
+		want(t, b, b.Inbound(pieceOf(back, to, 3, true)), packet.VerdictReflect, "first of the answer")
 		p = pieceOf(back, to, 3, false)
-		want(t, b, b.Inbound(p), Reflect, "later of the answer")
+		want(t, b, b.Inbound(p), packet.VerdictReflect, "later of the answer")
 		if p.Src != ip(a.vip) {
 			t.Fatal(p.Src)
 		}
-		want(t, b, b.Outbound(pieceOf(client, at(a.far, 9), 4, false)), Peer, "later, to a Pod")
-		want(t, b, b.Inbound(pieceOf(at(a.far, 9), client, 4, false)), Reflect, "later, from a Pod")
-		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 4, false)), Drop, "later, to the world")
-		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 5, true)), Reflect, "first, to the world")
+		want(t, b, b.Outbound(pieceOf(client, at(a.far, 9), 4, false)), packet.VerdictPeer, "later, to a Pod")
+		want(t, b, b.Inbound(pieceOf(at(a.far, 9), client, 4, false)), packet.VerdictReflect, "later, from a Pod")
+		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 4, false)), packet.VerdictDrop, "later, to the world")
+		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 5, true)), packet.VerdictReflect, "first, to the world")
 		p = pieceOf(client, at(a.endpoint, 9), 5, false)
-		want(t, b, b.Outbound(p), Reflect, "later, to the world")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "later, to the world")
 		if p.Src != ip(a.node) {
 			t.Fatal(p.Src)
 		}
 		b.clock.Add(pieceTime + 1)
-		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), Drop, "much later")
+		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), packet.VerdictDrop, "much later")
 	})
 }
 
@@ -84,7 +84,7 @@ func TestUDPWithoutChecksum(t *testing.T) {
 	b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
 	p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 80), 0)
 	p.Buf[26], p.Buf[27] = 0, 0
-	want(t, b, b.Outbound(p), Peer, "datagram")
+	want(t, b, b.Outbound(p), packet.VerdictPeer, "datagram")
 	if intact(t, p); p.Buf[26] != 0 || p.Buf[27] != 0 {
 		t.Fatal("there is a checksum now")
 	}
@@ -100,19 +100,19 @@ func TestDatagramFromHost(t *testing.T) {
 		node, client := at(a.node, 30080), at(a.outside, 4000)
 		for _, what := range []string{"new", "known"} {
 			p := mk(packet.ProtoUDP, client, node, 0)
-			want(t, b, b.FromHost(p), Peer, what)
+			want(t, b, b.FromHost(p), packet.VerdictPeer, what)
 			if intact(t, p); p.Destination() != at(a.far, 8080) {
 				t.Fatal(p.Destination())
 			}
 		}
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, at(a.node, 30081), 0)), Drop, "nobody's")
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 9), node, 0)), Drop, "spoofed")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, at(a.node, 30081), 0)), packet.VerdictDrop, "nobody's")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 9), node, 0)), packet.VerdictDrop, "spoofed")
 		b.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), Drop, "no Service")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), packet.VerdictDrop, "no Service")
 		svc, parts = service("web", packet.ProtoUDP, a.vip, 80, 8080)
 		svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
 		b.Set(tableOf(svc, parts))
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), Reply, "no endpoint")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), packet.VerdictReply, "no endpoint")
 		b.sound(t)
 	})
 }

@@ -17,21 +17,21 @@ const (
 // pass is what becomes of a packet that is none of the balancer's business. The host steers more than Service traffic
 // here (every reply from a target port, ICMP towards local Pods): what is for a Pod of this node goes straight back. The
 // rest is for peers, nodes of the cluster or not; what none of them owns the tunnel drops.
-func (f from) pass(v *view, p *packet.Packet) Verdict {
+func (f from) pass(v *view, p *packet.Packet) packet.Verdict {
 	if f == fromPeer || v.here(p.Dst) || v.bare(p.Dst) {
-		return Reflect
+		return packet.VerdictReflect
 	}
-	return Peer
+	return packet.VerdictPeer
 }
 
 // Outbound decides about a packet that the host has routed to the TUN.
-func (b *Balancer) Outbound(p *packet.Packet) Verdict { return b.handle(p, fromHost) }
+func (b *Balancer) Outbound(p *packet.Packet) packet.Verdict { return b.handle(p, fromHost) }
 
 // Inbound decides about a packet from a peer.
-func (b *Balancer) Inbound(p *packet.Packet) Verdict { return b.handle(p, fromPeer) }
+func (b *Balancer) Inbound(p *packet.Packet) packet.Verdict { return b.handle(p, fromPeer) }
 
 // handle is the way of every packet: source checks, pieces of fragmented packets, errors, known flows, new ones.
-func (b *Balancer) handle(p *packet.Packet, in from) Verdict {
+func (b *Balancer) handle(p *packet.Packet, in from) packet.Verdict {
 	v := b.view.Load()
 	if why := v.forged(p, in); why != 0 {
 		return b.drop(why)
@@ -43,7 +43,7 @@ func (b *Balancer) handle(p *packet.Packet, in from) Verdict {
 }
 
 // whole handles a packet that has its transport header.
-func (b *Balancer) whole(v *view, p *packet.Packet, in from) Verdict {
+func (b *Balancer) whole(v *view, p *packet.Packet, in from) packet.Verdict {
 	if p.ICMPError() {
 		return b.icmpError(v, p, in)
 	}
@@ -58,7 +58,7 @@ func (b *Balancer) whole(v *view, p *packet.Packet, in from) Verdict {
 }
 
 // fresh handles a packet with a key but without a flow.
-func (b *Balancer) fresh(v *view, p *packet.Packet, k *key, in from) Verdict {
+func (b *Balancer) fresh(v *view, p *packet.Packet, k *key, in from) packet.Verdict {
 	if f := v.front(frontKey{p.Dst, p.DstPort, p.Proto}); f != nil && p.HasPorts() {
 		if in == fromPeer && !v.local[p.Dst] {
 			return b.drop(dropPeerService)
@@ -69,7 +69,7 @@ func (b *Balancer) fresh(v *view, p *packet.Packet, k *key, in from) Verdict {
 }
 
 // unknown handles what belongs to no flow and to no frontend.
-func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
+func (b *Balancer) unknown(v *view, p *packet.Packet, in from) packet.Verdict {
 	switch {
 	case v.serviceAddr(p.Dst):
 		if in == fromPeer {
@@ -82,7 +82,7 @@ func (b *Balancer) unknown(v *view, p *packet.Packet, in from) Verdict {
 		return b.drop(dropLeak)
 	case in == fromPeer:
 		b.isCalled(v, p)
-		return Reflect
+		return packet.VerdictReflect
 	case p.Src.IsLoopback() || p.Dst.IsLoopback():
 		return b.drop(dropLoopback)
 	case v.local[p.Dst]:

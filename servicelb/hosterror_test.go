@@ -25,9 +25,9 @@ func TestTooBigForAPodIsToldOutside(t *testing.T) {
 		b := newBalancer(t, 64, tableOf(svc, parts))
 		client, node := at(a.outside, 4000), at(a.node, 30080)
 		p := mk(packet.ProtoUDP, client, node, 0)
-		want(t, b, b.Outbound(p), Reflect, "datagram")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "datagram")
 		e := errorOf(p.AppendTooBig(nil, ip(a.node), 1300))
-		want(t, b, b.Outbound(e), Reflect, "too big")
+		want(t, b, b.Outbound(e), packet.VerdictReflect, "too big")
 		intact(t, e)
 		in, _ := e.Inner()
 		if e.Src != ip(a.node) || e.Dst != client.Addr() || in.Src != client.Addr() || in.SrcPort != 4000 || in.Dst != node.Addr() || in.DstPort != 30080 {
@@ -45,16 +45,16 @@ func TestHostErrorsOfNoFlow(t *testing.T) {
 			p := mk(packet.ProtoUDP, at(c.to, 4000), at(c.from, 9), 0)
 			for _, raw := range [][]byte{p.AppendTooBig(nil, ip(c.from), 1300), p.AppendUnreachable(nil, ip(c.from), packet.NoPort)} {
 				e := errorOf(raw)
-				want(t, b, b.Outbound(e), Reflect, c.from+" to "+c.to)
+				want(t, b, b.Outbound(e), packet.VerdictReflect, c.from+" to "+c.to)
 				if intact(t, e); e.Src != ip(c.from) || e.Dst != ip(c.to) {
 					t.Fatalf("%v -> %v", e.Src, e.Dst)
 				}
 			}
 		}
 		p := mk(packet.ProtoUDP, at(a.far, 4000), at(a.node, 9), 0)
-		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.node), packet.NoPort))), Peer, "to a Pod of another node")
+		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.node), packet.NoPort))), packet.VerdictPeer, "to a Pod of another node")
 		p = mk(packet.ProtoUDP, at(a.outside, 4000), at(a.pod, 9), 0)
-		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.pod), packet.NoPort))), Drop, "a Pod's, to the world")
+		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.pod), packet.NoPort))), packet.VerdictDrop, "a Pod's, to the world")
 	})
 }
 
@@ -66,17 +66,17 @@ func TestHostRefusesWhatWasPassedOn(t *testing.T) {
 		svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
 		b := newBalancer(t, 64, tableOf(svc, parts))
 		p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 53), 0)
-		want(t, b, b.Outbound(p), Reflect, "to the world")
-		refusal := func(about *packet.Packet) Verdict {
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "to the world")
+		refusal := func(about *packet.Packet) packet.Verdict {
 			return b.Outbound(errorOf(about.AppendUnreachable(nil, ip(a.node), packet.NoPort)))
 		}
 		answer := mk(packet.ProtoUDP, at(a.endpoint, 53), p.Source(), 0)
-		want(t, b, refusal(answer), Drop, "refusal of the answer")
-		want(t, b, b.FromHost(clone(answer)), Reflect, "the answer")
-		want(t, b, refusal(mk(packet.ProtoUDP, at(a.endpoint, 54), p.Source(), 0)), Reflect, "refusal of a stranger's")
+		want(t, b, refusal(answer), packet.VerdictDrop, "refusal of the answer")
+		want(t, b, b.FromHost(clone(answer)), packet.VerdictReflect, "the answer")
+		want(t, b, refusal(mk(packet.ProtoUDP, at(a.endpoint, 54), p.Source(), 0)), packet.VerdictReflect, "refusal of a stranger's")
 		call := mk(packet.ProtoUDP, at(a.outside, 4000), at(a.node, 30080), 0)
-		want(t, b, b.FromHost(clone(call)), Peer, "to a node port")
-		want(t, b, refusal(call), Drop, "refusal at the node port")
+		want(t, b, b.FromHost(clone(call)), packet.VerdictPeer, "to a node port")
+		want(t, b, refusal(call), packet.VerdictDrop, "refusal at the node port")
 		if n := b.Stats().Dropped["host_refusal"]; n != 2 {
 			t.Fatalf("%d counted", n)
 		}
@@ -90,10 +90,10 @@ func TestHostRefusesAsABackend(t *testing.T) {
 		svc.ExternalIPs = []netip.Addr{ip(a.node)}
 		b := newBalancer(t, 64, tableOf(svc, parts))
 		p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.node, 80), 0)
-		want(t, b, b.Outbound(p), Reflect, "datagram")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "datagram")
 		if n := len(b.Flows(nil, 0)); n != 1 || p.Source() != at(a.pod, 4000) {
 			t.Fatal(n, p.Source())
 		}
-		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.node), packet.NoPort))), Reflect, "refusal")
+		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.node), packet.NoPort))), packet.VerdictReflect, "refusal")
 	})
 }

@@ -62,8 +62,8 @@ func FuzzPackets(f *testing.F) {
 			v = b.Inbound
 		}
 		switch verdict := v(p); verdict {
-		case Drop:
-		case Reply:
+		case packet.VerdictDrop:
+		case packet.VerdictReply:
 			sound(t, p)
 		default:
 			if table.leaves(p) || table.serviceAddr(p.Dst) {

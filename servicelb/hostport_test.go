@@ -36,10 +36,10 @@ func TestHostPorts(t *testing.T) {
 	} {
 		p := mk(c.proto, at(c.client, 4000), at(c.dst, c.port), packet.SYN)
 		if c.back == "" {
-			want(t, b, b.Outbound(p), Reply, "a port of another node")
+			want(t, b, b.Outbound(p), packet.VerdictReply, "a port of another node")
 			continue
 		}
-		want(t, b, b.Outbound(p), Reflect, c.back)
+		want(t, b, b.Outbound(p), packet.VerdictReflect, c.back)
 		if intact(t, p); p.Destination() != netip.MustParseAddrPort(c.back) {
 			t.Errorf("%s:%d leads to %v, want %s", c.dst, c.port, p.Destination(), c.back)
 		}
@@ -48,12 +48,12 @@ func TestHostPorts(t *testing.T) {
 	next.Pods = append([]model.Pod{pod("again", "n1", "10.42.1.11", s.Pods[0].HostPorts...)}, s.Pods[1:]...)
 	b.Set(builder.Build(testSelf(), &next))
 	p := mk(packet.ProtoTCP, at(a.outside, 4001), at(a.node, 8080), packet.SYN)
-	want(t, b, b.Outbound(p), Reflect, "the Pod that has the port now")
+	want(t, b, b.Outbound(p), packet.VerdictReflect, "the Pod that has the port now")
 	if p.Destination() != netip.MustParseAddrPort("10.42.1.11:80") {
 		t.Error(p.Destination())
 	}
 	p = mk(packet.ProtoTCP, at(a.outside, 4000), at(a.node, 8080), packet.ACK)
-	want(t, b, b.Outbound(p), Reply, "a connection to the Pod that had it")
+	want(t, b, b.Outbound(p), packet.VerdictReply, "a connection to the Pod that had it")
 }
 
 func TestHealthCheckNodePort(t *testing.T) {
@@ -64,14 +64,14 @@ func TestHealthCheckNodePort(t *testing.T) {
 		self.Health = map[uint16]uint16{31000: 45000}
 		b := newBalancer(t, 64, Build(self, snap([]model.Service{svc}, parts)))
 		p := mk(packet.ProtoTCP, at(a.outside, 4000), at(a.node, 31000), packet.SYN)
-		want(t, b, b.Outbound(p), Reflect, "health check")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "health check")
 		own := self.podNet(ip(a.node).Is4())
 		if p.Destination() != netip.AddrPortFrom(own, 45000) || p.Src != ip(a.snat) {
 			t.Fatal(p.Source(), p.Destination())
 		}
 		self.ClusterOnly = true
 		b.Set(Build(self, snap([]model.Service{svc}, parts)))
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4000), at(a.vip, 80), packet.SYN)), Drop, "outside client of a cluster address")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), Peer, "Pod")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictDrop, "outside client of a cluster address")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "Pod")
 	})
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // icmpError sends an error to the end of the flow that caused it, in the words that end knows. It is never balanced.
-func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
+func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) packet.Verdict {
 	if in == fromHost && b.refused(v, p) {
 		return b.drop(dropRefusal)
 	}
@@ -21,7 +21,7 @@ func (b *Balancer) icmpError(v *view, p *packet.Packet, in from) Verdict {
 	case v.leaves(p):
 		return b.drop(dropLeak)
 	case in == fromHost && v.ownError(p):
-		return Reflect
+		return packet.VerdictReflect
 	}
 	return in.pass(v, p)
 }
@@ -54,7 +54,7 @@ func (t *Table) ownError(p *packet.Packet) bool {
 
 // quoted finds the flow that an error speaks of and rewrites the error. What is quoted was on its way in one
 // direction; the error goes in the other.
-func (b *Balancer) quoted(v *view, p *packet.Packet) (Verdict, bool) {
+func (b *Balancer) quoted(v *view, p *packet.Packet) (packet.Verdict, bool) {
 	inner, ok := p.Inner()
 	if !ok || inner.Version != p.Version {
 		return 0, false
@@ -125,10 +125,10 @@ func (f *flows) peek(k *key) (ways [2]tuple, way int, ok bool) {
 // (steering them would break neighbour discovery), and datagrams that arrived in fragments, which show the kernel's rules no
 // ports. The agent reads them from raw sockets, whole. What belongs to no flow and no frontend is dropped: the kernel has
 // its own copy.
-func (b *Balancer) FromHost(p *packet.Packet) (deliver Verdict) {
+func (b *Balancer) FromHost(p *packet.Packet) (deliver packet.Verdict) {
 	v := b.view.Load()
 	if v.gen == 0 || p.Fragment() {
-		return Drop
+		return packet.VerdictDrop
 	}
 	if p.Proto == packet.ProtoUDP {
 		return b.datagram(v, p)
@@ -137,29 +137,29 @@ func (b *Balancer) FromHost(p *packet.Packet) (deliver Verdict) {
 		if verdict, ok := b.quoted(v, p); ok {
 			return verdict
 		}
-		return Drop
+		return packet.VerdictDrop
 	}
 	if _, request, ok := p.Echo(); !ok || request {
-		return Drop
+		return packet.VerdictDrop
 	}
 	k, ok := keyOf(p)
 	if !ok {
-		return Drop
+		return packet.VerdictDrop
 	}
 	if verdict, ok := b.known(v, p, &k, fromHost); ok {
 		return verdict
 	}
-	return Drop
+	return packet.VerdictDrop
 }
 
 // datagram handles one that the host has put together.
-func (b *Balancer) datagram(v *view, p *packet.Packet) Verdict {
+func (b *Balancer) datagram(v *view, p *packet.Packet) packet.Verdict {
 	if why := v.forged(p, fromHost); why != 0 {
 		return b.drop(why)
 	}
 	k, ok := keyOf(p)
 	if !ok {
-		return Drop
+		return packet.VerdictDrop
 	}
 	if verdict, ok := b.known(v, p, &k, fromHost); ok {
 		return verdict
@@ -167,11 +167,11 @@ func (b *Balancer) datagram(v *view, p *packet.Packet) Verdict {
 	if f := v.front(frontKey{p.Dst, p.DstPort, p.Proto}); f != nil {
 		return b.open(v, p, &k, f, fromHost)
 	}
-	return Drop
+	return packet.VerdictDrop
 }
 
 // pong turns an echo request to a Service address into its reply.
-func (b *Balancer) pong(p *packet.Packet) Verdict {
+func (b *Balancer) pong(p *packet.Packet) packet.Verdict {
 	if p.Fragment() || len(p.Buf) < p.Length {
 		return b.drop(dropFragment)
 	}
@@ -190,7 +190,7 @@ func (b *Balancer) pong(p *packet.Packet) Verdict {
 	p.SetSource(netip.AddrPortFrom(dst, 0))
 	p.SetDestination(netip.AddrPortFrom(src, 0))
 	p.SetTTL(64)
-	return Reply
+	return packet.VerdictReply
 }
 
 func map4or6(version, four, six uint8) uint8 {

@@ -7,7 +7,7 @@ import (
 )
 
 // known handles a packet of a flow. The second result is false if there is none, or none any more.
-func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (Verdict, bool) {
+func (b *Balancer) known(v *view, p *packet.Packet, k *key, in from) (packet.Verdict, bool) {
 	f := b.flows
 	h := k.hash(f.seed)
 	s := f.shard(h)
@@ -98,7 +98,7 @@ func (v *view) confirms(e *entry) bool {
 
 // orphan handles a packet whose flow has lost its backend: a datagram of the client is balanced anew, a connection
 // is told that it is over.
-func (b *Balancer) orphan(p *packet.Packet, proto uint8, way int) (Verdict, bool) {
+func (b *Balancer) orphan(p *packet.Packet, proto uint8, way int) (packet.Verdict, bool) {
 	switch {
 	case proto == packet.ProtoTCP:
 		b.counters.ended.Add(1)
@@ -114,7 +114,7 @@ func (b *Balancer) orphan(p *packet.Packet, proto uint8, way int) (Verdict, bool
 }
 
 // send rewrites a packet and says where it goes.
-func (b *Balancer) send(v *view, p *packet.Packet, src, dst netip.AddrPort, in from) Verdict {
+func (b *Balancer) send(v *view, p *packet.Packet, src, dst netip.AddrPort, in from) packet.Verdict {
 	if !p.HasPorts() {
 		if id, _, ok := p.Echo(); ok && id != src.Port()|dst.Port() {
 			p.SetEcho(src.Port() | dst.Port()) // the other one is zero

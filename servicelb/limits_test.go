@@ -21,10 +21,10 @@ func TestFlood(t *testing.T) {
 	for _, answered := range []bool{false, true} {
 		const size = 4096
 		b := newBalancer(t, size, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
-		open := func(src string, port uint16, whole bool) Verdict {
+		open := func(src string, port uint16, whole bool) packet.Verdict {
 			p := mk(packet.ProtoTCP, at(src, port), at(a.vip, 80), packet.SYN)
 			v := b.Outbound(p)
-			if v == Peer && whole {
+			if v == packet.VerdictPeer && whole {
 				b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
 				b.Outbound(mk(packet.ProtoTCP, at(src, port), at(a.vip, 80), packet.ACK))
 			}
@@ -33,7 +33,7 @@ func TestFlood(t *testing.T) {
 		flooder := b.flows.sources.bucket(b.flows.seed, ip(a.pod))
 		victim := ip(a.pod).Next()
 		for i := range uint16(100) {
-			want(t, b, open(victim.String(), 1000+i, true), Peer, "before the flood")
+			want(t, b, open(victim.String(), 1000+i, true), packet.VerdictPeer, "before the flood")
 		}
 		other := victim
 		for i := range 60000 {
@@ -41,11 +41,11 @@ func TestFlood(t *testing.T) {
 			if i%500 == 0 {
 				for other = other.Next(); b.flows.sources.bucket(b.flows.seed, other) == flooder; other = other.Next() {
 				} // one in 4,096 clients shares the flooder's account
-				want(t, b, open(other.String(), 1, true), Peer, "another client in the flood")
+				want(t, b, open(other.String(), 1, true), packet.VerdictPeer, "another client in the flood")
 			}
 		}
 		for i := range uint16(100) {
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), Peer, "a standing connection")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "a standing connection")
 		}
 		if b.room() > size {
 			t.Fatal(b.room())
@@ -61,11 +61,11 @@ func TestFloodOfSources(t *testing.T) {
 	src := netip.MustParseAddr("20.0.0.1")
 	for range 20000 {
 		src = src.Next()
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)), Peer, "SYN")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "SYN")
 	}
 	for src = ip("30.0.0.1"); ; src = src.Next() { // all of it stands
 		p := mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)
-		if b.Outbound(p) != Peer {
+		if b.Outbound(p) != packet.VerdictPeer {
 			break
 		}
 		b.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK))
@@ -78,7 +78,7 @@ func TestFloodOfSources(t *testing.T) {
 	last := b.Flows(nil, 0)
 	for _, f := range last {
 		if f.State == "tcp-open" {
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK)), Peer, "standing")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK)), packet.VerdictPeer, "standing")
 		}
 	}
 	b.flows.sweep(b.now() + 25*3600)
@@ -163,9 +163,9 @@ func TestNoAllocations(t *testing.T) {
 		b.Outbound(p)
 		var q packet.Packet
 		scratch := make([]byte, 0, 2048)
-		again := func(what string, p *packet.Packet, v func(*packet.Packet) Verdict, change func(q *packet.Packet)) {
+		again := func(what string, p *packet.Packet, v func(*packet.Packet) packet.Verdict, change func(q *packet.Packet)) {
 			t.Helper()
-			verdict := Drop
+			verdict := packet.VerdictDrop
 			if n := testing.AllocsPerRun(200, func() {
 				q = *p
 				q.Buf = append(scratch, p.Buf...)
@@ -173,7 +173,7 @@ func TestNoAllocations(t *testing.T) {
 					change(&q)
 				}
 				verdict = v(&q)
-			}); n != 0 || verdict == Drop {
+			}); n != 0 || verdict == packet.VerdictDrop {
 				t.Errorf("%s: %v allocations, verdict %v", what, n, verdict)
 			}
 		}

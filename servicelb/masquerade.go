@@ -4,7 +4,7 @@ import "github.com/warrennet/warren/internal/packet"
 
 // masquerade starts a flow from a Pod of this node to the world, under the node's address. What cannot have a flow
 // is stopped here: a Pod's address means nothing out there.
-func (b *Balancer) masquerade(v *view, p *packet.Packet) Verdict {
+func (b *Balancer) masquerade(v *view, p *packet.Packet) packet.Verdict {
 	k, ok := keyOf(p)
 	if !ok {
 		return b.drop(dropLeak)

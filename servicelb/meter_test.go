@@ -20,10 +20,10 @@ func TestServiceTraffic(t *testing.T) {
 		for range n {
 			p := mk(packet.ProtoUDP, at("20.0.0.9", port), at(a.vip, 53), 0)
 			in.Packets, in.Bytes = in.Packets+1, in.Bytes+uint64(p.Length)
-			want(t, b, b.Outbound(p), Reflect, "request")
+			want(t, b, b.Outbound(p), packet.VerdictReflect, "request")
 			q := mk(packet.ProtoUDP, p.Destination(), p.Source(), 0)
 			out.Packets, out.Bytes = out.Packets+1, out.Bytes+uint64(q.Length)
-			want(t, b, b.Outbound(q), Reflect, "reply")
+			want(t, b, b.Outbound(q), packet.VerdictReflect, "reply")
 		}
 	}
 	is := func(what string, connections uint64) {
@@ -104,7 +104,7 @@ func TestServiceTrafficInParallel(t *testing.T) {
 		all.Go(func() {
 			for i := range each {
 				p := mk(packet.ProtoTCP, at("20.0.0.9", uint16(1+w%2*1000+i%500)), at(a.vip, 80), packet.SYN)
-				if v := b.Outbound(p); v != Reflect {
+				if v := b.Outbound(p); v != packet.VerdictReflect {
 					panic(fmt.Sprint(v, nonzero(b.Stats().Dropped)))
 				}
 				if i%1000 == 0 {

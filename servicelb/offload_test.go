@@ -109,12 +109,12 @@ func newEnds(t *testing.T, a places, proto uint8, size int) *ends {
 }
 
 // send passes a packet by the kernel or the balancer. It says who had it, and what became of it.
-func (x *ends) send(t *testing.T, proto uint8, src, dst netip.AddrPort, flags uint8) (inKernel bool, v Verdict, p *packet.Packet) {
+func (x *ends) send(t *testing.T, proto uint8, src, dst netip.AddrPort, flags uint8) (inKernel bool, v packet.Verdict, p *packet.Packet) {
 	t.Helper()
 	p = mk(proto, src, dst, flags)
 	if x.carries(t, x.Balancer, p) {
 		intact(t, p)
-		return true, Reflect, p
+		return true, packet.VerdictReflect, p
 	}
 	v = x.Outbound(p)
 	return false, v, p
@@ -128,7 +128,7 @@ func (x *ends) must(t *testing.T, proto uint8, way int, flags uint8, inKernel bo
 		src, dst, to = x.back, x.client, [2]netip.AddrPort{x.vip, x.client}
 	}
 	by, v, p := x.send(t, proto, src, dst, flags)
-	if v != Reflect || p.Source() != to[0] || p.Destination() != to[1] {
+	if v != packet.VerdictReflect || p.Source() != to[0] || p.Destination() != to[1] {
 		t.Fatalf("%s: %v %v -> %v; counters %v", what, v, p.Source(), p.Destination(), nonzero(x.Stats().Dropped))
 	}
 	if by != inKernel {
@@ -203,7 +203,7 @@ func TestTablesStopOffloads(t *testing.T) {
 		x.must(t, packet.ProtoTCP, orig, packet.ACK, true, "the first packet under a new table")
 		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "an answer")
 		var told []*packet.Packet
-		x.SendBy(func(b []byte, to Verdict) { told = append(told, parsed(bytes.Clone(b))) })
+		x.SendBy(func(b []byte, to packet.Verdict) { told = append(told, parsed(bytes.Clone(b))) })
 		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, ip(a.pod).Next().Next().String())))
 		if len(told) != 2 || told[0].TCPFlags != packet.RST || told[0].Source() != x.vip || told[0].Destination() != x.client ||
 			told[1].TCPFlags != packet.RST || told[1].Source() != x.client || told[1].Destination() != x.back {
@@ -215,7 +215,7 @@ func TestTablesStopOffloads(t *testing.T) {
 			}
 		}
 		by, v, p := x.send(t, packet.ProtoTCP, x.client, x.vip, packet.ACK)
-		if by || v != Reply || p.TCPFlags&packet.RST == 0 {
+		if by || v != packet.VerdictReply || p.TCPFlags&packet.RST == 0 {
 			t.Fatalf("the backend is gone: carried %v, verdict %v", by, v)
 		}
 		x.tidy(t)
@@ -232,7 +232,7 @@ func TestOffloadOfDatagrams(t *testing.T) {
 		x.must(t, packet.ProtoUDP, reply, 0, true, "its answer")
 		x.must(t, packet.ProtoUDP, orig, 0, true, "the third question")
 		x.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
-		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v != Reply {
+		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v != packet.VerdictReply {
 			t.Fatalf("no backend: carried %v, verdict %v", by, v)
 		}
 		x.back = netip.AddrPortFrom(ip(a.pod).Next().Next(), 9090)
@@ -242,7 +242,7 @@ func TestOffloadOfDatagrams(t *testing.T) {
 		x.must(t, packet.ProtoUDP, orig, 0, false, "another one")
 		x.must(t, packet.ProtoUDP, orig, 0, true, "and the next")
 		x.Set(Build(testSelf(), snap(nil, nil)))
-		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v == Reflect {
+		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v == packet.VerdictReflect {
 			t.Fatalf("no Service: carried %v, verdict %v", by, v)
 		}
 		x.tidy(t)
@@ -293,7 +293,7 @@ func TestResetAfterAOffload(t *testing.T) {
 		}
 		rst := mk(packet.ProtoTCP, x.client, x.vip, packet.RST)
 		seqAck(rst, 3<<30, 0)
-		want(t, x.Balancer, x.Outbound(rst), Reflect, "RST")
+		want(t, x.Balancer, x.Outbound(rst), packet.VerdictReflect, "RST")
 		if s := x.state(t); s != "tcp-reset" {
 			t.Errorf("%s after the RST", s)
 		}
@@ -364,7 +364,7 @@ func TestWithoutOffload(t *testing.T) {
 				if k.carries(t, b, p) {
 					t.Errorf("%s: the kernel carries it", c.what)
 				}
-				if v := b.Outbound(p); v != Reflect && v != Peer {
+				if v := b.Outbound(p); v != packet.VerdictReflect && v != packet.VerdictPeer {
 					t.Errorf("%s: %v", c.what, v)
 				}
 				answer := mk(c.proto, p.Destination(), p.Source(), packet.SYN|packet.ACK)
@@ -389,7 +389,7 @@ func TestOffloadPlacesAreFew(t *testing.T) {
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	for port := uint16(1); port <= 20; port++ {
 		p := mk(packet.ProtoTCP, netip.AddrPortFrom(x.client.Addr(), 5000+port), x.vip, packet.SYN)
-		want(t, x.Balancer, x.Outbound(p), Reflect, "SYN")
+		want(t, x.Balancer, x.Outbound(p), packet.VerdictReflect, "SYN")
 	}
 	if n := x.Stats().Offloaded; n != 6 {
 		t.Errorf("%d places for connections without an answer, expected 6 of 8", n)
@@ -500,7 +500,7 @@ func TestOffloadsCountForEjection(t *testing.T) {
 	for port := uint16(4000); ; port++ { // until the choice falls on the backend
 		x.client = netip.AddrPortFrom(x.client.Addr(), port)
 		p := mk(packet.ProtoTCP, x.client, x.vip, packet.SYN)
-		want(t, x.Balancer, x.Outbound(p), Reflect, "SYN")
+		want(t, x.Balancer, x.Outbound(p), packet.VerdictReflect, "SYN")
 		if p.Destination() == x.back {
 			break
 		}
@@ -559,7 +559,7 @@ func TestOffloadBeforeAdoption(t *testing.T) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.must(t, packet.ProtoTCP, orig, packet.SYN, false, "SYN")
 		p := mk(packet.ProtoTCP, x.back, x.client, packet.ACK|packet.PSH)
-		want(t, x.Balancer, x.Outbound(p), Reflect, "data in the middle")
+		want(t, x.Balancer, x.Outbound(p), packet.VerdictReflect, "data in the middle")
 		if s := x.state(t); s != "tcp-open" {
 			t.Errorf("%s", s)
 		}

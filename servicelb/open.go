@@ -34,7 +34,7 @@ func (t *Table) client(a netip.Addr) client {
 }
 
 // open starts a flow to a frontend, or says why not.
-func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from) Verdict {
+func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from) packet.Verdict {
 	c := v.client(p.Src)
 	if c == clientOutside && (!f.admits(p.Src) || f.kind == kindCluster && v.self.ClusterOnly) {
 		return b.drop(dropSourceRange)
@@ -63,7 +63,7 @@ func (b *Balancer) open(v *view, p *packet.Packet, k *key, f *frontend, in from)
 	n.flags |= how
 	n.way[orig] = k.tuple
 	verdict := b.bind(v, p, k, &n, back.addrPort(), src, in)
-	if verdict != Drop {
+	if verdict != packet.VerdictDrop {
 		f.meter.open()
 	}
 	return verdict
@@ -116,7 +116,7 @@ const tries = 128
 
 // bind finds a source port, enters the flow and sends its first packet. The client's own port is kept if the answers
 // can be told apart; what leaves by a node address takes its port from the masquerade range.
-func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.AddrPort, src netip.Addr, in from) Verdict {
+func (b *Balancer) bind(v *view, p *packet.Packet, k *key, n *birth, back netip.AddrPort, src netip.Addr, in from) packet.Verdict {
 	slot, why := b.admit(v, p.Src, n)
 	if why != 0 {
 		return b.drop(why)

@@ -44,9 +44,9 @@ type oflow struct {
 // forecast is what must become of a packet: a verdict, and for one that goes on also where from and to. choice, if
 // set, judges a new flow.
 type forecast struct {
-	verdict  Verdict
+	verdict  packet.Verdict
 	src, dst netip.AddrPort
-	choice   func(v Verdict, p *packet.Packet) error
+	choice   func(v packet.Verdict, p *packet.Packet) error
 }
 
 func (o *oracle) local(a netip.Addr) bool {
@@ -59,11 +59,11 @@ func (o *oracle) remote(a netip.Addr) bool {
 	return o.peer(a) || o.pods(a) && !o.here(a)
 }
 
-func (o *oracle) toward(a netip.Addr) Verdict {
+func (o *oracle) toward(a netip.Addr) packet.Verdict {
 	if o.remote(a) {
-		return Peer
+		return packet.VerdictPeer
 	}
-	return Reflect
+	return packet.VerdictReflect
 }
 
 func ours(s *model.Service) bool { return !s.Foreign && !s.Headless && s.Type != model.ExternalName }
@@ -179,18 +179,18 @@ func (o *oracle) pool(s *model.Service, p *model.ServicePort, kind string, v6, o
 // packet says what must become of a packet.
 func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uint8) forecast {
 	if o.forged(in, src.Addr(), dst.Addr()) {
-		return forecast{verdict: Drop}
+		return forecast{verdict: packet.VerdictDrop}
 	}
 	if f, known := o.known(proto, src, dst, flags); known {
 		return f
 	}
-	refuse := forecast{verdict: Reply, src: dst, dst: src}
+	refuse := forecast{verdict: packet.VerdictReply, src: dst, dst: src}
 	if proto == packet.ProtoTCP && flags&packet.RST != 0 {
-		refuse.verdict = Drop
+		refuse.verdict = packet.VerdictDrop
 	}
-	pass := forecast{verdict: Peer, src: src, dst: dst}
+	pass := forecast{verdict: packet.VerdictPeer, src: src, dst: dst}
 	if in == fromPeer || o.here(dst.Addr()) {
-		pass.verdict = Reflect
+		pass.verdict = packet.VerdictReflect
 	}
 	opens := proto != packet.ProtoTCP || flags == packet.SYN
 	if s, p, kind := o.front(proto, dst); s != nil {
@@ -199,13 +199,13 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 		pool, drop := o.pool(s, p, kind, dst.Addr().Is6(), outside)
 		switch {
 		case in == fromPeer && !o.local(dst.Addr()):
-			return forecast{verdict: Drop}
+			return forecast{verdict: packet.VerdictDrop}
 		case outside && kind == "lb" && len(s.LBSourceRanges) > 0 && !within(s.LBSourceRanges, src.Addr()):
-			return forecast{verdict: Drop}
+			return forecast{verdict: packet.VerdictDrop}
 		case !opens:
 			return refuse
 		case drop:
-			return forecast{verdict: Drop}
+			return forecast{verdict: packet.VerdictDrop}
 		case len(pool) == 0:
 			return refuse
 		}
@@ -218,17 +218,17 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 	switch {
 	case o.service(dst.Addr()):
 		if in == fromPeer {
-			return forecast{verdict: Drop}
+			return forecast{verdict: packet.VerdictDrop}
 		}
 		return refuse
 	case dst.Addr() == o.self.SNAT4 || dst.Addr() == o.self.SNAT6:
 		return refuse
 	case in == fromPeer && o.pods(src.Addr()) && o.world(dst.Addr()):
-		return forecast{verdict: Drop}
+		return forecast{verdict: packet.VerdictDrop}
 	case in == fromPeer:
 		return pass
 	case src.Addr().IsLoopback() || dst.Addr().IsLoopback():
-		return forecast{verdict: Drop}
+		return forecast{verdict: packet.VerdictDrop}
 	case o.local(dst.Addr()):
 		return refuse
 	case o.here(src.Addr()) && o.world(dst.Addr()):
@@ -237,7 +237,7 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 		}
 		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, masq: true}, []netip.AddrPort{dst}, "")}
 	case o.here(dst.Addr()) && !o.here(src.Addr()) && !o.local(src.Addr()):
-		return forecast{verdict: Drop}
+		return forecast{verdict: packet.VerdictDrop}
 	}
 	return pass
 }
@@ -276,8 +276,8 @@ func (o *oracle) source(client, backend netip.Addr, masq bool) (want netip.Addr,
 }
 
 // opened judges the first packet of a flow, and remembers the flow.
-func (o *oracle) opened(f *oflow, pool []netip.AddrPort, session string) func(Verdict, *packet.Packet) error {
-	return func(v Verdict, p *packet.Packet) error {
+func (o *oracle) opened(f *oflow, pool []netip.AddrPort, session string) func(packet.Verdict, *packet.Packet) error {
+	return func(v packet.Verdict, p *packet.Packet) error {
 		to, from := p.Destination(), p.Source()
 		want, fromRange := o.source(f.orig[0].Addr(), to.Addr(), f.masq)
 		natural := netip.AddrPortFrom(want, f.orig[0].Port())
@@ -330,11 +330,11 @@ func (o *oracle) known(proto uint8, src, dst netip.AddrPort, flags uint8) (forec
 		o.flows = slices.Delete(o.flows, i, i+1)
 		switch {
 		case proto != packet.ProtoTCP && answer || flags&packet.RST != 0 && proto == packet.ProtoTCP:
-			return forecast{verdict: Drop}, true
+			return forecast{verdict: packet.VerdictDrop}, true
 		case proto != packet.ProtoTCP || !answer && flags == packet.SYN:
 			return forecast{}, false
 		}
-		return forecast{verdict: Reply, src: dst, dst: src}, true
+		return forecast{verdict: packet.VerdictReply, src: dst, dst: src}, true
 	}
 	o.tried(f, answer, flags)
 	f.state(answer, flags)

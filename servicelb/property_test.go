@@ -86,11 +86,11 @@ func history(t *testing.T, d dice, packets int, k *kernel) {
 		if in == fromPeer {
 			got = b.Inbound
 		}
-		v, carried := Reflect, in == fromHost && k.carries(t, b, p)
+		v, carried := packet.VerdictReflect, in == fromHost && k.carries(t, b, p)
 		if !carried {
 			v = got(p)
 		}
-		if v != Drop {
+		if v != packet.VerdictDrop {
 			intact(t, p)
 		}
 		judge(t, want, v, p)
@@ -143,9 +143,9 @@ func (o *oracle) change(t *testing.T, d dice, builder *Builder, b *Balancer) {
 	b.Set(table)
 }
 
-func judge(t *testing.T, want forecast, v Verdict, p *packet.Packet) {
+func judge(t *testing.T, want forecast, v packet.Verdict, p *packet.Packet) {
 	if want.choice != nil {
-		if v == Drop || v == Reply {
+		if v == packet.VerdictDrop || v == packet.VerdictReply {
 			t.Errorf("a new flow was refused: %v", v)
 		} else if err := want.choice(v, p); err != nil {
 			t.Error(err)
@@ -155,19 +155,19 @@ func judge(t *testing.T, want forecast, v Verdict, p *packet.Packet) {
 	switch {
 	case v != want.verdict:
 		t.Errorf("verdict %v, want %v (%v -> %v)", v, want.verdict, want.src, want.dst)
-	case v == Drop:
-	case v == Reply && p.Proto != packet.ProtoTCP:
+	case v == packet.VerdictDrop:
+	case v == packet.VerdictReply && p.Proto != packet.ProtoTCP:
 		if p.Src != want.src.Addr() || p.Dst != want.dst.Addr() || !p.ICMPError() {
 			t.Errorf("no error from %v", want.src)
 		}
-	case p.Source() != want.src || p.Destination() != want.dst || v == Reply && p.TCPFlags&packet.RST == 0:
+	case p.Source() != want.src || p.Destination() != want.dst || v == packet.VerdictReply && p.TCPFlags&packet.RST == 0:
 		t.Errorf("became %v -> %v, want %v -> %v", p.Source(), p.Destination(), want.src, want.dst)
 	}
 }
 
 // leaks: no packet with a Pod's address may go to the world.
-func (o *oracle) leaks(t *testing.T, v Verdict, p *packet.Packet) {
-	if (v == Peer || v == Reflect) && o.pods(p.Src) && o.world(p.Dst) {
+func (o *oracle) leaks(t *testing.T, v packet.Verdict, p *packet.Packet) {
+	if (v == packet.VerdictPeer || v == packet.VerdictReflect) && o.pods(p.Src) && o.world(p.Dst) {
 		t.Errorf("a Pod's address leaves: %v -> %v", p.Source(), p.Destination())
 	}
 }

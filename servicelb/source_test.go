@@ -26,15 +26,15 @@ func TestWhoseSource(t *testing.T) {
 	for fam, a := range families {
 		for _, c := range []struct {
 			client, backend, source string
-			verdict                 Verdict
+			verdict                 packet.Verdict
 		}{
-			{a.pod, "pod2", keep, Reflect}, {a.pod, a.far, keep, Peer}, {a.pod, a.pod, snat, Reflect},
-			{a.pod, a.node, keep, Reflect}, {a.pod, a.peer, keep, Peer}, {a.pod, a.endpoint, masq, Reflect},
-			{a.node, "pod2", snat, Reflect}, {a.node, a.far, keep, Peer}, {a.node, a.node, snat, Reflect},
-			{a.node, a.peer, keep, Peer}, {a.node, a.endpoint, masq, Reflect},
-			{a.loop, "pod2", snat, Reflect}, {a.loop, a.far, snat, Peer}, {a.loop, a.node, snat, Reflect},
-			{a.outside, "pod2", keep, Reflect}, {a.outside, a.far, snat, Peer}, {a.outside, a.node, snat, Reflect},
-			{a.outside, a.peer, snat, Peer}, {a.outside, a.endpoint, masq, Reflect},
+			{a.pod, "pod2", keep, packet.VerdictReflect}, {a.pod, a.far, keep, packet.VerdictPeer}, {a.pod, a.pod, snat, packet.VerdictReflect},
+			{a.pod, a.node, keep, packet.VerdictReflect}, {a.pod, a.peer, keep, packet.VerdictPeer}, {a.pod, a.endpoint, masq, packet.VerdictReflect},
+			{a.node, "pod2", snat, packet.VerdictReflect}, {a.node, a.far, keep, packet.VerdictPeer}, {a.node, a.node, snat, packet.VerdictReflect},
+			{a.node, a.peer, keep, packet.VerdictPeer}, {a.node, a.endpoint, masq, packet.VerdictReflect},
+			{a.loop, "pod2", snat, packet.VerdictReflect}, {a.loop, a.far, snat, packet.VerdictPeer}, {a.loop, a.node, snat, packet.VerdictReflect},
+			{a.outside, "pod2", keep, packet.VerdictReflect}, {a.outside, a.far, snat, packet.VerdictPeer}, {a.outside, a.node, snat, packet.VerdictReflect},
+			{a.outside, a.peer, snat, packet.VerdictPeer}, {a.outside, a.endpoint, masq, packet.VerdictReflect},
 		} {
 			if c.client == "" {
 				continue
@@ -61,10 +61,10 @@ func TestWhoseSource(t *testing.T) {
 					}
 					back := mk(proto, p.Destination(), p.Source(), packet.SYN|packet.ACK)
 					answer := b.Outbound
-					if c.verdict == Peer {
+					if c.verdict == packet.VerdictPeer {
 						answer = b.Inbound
 					}
-					if v := answer(back); v != Reflect || back.Source() != vip || back.Destination() != client {
+					if v := answer(back); v != packet.VerdictReflect || back.Source() != vip || back.Destination() != client {
 						t.Fatalf("answer: %v, %v -> %v", v, back.Source(), back.Destination())
 					}
 					intact(t, back)
@@ -89,19 +89,19 @@ func TestFarPodToNodePort(t *testing.T) {
 				if backend == a.pod {
 					want = client.Addr()
 				}
-				if v == Drop || p.Src != want || p.Dst != ip(backend) {
+				if v == packet.VerdictDrop || p.Src != want || p.Dst != ip(backend) {
 					t.Fatalf("%v: %v -> %v", v, p.Source(), p.Destination())
 				}
 				back := mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.SYN|packet.ACK)
 				answer := b.Outbound
-				if v == Peer {
+				if v == packet.VerdictPeer {
 					answer = b.Inbound
 				}
-				if v := answer(back); v != Peer || back.Source() != front || back.Destination() != client {
+				if v := answer(back); v != packet.VerdictPeer || back.Source() != front || back.Destination() != client {
 					t.Fatalf("answer: %v, %v -> %v", v, back.Source(), back.Destination())
 				}
 				intact(t, back)
-				if v := b.Inbound(mk(packet.ProtoTCP, client, netip.AddrPortFrom(ip(a.vip), 80), packet.SYN)); v != Drop {
+				if v := b.Inbound(mk(packet.ProtoTCP, client, netip.AddrPortFrom(ip(a.vip), 80), packet.SYN)); v != packet.VerdictDrop {
 					t.Fatalf("a Service address from a peer: %v", v)
 				}
 			})

@@ -1,6 +1,10 @@
 package servicelb
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/warrennet/warren/internal/packet"
+)
 
 // reason is why a packet was not passed on.
 type reason uint8
@@ -47,9 +51,9 @@ type counters struct {
 	dropped       [reasons]atomic.Uint64
 }
 
-func (b *Balancer) drop(why reason) Verdict {
+func (b *Balancer) drop(why reason) packet.Verdict {
 	b.counters.dropped[why].Add(1)
-	return Drop
+	return packet.VerdictDrop
 }
 
 // Stats is a sum over the balancer's life and its present.

@@ -12,24 +12,26 @@ import (
 
 // hookFunc decides by functions; nil ones pass.
 type hookFunc struct {
-	out, in func(p *packet.Packet) Verdict
+	out, in func(p *packet.Packet) packet.Verdict
 }
 
-func (h hookFunc) Outbound(p *packet.Packet) Verdict {
+func (h hookFunc) Outbound(p *packet.Packet) packet.Verdict {
 	if h.out == nil || bytes.Equal(p.Buf, mark) {
-		return ToPeer
+		return packet.VerdictPeer
 	}
 	return h.out(p)
 }
 
-func (h hookFunc) Inbound(p *packet.Packet) Verdict {
+func (h hookFunc) Inbound(p *packet.Packet) packet.Verdict {
 	if h.in == nil {
-		return Reflect
+		return packet.VerdictReflect
 	}
 	return h.in(p)
 }
 
-func always(v Verdict) func(*packet.Packet) Verdict { return func(*packet.Packet) Verdict { return v } }
+func always(v packet.Verdict) func(*packet.Packet) packet.Verdict {
+	return func(*packet.Packet) packet.Verdict { return v }
+}
 
 // testDevice is a device on a fake kernel with one peer that owns the "far" ends of the test packets.
 func testDevice(t testing.TB, k *fakeKernel, h Hook) *tunDevice {
@@ -120,26 +122,26 @@ func TestReadTakesAllThatWaits(t *testing.T) {
 
 func TestVerdicts(t *testing.T) {
 	outgoing := tcpSpec(6, 1, pattern(20000))
-	answer := func(p *packet.Packet) Verdict {
+	answer := func(p *packet.Packet) packet.Verdict {
 		if !p.BecomeUnreachable(p.Dst, packet.NoPort) {
 			t.Error("no answer")
 		}
-		return Reply
+		return packet.VerdictReply
 	}
 	incoming := outgoing
 	incoming.src, incoming.dst = outgoing.dst, outgoing.src
-	back := func(p *packet.Packet) Verdict { // to the peer again, under another address of it
+	back := func(p *packet.Packet) packet.Verdict { // to the peer again, under another address of it
 		p.SetDestination(netip.MustParseAddrPort("[fd42:0:0:1::99]:81"))
-		return ToPeer
+		return packet.VerdictPeer
 	}
 	turned := incoming
 	turned.dst = "[fd42:0:0:1::99]:81"
-	reply := func(p *packet.Packet) Verdict {
+	reply := func(p *packet.Packet) packet.Verdict {
 		if p.Super() {
-			return Drop
+			return packet.VerdictDrop
 		}
 		p.BecomeReset()
-		return Reply
+		return packet.VerdictReply
 	}
 	small := incoming
 	small.payload = pattern(10)
@@ -152,12 +154,12 @@ func TestVerdicts(t *testing.T) {
 		peer [][]byte // and the peer
 	}{
 		{"out peer", hookFunc{}, false, outgoing, nil, naive(outgoing, 1300)},
-		{"out reflect", hookFunc{out: always(Reflect)}, false, outgoing, naive(outgoing, 1300), nil},
-		{"out drop", hookFunc{out: always(Drop)}, false, outgoing, nil, nil},
+		{"out reflect", hookFunc{out: always(packet.VerdictReflect)}, false, outgoing, naive(outgoing, 1300), nil},
+		{"out drop", hookFunc{out: always(packet.VerdictDrop)}, false, outgoing, nil, nil},
 		{"out reply", hookFunc{out: answer}, false, outgoing, [][]byte{unreachableAbout(t, outgoing, 1300)}, nil},
 		{"in reflect", hookFunc{}, true, incoming, naive(incoming, 1300), nil},
 		{"in peer", hookFunc{in: back}, true, incoming, nil, naive(turned, 1300)},
-		{"in drop", hookFunc{in: always(Drop)}, true, incoming, nil, nil},
+		{"in drop", hookFunc{in: always(packet.VerdictDrop)}, true, incoming, nil, nil},
 		{"in reply", hookFunc{in: reply}, true, small, nil, [][]byte{resetAbout(t, small)}},
 	}
 	for _, c := range cases {
@@ -204,12 +206,12 @@ func resetAbout(t *testing.T, s spec) []byte {
 
 func TestReflectWritesSuperPacketWhole(t *testing.T) {
 	k := &fakeKernel{}
-	d := testDevice(t, k, hookFunc{out: func(p *packet.Packet) Verdict {
+	d := testDevice(t, k, hookFunc{out: func(p *packet.Packet) packet.Verdict {
 		if !p.Super() {
-			return ToPeer
+			return packet.VerdictPeer
 		}
 		p.SetDestination(netip.MustParseAddrPort("10.42.0.3:8080"))
-		return Reflect
+		return packet.VerdictReflect
 	}})
 	s := tcpSpec(4, 9, pattern(64000))
 	k.queues[0].feed(s.super(1388))
@@ -512,7 +514,7 @@ func TestSecondQueueHandsOver(t *testing.T) {
 
 func TestInject(t *testing.T) {
 	k := &fakeKernel{}
-	d := testDevice(t, k, hookFunc{out: always(Drop), in: always(Drop)})
+	d := testDevice(t, k, hookFunc{out: always(packet.VerdictDrop), in: always(packet.VerdictDrop)})
 	tn := &Tunnel{dev: d}
 	mark := udpSpec(6, 0, pattern(99)).bytes() // one that the hook would drop
 	if err := tn.InjectHost(mark, mark); err != nil {
@@ -616,7 +618,7 @@ func TestNoAllocationsOnTheWay(t *testing.T) {
 	}
 }
 
-func reflectSupers(p *packet.Packet) Verdict { return Reflect }
+func reflectSupers(p *packet.Packet) packet.Verdict { return packet.VerdictReflect }
 
 // BenchmarkHook is the whole way of a super-packet through the device up to the engine's buffers or back to the
 // host; the hook itself costs what the difference to "none" is.
@@ -627,7 +629,7 @@ func BenchmarkHook(b *testing.B) {
 	for name, h := range map[string]Hook{
 		"none":      nil,
 		"peer":      hookFunc{},
-		"translate": hookFunc{out: func(p *packet.Packet) Verdict { p.SetDestination(nat); return ToPeer }},
+		"translate": hookFunc{out: func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictPeer }},
 	} {
 		b.Run("out/"+name, func(b *testing.B) {
 			d, q := nullDevice(b, h, v, raw)
@@ -641,7 +643,7 @@ func BenchmarkHook(b *testing.B) {
 		})
 	}
 	b.Run("reflect", func(b *testing.B) {
-		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) Verdict { p.SetDestination(nat); return Reflect }}, v, raw)
+		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictReflect }}, v, raw)
 		r := newReader(d, 0)
 		b.SetBytes(60000)
 		b.ReportAllocs()
@@ -652,7 +654,7 @@ func BenchmarkHook(b *testing.B) {
 		}
 	})
 	b.Run("small", func(b *testing.B) {
-		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) Verdict { p.SetDestination(nat); return ToPeer }}, packet.Vnet{}, udpSpec(4, 1, pattern(64)).bytes())
+		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictPeer }}, packet.Vnet{}, udpSpec(4, 1, pattern(64)).bytes())
 		bufs, sizes := buffers(maxBatch)
 		b.ReportAllocs()
 		for b.Loop() {
@@ -662,7 +664,7 @@ func BenchmarkHook(b *testing.B) {
 	})
 	b.Run("in", func(b *testing.B) {
 		segs := naive(s, 1368)
-		d, _ := nullDevice(b, hookFunc{in: func(p *packet.Packet) Verdict { p.SetSource(nat); return Reflect }}, v, raw)
+		d, _ := nullDevice(b, hookFunc{in: func(p *packet.Packet) packet.Verdict { p.SetSource(nat); return packet.VerdictReflect }}, v, raw)
 		bufs := make([][]byte, len(segs))
 		for i := range bufs {
 			bufs[i] = append(make([]byte, 16, 2000), segs[i]...)

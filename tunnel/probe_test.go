@@ -13,12 +13,12 @@ import (
 // answerEcho is a host that answers echo requests, as kernels do.
 type answerEcho struct{ deaf atomic.Bool }
 
-func (*answerEcho) Outbound(*packet.Packet) Verdict { return ToPeer }
+func (*answerEcho) Outbound(*packet.Packet) packet.Verdict { return packet.VerdictPeer }
 
-func (h *answerEcho) Inbound(p *packet.Packet) Verdict {
+func (h *answerEcho) Inbound(p *packet.Packet) packet.Verdict {
 	id, request, ok := p.Echo()
 	if !ok || !request || h.deaf.Load() {
-		return Reflect
+		return packet.VerdictReflect
 	}
 	b := packet.AppendEcho(nil, p.Dst, p.Src, id, p.EchoSequence(), p.Length)
 	head := 20
@@ -28,13 +28,13 @@ func (h *answerEcho) Inbound(p *packet.Packet) Verdict {
 	b[head] = map[uint8]byte{4: 0, 6: 129}[p.Version]
 	var q packet.Packet
 	if q.Parse(b) != packet.OK {
-		return Drop
+		return packet.VerdictDrop
 	}
 	q.FixChecksum()
 	if !p.Become(b) {
-		return Drop
+		return packet.VerdictDrop
 	}
-	return Reply
+	return packet.VerdictReply
 }
 
 // narrow is a network between two nodes that loses datagrams above a size without a word.

@@ -205,12 +205,12 @@ func (r *reader) readFault(q queue, err error) error {
 func (r *reader) judge() bool {
 	d, p := r.d, &r.own.pkt
 	switch d.hook.Outbound(p) {
-	case ToPeer:
+	case packet.VerdictPeer:
 		return true
-	case Reflect:
+	case packet.VerdictReflect:
 		d.stats.reflected.Add(1)
 		d.toHost(r.own, r.index)
-	case Reply:
+	case packet.VerdictReply:
 		d.stats.replied.Add(1)
 		d.toHost(r.own, r.index)
 	}
@@ -304,7 +304,7 @@ func (r *reader) tooBig(f *frame, limit int) {
 	}
 	p.CompleteChecksum()
 	// The hook has translated the packet; the sender knows it under other addresses.
-	if p.BecomeTooBig(from, limit) && d.hook.Outbound(p) != Drop {
+	if p.BecomeTooBig(from, limit) && d.hook.Outbound(p) != packet.VerdictDrop {
 		d.toHost(f, r.index)
 	}
 }

@@ -70,11 +70,11 @@ func (w *writer) pass(g *group) {
 		return
 	}
 	switch d.hook.Inbound(p) {
-	case Reflect:
+	case packet.VerdictReflect:
 		w.toHost(g)
-	case ToPeer:
+	case packet.VerdictPeer:
 		w.toLine(g)
-	case Reply:
+	case packet.VerdictReply:
 		d.stats.replied.Add(1)
 		w.toLine(g)
 	}

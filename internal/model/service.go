@@ -1,7 +1,9 @@
 package model
 
 import (
+	"cmp"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -61,6 +63,11 @@ const (
 type ObjectName struct{ Namespace, Name string }
 
 func (n ObjectName) String() string { return n.Namespace + "/" + n.Name }
+
+// Compare orders by namespace, then by name; the result is that of cmp.Compare.
+func (n ObjectName) Compare(o ObjectName) int {
+	return cmp.Or(strings.Compare(n.Namespace, o.Namespace), strings.Compare(n.Name, o.Name))
+}
 
 // Service is core/v1 Service, reduced to what the network acts on and with every address parsed.
 type Service struct {
