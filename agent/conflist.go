@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/systemd"
 )
 
@@ -46,11 +47,7 @@ func (a *Agent) writeConflist() error {
 	if err := os.MkdirAll(a.cfg.CNIConfDir, 0o755); err != nil {
 		return err
 	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, raw, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, raw, 0o644)
 }
 
 // becameReady is called once, after the first plan was applied as a whole.

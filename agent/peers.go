@@ -12,6 +12,7 @@ import (
 
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
@@ -120,11 +121,7 @@ func (f *foreignPeers) set(peers []api.ForeignPeer) error {
 	if err != nil {
 		return err
 	}
-	tmp := f.path + ".tmp"
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, f.path); err != nil {
+	if err := atomicfile.Write(f.path, raw, 0o600); err != nil {
 		return err
 	}
 	f.peers = peers

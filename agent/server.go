@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/flock"
 	"github.com/warrennet/warren/internal/httpserve"
 	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/servicelb"
@@ -22,18 +23,16 @@ import (
 // SocketName is the local API's socket in the run directory.
 const SocketName = "agent.sock"
 
-// listen takes over the socket's path: a lock beside it makes sure that no other agent is serving there.
+// listen takes over the socket's path: a lock in the same folder ensures that no other agent serves there.
 func listen(dir string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
+	lock, err := flock.Try(filepath.Join(dir, "agent.lock"))
+	if held := (*flock.HeldError)(nil); errors.As(err, &held) {
+		return nil, fmt.Errorf("another agent runs in %s: %w", dir, err)
+	} else if err != nil {
 		return nil, err
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("another agent runs in %s (its lock %s is held)", dir, lock.Name())
 	}
 	path := filepath.Join(dir, SocketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -53,7 +52,7 @@ func listen(dir string) (net.Listener, error) {
 // lockedListener keeps the lock as long as the socket is served.
 type lockedListener struct {
 	net.Listener
-	lock *os.File
+	lock *flock.Lock
 }
 
 func (l *lockedListener) Close() error { return errors.Join(l.Listener.Close(), l.lock.Close()) }

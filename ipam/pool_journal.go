@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/atomicfile"
 )
 
 // compactAfter is how many events are added before the journal is rewritten; live records count on top, so the cost
@@ -130,21 +130,20 @@ func (j *journal) rewrite(live []Record) error {
 		}
 		b.Write(line)
 	}
-	tmp := j.path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := atomicfile.Create(j.path, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err = io.Copy(f, bytes.NewReader(b.Bytes())); err == nil {
-		err = os.Rename(tmp, j.path)
+	if _, err := f.Write(b.Bytes()); err != nil {
+		return errors.Join(err, f.Discard())
 	}
-	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(tmp))
+	if err := f.Commit(); err != nil {
+		return err
 	}
 	if j.f != nil {
 		j.f.Close()
 	}
-	j.f, j.size, j.events, j.limit, j.broken = f, int64(b.Len()), len(live), limit(len(live)), false
+	j.f, j.size, j.events, j.limit, j.broken = f.File, int64(b.Len()), len(live), limit(len(live)), false
 	return nil
 }
 

@@ -7,13 +7,15 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/warrennet/warren/internal/atomicfile"
+	"github.com/warrennet/warren/internal/flock"
 	"golang.org/x/sys/unix"
 )
 
 // flowFile is the memory-mapped file of flows. The lock lies in a file of its own, because the flow file itself may be
 // replaced. Space is reserved at creation: a full tmpfs must not become a SIGBUS later.
 type flowFile struct {
-	lock *os.File
+	lock *flock.Lock
 	mem  []byte
 }
 
@@ -37,7 +39,8 @@ func (b *Balancer) openFlows(c Config) error {
 }
 
 func (f *flowFile) open(b *Balancer, c Config) error {
-	if err := f.acquire(c.FlowFile + ".lock"); err != nil {
+	var err error
+	if f.lock, err = flock.Try(c.FlowFile + ".lock"); err != nil {
 		return err
 	}
 	old, err := mapOld(c.FlowFile)
@@ -65,20 +68,6 @@ func (f *flowFile) open(b *Balancer, c Config) error {
 	return nil
 }
 
-// acquire keeps a second process from the file. The lock ends with the process.
-func (f *flowFile) acquire(path string) error {
-	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return fmt.Errorf("lock %s, which another agent holds: %w", path, err)
-	}
-	f.lock = lock
-	return nil
-}
-
 func (f *flowFile) close() error {
 	var err error
 	if f.mem != nil {
@@ -94,12 +83,22 @@ func (f *flowFile) close() error {
 
 // createFile makes an empty flow file and puts it in place whole.
 func createFile(path string, slots int) ([]byte, error) {
-	tmp := path + ".new"
-	file, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := atomicfile.Create(path, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	mem, err := initialize(file.File, slots)
+	if err != nil {
+		return nil, errors.Join(err, file.Discard())
+	}
+	if err := file.Commit(); err != nil {
+		return nil, errors.Join(err, unix.Munmap(mem))
+	}
+	return mem, file.Close()
+}
+
+// initialize reserves the space of a flow file, maps it and writes its header.
+func initialize(file *os.File, slots int) ([]byte, error) {
 	size := int64(headerSize) + int64(slots)*int64(entrySize)
 	if err := unix.Fallocate(int(file.Fd()), 0, 0, size); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, fmt.Errorf("reserve %d bytes: %w", size, err)
@@ -112,9 +111,6 @@ func createFile(path string, slots int) ([]byte, error) {
 		return nil, err
 	}
 	newHeader(slots).encode(mem)
-	if err := os.Rename(tmp, path); err != nil {
-		return nil, errors.Join(err, unix.Munmap(mem))
-	}
 	return mem, nil
 }
 

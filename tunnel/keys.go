@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/model"
 	"golang.org/x/sys/unix"
 )
@@ -25,11 +26,14 @@ func LoadOrCreateKey(path string) (model.Key, error) {
 	if err != nil {
 		return model.Key{}, err
 	}
-	switch err := writeOnce(path, []byte(key.String()+"\n")); {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return model.Key{}, fmt.Errorf("write key %s: %w", path, err)
+	}
+	switch err := atomicfile.WriteNew(path, []byte(key.String()+"\n"), 0o600); {
 	case errors.Is(err, fs.ErrExist):
 		return loadKey(path) // another process was faster: its key counts
 	case err != nil:
-		return model.Key{}, fmt.Errorf("write key %s: %w", path, err)
+		return model.Key{}, fmt.Errorf("create the private key: %w", err)
 	}
 	return key, nil
 }
@@ -77,30 +81,4 @@ func loadKey(path string) (model.Key, error) {
 		return model.Key{}, fmt.Errorf("key %s holds no private key (44 characters of base64): restore it, or delete it so that a new one is made", path)
 	}
 	return key, nil
-}
-
-// writeOnce makes a file whole or not at all, and only if there is none: written beside, synced, linked into place.
-func writeOnce(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(dir, ".key-*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

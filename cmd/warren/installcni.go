@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/atomicfile"
 )
 
 func installCNICmd() *cobra.Command {
@@ -43,23 +43,5 @@ func installPlugin(from, to string) (changed bool, err error) {
 	if have, err := os.ReadFile(to); err == nil && bytes.Equal(have, want) {
 		return false, os.Chmod(to, 0o755)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+"-")
-	if err != nil {
-		return false, err
-	}
-	defer os.Remove(tmp.Name()) // nothing is there after the rename
-	_, err = tmp.Write(want)
-	if err == nil {
-		err = tmp.Chmod(0o755)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return false, fmt.Errorf("write %s: %w", tmp.Name(), err)
-	}
-	return true, os.Rename(tmp.Name(), to)
+	return true, atomicfile.Write(to, want, 0o755)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/warrennet/warren/internal/atomicfile"
 )
 
 // sysctls sets values below root and keeps what they were in file, so that an uninstall can put them back.
@@ -81,11 +83,7 @@ func (c *sysctls) remember(path, value string) error {
 	if err != nil {
 		return err
 	}
-	tmp := c.file + ".tmp"
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, c.file)
+	return atomicfile.Write(c.file, raw, 0o600)
 }
 
 func (c *sysctls) load() error {

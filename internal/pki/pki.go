@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/warrennet/warren/internal/atomicfile"
 )
 
 // Names of the files of an authority's directory, and of the keys of its Secret.
@@ -62,17 +64,8 @@ func (ca *CA) Issue(certFile, keyFile, name string, addrs []netip.Addr, dns []st
 // WritePair writes a key (0600) and its certificate. Each file is replaced whole, so that a program which reads them
 // meanwhile sees the old one or the new one; between the two renames they do not match, and such a program tries again.
 func WritePair(certFile, keyFile string, p Pair) error {
-	if err := replace(keyFile, p.Key, 0o600); err != nil {
+	if err := atomicfile.Write(keyFile, p.Key, 0o600); err != nil {
 		return err
 	}
-	return replace(certFile, p.Cert, 0o644)
-}
-
-func replace(file string, content []byte, mode os.FileMode) error {
-	tmp := file + ".tmp"
-	_ = os.Remove(tmp) // a left-over one may have another mode
-	if err := os.WriteFile(tmp, content, mode); err != nil {
-		return err
-	}
-	return os.Rename(tmp, file)
+	return atomicfile.Write(certFile, p.Cert, 0o644)
 }

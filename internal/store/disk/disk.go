@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/model"
 )
 
@@ -142,20 +143,7 @@ func (d Dir) write(name string, layout int, value any) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(string(d), name+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(raw, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), d.path(name))
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("write %s: %w", d.path(name), err)
-	}
-	return nil
+	return atomicfile.Write(d.path(name), append(raw, '\n'), 0o600)
 }
 
 func randomID() string {
