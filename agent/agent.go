@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/agent/cniserver"
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/agent/probe"
 	"github.com/warrennet/warren/cni/veth"
@@ -37,7 +38,7 @@ import (
 
 // Agent is one node's agent. New prepares it, Run does everything.
 type Agent struct {
-	cfg      Config
+	cfg      config.Config
 	log      *slog.Logger
 	disk     disk.Dir
 	identity string
@@ -107,7 +108,7 @@ type appliedState struct {
 }
 
 // New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
-func New(cfg Config, log *slog.Logger) (*Agent, error) {
+func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
 		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1), names: make(chan *model.Snapshot, 1), dnsMoved: make(chan struct{}, 1)}
 	a.probes = probe.New(a.kick)
@@ -187,7 +188,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { a.serveProxyHealth(ctx); return nil })
 		g.Go(func() error { a.serveProxyMetrics(ctx); return nil })
 	}
-	if a.cfg.sources.clusterFile != "" {
+	if a.cfg.ClusterFile() != "" {
 		g.Go(func() error { a.followClusterFile(ctx); return nil })
 	}
 	if a.kube == nil {
@@ -230,7 +231,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	}
 	defer a.closeBalancer()
 	tc := tunnel.Config{Hook: a.lb,
-		Name: a.cfg.Interface, MTU: in.TunnelMTU(), DisableOffload: !a.cfg.Offload,
+		Name: a.cfg.Interface, MTU: in.TunnelMTU(), DisableOffload: !a.cfg.SegmentationOffload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
 		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
 	}

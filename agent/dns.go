@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
@@ -62,7 +63,7 @@ func (a *Agent) serveDNSOn(ctx context.Context, addrs []netip.Addr) error {
 		<-ctx.Done()
 		return nil
 	}
-	srv, err := dns.New(a.cfg.dnsServer(addrs, *a.blocks.Load(), a.cluster().Domain, a.log)) // apply adds what the cluster says
+	srv, err := dns.New(dnsServer(&a.cfg, addrs, *a.blocks.Load(), a.cluster().Domain, a.log)) // apply adds what the cluster says
 	if err != nil {
 		return err
 	}
@@ -90,27 +91,16 @@ func (a *Agent) catchUp(srv *dns.Server) {
 }
 
 // dnsServer is the configuration of a server on these addresses, for the Pods of these blocks.
-func (c *Config) dnsServer(addrs []netip.Addr, blocks []netip.Prefix, domain string, log *slog.Logger) dns.Config {
-	stubs, _ := stubDomains(c.DNS.StubDomains) // checked when they were read
-	out := dns.Config{Domain: domain, Node: c.NodeName, Upstreams: c.DNSUpstreams, StubDomains: stubs, ResolvConf: "/etc/resolv.conf",
-		Policy: dns.Policy(slices.Index(dnsPolicies, c.DNS.Policy)), Pods: dns.PodMode(slices.Index(dnsPodModes, c.DNS.Pods)),
-		TTL: uint32(c.DNS.TTL), CacheBytes: c.DNS.CacheBytes, RateLimit: c.DNS.RateLimit, StaleFor: c.DNS.ServeStale, Log: log}
-	if c.DNS.ServeStale == 0 {
-		out.StaleFor = -1
-	}
+func dnsServer(c *config.Config, addrs []netip.Addr, blocks []netip.Prefix, domain string, log *slog.Logger) dns.Config {
+	out := c.DNSServer()
+	out.Domain, out.Log = domain, log
+	var allow []netip.Prefix
 	for _, d := range addrs {
 		out.Listen = append(out.Listen, netip.AddrPortFrom(d, 53))
+		allow = append(allow, netip.PrefixFrom(d, d.BitLen()))
 	}
-	out.Allow = c.dnsAllowed(addrs, blocks)
+	out.Allow = slices.Concat(allow, blocks, out.Allow)
 	return out
-}
-
-// dnsAllowed are the sources that may ask: the node itself by the server's addresses, its Pods and what is configured.
-func (c *Config) dnsAllowed(addrs []netip.Addr, blocks []netip.Prefix) (out []netip.Prefix) {
-	for _, d := range addrs {
-		out = append(out, netip.PrefixFrom(d, d.BitLen()))
-	}
-	return slices.Concat(out, blocks, c.DNS.Allow)
 }
 
 // setDNS hands a new snapshot on. Only the apply loop does, so there is room.

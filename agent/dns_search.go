@@ -27,7 +27,7 @@ func (a *Agent) searches() map[netip.Addr]dns.Search {
 	servers := a.dnsAddrs()
 	out := map[netip.Addr]dns.Search{}
 	for _, r := range a.plug.Pods() {
-		if !r.Committed || !a.cfg.autopath(r.PodNamespace) {
+		if !r.Committed || !a.cfg.DNS.Autopaths(r.PodNamespace) {
 			continue
 		}
 		if s, ok := searchOf(r, a.resolver(r), servers); ok {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"reflect"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/model"
 )
@@ -36,15 +37,15 @@ func (a *Agent) setUpstreams() {
 		a.log.Info("name servers of the cluster", "upstreams", said.Upstreams, "stubDomains", said.StubDomains)
 	}
 	a.asked.by, a.asked.said = d, said
-	def, stubs := a.cfg.servers(said)
+	def, stubs := servers(&a.cfg, said)
 	if err := d.SetUpstreams(def, stubs); err != nil {
 		a.log.Error("the name servers in ConfigMap kube-system/kube-dns cannot be used; going on with the former ones", "err", err)
 	}
 }
 
 // servers are those to ask: what the cluster says comes before this node's settings, zone by zone.
-func (c *Config) servers(said model.Nameservers) (def []string, stubs map[string][]string) {
-	stubs, _ = stubDomains(c.DNS.StubDomains) // checked when they were read
+func servers(c *config.Config, said model.Nameservers) (def []string, stubs map[string][]string) {
+	stubs = c.DNSServer().StubDomains
 	maps.Copy(stubs, said.StubDomains)
 	if len(said.Upstreams) > 0 {
 		return said.Upstreams, stubs

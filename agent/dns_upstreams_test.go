@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
@@ -14,16 +15,16 @@ import (
 
 // What the cluster says comes before the node's own settings, zone by zone, and goes with the ConfigMap.
 func TestServersOfTheCluster(t *testing.T) {
-	c := DefaultConfig()
+	c := config.Default()
 	c.DNSUpstreams, c.DNS.StubDomains = []string{"192.0.2.1"}, []string{"a.example=192.0.2.2", "b.example=192.0.2.3"}
-	def, stubs := c.servers(model.Nameservers{StubDomains: map[string][]string{"b.example": {"10.42.1.7"}}})
+	def, stubs := servers(&c, model.Nameservers{StubDomains: map[string][]string{"b.example": {"10.42.1.7"}}})
 	if !reflect.DeepEqual(def, []string{"192.0.2.1"}) || !reflect.DeepEqual(stubs, map[string][]string{"a.example": {"192.0.2.2"}, "b.example": {"10.42.1.7"}}) {
 		t.Errorf("%v %v", def, stubs)
 	}
-	if def, stubs = c.servers(model.Nameservers{Upstreams: []string{"192.0.2.9"}}); def[0] != "192.0.2.9" || len(stubs) != 2 {
+	if def, stubs = servers(&c, model.Nameservers{Upstreams: []string{"192.0.2.9"}}); def[0] != "192.0.2.9" || len(stubs) != 2 {
 		t.Errorf("%v %v", def, stubs)
 	}
-	if def, _ = c.servers(model.Nameservers{}); def[0] != "192.0.2.1" {
+	if def, _ = servers(&c, model.Nameservers{}); def[0] != "192.0.2.1" {
 		t.Errorf("%v", def)
 	}
 }
@@ -32,9 +33,9 @@ func TestServersOfTheCluster(t *testing.T) {
 func TestSetUpstreams(t *testing.T) {
 	dir := disk.Dir(t.TempDir())
 	kept := model.Nameservers{Upstreams: []string{"192.0.2.50"}}
-	a := &Agent{cfg: DefaultConfig(), log: slog.New(slog.DiscardHandler), disk: dir, kube: &kubernetes{named: kept}}
+	a := &Agent{cfg: config.Default(), log: slog.New(slog.DiscardHandler), disk: dir, kube: &kubernetes{named: kept}}
 	a.cfg.DNSUpstreams = []string{"192.0.2.1"}
-	srv, err := dns.New(a.cfg.dnsServer([]netip.Addr{netip.MustParseAddr("10.43.0.10")}, nil, "cluster.local", a.log))
+	srv, err := dns.New(dnsServer(&a.cfg, []netip.Addr{netip.MustParseAddr("10.43.0.10")}, nil, "cluster.local", a.log))
 	if err != nil {
 		t.Fatal(err)
 	}

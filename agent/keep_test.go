@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/internal/store/kube"
@@ -14,7 +15,7 @@ func TestFromDisk(t *testing.T) {
 	dir := disk.Dir(t.TempDir())
 	begin := func(k *kubernetes) *Agent {
 		t.Helper()
-		a := &Agent{cfg: DefaultConfig(), disk: dir, log: slog.New(slog.DiscardHandler), kube: k, kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1)}
+		a := &Agent{cfg: config.Default(), disk: dir, log: slog.New(slog.DiscardHandler), kube: k, kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1)}
 		if err := a.remember(); err != nil {
 			t.Fatal(err)
 		}

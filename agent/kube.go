@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
@@ -55,7 +56,7 @@ func (a *Agent) connectKubernetes() error {
 
 // apiServers are the addresses to try, in their order. The address of the Service comes last: it works only once this
 // very agent serves it.
-func (a *Agent) apiServers(c Kubernetes) []string {
+func (a *Agent) apiServers(c config.Kubernetes) []string {
 	out := slices.Clone(c.Servers)
 	for _, h := range []string{c.HostIP, "127.0.0.1"} {
 		if h != "" {
@@ -76,7 +77,7 @@ func (a *Agent) apiServers(c Kubernetes) []string {
 // watchKubernetes follows the API server until ctx ends.
 func (a *Agent) watchKubernetes(ctx context.Context) {
 	s := kube.New(a.kube.conn, a.cfg.NodeName, a.log)
-	s.AllPods = a.cfg.DNS.Pods == podsVerified
+	s.AllPods = a.cfg.DNS.VerifiesPods()
 	s.Watch(ctx, a.takeObjects, func(err error) {
 		if err == nil {
 			a.kube.health.ok(a.log, "the API server")
@@ -278,20 +279,20 @@ const clusterFileCheck = 2 * time.Second
 // followClusterFile takes up what changes in the cluster's own settings while the agent runs: servers of etcd and of the
 // API, and the addresses of cluster DNS. Other changes are reported and wait for a restart.
 func (a *Agent) followClusterFile(ctx context.Context) {
-	src := a.cfg.sources
-	last, _ := os.ReadFile(src.clusterFile)
+	file := a.cfg.ClusterFile()
+	last, _ := os.ReadFile(file)
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(clusterFileCheck):
 		}
-		raw, err := os.ReadFile(src.clusterFile)
+		raw, err := os.ReadFile(file)
 		if err != nil || string(raw) == string(last) {
 			continue
 		}
 		last = raw
-		cfg, err := LoadConfig(src.clusterFile, src.file, src.environ, src.flags)
+		cfg, err := a.cfg.Reload()
 		if err != nil {
 			a.log.Error("the cluster's settings changed and have problems; going on with the old ones", "err", err)
 			continue
@@ -301,7 +302,7 @@ func (a *Agent) followClusterFile(ctx context.Context) {
 }
 
 // takeConfig applies the settings that may change live.
-func (a *Agent) takeConfig(cfg Config) {
+func (a *Agent) takeConfig(cfg config.Config) {
 	if a.kube != nil {
 		a.kube.conn.SetServers(a.apiServers(cfg.Kubernetes))
 		a.keepAPIServers(cfg.Kubernetes.Servers)

@@ -3,13 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/ipam"
 )
@@ -70,7 +69,7 @@ func (a *Agent) member(ctx context.Context) error {
 	joined := false
 	for ctx.Err() == nil {
 		err := a.join(ctx)
-		var mismatch *clusterMismatch
+		var mismatch *config.MismatchError
 		if errors.As(err, &mismatch) {
 			return err
 		}
@@ -105,7 +104,7 @@ func (a *Agent) join(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := a.cfg.agree(have); err != nil {
+		if err := a.cfg.Agree(have); err != nil {
 			return err
 		}
 		if a.kube == nil {
@@ -227,32 +226,4 @@ func ownsAll(snap *model.Snapshot, o ipam.Owner, blocks []netip.Prefix) bool {
 		}
 	}
 	return len(mine) == len(blocks)
-}
-
-// clusterMismatch says which settings of this node differ from the cluster's.
-type clusterMismatch struct{ diffs []string }
-
-func (e *clusterMismatch) Error() string {
-	return "this node's configuration differs from the cluster's (`config` in the store): " + strings.Join(e.diffs, "; ") +
-		". Change this node's settings, or leave them unset to take the cluster's"
-}
-
-// agree compares what somebody set on this node with what the cluster was created with. Settings that nobody set here
-// are taken from the cluster.
-func (c *Config) agree(have model.Cluster) error {
-	var e clusterMismatch
-	check := func(key string, same bool, mine, theirs any) {
-		if c.Given(key) && !same {
-			e.diffs = append(e.diffs, fmt.Sprintf("%s: %v here, %v in the cluster", key, mine, theirs))
-		}
-	}
-	w := c.Cluster
-	check("podCIDRs", slices.Equal(w.PodCIDRs, have.PodCIDRs), w.PodCIDRs, have.PodCIDRs)
-	check("blockBits.ipv4", w.BlockBits[0] == have.BlockBits[0], w.BlockBits[0], have.BlockBits[0])
-	check("blockBits.ipv6", w.BlockBits[1] == have.BlockBits[1], w.BlockBits[1], have.BlockBits[1])
-	check("domain", w.Domain == have.Domain, w.Domain, have.Domain)
-	if len(e.diffs) > 0 {
-		return &e
-	}
-	return nil
 }

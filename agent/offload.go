@@ -25,8 +25,8 @@ type offloader struct {
 
 // openOffload loads the program. Without it everything works, and Services with backends on the client's node are slower.
 func (a *Agent) openOffload() {
-	if !a.cfg.FastPath {
-		a.offload.reason.Store("disabled (fastPath)")
+	if !a.cfg.Offload {
+		a.offload.reason.Store("disabled by the setting offload")
 		return
 	}
 	program, err := offload.New(offloadFlows, a.log)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/httpserve"
 	"github.com/warrennet/warren/internal/model"
@@ -23,7 +24,7 @@ import (
 // newTestAgent is an agent that has not begun to run; nothing listens at its store's address.
 func newTestAgent(t *testing.T) *Agent {
 	t.Helper()
-	cfg := DefaultConfig()
+	cfg := config.Default()
 	cfg.NodeName, cfg.StateDir, cfg.RunDir, cfg.CNIConfDir = "n1", t.TempDir(), t.TempDir(), ""
 	cfg.Etcd.Endpoints, cfg.Etcd.Cluster = []string{"http://127.0.0.1:1"}, "default"
 	a, err := New(cfg, slog.New(slog.DiscardHandler))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
@@ -22,7 +23,7 @@ type UninstallOptions struct {
 
 // Uninstall removes what warren left on the node and returns the names of what it removed. It succeeds on what is
 // already gone. A running agent is refused: it would put everything back.
-func Uninstall(cfg Config, o UninstallOptions, log *slog.Logger) (done []string, err error) {
+func Uninstall(cfg config.Config, o UninstallOptions, log *slog.Logger) (done []string, err error) {
 	l, err := listen(cfg.RunDir)
 	if err != nil {
 		return nil, fmt.Errorf("stop the agent first: %w", err)

@@ -49,7 +49,7 @@ const invalidDrop = "nft add table inet fw && nft add chain inet fw f '{ type fi
 // not, the agent does.
 func TestOffload_AgentKilled_StreamContinues(t *testing.T) {
 	t.Parallel()
-	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {Agent: map[string]any{"fastPath": false}}}})
+	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {Agent: map[string]any{"offload": false}}}})
 	sh(t, l, "n1", invalidDrop)
 	for _, node := range []string{"n1", "n2"} {
 		client := labelled(t, l, node, "client"+node, "app=client")

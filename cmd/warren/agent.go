@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/agent"
+	"github.com/warrennet/warren/agent/config"
 )
 
 func agentCmd() *cobra.Command {
@@ -62,34 +63,34 @@ func profile(c *cobra.Command) (stop func(), err error) {
 
 // configFlags gives a command every setting of the agent as a flag.
 func configFlags(c *cobra.Command) {
-	c.Flags().String("config", agent.DefaultConfigFile, "configuration file (YAML)")
+	c.Flags().String("config", config.DefaultFile, "configuration file (YAML)")
 	c.Flags().String("cluster-config", os.Getenv("WARREN_CLUSTER_CONFIG"), "file of settings that the cluster makes, below those of --config; followed while the agent runs")
-	for _, s := range agent.Settings() {
+	for _, s := range config.Settings() {
 		c.Flags().String(s.Flag(), s.Default(), s.Usage)
 	}
 }
 
-func loadConfig(c *cobra.Command) (agent.Config, error) {
+func loadConfig(c *cobra.Command) (config.Config, error) {
 	flags := map[string]string{}
-	for _, s := range agent.Settings() {
+	for _, s := range config.Settings() {
 		if f := c.Flags().Lookup(s.Flag()); f != nil && f.Changed {
 			flags[s.Key] = f.Value.String()
 		}
 	}
 	file, err := c.Flags().GetString("config")
 	if err != nil {
-		return agent.Config{}, err
+		return config.Config{}, err
 	}
 	cluster, err := c.Flags().GetString("cluster-config")
 	if err != nil {
-		return agent.Config{}, err
+		return config.Config{}, err
 	}
-	return agent.LoadConfig(cluster, file, os.Environ(), flags)
+	return config.Load(cluster, file, os.Environ(), flags)
 }
 
 func settingsHelp() string {
 	var b strings.Builder
-	for _, s := range agent.Settings() {
+	for _, s := range config.Settings() {
 		fmt.Fprintf(&b, "  %-18s %s (%s)\n", s.Key, s.Usage, s.Env())
 	}
 	return b.String()

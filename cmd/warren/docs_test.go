@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/agent"
+	"github.com/warrennet/warren/agent/config"
 )
 
 func read(t *testing.T, path string) string {
@@ -119,7 +120,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 // Every setting is in the agent's help, with its environment variable and flag.
 func TestEverySettingIsInTheHelp(t *testing.T) {
 	help := agentCmd().Long
-	for _, s := range agent.Settings() {
+	for _, s := range config.Settings() {
 		if !strings.Contains(help, s.Key) || !strings.Contains(help, s.Env()) || agentCmd().Flags().Lookup(s.Flag()) == nil {
 			t.Errorf("the help does not name %s, %s and --%s", s.Key, s.Env(), s.Flag())
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/agent"
+	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/doctor"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/hostnet"
@@ -44,7 +45,7 @@ func doctorCmd() *cobra.Command {
 	socketFlag(c)
 	outputFlag(c, &format)
 	c.Flags().StringVar(&plugins, "plugins", "/opt/cni/bin", "directory where the runtime looks for CNI plugins")
-	c.Flags().StringVar(&conflists, "conflists", agent.DefaultConfig().CNIConfDir, "directory where the runtime looks for CNI configurations")
+	c.Flags().StringVar(&conflists, "conflists", config.Default().CNIConfDir, "directory where the runtime looks for CNI configurations")
 	return c
 }
 

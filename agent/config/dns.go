@@ -1,4 +1,4 @@
-package agent
+package config
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 	"github.com/warrennet/warren/dns"
 )
 
-// DNS is how this node's DNS server works, beside its addresses and upstreams.
+// DNS has the settings of this node's DNS server, except its addresses and upstreams.
 type DNS struct {
 	StubDomains []string // zone=server, then further servers of the zone
 	Autopath    []string // namespaces whose Pods' search lists are completed (CoreDNS autopath), or "*"
@@ -25,10 +25,10 @@ type DNS struct {
 	LogQueries  bool
 }
 
-// podsVerified needs the Pods of every node.
+// podsVerified is the value of dns.pods that needs the Pods of every node.
 const podsVerified = "verified"
 
-// The words of the settings, in the order of the package's values.
+// The values of the settings, in the order of package dns's constants.
 var (
 	dnsPolicies = []string{"sequential", "parallel"}
 	dnsPodModes = []string{"byForm", podsVerified, "off"}
@@ -42,30 +42,30 @@ func dnsSettings() []Setting {
 	return []Setting{
 		list("dns.addresses", "addresses of cluster DNS, one per family, which every node answers itself; empty: no DNS",
 			func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr),
-		list("dns.upstreams", "servers for other names: addr, addr:port or tls://addr#name (default: those of /etc/resolv.conf)",
+		list("dns.upstreams", "upstreams for names outside the cluster domain: addr, addr:port or tls://addr#name (default: those of /etc/resolv.conf)",
 			func(c *Config) *[]string { return &c.DNSUpstreams }, upstream),
-		list("dns.stubDomains", "zones with servers of their own: zone=server; what follows without a zone is another server of the last one",
+		list("dns.stubDomains", "zones with upstreams of their own: zone=server; a following item without a zone is another server of the same zone",
 			func(c *Config) *[]string { return &c.DNS.StubDomains }, plain),
 		list("dns.autopath", "namespaces whose Pods' search lists the server completes (autopath), or *",
 			func(c *Config) *[]string { return &c.DNS.Autopath }, plain),
-		list("dns.allow", "sources that may ask besides this node and its Pods",
+		list("dns.allow", "networks that may query in addition to this node and its Pods",
 			func(c *Config) *[]netip.Prefix { return &c.DNS.Allow }, parsePrefix),
-		between("dns.rateLimit", "queries per second that one client may ask, 0 for no limit", 0, 1<<24-1, func(c *Config) *int { return &c.DNS.RateLimit }),
-		choice("dns.policy", "how several servers are asked: one after the other, or all at once", dnsPolicies, func(c *Config) *string { return &c.DNS.Policy }),
+		between("dns.rateLimit", "queries per second per client, 0 for no limit", 0, 1<<24-1, func(c *Config) *int { return &c.DNS.RateLimit }),
+		choice("dns.policy", "how several upstreams are queried: one after the other, or all at once", dnsPolicies, func(c *Config) *string { return &c.DNS.Policy }),
 		choice("dns.pods", "how 10-42-0-7.NAMESPACE.pod.DOMAIN is answered: by its form alone, only for Pods that exist, or never", dnsPodModes, func(c *Config) *string { return &c.DNS.Pods }),
-		between("dns.ttl", "seconds that a resolver may keep a cluster name", 1, 3600, func(c *Config) *int { return &c.DNS.TTL }),
-		between("dns.cacheBytes", "memory for answers to other names", 1<<16, 1<<34, func(c *Config) *int { return &c.DNS.CacheBytes }),
-		duration("dns.serveStale", "how long an expired answer may still be given while no server answers, 0 for never", func(c *Config) *time.Duration { return &c.DNS.ServeStale }),
+		between("dns.ttl", "TTL of cluster names in seconds", 1, 3600, func(c *Config) *int { return &c.DNS.TTL }),
+		between("dns.cacheBytes", "bytes of the cache for names outside the cluster domain", 1<<16, 1<<34, func(c *Config) *int { return &c.DNS.CacheBytes }),
+		duration("dns.serveStale", "how long an expired answer is served while no upstream answers, 0 for never", func(c *Config) *time.Duration { return &c.DNS.ServeStale }),
 		boolean("dns.logQueries", "log a line for each query; `warren dns log` switches it while the agent runs", func(c *Config) *bool { return &c.DNS.LogQueries }),
 	}
 }
 
-// choice is a setting with a few words for values.
-func choice(key, usage string, words []string, at func(*Config) *string) Setting {
-	return Setting{Key: key, Usage: usage + " (" + strings.Join(words, ", ") + ")",
+// choice is a setting with a few values.
+func choice(key, usage string, values []string, at func(*Config) *string) Setting {
+	return Setting{Key: key, Usage: usage + " (" + strings.Join(values, ", ") + ")",
 		set: func(c *Config, v string) error {
-			if !slices.Contains(words, v) {
-				return fmt.Errorf("%q is none of %s", v, strings.Join(words, ", "))
+			if !slices.Contains(values, v) {
+				return fmt.Errorf("%q is none of %s", v, strings.Join(values, ", "))
 			}
 			*at(c) = v
 			return nil
@@ -89,16 +89,25 @@ func between(key, usage string, least, most int, at func(*Config) *int) Setting 
 
 func upstream(s string) (string, error) { return s, dns.CheckUpstream(s) }
 
-// checkDNS reports what single values cannot show.
-func (c *Config) checkDNS(bad func(key, format string, args ...any)) {
-	if _, err := stubDomains(c.DNS.StubDomains); err != nil {
-		bad("dns.stubDomains", "%v", err)
+// VerifiesPods reports whether the DNS server answers Pod names only for Pods that exist.
+func (d *DNS) VerifiesPods() bool { return d.Pods == podsVerified }
+
+// Autopaths reports whether the search lists of a namespace's Pods are completed.
+func (d *DNS) Autopaths(namespace string) bool {
+	return slices.Contains(d.Autopath, "*") || slices.Contains(d.Autopath, namespace)
+}
+
+// DNSServer is the DNS server's configuration as far as the settings have it: without Domain, Listen and Log, and with the
+// configured networks in Allow alone.
+func (c *Config) DNSServer() dns.Config {
+	stubs, _ := stubDomains(c.DNS.StubDomains) // validated
+	out := dns.Config{Node: c.NodeName, Upstreams: c.DNSUpstreams, StubDomains: stubs, ResolvConf: "/etc/resolv.conf",
+		Policy: dns.Policy(slices.Index(dnsPolicies, c.DNS.Policy)), Pods: dns.PodMode(slices.Index(dnsPodModes, c.DNS.Pods)),
+		TTL: uint32(c.DNS.TTL), CacheBytes: c.DNS.CacheBytes, RateLimit: c.DNS.RateLimit, StaleFor: c.DNS.ServeStale, Allow: c.DNS.Allow}
+	if c.DNS.ServeStale == 0 {
+		out.StaleFor = -1
 	}
-	for _, ns := range c.DNS.Autopath {
-		if ns != "*" && (!dnsLabel.MatchString(ns) || strings.Contains(ns, ".")) {
-			bad("dns.autopath", "%q is neither a namespace nor *", ns)
-		}
-	}
+	return out
 }
 
 // stubDomains reads "zone=server" and "server", which belongs to the zone before it.
@@ -121,8 +130,4 @@ func stubDomains(items []string) (map[string][]string, error) {
 		out[zone] = append(out[zone], server)
 	}
 	return out, nil
-}
-
-func (c *Config) autopath(namespace string) bool {
-	return slices.Contains(c.DNS.Autopath, "*") || slices.Contains(c.DNS.Autopath, namespace)
 }

@@ -1,4 +1,4 @@
-package agent
+package config
 
 import (
 	"fmt"
@@ -29,9 +29,9 @@ func (s Setting) Env() string {
 	return "WARREN_" + strings.ToUpper(strings.ReplaceAll(dashed(s.Key), "-", "_"))
 }
 
-// Default returns the value that applies when nobody sets one.
+// Default returns the value that applies when the setting is not set.
 func (s Setting) Default() string {
-	c := DefaultConfig()
+	c := Default()
 	return s.get(&c)
 }
 
@@ -66,32 +66,33 @@ func Settings() []Setting {
 		text("etcd.keyFile", "PEM file of its key", func(c *Config) *string { return &c.Etcd.KeyFile }),
 		text("etcd.username", "user name, for an etcd with users", func(c *Config) *string { return &c.Etcd.Username }),
 		text("etcd.passwordFile", "file that holds the user's password", func(c *Config) *string { return &c.EtcdPasswordFile }),
-		boolean("kubernetes.enabled", "take Services, endpoints and Pods from the Kubernetes API instead of the store's objects", func(c *Config) *bool { return &c.Kubernetes.Enabled }),
-		list("kubernetes.servers", "API servers as address:port, tried in their order before those that are found (never by a Service address)",
+		boolean("kubernetes.enabled", "read Services, endpoints and Pods from the Kubernetes API instead of the store's objects", func(c *Config) *bool { return &c.Kubernetes.Enabled }),
+		list("kubernetes.servers", "API servers as address:port, tried in this order before discovered ones (never a Service address)",
 			func(c *Config) *[]string { return &c.Kubernetes.Servers }, kube.ParseServer),
-		text("kubernetes.hostIP", "this node's address as the kubelet knows it: an API server may run here", func(c *Config) *string { return &c.Kubernetes.HostIP }),
+		text("kubernetes.hostIP", "this node's address as the kubelet has it; the agent tries an API server there", func(c *Config) *string { return &c.Kubernetes.HostIP }),
 		text("kubernetes.tokenFile", "file of the service account's token", func(c *Config) *string { return &c.Kubernetes.TokenFile }),
 		text("kubernetes.caFile", "PEM file of the authorities that sign API servers", func(c *Config) *string { return &c.Kubernetes.CAFile }),
 		text("kubernetes.serverName", "name that an API server's certificate must have", func(c *Config) *string { return &c.Kubernetes.ServerName }),
 		text("kubernetes.kubeconfig", "kubeconfig file to use instead of token, CA and servers", func(c *Config) *string { return &c.Kubernetes.Kubeconfig }),
 		text("kubernetes.healthz", "address:port of /healthz and /livez as kube-proxy serves them; empty serves none", func(c *Config) *string { return &c.Kubernetes.Healthz }),
-		text("kubernetes.proxyMetrics", "address:port of /proxyMode and /metrics where tools look for kube-proxy's; empty serves none", func(c *Config) *string { return &c.Kubernetes.ProxyMetrics }),
+		text("kubernetes.proxyMetrics", "address:port of /proxyMode and /metrics, for tools that query kube-proxy; empty serves none", func(c *Config) *string { return &c.Kubernetes.ProxyMetrics }),
 		list("endpoints", "address:port pairs where other nodes reach this node's tunnel, preferred first (default: the node's addresses)",
 			func(c *Config) *[]netip.AddrPort { return &c.Endpoints }, netip.ParseAddrPort),
 		list("nodeAddresses", "this node's own addresses (default: found on the host's links)",
 			func(c *Config) *[]netip.Addr { return &c.NodeAddresses }, netip.ParseAddr),
 		list("nodePortAddresses", "ranges of this node's addresses that serve node ports and host ports (default: all of them, and 127.0.0.1)",
 			func(c *Config) *[]netip.Prefix { return &c.NodePortAddresses }, parsePrefix),
-		list("nonMasquerade", "ranges outside the cluster that Pods reach with their own address; their routers must know the way back",
+		list("nonMasquerade", "external networks that receive packets with the Pod's own source address; their routers need routes to the Pod ranges",
 			func(c *Config) *[]netip.Prefix { return &c.NonMasquerade }, parsePrefix),
 		number("maxBlocks", "blocks per family that this node may hold; it claims another when its Pods fill those it has", func(c *Config) *int { return &c.MaxBlocks }),
 		number("mtu", "MTU of the tunnel in bytes; 0 derives it from the underlay (its MTU less 80)", func(c *Config) *int { return &c.MTU }),
 		text("zone", "topology zone of this node", func(c *Config) *string { return &c.Zone }),
-		boolean("offload", "use the kernel's segmentation offloads where it has them", func(c *Config) *bool { return &c.Offload }),
-		boolean("fastPath", "let the kernel translate flows between Pods of this node and Services with backends here, where it can (Linux 6.6, CAP_BPF)", func(c *Config) *bool { return &c.FastPath }),
+		boolean("segmentationOffload", "use the kernel's segmentation offloads (GSO, GRO) where it has them", func(c *Config) *bool { return &c.SegmentationOffload }),
+		boolean("offload", "forward flows between Pods of this node by an eBPF program where the kernel supports it (Linux 6.6, CAP_BPF)",
+			func(c *Config) *bool { return &c.Offload }),
 		duration("keepalive", "interval of WireGuard keepalives to every peer, 0 for none (set it behind NAT)", func(c *Config) *time.Duration { return &c.Keepalive }),
 		text("interface", "name of the tunnel interface", func(c *Config) *string { return &c.Interface }),
-		text("stateDir", "directory of what must outlive a reboot: key, identity, blocks, last snapshot", func(c *Config) *string { return &c.StateDir }),
+		text("stateDir", "directory of what must survive a reboot: key, identity, blocks, last snapshot", func(c *Config) *string { return &c.StateDir }),
 		text("runDir", "directory of the agent's socket and locks", func(c *Config) *string { return &c.RunDir }),
 		text("uapiDir", "directory of the WireGuard UAPI socket that wg(8) opens", func(c *Config) *string { return &c.UAPIDir }),
 		text("cniConfDir", "directory the CNI conflist is written to; empty writes none", func(c *Config) *string { return &c.CNIConfDir }),

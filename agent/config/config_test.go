@@ -1,4 +1,4 @@
-package agent
+package config
 
 import (
 	"os"
@@ -15,10 +15,10 @@ func load(t *testing.T, yaml string, env []string, flags map[string]string) (Con
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return LoadConfig("", file, env, flags)
+	return Load("", file, env, flags)
 }
 
-func TestConfigPrecedence(t *testing.T) {
+func TestLoad_SeveralSources_FlagsWin(t *testing.T) {
 	c, err := load(t, minimal+"zone: file\ndomain: file.example\nmtu: 1400\n", []string{"WARREN_ZONE=env", "WARREN_MTU=1300"}, map[string]string{"mtu": "1280"})
 	if err != nil {
 		t.Fatal(err)
@@ -27,11 +27,11 @@ func TestConfigPrecedence(t *testing.T) {
 		t.Errorf("domain %q zone %q mtu %d, expected file.example, env, 1280: flags win over environment over file", c.Cluster.Domain, c.Zone, c.MTU)
 	}
 	if !c.Given("zone") || c.Given("port") {
-		t.Error("Given must tell what was set from what was not")
+		t.Error("Given does not distinguish set values from defaults")
 	}
 }
 
-func TestConfigReportsEveryProblem(t *testing.T) {
+func TestLoad_ManyMistakes_ReportsEveryProblem(t *testing.T) {
 	_, err := load(t, `
 nodeName: "Not A Name!"
 podCIDRs: [10.42.0.1/16, fd42::/48]
@@ -57,23 +57,23 @@ metrics: everywhere
 		`environment WARREN_PORT: port: "70000"`, `interface: "much-too-long-a-name"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error does not say %q:\n%v", want, err)
+			t.Errorf("the error does not contain %q:\n%v", want, err)
 		}
 	}
 }
 
-func TestConfigSyntax(t *testing.T) {
+func TestLoad_InvalidYAML_IsRefused(t *testing.T) {
 	for _, yaml := range []string{"- a\n- b\n", "a: [", "zone: a\nzone: b\n", "\x00\x01"} {
 		if _, err := load(t, yaml, nil, nil); err == nil {
 			t.Errorf("%q was accepted", yaml)
 		}
 	}
-	if _, err := LoadConfig("", "/nonexistent/warren.yaml", nil, nil); err == nil {
+	if _, err := Load("", "/nonexistent/warren.yaml", nil, nil); err == nil {
 		t.Error("a named config file that is not there was accepted")
 	}
 }
 
-func TestSettingNames(t *testing.T) {
+func TestSetting_Key_GivesFlagAndVariable(t *testing.T) {
 	for key, want := range map[string][2]string{
 		"etcd.caFile": {"etcd-ca-file", "WARREN_ETCD_CA_FILE"}, "podCIDRs": {"pod-cidrs", "WARREN_POD_CIDRS"},
 		"mtu": {"mtu", "WARREN_MTU"}, "cniConfDir": {"cni-conf-dir", "WARREN_CNI_CONF_DIR"}, "uapiDir": {"uapi-dir", "WARREN_UAPI_DIR"},
@@ -87,9 +87,9 @@ func TestSettingNames(t *testing.T) {
 }
 
 // Every setting's default must be a value that the setting itself accepts.
-func TestSettingDefaultsRoundTrip(t *testing.T) {
+func TestSettings_Defaults_AreAccepted(t *testing.T) {
 	for _, s := range Settings() {
-		c := DefaultConfig()
+		c := Default()
 		if err := s.Set(&c, s.Default()); err != nil {
 			t.Errorf("%s: its default %q is refused: %v", s.Key, s.Default(), err)
 		}
@@ -102,7 +102,7 @@ func FuzzConfigFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, yaml string) {
 		file := filepath.Join(t.TempDir(), "c.yaml")
 		if os.WriteFile(file, []byte(yaml), 0o600) == nil {
-			_, _ = LoadConfig("", file, nil, nil) // must not panic
+			_, _ = Load("", file, nil, nil) // must not panic
 		}
 	})
 }
