@@ -3,61 +3,64 @@ package servicelb
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/warrennet/warren/internal/packet"
-	"github.com/warrennet/warren/servicelb/offload"
 	"golang.org/x/sys/unix"
+
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/affinity"
+	"github.com/warrennet/warren/servicelb/internal/conntrack"
+	"github.com/warrennet/warren/servicelb/internal/table"
+	"github.com/warrennet/warren/servicelb/internal/traffic"
+	"github.com/warrennet/warren/servicelb/offload"
 )
 
-// Config is what a Balancer is made from.
+// Config configures a Balancer.
 type Config struct {
-	// FlowFile keeps the flows for the next process; "" means anonymous memory.
+	// FlowFile preserves the flows for the next process; "" means anonymous memory.
 	FlowFile string
-	// MaxFlows bounds the flow table, 0 means 262,144.
+	// MaxFlows is the capacity of the flow table; 0 means 262,144.
 	MaxFlows int
-	// Offload carries flows between Pods of this node, nil: nothing does. The Balancer does not close it.
+	// Offload forwards flows between Pods of this node; nil means no offload. The Balancer does not close it.
 	Offload *offload.Program
 	Log     *slog.Logger
 }
 
 // Balancer translates packets. Outbound, Inbound and FromHost may be called from any number of goroutines.
 type Balancer struct {
-	log   *slog.Logger
-	flows *flows
-	file  *flowFile
-	clock atomic.Uint32 // seconds of CLOCK_BOOTTIME, as of the last tick
-	began uint32        // when the Balancer was made; what is older was adopted
-	view  atomic.Pointer[view]
-	set   sync.Mutex // one Set at a time
+	flows    *conntrack.Table
+	clock    atomic.Uint32 // seconds of CLOCK_BOOTTIME at the last tick
+	started  uint32        // when the Balancer was made; older flows were restored
+	view     atomic.Pointer[view]
+	setting  sync.Mutex // held by Set and SetPods
+	send     atomic.Pointer[func(pkt []byte, to packet.Verdict)]
+	offloads *offload.Slots
 
-	offloads *offloads
-	sender   atomic.Pointer[func([]byte, packet.Verdict)]
-	affinity affinity
-	pieces   pieces
-	calls    calls
-	heads    sctpHeads
-	counters counters
-	ledger   ledger
+	sessions  *affinity.Sessions
+	fragments fragmentCache
+	udpCalls  udpCallCache
+	sctpHeads sctpHeads
+	counters  counters
+	ledger    traffic.Ledger
 }
 
-// view is a table and its number, which flows remember as the last one that has confirmed them.
+// view is a table with its generation, which flows store as the last one that has confirmed them.
 type view struct {
-	*Table
+	*table.Table
 	gen uint32
-	// since: flows that began up to then are newer than the table, which ends none of them. 0: the table knows all.
-	since uint32
+	// keepUntil: the table may be older than the flows created up to then, and ends none of them. 0: it is current.
+	keepUntil uint32
 }
 
-// tick is how often the coarse clock is read; sweepEvery how many seconds pass between walks over all flows.
 const (
-	tick       = 250 * time.Millisecond
-	sweepEvery = 5
+	tick          = 250 * time.Millisecond // interval at which the coarse clock is read
+	sweepInterval = 5                      // seconds between two sweeps of the flow table
 )
 
-// New opens the flow file, or adopts the flows that an earlier process has left there. It starts no goroutine.
+// New opens the flow file and restores the flows of the previous process. It starts no goroutine.
 func New(c Config) (*Balancer, error) {
 	if c.MaxFlows == 0 {
 		c.MaxFlows = 1 << 18
@@ -65,20 +68,19 @@ func New(c Config) (*Balancer, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	b := &Balancer{log: c.Log}
-	b.began = bootSeconds()
-	b.clock.Store(b.began)
-	if err := b.openFlows(c); err != nil {
+	b := &Balancer{sessions: affinity.New(), started: bootSeconds()}
+	b.clock.Store(b.started)
+	b.view.Store(&view{Table: &table.Table{}})
+	b.offloads = offload.NewSlots(c.Offload, c.MaxFlows, c.Log)
+	var err error
+	b.flows, err = conntrack.Open(conntrack.Config{Path: c.FlowFile, Capacity: c.MaxFlows, Now: b.started, Ended: b.flowEnded, Log: c.Log})
+	if err != nil {
 		return nil, err
 	}
-	b.offloads = newOffloads(c.Offload, len(b.flows.slots), c.Log)
-	b.flows.ended = b.settle
-	b.affinity.init()
-	b.view.Store(&view{Table: &Table{}})
 	return b, nil
 }
 
-// Run keeps the clock and ends flows that are idle for too long, until ctx is done.
+// Run reads the clock and ends idle flows until ctx is done.
 func (b *Balancer) Run(ctx context.Context) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
@@ -92,43 +94,67 @@ func (b *Balancer) Run(ctx context.Context) error {
 		now := bootSeconds()
 		b.clock.Store(now)
 		b.watchOffloads()
-		if now-swept >= sweepEvery || b.flows.pressed() && now != swept {
-			b.flows.sweep(now)
+		if now-swept >= sweepInterval || b.flows.NearCapacity() && now != swept {
+			b.flows.Sweep(now)
 			swept = now
 		}
 	}
 }
 
-// Close gives the flow file back. No packet may be in the balancer's hands any more.
-func (b *Balancer) Close() error { return b.file.close() }
+// Close closes the flow file. No packet may be in the balancer, and no caller may list flows, from then on.
+func (b *Balancer) Close() error { return b.flows.Close() }
 
-// Set makes t the table for all packets from now on. Flows are compared with it when their next packet comes.
+// Set makes t the table for all packets from now on. Each flow is compared with it at its next packet.
 func (b *Balancer) Set(t *Table) { b.setView(t, 0) }
 
-// SetKept is Set with a table that may be older than the adopted flows: until the next Set they go on as they are.
-func (b *Balancer) SetKept(t *Table) { b.setView(t, b.began) }
+// SetKept is Set with a table that may be older than the restored flows. Until the next Set it ends none of them.
+func (b *Balancer) SetKept(t *Table) { b.setView(t, b.started) }
 
-func (b *Balancer) setView(t *Table, since uint32) {
-	b.set.Lock()
-	defer b.set.Unlock()
+func (b *Balancer) setView(t *Table, keepUntil uint32) {
+	b.setting.Lock()
+	defer b.setting.Unlock()
 	old := b.view.Load()
-	if old.Table == t && old.since == since {
+	if old.Table == t && old.keepUntil == keepUntil {
 		return
 	}
-	v := &view{Table: t, gen: old.gen + 1, since: since}
-	var adopted []candidate
-	if old.gen == 0 { // until now no packet has passed
-		b.affinity.recall(t, b.flows, b.now())
-		adopted = b.adopted()
+	v := &view{Table: t, gen: old.gen + 1, keepUntil: keepUntil}
+	var restored []restoredFlow
+	if old.gen == 0 { // no packet has passed yet
+		b.restoreSessions(t)
+		restored = b.restoredFlows()
 	}
 	b.view.Store(v)
 	b.confirmOffloads()
-	b.readmit(v, adopted)
+	b.offloadRestored(v, restored)
+}
+
+// restoreSessions derives sessions from the restored flows: a client's newest flow to a Service port has its backend.
+func (b *Balancer) restoreSessions(t *Table) {
+	type sessionKey struct {
+		service uint64
+		client  netip.Addr
+	}
+	youngest := map[sessionKey]time.Duration{} // age
+	var part []Flow
+	for shard := range conntrack.Shards {
+		part = b.flows.AppendFlows(part[:0], shard, b.now(), nil)
+		for _, x := range part {
+			f := t.Frontend(table.Key{Addr: x.Service.Addr(), Port: x.Service.Port(), Proto: x.Proto})
+			if x.Masquerade || f == nil || f.Affinity == 0 {
+				continue
+			}
+			k := sessionKey{f.ID, x.Client.Addr()}
+			if age, ok := youngest[k]; !ok || x.Age < age {
+				youngest[k] = x.Age
+				b.sessions.Put(affinity.Session{Service: k.service, Client: k.client, Backend: x.Backend, Seen: b.now() - uint32(x.Idle/time.Second)})
+			}
+		}
+	}
 }
 
 func (b *Balancer) now() uint32 { return b.clock.Load() }
 
-// bootSeconds reads the clock that goes on through suspend and that steps for nobody. It is never zero.
+// bootSeconds reads CLOCK_BOOTTIME, which includes suspend and is never stepped. The result is never zero.
 func bootSeconds() uint32 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {

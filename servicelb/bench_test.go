@@ -88,7 +88,7 @@ func BenchmarkNewFlow(b *testing.B) {
 				}
 				if lb.room() > 500000 {
 					b.StopTimer()
-					lb.flows.sweep(lb.now() + 1000)
+					lb.flows.Sweep(lb.now() + 1000)
 					b.StartTimer()
 				}
 			}
@@ -151,7 +151,6 @@ func filled(b *testing.B, n int) (*Balancer, []packet.Packet) {
 			out = append(out, *keep)
 		}
 	}
-	b.ReportMetric(float64(len(lb.file.mem))/float64(len(lb.flows.slots))+float64(4*len(lb.flows.heads))/float64(len(lb.flows.slots)), "B/flow")
 	return lb, out
 }
 
@@ -160,7 +159,7 @@ func BenchmarkSweep(b *testing.B) {
 		lb, _ := filled(b, n)
 		b.Run(fmt.Sprintf("%d alive", n), func(b *testing.B) {
 			for b.Loop() {
-				lb.flows.sweep(lb.now())
+				lb.flows.Sweep(lb.now())
 			}
 		})
 	}
@@ -169,7 +168,7 @@ func BenchmarkSweep(b *testing.B) {
 			b.StopTimer()
 			lb, _ := filled(b, 1000000)
 			b.StartTimer()
-			if n := lb.flows.sweep(lb.now() + 1000); n != 1000000 {
+			if n := lb.flows.Sweep(lb.now() + 1000); n != 1000000 {
 				b.Fatal(n)
 			}
 		}

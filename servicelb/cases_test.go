@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/conntrack"
 )
 
 // at joins an address and a port.
@@ -113,7 +114,7 @@ func TestPoliciesAndSourceRanges(t *testing.T) {
 func TestMasqueradeSource(t *testing.T) {
 	self := testSelf()
 	self.Addrs = append(self.Addrs, ip("192.0.2.200"))
-	self.Sources = []Source{{pfx("203.0.113.0/24"), ip("192.0.2.200")}, {pfx("0.0.0.0/0"), self.Addrs[0]}}
+	self.Sources = []Source{{To: pfx("203.0.113.0/24"), From: ip("192.0.2.200")}, {To: pfx("0.0.0.0/0"), From: self.Addrs[0]}}
 	b := newBalancer(t, 64, Build(self, snap(nil, nil)))
 	for to, from := range map[string]netip.Addr{"203.0.113.9": ip("192.0.2.200"), "8.8.8.8": self.Addrs[0]} {
 		p := mk(packet.ProtoUDP, at(families["4"].pod, 5000), at(to, 443), 0)
@@ -128,7 +129,7 @@ func TestMasqueradeSource(t *testing.T) {
 func TestMasqueradeSparesPorts(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		self := testSelf()
-		self.MasqueradePorts, self.Spared = [2]uint16{40000, 40003}, []uint16{40000, 40001, 40003}
+		self.MasqueradePorts, self.ReservedPorts = [2]uint16{40000, 40003}, []uint16{40000, 40001, 40003}
 		b := newBalancer(t, 64, Build(self, snap(nil, nil)))
 		for i := range uint16(20) {
 			p := mk(packet.ProtoUDP, at(a.pod, 5000), at(a.endpoint, 1+i), 0)
@@ -187,7 +188,7 @@ func TestMasquerade(t *testing.T) {
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 5000), world, packet.RST)), packet.VerdictDrop, "RST without flow")
 		want(t, b, b.Outbound(echoOf(ip(a.pod), ip(a.endpoint), false, 77)), packet.VerdictDrop, "pong without flow")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), packet.VerdictReflect, "not masqueraded")
-		self.Foreign = self.NonMasquerade
+		self.ExternalPeers = self.NonMasquerade
 		b.Set(Build(self, snap(nil, nil)))
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 5000), at(a.outside, 1), 0)), packet.VerdictPeer, "to a WireGuard host that is no node")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.far, 5000), world, 0)), packet.VerdictDrop, "spoofed")
@@ -327,7 +328,7 @@ func TestTCPStates(t *testing.T) {
 	b := newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
 	client, vip := at(a.pod, 4000), at(a.vip, 80)
 	var back netip.AddrPort
-	send := func(way int, flags uint8, seq uint32, state string) {
+	send := func(way conntrack.Direction, flags uint8, seq uint32, state string) {
 		t.Helper()
 		p := mk(packet.ProtoTCP, client, vip, flags)
 		if way == reply {
@@ -346,37 +347,37 @@ func TestTCPStates(t *testing.T) {
 		}
 	}
 	handshake := func() {
-		send(orig, packet.SYN, 1000, "tcp-syn")
-		send(orig, packet.SYN, 1000, "tcp-syn")
+		send(original, packet.SYN, 1000, "tcp-syn")
+		send(original, packet.SYN, 1000, "tcp-syn")
 		send(reply, packet.SYN|packet.ACK, 1000, "tcp-answered")
-		send(orig, packet.ACK, 1000, "tcp-open")
+		send(original, packet.ACK, 1000, "tcp-open")
 	}
 	handshake()
-	send(orig, packet.SYN, 1000, "tcp-open")
+	send(original, packet.SYN, 1000, "tcp-open")
 	send(reply, packet.RST, 1000+1<<25, "tcp-open")
 	send(reply, packet.FIN|packet.ACK, 1<<30, "tcp-open")
-	send(orig, packet.RST, 1<<31, "tcp-open")
+	send(original, packet.RST, 1<<31, "tcp-open")
 	send(reply, packet.FIN|packet.ACK, 1000, "tcp-half-closed")
-	send(orig, packet.ACK, 1000, "tcp-half-closed")
-	send(orig, packet.FIN|packet.ACK, 1000, "tcp-closing")
+	send(original, packet.ACK, 1000, "tcp-half-closed")
+	send(original, packet.FIN|packet.ACK, 1000, "tcp-closing")
 	send(reply, packet.ACK, 1000, "tcp-closing")
 	handshake() // the client takes the same port again
 	send(reply, packet.RST, 1000, "tcp-reset")
-	send(orig, packet.ACK, 1000, "tcp-reset")
+	send(original, packet.ACK, 1000, "tcp-reset")
 	send(reply, packet.ACK, 1000, "tcp-open") // nobody had believed it
-	send(orig, packet.RST|packet.ACK, 1000, "tcp-reset")
+	send(original, packet.RST|packet.ACK, 1000, "tcp-reset")
 	handshake()
 	for _, c := range []struct {
 		idle uint32
 		n    int
 	}{{23 * 3600, 1}, {24*3600 + 1, 0}} {
 		now := b.now() + c.idle
-		b.flows.sweep(now)
+		b.flows.Sweep(now)
 		if n := len(b.Flows(nil, 0)); n != c.n {
 			t.Fatalf("%d flows after %d s", n, c.idle)
 		}
 	}
-	if used := b.flows.room.used.Load(); used != 0 {
+	if used := b.flows.Len(); used != 0 {
 		t.Fatalf("%d slots used", used)
 	}
 }
@@ -398,33 +399,6 @@ func TestAffinity(t *testing.T) {
 			}
 		}
 	})
-}
-
-// A session that was idle for longer than its timeout is over: the next one may begin at any backend.
-func TestAffinityEnds(t *testing.T) {
-	a := families["4"]
-	var sessions affinity
-	sessions.init()
-	in := &pool{}
-	for i := range byte(8) {
-		in.backends = append(in.backends, backend{netip.AddrFrom4([4]byte{10, 42, 2, i}), 80})
-	}
-	f, client := &frontend{id: 7, affinity: 10 * time.Second}, ip(a.pod)
-	seen, now := map[backend]bool{}, uint32(100)
-	for range 40 {
-		first := sessions.choose(f, in, client, now)
-		for range 5 {
-			now += 10
-			if again := sessions.choose(f, in, client, now); again != first {
-				t.Fatalf("%v, then %v within the timeout", first, again)
-			}
-		}
-		seen[first] = true
-		now += 11
-	}
-	if len(seen) < 3 {
-		t.Errorf("40 sessions began at %d of 8 backends", len(seen))
-	}
 }
 
 func TestAlgorithms(t *testing.T) {
@@ -454,23 +428,6 @@ func TestAlgorithms(t *testing.T) {
 	}
 }
 
-func TestMaglevMovesFew(t *testing.T) {
-	var all []backend
-	for i := range byte(20) {
-		all = append(all, backend{netip.AddrFrom4([4]byte{10, 42, 2, i}), 80})
-	}
-	before, after := maglev(all), maglev(all[:19])
-	moved := 0
-	for i := range before {
-		if before[i] != 19 && before[i] != after[i] {
-			moved++
-		}
-	}
-	if len(before) != len(after) || moved > len(before)/10 {
-		t.Fatalf("%d of %d slots moved", moved, len(before))
-	}
-}
-
 // TestAddressGone: when the node loses the address that flows were translated to, they end.
 func TestAddressGone(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
@@ -485,7 +442,7 @@ func TestAddressGone(t *testing.T) {
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.endpoint, 443), packet.ACK)), packet.VerdictReply, "segment")
 		u = mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 443), 0)
 		want(t, b, b.Outbound(u), packet.VerdictReflect, "datagram")
-		if intact(t, u); u.Src != self.Addrs[b2i(u.Version == 6)] {
+		if intact(t, u); u.Src != self.Addrs[familyOf(u)] {
 			t.Fatal(u.Src)
 		}
 	})
@@ -504,8 +461,8 @@ func TestSteering(t *testing.T) {
 				e.Ready, e.Serving, e.Terminating = false, false, true
 			}
 		}
-		got := Build(testSelf(), snap([]model.Service{host, svc}, append(parts, more...))).Steering()
-		want := Steering{VIPs: []netip.Addr{ip(a.endpoint)}, Targets: []Port{{packet.ProtoTCP, 8080}}, HostTargets: []Port{{packet.ProtoTCP, 6443}}}
+		got := Build(testSelf(), snap([]model.Service{host, svc}, append(parts, more...))).Redirects()
+		want := Redirects{ServiceAddrs: []netip.Addr{ip(a.endpoint)}, PodPorts: []Port{{Proto: packet.ProtoTCP, Port: 8080}}, HostPorts: []Port{{Proto: packet.ProtoTCP, Port: 6443}}}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v, want %+v", got, want)
 		}

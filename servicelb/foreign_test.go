@@ -20,10 +20,10 @@ func TestWhatIsNotOurs(t *testing.T) {
 			fronts++
 			backends += len(f.Backends)
 		}
-		return fronts, backends + len(table.Steering().Targets)
+		return fronts, backends + len(table.Redirects().PodPorts)
 	}
 	ours, own := testSelf(), testSelf()
-	own.Own = svc.ClusterIPs
+	own.HostServed = svc.ClusterIPs
 	foreign, headless := svc, slice
 	foreign.Foreign, headless.Foreign = true, true
 	for _, c := range []struct {

@@ -7,38 +7,41 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// sctpHeads keeps first fragments of SCTP packets whose ports were changed. The checksum in there covers all of the packet,
-// its ports included (RFC 9260 section 6.8). What other ports make of it depends on the packet's length and nothing else, and
-// the last fragment tells that. So the first one waits for the last; those between them go on, for a receiver puts fragments
-// together in any order. There are few at a time, and the memory of each is kept for the next one.
+// sctpHeads holds first fragments of SCTP packets whose ports have changed.
+//
+// The checksum in the first fragment covers the whole packet, ports included (RFC 9260 section 6.8). How new ports change
+// it depends only on the length of the packet, and the last fragment has the length. So the first fragment waits for the
+// last one. The fragments between them are forwarded at once, because a receiver accepts fragments in any order.
+// The number of held fragments is fixed, and their memory is reused.
 type sctpHeads struct {
 	mu   sync.Mutex
 	list [32]sctpHead
 }
 
 type sctpHead struct {
-	key   pieceKey
-	buf   []byte // translated but for the checksum
-	l4    int
-	ports uint32 // source and destination port, by exclusive or with those before
-	to    packet.Verdict
-	seen  uint32 // 0: none is here
+	key     fragmentKey
+	buf     []byte // translated except for the checksum
+	l4      int
+	changed uint32 // source and destination port, new XOR old
+	to      packet.Verdict
+	seen    uint32 // seconds; 0: free
 }
 
-// portsOf are both ports of a first fragment of SCTP.
-func portsOf(p *packet.Packet) uint32 {
+// sctpPorts returns both ports of a first fragment of SCTP, or 0.
+func sctpPorts(p *packet.Packet) uint32 {
 	if p.Proto != packet.ProtoSCTP || !p.HasL4 {
 		return 0
 	}
 	return binary.BigEndian.Uint32(p.Buf[p.L4:])
 }
 
-// holdHead keeps a first fragment until the last one comes, in place of the oldest.
-func (b *Balancer) holdHead(k *pieceKey, p *packet.Packet, ports uint32, to packet.Verdict) packet.Verdict {
-	if b.sender.Load() == nil || p.Vnet.Flags&packet.NeedsCsum != 0 {
+// holdFragment stores a first fragment until the last one arrives. It replaces the oldest one, which is dropped if it
+// still waits.
+func (b *Balancer) holdFragment(k *fragmentKey, p *packet.Packet, changed uint32, to packet.Verdict) packet.Verdict {
+	if b.send.Load() == nil || p.Vnet.Flags&packet.NeedsCsum != 0 {
 		return b.drop(dropFragment)
 	}
-	h := &b.heads
+	h := &b.sctpHeads
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at := &h.list[0]
@@ -47,21 +50,21 @@ func (b *Balancer) holdHead(k *pieceKey, p *packet.Packet, ports uint32, to pack
 			at = &h.list[i]
 		}
 	}
-	if at.seen != 0 && b.now()-at.seen <= pieceTime {
-		b.drop(dropFragment)
+	if at.seen != 0 && b.now()-at.seen <= fragmentTimeout {
+		b.counters.countDrop(dropFragment)
 	}
-	*at = sctpHead{key: *k, buf: append(at.buf[:0], p.Buf...), l4: p.L4, ports: ports, to: to, seen: b.now()}
-	return packet.VerdictDrop // for now
+	*at = sctpHead{key: *k, buf: append(at.buf[:0], p.Buf...), l4: p.L4, changed: changed, to: to, seen: b.now()}
+	return packet.VerdictDrop // of the original; sendHeldFragment sends the copy
 }
 
-// sendHead sends the first fragment to which this one is the last.
-func (b *Balancer) sendHead(k *pieceKey, last *packet.Packet) {
+// sendHeldFragment sends the first fragment that waits for this last one.
+func (b *Balancer) sendHeldFragment(k *fragmentKey, last *packet.Packet) {
 	size, ok := last.FragmentSize()
-	send := b.sender.Load()
+	send := b.send.Load()
 	if !ok || send == nil {
 		return
 	}
-	h := &b.heads
+	h := &b.sctpHeads
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := range h.list {
@@ -69,8 +72,8 @@ func (b *Balancer) sendHead(k *pieceKey, last *packet.Packet) {
 		if x.seen == 0 || x.key != *k {
 			continue
 		}
-		if b.now()-x.seen <= pieceTime {
-			packet.SCTPPortsChecksum(x.buf[x.l4:], x.ports, last.FragOff+size)
+		if b.now()-x.seen <= fragmentTimeout {
+			packet.SCTPPortsChecksum(x.buf[x.l4:], x.changed, last.FragOff+size)
 			(*send)(x.buf, x.to)
 		}
 		x.seen = 0

@@ -10,8 +10,8 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// inPieces cuts an SCTP packet with so many bytes of payload into fragments of 512.
-func inPieces(src, dst netip.AddrPort, id uint32, payload int) (out []*packet.Packet) {
+// sctpFragments cuts an SCTP packet with so many bytes of payload into fragments of 512.
+func sctpFragments(src, dst netip.AddrPort, id uint32, payload int) (out []*packet.Packet) {
 	l4 := l4ports(packet.ProtoSCTP, src.Port(), dst.Port(), 0, payload)
 	packet.SCTPChecksum(l4)
 	for at := 0; at < len(l4); at += 512 {
@@ -41,11 +41,11 @@ func inPieces(src, dst netip.AddrPort, id uint32, payload int) (out []*packet.Pa
 }
 
 // together is what a receiver makes of fragments, in any order.
-func together(t *testing.T, pieces []*packet.Packet) (src, dst netip.AddrPort, l4 []byte) {
+func together(t *testing.T, fragments []*packet.Packet) (src, dst netip.AddrPort, l4 []byte) {
 	t.Helper()
-	for _, p := range pieces {
-		if intact(t, p); p.Src != pieces[0].Src || p.Dst != pieces[0].Dst || p.FragID != pieces[0].FragID {
-			t.Fatalf("%v -> %v is no part of %v -> %v", p.Src, p.Dst, pieces[0].Src, pieces[0].Dst)
+	for _, p := range fragments {
+		if intact(t, p); p.Src != fragments[0].Src || p.Dst != fragments[0].Dst || p.FragID != fragments[0].FragID {
+			t.Fatalf("%v -> %v is no part of %v -> %v", p.Src, p.Dst, fragments[0].Src, fragments[0].Dst)
 		}
 		size, ok := p.FragmentSize()
 		if !ok {
@@ -75,8 +75,8 @@ func TestSCTPInFragments(t *testing.T) {
 				src, dst, as, at netip.AddrPort
 			}{{b.Outbound, packet.VerdictPeer, client, vip, client, back}, {b.Inbound, packet.VerdictReflect, back, client, vip, client}} {
 				sent = nil
-				pieces := inPieces(c.src, c.dst, uint32(i+1), payload)
-				for n, p := range pieces {
+				fragments := sctpFragments(c.src, c.dst, uint32(i+1), payload)
+				for n, p := range fragments {
 					if n == 0 {
 						want(t, b, c.pass(p), packet.VerdictDrop, "first waits")
 						continue
@@ -84,8 +84,8 @@ func TestSCTPInFragments(t *testing.T) {
 					want(t, b, c.pass(p), c.to, "later")
 					sent = append(sent, p)
 				}
-				if len(sent) != len(pieces) || where != c.to {
-					t.Fatalf("%d of %d fragments went, the first one %v", len(sent), len(pieces), where)
+				if len(sent) != len(fragments) || where != c.to {
+					t.Fatalf("%d of %d fragments went, the first one %v", len(sent), len(fragments), where)
 				}
 				src, dst, l4 := together(t, sent)
 				if sumIntact(t, src.Addr(), dst.Addr(), packet.ProtoSCTP, l4); src != c.as || dst != c.at || len(l4) != 12+payload {
@@ -106,20 +106,20 @@ func TestSCTPInFragments(t *testing.T) {
 func TestSCTPFragmentsAreHeldInBounds(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		b := newBalancer(t, 256, tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 80, a.far)))
-		want(t, b, b.Outbound(inPieces(at(a.pod, 4000), at(a.vip, 80), 1, 600)[0]), packet.VerdictPeer, "the same ports")
+		want(t, b, b.Outbound(sctpFragments(at(a.pod, 4000), at(a.vip, 80), 1, 600)[0]), packet.VerdictPeer, "the same ports")
 		b.Set(tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 8080, a.far)))
-		want(t, b, b.Outbound(inPieces(at(a.pod, 4001), at(a.vip, 80), 2, 600)[0]), packet.VerdictDrop, "nobody sends")
+		want(t, b, b.Outbound(sctpFragments(at(a.pod, 4001), at(a.vip, 80), 2, 600)[0]), packet.VerdictDrop, "nobody sends")
 		sent := 0
 		b.SendBy(func([]byte, packet.Verdict) { sent++ })
 		before := b.Stats().Dropped["fragment"]
 		for i := range uint32(100) {
-			want(t, b, b.Outbound(inPieces(at(a.pod, 4002), at(a.vip, 80), 100+i, 600)[0]), packet.VerdictDrop, "first without a last")
+			want(t, b, b.Outbound(sctpFragments(at(a.pod, 4002), at(a.vip, 80), 100+i, 600)[0]), packet.VerdictDrop, "first without a last")
 		}
-		if n := b.Stats().Dropped["fragment"] - before; n != 100-uint64(len(b.heads.list)) {
+		if n := b.Stats().Dropped["fragment"] - before; n != 100-uint64(len(b.sctpHeads.list)) {
 			t.Fatalf("%d gave way", n)
 		}
-		b.clock.Add(pieceTime + 1)
-		late := inPieces(at(a.pod, 4002), at(a.vip, 80), 199, 600)[1]
+		b.clock.Add(fragmentTimeout + 1)
+		late := sctpFragments(at(a.pod, 4002), at(a.vip, 80), 199, 600)[1]
 		if want(t, b, b.Outbound(late), packet.VerdictDrop, "much later"); sent != 0 {
 			t.Fatal("an old one went")
 		}

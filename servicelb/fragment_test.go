@@ -9,8 +9,8 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// pieceOf makes a fragment of a UDP datagram; the first one has the header.
-func pieceOf(src, dst netip.AddrPort, id uint32, first bool) *packet.Packet {
+// fragmentOf makes a fragment of a UDP datagram; the first one has the header.
+func fragmentOf(src, dst netip.AddrPort, id uint32, first bool) *packet.Packet {
 	l4 := make([]byte, 64)
 	proto := uint8(packet.ProtoUDP)
 	if first {
@@ -46,36 +46,36 @@ func TestFragments(t *testing.T) {
 	both(t, func(t *testing.T, a places) {
 		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
 		client, vip := at(a.pod, 4000), at(a.vip, 80)
-		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), packet.VerdictDrop, "later before first")
-		p := pieceOf(client, vip, 1, true)
+		want(t, b, b.Outbound(fragmentOf(client, vip, 1, false)), packet.VerdictDrop, "later before first")
+		p := fragmentOf(client, vip, 1, true)
 		want(t, b, b.Outbound(p), packet.VerdictPeer, "first")
 		if intact(t, p); p.Destination() != at(a.far, 8080) || !p.Fragment() {
 			t.Fatal(p.Destination())
 		}
-		p = pieceOf(client, vip, 1, false)
+		p = fragmentOf(client, vip, 1, false)
 		want(t, b, b.Outbound(p), packet.VerdictPeer, "later")
 		if intact(t, p); p.Dst != ip(a.far) || p.Src != ip(a.pod) {
 			t.Fatal(p.Src, p.Dst)
 		}
-		want(t, b, b.Outbound(pieceOf(client, vip, 2, false)), packet.VerdictDrop, "of another datagram")
+		want(t, b, b.Outbound(fragmentOf(client, vip, 2, false)), packet.VerdictDrop, "of another datagram")
 		back, to := at(a.far, 8080), client
-		want(t, b, b.Inbound(pieceOf(back, to, 3, true)), packet.VerdictReflect, "first of the answer")
-		p = pieceOf(back, to, 3, false)
+		want(t, b, b.Inbound(fragmentOf(back, to, 3, true)), packet.VerdictReflect, "first of the answer")
+		p = fragmentOf(back, to, 3, false)
 		want(t, b, b.Inbound(p), packet.VerdictReflect, "later of the answer")
 		if p.Src != ip(a.vip) {
 			t.Fatal(p.Src)
 		}
-		want(t, b, b.Outbound(pieceOf(client, at(a.far, 9), 4, false)), packet.VerdictPeer, "later, to a Pod")
-		want(t, b, b.Inbound(pieceOf(at(a.far, 9), client, 4, false)), packet.VerdictReflect, "later, from a Pod")
-		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 4, false)), packet.VerdictDrop, "later, to the world")
-		want(t, b, b.Outbound(pieceOf(client, at(a.endpoint, 9), 5, true)), packet.VerdictReflect, "first, to the world")
-		p = pieceOf(client, at(a.endpoint, 9), 5, false)
+		want(t, b, b.Outbound(fragmentOf(client, at(a.far, 9), 4, false)), packet.VerdictPeer, "later, to a Pod")
+		want(t, b, b.Inbound(fragmentOf(at(a.far, 9), client, 4, false)), packet.VerdictReflect, "later, from a Pod")
+		want(t, b, b.Outbound(fragmentOf(client, at(a.endpoint, 9), 4, false)), packet.VerdictDrop, "later, to the world")
+		want(t, b, b.Outbound(fragmentOf(client, at(a.endpoint, 9), 5, true)), packet.VerdictReflect, "first, to the world")
+		p = fragmentOf(client, at(a.endpoint, 9), 5, false)
 		want(t, b, b.Outbound(p), packet.VerdictReflect, "later, to the world")
 		if p.Src != ip(a.node) {
 			t.Fatal(p.Src)
 		}
-		b.clock.Add(pieceTime + 1)
-		want(t, b, b.Outbound(pieceOf(client, vip, 1, false)), packet.VerdictDrop, "much later")
+		b.clock.Add(fragmentTimeout + 1)
+		want(t, b, b.Outbound(fragmentOf(client, vip, 1, false)), packet.VerdictDrop, "much later")
 	})
 }
 

@@ -16,14 +16,14 @@ func FuzzPackets(f *testing.F) {
 			mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 80), 0), mk(packet.ProtoSCTP, at(a.outside, 4000), at(a.vip, 80), 0),
 			mk(packet.ProtoTCP, at(a.vip, 80), at(a.vip, 80), packet.SYN), mk(packet.ProtoTCP, at(a.snat, 80), at(a.snat, 80), packet.SYN),
 			mk(packet.ProtoUDP, at(a.far, 8080), at(a.pod, 4000), 0), echoOf(ip(a.pod), ip(a.vip), true, 1), echoOf(ip(a.pod), ip(a.endpoint), true, 1),
-			pieceOf(at(a.pod, 4000), at(a.vip, 80), 9, true), pieceOf(at(a.pod, 4000), at(a.vip, 80), 9, false),
+			fragmentOf(at(a.pod, 4000), at(a.vip, 80), 9, true), fragmentOf(at(a.pod, 4000), at(a.vip, 80), 9, false),
 			errorAbout(mk(packet.ProtoUDP, at(a.pod, 4000), at(a.far, 8080), 0), ip(a.far)), errorAbout(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.far, 8080), 0), ip(a.far)),
 		} {
 			f.Add(p.Buf, false, uint8(0))
 			f.Add(p.Buf, true, uint8(packet.NeedsCsum))
 		}
 	}
-	table := func() *Table {
+	tab := func() *Table {
 		s := snap(nil, nil)
 		for _, a := range families {
 			for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
@@ -34,12 +34,12 @@ func FuzzPackets(f *testing.F) {
 		return Build(testSelf(), s)
 	}()
 	f.Fuzz(func(t *testing.T, raw []byte, inbound bool, flags uint8) {
-		b := newBalancer(t, 64, table)
+		b := newBalancer(t, 64, tab)
 		for _, a := range families { // flows that hostile packets may hit
 			for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
 				b.Outbound(mk(proto, at(a.pod, 4000), at(a.vip, 80), packet.SYN))
 			}
-			b.Outbound(pieceOf(at(a.pod, 4000), at(a.vip, 80), 9, true))
+			b.Outbound(fragmentOf(at(a.pod, 4000), at(a.vip, 80), 9, true))
 		}
 		p := new(packet.Packet)
 		buf := append(make([]byte, 0, 2048+len(raw)), raw...)
@@ -66,7 +66,7 @@ func FuzzPackets(f *testing.F) {
 		case packet.VerdictReply:
 			sound(t, p)
 		default:
-			if table.leaves(p) || table.serviceAddr(p.Dst) {
+			if (&view{Table: tab}).leavesCluster(p) || tab.IsServiceAddr(p.Dst) {
 				t.Fatalf("%v: %v -> %v", verdict, p.Source(), p.Destination())
 			}
 			if was && !p.ChecksumOK() {

@@ -61,11 +61,11 @@ func TestHealthCheckNodePort(t *testing.T) {
 		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
 		svc.HealthCheckNodePort = 31000
 		self := testSelf()
-		self.Health = map[uint16]uint16{31000: 45000}
+		self.HealthListeners = map[uint16]uint16{31000: 45000}
 		b := newBalancer(t, 64, Build(self, snap([]model.Service{svc}, parts)))
 		p := mk(packet.ProtoTCP, at(a.outside, 4000), at(a.node, 31000), packet.SYN)
 		want(t, b, b.Outbound(p), packet.VerdictReflect, "health check")
-		own := self.podNet(ip(a.node).Is4())
+		own := self.PodNet(model.FamilyOf(ip(a.node)))
 		if p.Destination() != netip.AddrPortFrom(own, 45000) || p.Src != ip(a.snat) {
 			t.Fatal(p.Source(), p.Destination())
 		}

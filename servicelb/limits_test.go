@@ -30,7 +30,7 @@ func TestFlood(t *testing.T) {
 			}
 			return v
 		}
-		flooder := b.flows.sources.bucket(b.flows.seed, ip(a.pod))
+		flooder := b.flows.ClientBucket(ip(a.pod))
 		victim := ip(a.pod).Next()
 		for i := range uint16(100) {
 			want(t, b, open(victim.String(), 1000+i, true), packet.VerdictPeer, "before the flood")
@@ -39,7 +39,7 @@ func TestFlood(t *testing.T) {
 		for i := range 60000 {
 			open(a.pod, uint16(i), answered)
 			if i%500 == 0 {
-				for other = other.Next(); b.flows.sources.bucket(b.flows.seed, other) == flooder; other = other.Next() {
+				for other = other.Next(); b.flows.ClientBucket(other) == flooder; other = other.Next() {
 				} // one in 4,096 clients shares the flooder's account
 				want(t, b, open(other.String(), 1, true), packet.VerdictPeer, "another client in the flood")
 			}
@@ -81,7 +81,7 @@ func TestFloodOfSources(t *testing.T) {
 			want(t, b, b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK)), packet.VerdictPeer, "standing")
 		}
 	}
-	b.flows.sweep(b.now() + 25*3600)
+	b.flows.Sweep(b.now() + 25*3600)
 	b.sound(t)
 	if b.room() != 0 {
 		t.Fatal(b.room())
@@ -91,25 +91,8 @@ func TestFloodOfSources(t *testing.T) {
 // sound compares everything that is derived from the flows with the flows.
 func (b *Balancer) sound(t *testing.T) {
 	t.Helper()
-	var half, all, loads int32
-	for i := range b.flows.sources {
-		half += b.flows.sources[i].half.Load()
-		all += b.flows.sources[i].all.Load()
-	}
-	for i := range b.flows.loads {
-		loads += b.flows.loads[i].Load()
-	}
-	var n, h int32
-	for i := range b.flows.slots {
-		if s := b.flows.slots[i].status.Load(); s&stateMask > dying {
-			n++
-			if halfOpen(s) {
-				h++
-			}
-		}
-	}
-	if all != n || half != h || loads != n || int(n) != b.room() || len(b.Flows(nil, 0)) != int(n) {
-		t.Fatalf("%d flows, %d half-open; accounts: %d, %d, loads %d, slots %d, listed %d", n, h, all, half, loads, b.room(), len(b.Flows(nil, 0)))
+	if err := b.flows.Check(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -140,7 +123,7 @@ func TestTogether(t *testing.T) {
 			b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, to)))
 			b.Flows(nil, 10)
 			b.Stats()
-			b.flows.sweep(b.now() + uint32(i%40))
+			b.flows.Sweep(b.now() + uint32(i%40))
 		}
 	})
 	wg.Wait()
@@ -187,7 +170,7 @@ func TestNoAllocations(t *testing.T) {
 		again("reject", mk(packet.ProtoUDP, at(a.pod, 1), at(a.vip, 81), packet.SYN), b.Outbound, next)
 		again("reset", mk(packet.ProtoTCP, at(a.pod, 1), at(a.vip, 81), packet.SYN), b.Outbound, next)
 		again("error", errorAbout(p, ip(a.far)), b.Inbound, nil)
-		again("fragment", pieceOf(at(a.pod, 1), at(a.vip, 80), 1, true), b.Outbound, nil)
-		again("later fragment", pieceOf(at(a.pod, 1), at(a.vip, 80), 1, false), b.Outbound, nil)
+		again("fragment", fragmentOf(at(a.pod, 1), at(a.vip, 80), 1, true), b.Outbound, nil)
+		again("later fragment", fragmentOf(at(a.pod, 1), at(a.vip, 80), 1, false), b.Outbound, nil)
 	})
 }

@@ -9,6 +9,14 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/conntrack"
+	"github.com/warrennet/warren/servicelb/internal/table"
+)
+
+// The directions of a flow.
+const (
+	original = conntrack.Original
+	reply    = conntrack.Reply
 )
 
 func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
@@ -18,7 +26,7 @@ func testSelf() Self {
 	return Self{
 		Node: "n1", Zone: "z1",
 		PodRanges: []netip.Prefix{pfx("10.42.0.0/16"), pfx("fd42::/48")},
-		Blocks:    []netip.Prefix{pfx("10.42.1.0/24"), pfx("fd42:0:0:1::/64")},
+		PodCIDRs:  []netip.Prefix{pfx("10.42.1.0/24"), pfx("fd42:0:0:1::/64")},
 		SNAT4:     ip("10.42.1.1"), SNAT6: ip("fd42:0:0:1::1"),
 		PodNet4: ip("10.42.1.0"), PodNet6: ip("fd42:0:0:1::"),
 		Addrs:           []netip.Addr{ip("192.168.0.1"), ip("fd00::1")},
@@ -225,7 +233,7 @@ func service(name string, proto uint8, vip string, port, target uint16, endpoint
 
 func nodeOf(a netip.Addr) string {
 	self := testSelf()
-	if within(self.Blocks, a) || slices.Contains(self.Addrs, a) {
+	if table.Contains(self.PodCIDRs, a) || slices.Contains(self.Addrs, a) {
 		return "n1"
 	}
 	return "n2"

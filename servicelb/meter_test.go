@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/traffic"
 )
 
 // Every packet of either way is counted once, whether its flow lives, has ended, or filled its counters; what belongs to
@@ -39,7 +40,7 @@ func TestServiceTraffic(t *testing.T) {
 	is("full counters", 2)
 	b.clock.Add(1000)
 	exchange(1002, 2)
-	b.flows.sweep(b.now() + 500)
+	b.flows.Sweep(b.now() + 500)
 	is("ended flows", 3)
 	b.sound(t)
 
@@ -54,7 +55,7 @@ func TestServiceTraffic(t *testing.T) {
 // At most so many Services have names; nothing is lost, and no sum shrinks while Services change sides.
 func TestBusiestServicesHaveNames(t *testing.T) {
 	a := families["4"]
-	const services = maxServices + 20
+	const services = traffic.MaxServices + 20
 	b := newBalancer(t, 4096, Build(testSelf(), many(services)))
 	first := ip("10.96.0.1").As4()
 	sent, last := uint64(0), map[string]Traffic{}
@@ -65,7 +66,7 @@ func TestBusiestServicesHaveNames(t *testing.T) {
 			sent++
 		}
 		now := b.Stats().Services
-		if len(now) != maxServices+1 {
+		if len(now) != traffic.MaxServices+1 {
 			t.Fatalf("round %d: %d names", round, len(now))
 		}
 		total := uint64(0)
@@ -87,9 +88,8 @@ func TestBusiestServicesHaveNames(t *testing.T) {
 }
 
 func allOf(b *Balancer) (n uint64) {
-	for _, m := range b.view.Load().meters() {
-		s := m.now()
-		n += s.packets()
+	for _, m := range b.view.Load().Meters() {
+		n += m.Packets()
 	}
 	return n
 }
@@ -109,7 +109,7 @@ func TestServiceTrafficInParallel(t *testing.T) {
 				}
 				if i%1000 == 0 {
 					b.Stats()
-					b.flows.sweep(b.now() + 1000)
+					b.flows.Sweep(b.now() + 1000)
 				}
 			}
 		})
@@ -127,11 +127,11 @@ func BenchmarkGather(b *testing.B) {
 			lb, _ := filled(b, n)
 			for b.Loop() {
 				b.StopTimer()
-				for i := range lb.flows.slots {
-					lb.flows.slots[i].packets[orig] = 1
+				for slot := range lb.flows.EverUsed() {
+					lb.flows.At(slot).Count(original, 100)
 				}
 				b.StartTimer()
-				lb.gather()
+				lb.collectTraffic()
 			}
 		})
 	}

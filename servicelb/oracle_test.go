@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/table"
 )
 
 // oracle is the meaning of Services, slow and simple: it looks at the objects themselves for every packet, keeps
@@ -52,8 +53,8 @@ type forecast struct {
 func (o *oracle) local(a netip.Addr) bool {
 	return slices.Contains(o.self.Addrs, a) || a == o.self.PodNet4 || a == o.self.PodNet6
 }
-func (o *oracle) pods(a netip.Addr) bool { return within(o.self.PodRanges, a) }
-func (o *oracle) here(a netip.Addr) bool { return within(o.self.Blocks, a) }
+func (o *oracle) pods(a netip.Addr) bool { return table.Contains(o.self.PodRanges, a) }
+func (o *oracle) here(a netip.Addr) bool { return table.Contains(o.self.PodCIDRs, a) }
 func (o *oracle) peer(a netip.Addr) bool { return slices.Contains(o.self.Peers, a) }
 func (o *oracle) remote(a netip.Addr) bool {
 	return o.peer(a) || o.pods(a) && !o.here(a)
@@ -80,11 +81,11 @@ func (o *oracle) service(a netip.Addr) bool {
 			return true
 		}
 	}
-	return within(o.snap.ServiceCIDRs, a)
+	return table.Contains(o.snap.ServiceCIDRs, a)
 }
 
 func (o *oracle) world(a netip.Addr) bool {
-	return !o.pods(a) && !o.local(a) && !o.peer(a) && !o.service(a) && !within(o.self.NonMasquerade, a) &&
+	return !o.pods(a) && !o.local(a) && !o.peer(a) && !o.service(a) && !table.Contains(o.self.NonMasquerade, a) &&
 		!a.IsMulticast() && !a.IsLinkLocalUnicast() && !a.IsLoopback()
 }
 
@@ -177,7 +178,7 @@ func (o *oracle) pool(s *model.Service, p *model.ServicePort, kind string, v6, o
 }
 
 // packet says what must become of a packet.
-func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uint8) forecast {
+func (o *oracle) packet(in ingress, proto uint8, src, dst netip.AddrPort, flags uint8) forecast {
 	if o.forged(in, src.Addr(), dst.Addr()) {
 		return forecast{verdict: packet.VerdictDrop}
 	}
@@ -200,7 +201,7 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 		switch {
 		case in == fromPeer && !o.local(dst.Addr()):
 			return forecast{verdict: packet.VerdictDrop}
-		case outside && kind == "lb" && len(s.LBSourceRanges) > 0 && !within(s.LBSourceRanges, src.Addr()):
+		case outside && kind == "lb" && len(s.LBSourceRanges) > 0 && !table.Contains(s.LBSourceRanges, src.Addr()):
 			return forecast{verdict: packet.VerdictDrop}
 		case !opens:
 			return refuse
@@ -242,7 +243,7 @@ func (o *oracle) packet(in from, proto uint8, src, dst netip.AddrPort, flags uin
 	return pass
 }
 
-func (o *oracle) forged(in from, src, dst netip.Addr) bool {
+func (o *oracle) forged(in ingress, src, dst netip.Addr) bool {
 	switch {
 	case in == fromPeer:
 		return src.IsLoopback() || dst.IsLoopback() || o.local(src) || o.here(src) || o.peer(src) && !o.local(dst) && !o.here(dst)
@@ -519,14 +520,14 @@ func (d dice) slice(svc, name string) model.EndpointSlice {
 }
 
 // way throws a packet's addresses: of a flow in either direction, or any.
-func (d dice) way(o *oracle) (in from, proto uint8, src, dst netip.AddrPort) {
+func (d dice) way(o *oracle) (in ingress, proto uint8, src, dst netip.AddrPort) {
 	if len(o.flows) > 0 && d.yes(60) {
 		f := o.flows[d(len(o.flows))]
 		src, dst = f.orig[0], f.orig[1]
 		if d.yes(50) {
 			src, dst = f.back[0], f.back[1]
 		}
-		return from(b2i(o.remote(src.Addr()) != d.yes(3))), f.proto, src, dst
+		return ingress(b2i(o.remote(src.Addr()) != d.yes(3))), f.proto, src, dst
 	}
 	a := families[pick(d, []string{"4", "6"})]
 	clients := []string{a.pod, ip(a.pod).Next().String(), a.node, a.outside, ip(a.outside).Next().String(), a.far, a.peer}
@@ -547,5 +548,12 @@ func (d dice) way(o *oracle) (in from, proto uint8, src, dst netip.AddrPort) {
 		clients, servers = append(clients, a.loop), append(servers, at(a.loop, 30080))
 	}
 	src = at(pick(d, clients), 4000+uint16(d(3)))
-	return from(b2i(o.remote(src.Addr()) != d.yes(5))), pick(d, []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}), src, pick(d, servers)
+	return ingress(b2i(o.remote(src.Addr()) != d.yes(5))), pick(d, []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}), src, pick(d, servers)
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -137,7 +137,7 @@ func (o *oracle) change(t *testing.T, d dice, builder *Builder, b *Balancer) {
 	if diff := cmp.Diff(fresh.Frontends(), table.Frontends(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("an incremental table differs from a fresh one (-fresh +incremental):\n%s", diff)
 	}
-	if diff := cmp.Diff(fresh.Steering(), table.Steering(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(fresh.Redirects(), table.Redirects(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("its steering differs:\n%s", diff)
 	}
 	b.Set(table)

@@ -6,18 +6,18 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// reason is why a packet was not passed on.
-type reason uint8
+// dropReason is why a packet was not forwarded.
+type dropReason uint8
 
 const (
-	_ reason = iota
+	notDropped dropReason = iota
 	dropSpoofed
 	dropPeerService
 	dropSourceRange
 	dropPolicy
 	dropNoEndpoint
-	dropNoPortOfService
-	dropNoAddress
+	dropNoServicePort
+	dropNoService
 	dropNoListener
 	dropNoFlow
 	dropStale
@@ -33,40 +33,79 @@ const (
 	dropNoTable
 	dropChecksum
 	dropNoPod
-	dropRefusal
-	reasons
+	dropHostRefusal
+	dropReasons
 )
 
-var reasonNames = [reasons]string{
-	dropSpoofed: "spoofed_source", dropPeerService: "service_from_peer", dropSourceRange: "source_range",
-	dropPolicy: "local_policy", dropNoEndpoint: "no_endpoint", dropNoPortOfService: "no_service_port",
-	dropNoAddress: "no_service", dropNoListener: "no_listener", dropNoFlow: "no_flow", dropStale: "backend_gone",
-	dropNoSource: "no_source_address", dropNoPort: "ports_exhausted", dropTableFull: "table_full", dropFlood: "flood",
-	dropRace: "race", dropFamily: "family", dropFragment: "fragment", dropLeak: "pod_address", dropLoopback: "loopback", dropNoTable: "no_table", dropChecksum: "bad_checksum", dropNoPod: "no_pod", dropRefusal: "host_refusal",
+// dropNames are the reasons as the metrics have them.
+var dropNames = [dropReasons]string{
+	dropSpoofed:       "spoofed_source",
+	dropPeerService:   "service_from_peer",
+	dropSourceRange:   "source_range",
+	dropPolicy:        "local_policy",
+	dropNoEndpoint:    "no_endpoint",
+	dropNoServicePort: "no_service_port",
+	dropNoService:     "no_service",
+	dropNoListener:    "no_listener",
+	dropNoFlow:        "no_flow",
+	dropStale:         "backend_gone",
+	dropNoSource:      "no_source_address",
+	dropNoPort:        "ports_exhausted",
+	dropTableFull:     "table_full",
+	dropFlood:         "flood",
+	dropRace:          "race",
+	dropFamily:        "family",
+	dropFragment:      "fragment",
+	dropLeak:          "pod_address",
+	dropLoopback:      "loopback",
+	dropNoTable:       "no_table",
+	dropChecksum:      "bad_checksum",
+	dropNoPod:         "no_pod",
+	dropHostRefusal:   "host_refusal",
 }
 
-// counters are what happens; only rare events touch them.
+// counters count rare events. Packets of established flows change none of them.
 type counters struct {
 	opened, ended atomic.Uint64
-	dropped       [reasons]atomic.Uint64
+	dropped       [dropReasons]atomic.Uint64
 }
 
-func (b *Balancer) drop(why reason) packet.Verdict {
-	b.counters.dropped[why].Add(1)
+func (c *counters) countDrop(reason dropReason) { c.dropped[reason].Add(1) }
+
+// drop counts a dropped packet.
+func (b *Balancer) drop(reason dropReason) packet.Verdict {
+	b.counters.countDrop(reason)
 	return packet.VerdictDrop
 }
 
-// Stats is a sum over the balancer's life and its present.
+// Stats holds counters since the start of the process, and gauges of the present.
 type Stats struct {
 	// Flows counts the flows in each state.
 	Flows map[string]uint64
-	// Shortcuts counts the flows that the kernel carries, or would after their next packet.
+	// Offloaded counts the flows that the eBPF program forwards, or will forward after their next packet.
 	Offloaded int
-	// Opened counts new flows, Ended those whose backend or address vanished.
+	// Opened counts new flows, Ended those whose backend or address was removed.
 	Opened, Ended uint64
-	// Dropped counts packets that were not passed on by reason; some of them were answered.
+	// Dropped counts packets that were not forwarded, by reason. Some of them were answered.
 	Dropped map[string]uint64
 	// Services has the traffic of the busiest Services ("namespace/name") and of Pods with host ports
 	// ("hostPort:namespace/name"), and of all others as OtherServices.
 	Services map[string]Traffic
+}
+
+// Stats returns the counters. It walks all flows: call it every few seconds, never for a packet.
+func (b *Balancer) Stats() Stats {
+	s := Stats{
+		Flows:     b.flows.CountStates(),
+		Dropped:   map[string]uint64{},
+		Opened:    b.counters.opened.Load(),
+		Ended:     b.counters.ended.Load(),
+		Offloaded: b.offloads.Count(),
+	}
+	for reason := notDropped + 1; reason < dropReasons; reason++ {
+		s.Dropped[dropNames[reason]] = b.counters.dropped[reason].Load()
+	}
+	b.collectTraffic()
+	s.Services = b.ledger.Show(b.view.Load().Meters())
+	return s
 }

@@ -145,15 +145,15 @@ func fallbackSNAT(block netip.Prefix, used func(netip.Addr) bool) (netip.Addr, b
 
 // balancer is the load balancer's description of this node.
 func (p *Plan) balancer(in *Input) servicelb.Self {
-	s := servicelb.Self{Node: in.Name, Zone: in.Zone, PodRanges: in.Cluster.PodCIDRs, Blocks: in.Blocks, Addrs: in.Underlay.Addrs,
-		Own: in.DNS, Peers: p.peerNodeAddrs(in), NodePortAddrs: in.nodePortAddrs(), MasqueradePorts: masqueradePorts,
-		Spared: p.ReservedPorts, Health: in.HealthPorts, NonMasquerade: slices.Clone(in.NonMasquerade)}
+	s := servicelb.Self{Node: in.Name, Zone: in.Zone, PodRanges: in.Cluster.PodCIDRs, PodCIDRs: in.Blocks, Addrs: in.Underlay.Addrs,
+		HostServed: in.DNS, Peers: p.peerNodeAddrs(in), NodePortAddrs: in.nodePortAddrs(), MasqueradePorts: masqueradePorts,
+		ReservedPorts: p.ReservedPorts, HealthListeners: in.HealthPorts, NonMasquerade: slices.Clone(in.NonMasquerade)}
 	for _, x := range in.Underlay.Sources {
 		s.Sources = append(s.Sources, servicelb.Source(x))
 	}
 	for _, f := range in.External { // an external peer receives Pods' packets with their own addresses
 		s.NonMasquerade = append(s.NonMasquerade, f.AllowedIPs...)
-		s.Foreign = append(s.Foreign, f.AllowedIPs...)
+		s.ExternalPeers = append(s.ExternalPeers, f.AllowedIPs...)
 	}
 	for _, b := range in.Blocks {
 		switch f := model.FamilyOf(b.Addr()); {

@@ -61,7 +61,7 @@ func TestMake_BeforeTheFirstSnapshot_WaitsWhereTheHostHasRoutesToPods(t *testing
 func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 	block, pods := netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("10.42.0.0/16")
 	in := Input{Snapshot: noSnapshot, Self: Self{Blocks: []netip.Prefix{block}, Cluster: model.Cluster{PodCIDRs: []netip.Prefix{pods}}, Interface: "warren0"}}
-	st := servicelb.Steering{Targets: []servicelb.Port{{Proto: 6, Port: 8080}, {Proto: 17, Port: 53}}, HostTargets: []servicelb.Port{{Proto: 6, Port: 6443}}}
+	st := servicelb.Redirects{PodPorts: []servicelb.Port{{Proto: 6, Port: 8080}, {Proto: 17, Port: 53}}, HostPorts: []servicelb.Port{{Proto: 6, Port: 6443}}}
 	build := func(kubeProxy bool) (p Plan) {
 		in.KubeProxy = kubeProxy
 		p.host(&in)

@@ -145,7 +145,7 @@ func Make(in Input) (*Plan, bool) {
 	p.host(&in)
 	p.Table = in.Compile(p.balancer(&in), in.Snapshot)
 	p.Services = servicesOf(&in)
-	p.services(&in, p.Table.Steering())
+	p.services(&in, p.Table.Redirects())
 	p.coexist(&in)
 	p.HealthChecks = healthChecks(in.Snapshot, in.Name)
 	p.Relays = relays(&in)

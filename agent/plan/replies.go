@@ -28,12 +28,12 @@ type portRange struct {
 }
 
 // replies redirects the replies of local backends, and ICMP to local Pods.
-func (p *Plan) replies(in *Input, st servicelb.Steering) {
+func (p *Plan) replies(in *Input, redirects servicelb.Redirects) {
 	h := &p.Host
 	for _, r := range in.Cluster.PodCIDRs {
-		h.Rules = append(h.Rules, replyRules(r, st.Targets)...)
-		h.Rules = append(h.Rules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), st.Targets)...)
-		for _, t := range st.HostTargets {
+		h.Rules = append(h.Rules, replyRules(r, redirects.PodPorts)...)
+		h.Rules = append(h.Rules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
+		for _, t := range redirects.HostPorts {
 			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostReplies, V6: r.Addr().Is6(), IIF: "lo", To: r, Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableTUN})
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // services adds the rules and routes that redirect Service traffic and egress to the TUN.
-func (p *Plan) services(in *Input, st servicelb.Steering) {
+func (p *Plan) services(in *Input, redirects servicelb.Redirects) {
 	h := &p.Host
 	h.LocalPref = prefLocal
 	for _, f := range in.Families() {
@@ -25,9 +25,9 @@ func (p *Plan) services(in *Input, st servicelb.Steering) {
 		h.Routes = append(h.Routes, in.blockRoutes(b)...)
 		h.Routes = append(h.Routes, in.overTUN(tablePods, host(p.snatAddr(b)), netip.Addr{})...)
 	}
-	p.replies(in, st)
+	p.replies(in, redirects)
 	p.hostPorts(in)
-	p.serviceRoutes(in, st.VIPs)
+	p.serviceRoutes(in, redirects.ServiceAddrs)
 	h.Sysctls = append(h.Sysctls, in.serviceSysctls()...)
 }
 

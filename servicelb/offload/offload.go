@@ -1,11 +1,15 @@
-// Package offload lets the kernel carry the packets of flows between two Pods of this node: a BPF program where a Pod's
-// packets enter the node (tcx, Linux 6.6) translates those of the flows it was told of and puts them straight into the
-// other Pod. It decides nothing. Every flow's first packet, every fragment and every packet with IP options passes on to
-// the load balancer, which chooses, checks and ends flows as without it, and takes a flow back with one write to
-// memory that both share.
+// Package offload forwards the packets of flows between two Pods of this node inside the kernel. An eBPF program at the
+// Pods' interfaces (tcx ingress, Linux 6.6) translates the packets of the flows that it was given and redirects them into
+// the other Pod.
 //
-// Nothing is pinned: when the process ends, however it ends, the kernel removes program, maps and links, and all packets
-// go the long way again. On a kernel without tcx or a process without CAP_BPF New fails and nothing is lost but speed.
+// The package owns the program, its two maps, the links to the interfaces, and the assignment of slots to flows
+// (slots.go). It decides nothing: the first packet of each flow, every fragment and every packet with IP options or
+// extension headers pass on to the load balancer, which selects, checks and ends flows as without offload. The load
+// balancer stops the offload of a flow with one write to shared memory.
+//
+// Nothing is pinned. When the process ends, for whatever reason, the kernel removes program, maps and links, and the load
+// balancer forwards all packets again. On a kernel without tcx or in a process without CAP_BPF, New returns an error;
+// then same-node flows are slower and nothing else changes.
 package offload
 
 import (
@@ -27,33 +31,41 @@ import (
 // MAC is a hardware address.
 type MAC [6]byte
 
-// Pod is where a Pod's packets enter the node and leave it.
+// Pod is the veth pair of a Pod.
 type Pod struct {
-	Link    int32 // index of the node's end of its veth pair
-	HostMAC MAC   // of that end
-	MAC     MAC   // of the Pod's own end
+	Link    int32 // interface index of the node's end
+	HostMAC MAC   // of the node's end
+	MAC     MAC   // of the Pod's end
 }
 
-// Tuple is one way of a flow as its packets are received: addresses as netip.Addr.As16 gives them, ports as numbers.
+// Tuple is the addresses and ports of one direction of a flow. Addresses are in the form of netip.Addr.As16.
 type Tuple struct {
-	Src, Dst     [16]byte
-	Sport, Dport uint16
+	Src, Dst         [16]byte
+	SrcPort, DstPort uint16
 }
 
-// Translation is one way of a flow: packets that enter by From as In leave to To as Out.
+func (t *Tuple) source() netip.Addr { return netip.AddrFrom16(t.Src).Unmap() }
+
+// swapped is the tuple of the packets that answer.
+func (t *Tuple) swapped() Tuple {
+	return Tuple{Src: t.Dst, Dst: t.Src, SrcPort: t.DstPort, DstPort: t.SrcPort}
+}
+
+// Translation is one direction of a flow: packets with tuple In that Pod From sends reach Pod To with tuple Out.
 type Translation struct {
 	In, Out  Tuple
 	From, To Pod
 }
 
-// State is what program and process share of one flow, without locks. The ways are 0, the client's, and 1.
+// State is the memory that the program and the process share for one flow, without locks. Direction 0 is the original
+// one, 1 the reply.
 type State struct {
-	Armed   atomic.Uint32 // the ID that the program must find in its own entry; 0: hands off
+	Armed   atomic.Uint32 // the ID of the entry that the program may use; 0: the program passes all packets on
 	_       uint32
-	Packets [2]atomic.Uint64 // since they were last taken; a super-packet is one
+	Packets [2]atomic.Uint64 // since the process has last reset them; a super-packet counts as one
 	Bytes   [2]atomic.Uint64 // from the IP header on
-	Acks    [2]atomic.Uint32 // newest TCP acknowledgement of each way, 0 while there is none
-	Flags   [2]atomic.Uint32 // all of SYN, ACK, FIN and RST that each way has sent since they were last taken
+	Acks    [2]atomic.Uint32 // newest TCP acknowledgement of each direction; 0: none
+	Flags   [2]atomic.Uint32 // union of SYN, ACK, FIN and RST that each direction has sent since the last reset
 	_       [2]uint32
 }
 
@@ -61,7 +73,7 @@ const stateSize = 64
 
 const _ = uint(stateSize-unsafe.Sizeof(State{})) + uint(unsafe.Sizeof(State{})-stateSize)
 
-// Reset forgets what was counted. The flow is not armed.
+// Reset zeroes the counters for another flow. The State is not armed.
 func (s *State) Reset() {
 	for i := range 2 {
 		s.Packets[i].Store(0)
@@ -71,7 +83,7 @@ func (s *State) Reset() {
 	}
 }
 
-// key and value are the program's map from packets to translations. Ports are in network order.
+// key and value are the entries of the program's map, from received packets to translations. Ports are in network order.
 type key struct {
 	src, dst [16]byte
 	ports    [4]byte
@@ -83,13 +95,13 @@ type value struct {
 	src, dst [16]byte
 	ports    [4]byte
 	link     uint32
-	index    uint32 // of the flow's State
-	id       uint32
-	way      uint32
-	head     uint32   // what the IPv4 header's checksum grows by, the TTL's step included
-	addrs    uint32   // what a transport checksum grows by for the addresses
-	shift    uint32   // and for the ports
-	ether    [16]byte // two bytes of padding, then the Ethernet header
+	index    uint32   // of the flow's State
+	id       uint32   // State.Armed must be equal to it
+	dir      uint32   // 0 original, 1 reply
+	ipSum    uint32   // difference of the IPv4 header checksum, the decremented TTL included
+	addrSum  uint32   // difference of the transport checksum because of the addresses
+	portSum  uint32   // difference of the transport checksum because of the ports
+	ether    [16]byte // two bytes of padding, then the new Ethernet header
 }
 
 const (
@@ -97,7 +109,7 @@ const (
 	valueSize = int(unsafe.Sizeof(value{}))
 )
 
-// Program is the program with its maps and the interfaces it runs at.
+// Program is the loaded eBPF program with its maps and its links to interfaces.
 type Program struct {
 	log    *slog.Logger
 	size   int
@@ -110,7 +122,7 @@ type Program struct {
 	links map[int32]link.Link
 }
 
-// New loads the program for up to size flows. The error says what the kernel or the process lacks.
+// New loads the program for up to size flows. The error names what the kernel or the process lacks.
 func New(size int, log *slog.Logger) (*Program, error) {
 	p := &Program{log: log, size: size, links: map[int32]link.Link{}}
 	if err := p.load(); err != nil {
@@ -123,16 +135,16 @@ func (p *Program) load() (err error) {
 	// Not preallocated: entries take memory when there are flows, not before.
 	if p.table, err = ebpf.NewMap(&ebpf.MapSpec{Name: "warren_flows", Type: ebpf.Hash, KeySize: uint32(keySize), ValueSize: uint32(valueSize),
 		MaxEntries: uint32(2 * p.size), Flags: unix.BPF_F_NO_PREALLOC}); err != nil {
-		return fmt.Errorf("make a BPF map: %w", err)
+		return fmt.Errorf("create the BPF map of translations: %w", err)
 	}
 	if p.states, err = ebpf.NewMap(&ebpf.MapSpec{Name: "warren_states", Type: ebpf.Array, KeySize: 4, ValueSize: stateSize,
 		MaxEntries: uint32(p.size), Flags: unix.BPF_F_MMAPABLE}); err != nil {
-		return fmt.Errorf("make a BPF map: %w", err)
+		return fmt.Errorf("create the BPF map of flow states: %w", err)
 	}
 	page := os.Getpagesize()
 	length := (p.size*stateSize + page - 1) / page * page
 	if p.memory, err = unix.Mmap(p.states.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return fmt.Errorf("map the flows' states: %w", err)
+		return fmt.Errorf("map the flow states into memory: %w", err)
 	}
 	if p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "warren_offload", Type: ebpf.SchedCLS, Instructions: instructions(p.table.FD(), p.states.FD()), License: "Apache-2.0"}); err != nil {
 		return fmt.Errorf("load the BPF program: %w", err)
@@ -140,7 +152,8 @@ func (p *Program) load() (err error) {
 	return p.tryAttach()
 }
 
-// tryAttach finds out whether there is tcx before anybody counts on it: such a kernel misses the interface only.
+// tryAttach tests whether the kernel has tcx by attaching to an interface index that does not exist. A kernel with tcx
+// answers ENODEV.
 func (p *Program) tryAttach() error {
 	l, err := p.attach(math.MaxInt32)
 	switch {
@@ -156,7 +169,7 @@ func (p *Program) attach(index int32) (link.Link, error) {
 	return link.AttachTCX(link.TCXOptions{Interface: int(index), Program: p.prog, Attach: ebpf.AttachTCXIngress})
 }
 
-// Close takes the program from all interfaces and lets go of everything.
+// Close detaches the program from all interfaces and releases the maps. No State may be used after it.
 func (p *Program) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -180,16 +193,16 @@ func (p *Program) Close() error {
 	return errors.Join(errs...)
 }
 
-// Size is how many flows there is room for.
+// Size returns the maximum number of flows.
 func (p *Program) Size() int { return p.size }
 
-// State is the i-th flow's.
+// State returns the State with index i.
 func (p *Program) State(i uint32) *State {
 	return (*State)(unsafe.Pointer(&p.memory[int(i)*stateSize]))
 }
 
-// Attach makes the program run at these interfaces (by index) and at no others. Those where it cannot are left out; the
-// error names them.
+// Attach attaches the program to these interfaces (by index) and detaches it from all others. It continues after a
+// failure; the error names the interfaces without the program.
 func (p *Program) Attach(links []int32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -202,7 +215,7 @@ func (p *Program) Attach(links []int32) error {
 		}
 		l, err := p.attach(i)
 		switch {
-		case errors.Is(err, unix.ENODEV): // the Pod has just gone
+		case errors.Is(err, unix.ENODEV): // the Pod was deleted meanwhile
 		case err != nil:
 			errs = append(errs, fmt.Errorf("attach to interface %d: %w", i, err))
 		default:
@@ -218,12 +231,12 @@ func (p *Program) Attach(links []int32) error {
 	return errors.Join(errs...)
 }
 
-// Put tells the program of both ways of a flow. They are inert until the State at index is armed with that ID.
-func (p *Program) Put(index, id uint32, proto uint8, ways *[2]Translation) error {
-	for i := range ways {
-		w := &ways[i]
-		k, v := keyFor(w, proto), valueFor(w)
-		v.index, v.id, v.way = index, id, uint32(i)
+// Put writes both directions of a flow into the program's map. The program uses them while State(index).Armed is id.
+func (p *Program) Put(index, id uint32, proto uint8, directions *[2]Translation) error {
+	for i := range directions {
+		t := &directions[i]
+		k, v := keyFor(t, proto), valueFor(t)
+		v.index, v.id, v.dir = index, id, uint32(i)
 		if err := p.table.Update(unsafe.Pointer(&k), unsafe.Pointer(&v), ebpf.UpdateAny); err != nil {
 			return err
 		}
@@ -231,44 +244,45 @@ func (p *Program) Put(index, id uint32, proto uint8, ways *[2]Translation) error
 	return nil
 }
 
-// Try passes a frame through the program as if it had entered by the interface with index 1, and sends nothing. It says
-// what has become of the frame and whether it would go into another Pod.
-func (p *Program) Try(frame []byte) (out []byte, carried bool, err error) {
+// TestRun runs the program in the kernel on a frame as if interface 1 had received it (BPF_PROG_TEST_RUN). Nothing is
+// sent. It returns the frame after the program and whether it would be redirected into another Pod. It is for tests.
+func (p *Program) TestRun(frame []byte) (out []byte, forwarded bool, err error) {
 	o := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
 	verdict, err := p.prog.Run(&o)
 	return o.DataOut, int32(verdict) == redirected, err
 }
 
-// Delete makes the program forget what Put told it of one way. The flow's State must have been disarmed for longer than a
-// packet takes through the program.
-func (p *Program) Delete(proto uint8, w *Translation) {
-	k := keyFor(w, proto)
+// Delete removes one direction of a flow from the program's map. The flow's State must have been disarmed for longer than
+// a packet is in the program.
+func (p *Program) Delete(proto uint8, t *Translation) {
+	k := keyFor(t, proto)
 	if err := p.table.Delete(unsafe.Pointer(&k)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		p.log.Warn("cannot remove a flow from the BPF map", "err", err)
+		p.log.Warn("cannot remove an offloaded flow from the BPF map", "err", err)
 	}
 }
 
-func keyFor(w *Translation, proto uint8) key {
-	return key{w.In.Src, w.In.Dst, ports(w.In.Sport, w.In.Dport), uint32(w.From.Link), uint32(proto)}
+func keyFor(t *Translation, proto uint8) key {
+	return key{t.In.Src, t.In.Dst, ports(t.In.SrcPort, t.In.DstPort), uint32(t.From.Link), uint32(proto)}
 }
 
-func valueFor(w *Translation) value {
-	v := value{src: w.Out.Src, dst: w.Out.Dst, ports: ports(w.Out.Sport, w.Out.Dport), link: uint32(w.To.Link)}
+func valueFor(t *Translation) value {
+	v := value{src: t.Out.Src, dst: t.Out.Dst, ports: ports(t.Out.SrcPort, t.Out.DstPort), link: uint32(t.To.Link)}
+	is4 := netip.AddrFrom16(t.Out.Dst).Is4In6()
 	addrs := sum{}
-	addrs.replace(w.In.Src[:], w.Out.Src[:])
-	addrs.replace(w.In.Dst[:], w.Out.Dst[:])
-	v.addrs = addrs.folded()
-	if netip.AddrFrom16(w.Out.Dst).Is4In6() {
-		addrs.replace([]byte{1, 0}, []byte{0, 0}) // one hop
-		v.head = addrs.folded()
+	addrs.replace(t.In.Src[:], t.Out.Src[:])
+	addrs.replace(t.In.Dst[:], t.Out.Dst[:])
+	v.addrSum = addrs.folded()
+	if is4 {
+		addrs.replace([]byte{1, 0}, []byte{0, 0}) // the TTL, less one
+		v.ipSum = addrs.folded()
 	}
-	shift, from := sum{}, ports(w.In.Sport, w.In.Dport)
+	shift, from := sum{}, ports(t.In.SrcPort, t.In.DstPort)
 	shift.replace(from[:], v.ports[:])
-	v.shift = shift.folded()
-	copy(v.ether[2:], w.To.MAC[:])
-	copy(v.ether[8:], w.To.HostMAC[:])
+	v.portSum = shift.folded()
+	copy(v.ether[2:], t.To.MAC[:])
+	copy(v.ether[8:], t.To.HostMAC[:])
 	v.ether[14], v.ether[15] = 0x08, 0x00
-	if !netip.AddrFrom16(w.Out.Dst).Is4In6() {
+	if !is4 {
 		v.ether[14], v.ether[15] = 0x86, 0xdd
 	}
 	return v
@@ -276,10 +290,10 @@ func valueFor(w *Translation) value {
 
 func ports(a, b uint16) [4]byte { return [4]byte{byte(a >> 8), byte(a), byte(b >> 8), byte(b)} }
 
-// sum is a difference of ones' complement sums over 16-bit words in the machine's order (RFC 1624).
+// sum is a difference of ones' complement sums over 16-bit words in the machine's byte order (RFC 1624).
 type sum struct{ n uint64 }
 
-// replace takes the words of old out and those of new in.
+// replace subtracts the words of old and adds those of new.
 func (s *sum) replace(old, new []byte) {
 	for i := 0; i < len(old); i += 2 {
 		o, n := word(old[i:]), word(new[i:])

@@ -5,23 +5,30 @@ import (
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/warrennet/warren/internal/model"
 )
 
-// The program, for each packet that a Pod sends:
+// The program is written in Go so that the build needs no C compiler (docs/decisions/0010-ebpf-offload-of-same-node-flows.md). program.md has the same program
+// as C, to read first; TestProgram_Listing_SameControlFlow compares both.
 //
-//	read     Ethernet, IPv4 without options or IPv6 without extension headers, TCP or UDP; whole packets only
-//	look up  interface, protocol, addresses and ports in the table; the flow's State must be armed with the entry's ID
-//	count    packets, bytes, TCP flags and acknowledgements, for the load balancer to see
-//	rewrite  checksum, Ethernet and IP header, ports; one hop less
-//	redirect into the Pod at the other interface
+// For each packet that a Pod sends:
 //
-// Whatever is not so passes on, unchanged, to what else runs at the interface and then to the host's routing.
+//	read      Ethernet, IPv4 without options or IPv6 without extension headers, TCP or UDP; no fragments
+//	transport TCP flags and acknowledgement; a SYN without ACK passes on
+//	lookup    interface, protocol, addresses and ports in the map; the flow's State must be armed with the entry's ID
+//	count     packets, bytes, TCP flags and acknowledgements, for the load balancer
+//	header    new Ethernet and IP header and ports, with the TTL or hop limit decremented, on the stack
+//	checksum  the transport checksum in the packet
+//	send      copy the new headers into the packet, redirect it into the other Pod
+//
+// Every other packet passes on unchanged to the next program at the interface and then to the host's routing.
 
-// next is TC_ACT_UNSPEC, TCX_NEXT: the next program decides.
+// Return values (linux/bpf.h).
 const (
-	next       = -1
-	dropped    = 2 // TC_ACT_SHOT
-	redirected = 7 // TC_ACT_REDIRECT
+	next       = -1 // TCX_NEXT: the next program decides
+	dropped    = 2  // TC_ACT_SHOT
+	redirected = 7  // TC_ACT_REDIRECT
 )
 
 // Offsets in struct __sk_buff (linux/bpf.h).
@@ -42,8 +49,8 @@ const (
 	l4v6      = ip + 40
 )
 
-// The machine is little-endian wherever the program is built for (amd64, arm64, riscv64); numbers that packets hold in
-// network order are written here as it reads them.
+// Constants for fields in network byte order, as a little-endian machine loads them. warren is built for little-endian
+// machines only (amd64, arm64, riscv64).
 const (
 	typeIPv4  = 0x0008
 	typeIPv6  = 0xdd86
@@ -52,16 +59,17 @@ const (
 
 const (
 	flagFIN, flagSYN, flagRST, flagACK = 0x01, 0x02, 0x04, 0x10
-	noted                              = flagFIN | flagSYN | flagRST | flagACK
+	trackedFlags                       = flagFIN | flagSYN | flagRST | flagACK
 )
 
-// bpf_l4_csum_replace's flags.
+// Flags of bpf_l4_csum_replace.
 const (
-	pseudoHeader = 0x10
-	mangled0     = 0x20 // UDP: a checksum of zero is none, and none becomes zero
+	pseudoHeader = 0x10 // BPF_F_PSEUDO_HDR: the pseudo-header changes
+	mangled0     = 0x20 // BPF_F_MARK_MANGLED_0, for UDP: a checksum of zero stays zero, and none becomes zero
 )
 
-// The stack, below the frame pointer. The new headers begin two bytes into eight, so that IP lies aligned.
+// Offsets on the stack, from the frame pointer. The Ethernet header begins two bytes after a multiple of eight, so that
+// the IP header is aligned.
 const (
 	stKey   = -48
 	stIndex = -56
@@ -72,7 +80,7 @@ const (
 	stIP    = stEther + 14
 )
 
-// Registers that calls leave alone.
+// Registers that calls preserve.
 const (
 	ctx   = asm.R6
 	data  = asm.R7
@@ -83,16 +91,16 @@ const (
 
 // Offsets in value and State.
 var (
-	vDst   = int16(unsafe.Offsetof(value{}.dst))
-	vPorts = int16(unsafe.Offsetof(value{}.ports))
-	vLink  = int16(unsafe.Offsetof(value{}.link))
-	vIndex = int16(unsafe.Offsetof(value{}.index))
-	vID    = int16(unsafe.Offsetof(value{}.id))
-	vWay   = int16(unsafe.Offsetof(value{}.way))
-	vHead  = int16(unsafe.Offsetof(value{}.head))
-	vAddrs = int16(unsafe.Offsetof(value{}.addrs))
-	vShift = int16(unsafe.Offsetof(value{}.shift))
-	vEther = int16(unsafe.Offsetof(value{}.ether)) + 2
+	vDst     = int16(unsafe.Offsetof(value{}.dst))
+	vPorts   = int16(unsafe.Offsetof(value{}.ports))
+	vLink    = int16(unsafe.Offsetof(value{}.link))
+	vIndex   = int16(unsafe.Offsetof(value{}.index))
+	vID      = int16(unsafe.Offsetof(value{}.id))
+	vDir     = int16(unsafe.Offsetof(value{}.dir))
+	vIPSum   = int16(unsafe.Offsetof(value{}.ipSum))
+	vAddrSum = int16(unsafe.Offsetof(value{}.addrSum))
+	vPortSum = int16(unsafe.Offsetof(value{}.portSum))
+	vEther   = int16(unsafe.Offsetof(value{}.ether)) + 2
 
 	kDst   = stKey + int16(unsafe.Offsetof(key{}.dst))
 	kPorts = stKey + int16(unsafe.Offsetof(key{}.ports))
@@ -128,20 +136,19 @@ func instructions(table, states int) asm.Instructions {
 		asm.JEq.Imm(asm.R3, typeIPv6, "ipv6"),
 		asm.Ja.Label("pass"),
 	)
-	v4, v6 := family{"4", l4v4, table, states}, family{"6", l4v6, table, states}
-	out = append(out, v4.read()...)
-	out = append(out, v4.carry()...)
-	out = append(out, v6.read()...)
-	out = append(out, v6.carry()...)
+	for _, f := range []generator{{model.IPv4, l4v4, table, states}, {model.IPv6, l4v6, table, states}} {
+		out = append(out, f.read()...)
+		out = append(out, f.forward()...)
+	}
 	return append(out,
 		asm.Mov.Imm(asm.R0, next).WithSymbol("pass"),
 		asm.Return(),
-		asm.Mov.Imm(asm.R0, dropped).WithSymbol("broken"), // half rewritten
+		asm.Mov.Imm(asm.R0, dropped).WithSymbol("broken"), // the packet is half rewritten
 		asm.Return(),
 	)
 }
 
-// atLeast passes on what has fewer than n bytes at hand.
+// atLeast passes on packets with fewer than n bytes in the linear data.
 func atLeast(n int32) asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R2, data),
@@ -150,7 +157,7 @@ func atLeast(n int32) asm.Instructions {
 	}
 }
 
-// move copies pieces of memory through a register: sizes in bytes from consecutive offsets to consecutive offsets.
+// move copies consecutive memory through R1, in steps of the given sizes.
 func move(to asm.Register, toOff int16, from asm.Register, fromOff int16, sizes ...asm.Size) (out asm.Instructions) {
 	for _, s := range sizes {
 		out = append(out, asm.LoadMem(asm.R1, from, fromOff, s), asm.StoreMem(to, toOff, asm.R1, s))
@@ -159,20 +166,19 @@ func move(to asm.Register, toOff int16, from asm.Register, fromOff int16, sizes 
 	return out
 }
 
-// family makes the part of the program for one IP version.
-type family struct {
-	name          string
+// generator makes the part of the program for one address family.
+type generator struct {
+	family        model.Family
 	l4            int16 // offset of the transport header
-	table, states int
+	table, states int   // file descriptors of the maps
 }
 
-func (f family) is4() bool { return f.l4 == l4v4 }
+// label makes a label unique per family.
+func (f generator) label(s string) string { return s + f.family.String() }
 
-func (f family) label(s string) string { return s + f.name }
-
-// read fills the key and keeps the protocol, or passes on. Afterwards R4 is the protocol.
-func (f family) read() asm.Instructions {
-	if f.is4() {
+// read fills the key, or passes the packet on. Afterwards R4 is the protocol.
+func (f generator) read() asm.Instructions {
+	if f.family == model.IPv4 {
 		out := asm.Instructions{
 			asm.LoadMem(asm.R3, data, ip, asm.Byte).WithSymbol("ipv4"),
 			asm.JNE.Imm(asm.R3, 0x45, "pass"),
@@ -180,7 +186,7 @@ func (f family) read() asm.Instructions {
 			asm.And.Imm(asm.R3, fragment4),
 			asm.JNE.Imm(asm.R3, 0, "pass"),
 			asm.LoadMem(asm.R3, data, ip+8, asm.Byte),
-			asm.JLT.Imm(asm.R3, 2, "pass"), // the host says so to the sender
+			asm.JLT.Imm(asm.R3, 2, "pass"), // the host answers with ICMP time exceeded
 			asm.LoadMem(asm.R4, data, ip+9, asm.Byte),
 			asm.StoreImm(fp, stKey+10, 0xffff, asm.Half),
 			asm.StoreImm(fp, kDst+10, 0xffff, asm.Half),
@@ -201,16 +207,16 @@ func (f family) read() asm.Instructions {
 	return append(out, move(fp, kPorts, data, f.l4, asm.Word)...)
 }
 
-// carry looks up, counts, rewrites and redirects.
-func (f family) carry() (out asm.Instructions) {
+// forward is the part after the IP header was read.
+func (f generator) forward() (out asm.Instructions) {
 	for _, part := range []asm.Instructions{f.transport(), f.lookup(), f.count(), f.header(), f.checksum(), f.send()} {
 		out = append(out, part...)
 	}
 	return out
 }
 
-// transport keeps the flags and the acknowledgement of a TCP segment; what opens a connection passes on.
-func (f family) transport() asm.Instructions {
+// transport stores the flags and the acknowledgement of a TCP segment. A segment that opens a connection passes on.
+func (f generator) transport() asm.Instructions {
 	out := asm.Instructions{
 		asm.StoreMem(fp, kProto, asm.R4, asm.Byte),
 		asm.StoreMem(fp, stProto, asm.R4, asm.DWord),
@@ -223,7 +229,7 @@ func (f family) transport() asm.Instructions {
 		asm.Mov.Reg(asm.R3, asm.R5),
 		asm.And.Imm(asm.R3, flagSYN|flagACK),
 		asm.JEq.Imm(asm.R3, flagSYN, "pass"),
-		asm.And.Imm(asm.R5, noted),
+		asm.And.Imm(asm.R5, trackedFlags),
 		asm.StoreMem(fp, stFlags, asm.R5, asm.DWord),
 		asm.LoadMem(asm.R3, data, f.l4+8, asm.Word),
 		asm.HostTo(asm.BE, asm.R3, asm.Word),
@@ -231,8 +237,8 @@ func (f family) transport() asm.Instructions {
 	)
 }
 
-// lookup finds the entry and the armed State, which is R0 then.
-func (f family) lookup() asm.Instructions {
+// lookup finds the entry and its armed State. Afterwards R0 is the State.
+func (f generator) lookup() asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMapPtr(asm.R1, f.table).WithSymbol(f.label("lookup")),
 		asm.Mov.Reg(asm.R2, fp),
@@ -253,17 +259,18 @@ func (f family) lookup() asm.Instructions {
 	}
 }
 
-// count writes to the State at R0. Several processors may do so at once.
-func (f family) count() asm.Instructions {
+// count updates the State at R0. Several CPUs may do so at once, hence the atomic additions. Flags that are set already
+// are not written again, so that the cache line stays shared.
+func (f generator) count() asm.Instructions {
 	return asm.Instructions{
-		asm.LoadMem(asm.R2, entry, vWay, asm.Word),
+		asm.LoadMem(asm.R2, entry, vDir, asm.Word),
 		asm.And.Imm(asm.R2, 1),
 		asm.LSh.Imm(asm.R2, 2),
 		asm.Mov.Reg(asm.R4, asm.R0),
-		asm.Add.Reg(asm.R4, asm.R2), // to the way's 32-bit fields
+		asm.Add.Reg(asm.R4, asm.R2), // R4: the direction's 32-bit fields
 		asm.LSh.Imm(asm.R2, 1),
 		asm.Mov.Reg(asm.R3, asm.R0),
-		asm.Add.Reg(asm.R3, asm.R2), // and to its 64-bit ones
+		asm.Add.Reg(asm.R3, asm.R2), // R3: the direction's 64-bit fields
 		asm.Mov.Imm(asm.R1, 1),
 		asm.AddAtomic.Mem(asm.R3, asm.R1, asm.DWord, sPackets),
 		asm.LoadMem(asm.R1, ctx, skbLen, asm.Word),
@@ -274,28 +281,30 @@ func (f family) count() asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R4, sFlags, asm.Word),
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.And.Reg(asm.R2, asm.R5),
-		asm.JEq.Reg(asm.R2, asm.R5, f.label("noted")),
+		asm.JEq.Reg(asm.R2, asm.R5, f.label("flagged")),
 		orAtomic(asm.R4, asm.R5, sFlags),
-		asm.And.Imm(asm.R5, flagACK).WithSymbol(f.label("noted")),
+		asm.And.Imm(asm.R5, flagACK).WithSymbol(f.label("flagged")),
 		asm.JEq.Imm(asm.R5, 0, f.label("counted")),
 		asm.LoadMem(asm.R1, fp, stAck, asm.DWord),
 		asm.StoreMem(asm.R4, sAcks, asm.R1, asm.Word),
 	}
 }
 
-// orAtomic says which operation it is once more: cilium/ebpf v0.22.0 encodes it from the constant, which its own constructor
-// leaves at zero, an addition.
+// orAtomic is an atomic OR to memory. It works around a fault of cilium/ebpf v0.22.0: AtomicOp.Mem leaves Constant at
+// zero, but the instruction is encoded with the operation that Constant holds, and zero is an addition. Setting Constant
+// to the operation gives the right instruction. The function can be replaced by asm.OrAtomic.Mem(to, from, asm.Word, off)
+// as soon as TestOrAtomic_Library_StillEncodesAddition fails, that is, when the library encodes 0x40 (BPF_OR) by itself.
 func orAtomic(to, from asm.Register, off int16) asm.Instruction {
 	i := asm.OrAtomic.Mem(to, from, asm.Word, off)
 	i.Constant = int64(asm.OrAtomic >> 8)
 	return i
 }
 
-// header writes Ethernet, IP and ports to the stack as they are to be.
-func (f family) header() asm.Instructions {
+// header writes the new Ethernet header, IP header and ports to the stack.
+func (f generator) header() asm.Instructions {
 	out := move(fp, stEther, entry, vEther, asm.Half, asm.Word, asm.DWord)
 	out[0] = out[0].WithSymbol(f.label("counted"))
-	if !f.is4() {
+	if f.family == model.IPv6 {
 		out = append(out, move(fp, stIP, data, ip, asm.Word, asm.Half, asm.Byte)...)
 		out = append(out,
 			asm.LoadMem(asm.R1, data, ip+7, asm.Byte),
@@ -313,7 +322,7 @@ func (f family) header() asm.Instructions {
 	out = append(out,
 		asm.LoadMem(asm.R1, data, ip+10, asm.Half),
 		asm.Xor.Imm(asm.R1, 0xffff),
-		asm.LoadMem(asm.R2, entry, vHead, asm.Word),
+		asm.LoadMem(asm.R2, entry, vIPSum, asm.Word),
 		asm.Add.Reg(asm.R1, asm.R2))
 	for range 2 {
 		out = append(out,
@@ -328,41 +337,41 @@ func (f family) header() asm.Instructions {
 	return append(out, move(fp, stIP+20, entry, vPorts, asm.Word)...)
 }
 
-// checksum corrects the transport checksum where it lies: first for the addresses, which are part of the sum that the
-// kernel has begun when it is to be completed later, then for the ports, which are not.
-func (f family) checksum() asm.Instructions {
-	replace := func(off int16, grows int16, flags int32, fail string) asm.Instructions {
+// checksum updates the transport checksum in the packet: first for the addresses, then for the ports. They are separate
+// because a partial checksum (CHECKSUM_PARTIAL) covers the pseudo-header, and so the addresses, but not the ports.
+func (f generator) checksum() asm.Instructions {
+	replace := func(off int16, diff int16, flags int32, fail string) asm.Instructions {
 		return asm.Instructions{
 			asm.Mov.Reg(asm.R1, ctx),
 			asm.Mov.Imm(asm.R2, int32(f.l4+off)),
 			asm.Mov.Imm(asm.R3, 0),
-			asm.LoadMem(asm.R4, entry, grows, asm.Word),
+			asm.LoadMem(asm.R4, entry, diff, asm.Word),
 			asm.Mov.Imm(asm.R5, flags),
 			asm.FnL4CsumReplace.Call(),
 			asm.JNE.Imm(asm.R0, 0, fail),
 		}
 	}
-	shifts := func(label string) asm.Instructions {
-		return asm.Instructions{asm.LoadMem(asm.R4, entry, vShift, asm.Word), asm.JEq.Imm(asm.R4, 0, label)}
+	unlessPortsDiffer := func(label string) asm.Instructions {
+		return asm.Instructions{asm.LoadMem(asm.R4, entry, vPortSum, asm.Word), asm.JEq.Imm(asm.R4, 0, label)}
 	}
 	done, udp := f.label("summed"), f.label("udp")
 	out := asm.Instructions{
 		asm.LoadMem(asm.R1, fp, stProto, asm.DWord),
 		asm.JEq.Imm(asm.R1, unix.IPPROTO_UDP, udp),
 	}
-	out = append(out, replace(16, vAddrs, pseudoHeader, "pass")...)
-	out = append(out, shifts(done)...)
-	out = append(out, replace(16, vShift, 0, "broken")...)
+	out = append(out, replace(16, vAddrSum, pseudoHeader, "pass")...)
+	out = append(out, unlessPortsDiffer(done)...)
+	out = append(out, replace(16, vPortSum, 0, "broken")...)
 	out = append(out, asm.Ja.Label(done))
-	u := replace(6, vAddrs, pseudoHeader|mangled0, "pass")
+	u := replace(6, vAddrSum, pseudoHeader|mangled0, "pass")
 	u[0] = u[0].WithSymbol(udp)
 	out = append(out, u...)
-	out = append(out, shifts(done)...)
-	return append(out, replace(6, vShift, mangled0, "broken")...)
+	out = append(out, unlessPortsDiffer(done)...)
+	return append(out, replace(6, vPortSum, mangled0, "broken")...)
 }
 
-// send puts the new headers into the packet and the packet into the other Pod.
-func (f family) send() asm.Instructions {
+// send copies the new headers into the packet and redirects it into the other Pod.
+func (f generator) send() asm.Instructions {
 	return asm.Instructions{
 		asm.Mov.Reg(asm.R1, ctx).WithSymbol(f.label("summed")),
 		asm.Mov.Imm(asm.R2, 0),

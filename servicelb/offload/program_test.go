@@ -26,7 +26,7 @@ func open(t testing.TB, size int) *Program {
 	return p
 }
 
-// run passes a frame through the program in the kernel, as if it had entered by the interface with index 1.
+// run runs the program in the kernel on a frame as if interface 1 had received it.
 func run(t testing.TB, p *Program, frame []byte) (verdict int32, out []byte) {
 	t.Helper()
 	buf := make([]byte, len(frame)+256)
@@ -42,7 +42,7 @@ func tuple(src, dst netip.AddrPort) Tuple {
 	return Tuple{src.Addr().As16(), dst.Addr().As16(), src.Port(), dst.Port()}
 }
 
-// frame makes a packet with right checksums behind an Ethernet header for nobody in particular.
+// frame makes a packet with correct checksums and an empty Ethernet header.
 func frame(proto uint8, src, dst netip.AddrPort, flags uint8, seq, ack uint32, payload []byte) []byte {
 	head := 20
 	if src.Addr().Is6() {
@@ -85,7 +85,7 @@ func frame(proto uint8, src, dst netip.AddrPort, flags uint8, seq, ack uint32, p
 	return b
 }
 
-// expected does the same with the code that the load balancer uses.
+// expected translates a frame with the functions that the load balancer uses.
 func expected(t testing.TB, b []byte, w *Translation, src, dst netip.AddrPort) []byte {
 	t.Helper()
 	out := bytes.Clone(b)
@@ -106,7 +106,7 @@ type flow struct {
 	proto         uint8
 	client, vip   netip.AddrPort
 	backend       netip.AddrPort
-	ways          [2]Translation
+	directions    [2]Translation
 	here, there   Pod
 	index, number uint32
 }
@@ -114,7 +114,7 @@ type flow struct {
 func newFlow(index uint32, proto uint8, client, vip, backend string) *flow {
 	f := &flow{proto: proto, client: netip.MustParseAddrPort(client), vip: netip.MustParseAddrPort(vip), backend: netip.MustParseAddrPort(backend),
 		here: Pod{1, MAC{2, 1, 1, 1, 1, 1}, MAC{2, 2, 2, 2, 2, 2}}, there: Pod{1, MAC{2, 3, 3, 3, 3, 3}, MAC{2, 4, 4, 4, 4, 4}}, index: index, number: 1000 + index}
-	f.ways = [2]Translation{
+	f.directions = [2]Translation{
 		{In: tuple(f.client, f.vip), Out: tuple(f.client, f.backend), From: f.here, To: f.there},
 		{In: tuple(f.backend, f.client), Out: tuple(f.vip, f.client), From: f.there, To: f.here},
 	}
@@ -123,22 +123,22 @@ func newFlow(index uint32, proto uint8, client, vip, backend string) *flow {
 
 func (f *flow) put(t testing.TB, p *Program) {
 	t.Helper()
-	if err := p.Put(f.index, f.number, f.proto, &f.ways); err != nil {
+	if err := p.Put(f.index, f.number, f.proto, &f.directions); err != nil {
 		t.Fatal(err)
 	}
 	p.State(f.index).Armed.Store(f.number)
 }
 
-// there and back are packets of the two ways and what they must become.
+// packets returns a packet of each direction and its expected translation.
 func (f *flow) packets(t testing.TB, flags uint8, seq, ack uint32, payload []byte) (in, out [2][]byte) {
 	in[0] = frame(f.proto, f.client, f.vip, flags, seq, ack, payload)
 	in[1] = frame(f.proto, f.backend, f.client, flags, seq, ack, payload)
-	out[0] = expected(t, in[0], &f.ways[0], f.client, f.backend)
-	out[1] = expected(t, in[1], &f.ways[1], f.vip, f.client)
+	out[0] = expected(t, in[0], &f.directions[0], f.client, f.backend)
+	out[1] = expected(t, in[1], &f.directions[1], f.vip, f.client)
 	return in, out
 }
 
-func TestProgramTranslatesAsTheBalancerDoes(t *testing.T) {
+func TestProgram_RandomPackets_TranslatedLikeTheBalancer(t *testing.T) {
 	p := open(t, 64)
 	for i, f := range []*flow{
 		newFlow(0, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080"),
@@ -154,17 +154,17 @@ func TestProgramTranslatesAsTheBalancerDoes(t *testing.T) {
 				payload[j] = byte(rand.Uint32())
 			}
 			in, out := f.packets(t, packet.ACK|packet.PSH, rand.Uint32(), rand.Uint32(), payload)
-			for way := range in {
-				verdict, got := run(t, p, in[way])
-				if verdict != redirected || !bytes.Equal(got, out[way]) {
-					t.Fatalf("flow %d, packet %d, way %d: verdict %d\n in  %x\n got %x\nwant %x", i, n, way, verdict, in[way], got, out[way])
+			for dir := range in {
+				verdict, got := run(t, p, in[dir])
+				if verdict != redirected || !bytes.Equal(got, out[dir]) {
+					t.Fatalf("flow %d, packet %d, direction %d: verdict %d\n in  %x\n got %x\nwant %x", i, n, dir, verdict, in[dir], got, out[dir])
 				}
 			}
 		}
 	}
 }
 
-func TestProgramLeavesTheRestAlone(t *testing.T) {
+func TestProgram_OtherPackets_PassUnchanged(t *testing.T) {
 	p := open(t, 64)
 	f := newFlow(0, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
 	f6 := newFlow(1, packet.ProtoTCP, "[fd42::1:2]:40000", "[fd43::10]:80", "[fd42::1:3]:8080")
@@ -209,21 +209,21 @@ func TestProgramLeavesTheRestAlone(t *testing.T) {
 	}
 }
 
-// A flow is carried while its State is armed with the entry's number, and not a packet longer.
-func TestDisarmedFlowsPassOn(t *testing.T) {
+// A flow's packets are forwarded exactly while its State is armed with the ID of its entry.
+func TestProgram_StateDisarmed_PacketsPass(t *testing.T) {
 	p := open(t, 8)
 	f := newFlow(3, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
 	in, _ := f.packets(t, packet.ACK, 1, 1, nil)
 	want := func(verdict int32, when string) {
 		t.Helper()
-		for way := range in {
-			if got, _ := run(t, p, in[way]); got != verdict {
-				t.Errorf("%s, way %d: verdict %d, expected %d", when, way, got, verdict)
+		for dir := range in {
+			if got, _ := run(t, p, in[dir]); got != verdict {
+				t.Errorf("%s, direction %d: verdict %d, expected %d", when, dir, got, verdict)
 			}
 		}
 	}
 	want(next, "before it was put")
-	if err := p.Put(f.index, f.number, f.proto, &f.ways); err != nil {
+	if err := p.Put(f.index, f.number, f.proto, &f.directions); err != nil {
 		t.Fatal(err)
 	}
 	want(next, "put, not armed")
@@ -233,23 +233,23 @@ func TestDisarmedFlowsPassOn(t *testing.T) {
 	s.Armed.Store(0)
 	want(next, "disarmed")
 	s.Armed.Store(f.number + 1)
-	want(next, "the place is another flow's")
+	want(next, "armed for another flow")
 	s.Armed.Store(f.number)
 	want(redirected, "armed again")
-	for range 2 { // of what is not there: nothing happens
-		p.Delete(f.proto, &f.ways[0])
-		p.Delete(f.proto, &f.ways[1])
+	for range 2 { // the second Delete finds nothing
+		p.Delete(f.proto, &f.directions[0])
+		p.Delete(f.proto, &f.directions[1])
 		want(next, "deleted")
 	}
 }
 
-func TestProgramTellsWhatItSaw(t *testing.T) {
+func TestProgram_ForwardedPackets_Counted(t *testing.T) {
 	p := open(t, 8)
 	f := newFlow(3, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
 	f.put(t, p)
-	send := func(way int, flags uint8, ack uint32, payload string) {
+	send := func(dir int, flags uint8, ack uint32, payload string) {
 		in, _ := f.packets(t, flags, 1, ack, []byte(payload))
-		if verdict, _ := run(t, p, in[way]); verdict != redirected {
+		if verdict, _ := run(t, p, in[dir]); verdict != redirected {
 			t.Fatalf("verdict %d", verdict)
 		}
 	}
@@ -276,7 +276,7 @@ func TestProgramTellsWhatItSaw(t *testing.T) {
 }
 
 // UDP without a checksum stays without one.
-func TestNoChecksumStaysNone(t *testing.T) {
+func TestProgram_UDPWithoutChecksum_StaysWithout(t *testing.T) {
 	p := open(t, 8)
 	f := newFlow(3, packet.ProtoUDP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
 	f.put(t, p)
@@ -288,36 +288,36 @@ func TestNoChecksumStaysNone(t *testing.T) {
 	}
 }
 
-func TestFullTable(t *testing.T) {
+func TestPut_MapFull_Refused(t *testing.T) {
 	p := open(t, 1)
 	a := newFlow(0, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
 	b := newFlow(0, packet.ProtoTCP, "10.42.1.2:40001", "10.96.0.10:80", "10.42.1.3:8080")
 	a.put(t, p)
-	if err := p.Put(b.index, b.number, b.proto, &b.ways); err == nil {
+	if err := p.Put(b.index, b.number, b.proto, &b.directions); err == nil {
 		t.Error("a second flow fits into room for one")
 	}
-	if err := p.Put(a.index, 77, a.proto, &a.ways); err != nil {
-		t.Errorf("the same flow anew: %v", err)
+	if err := p.Put(a.index, 77, a.proto, &a.directions); err != nil {
+		t.Errorf("the same flow again: %v", err)
 	}
 }
 
-// As many flows as an agent gives room for fit.
-func TestAllFlowsFit(t *testing.T) {
+// The map holds both directions of as many flows as the agent configures.
+func TestPut_AsManyFlowsAsSlots_AllForwarded(t *testing.T) {
 	const flows = 1 << 15
 	p := open(t, flows)
 	f := newFlow(0, packet.ProtoTCP, "10.42.1.2:1", "10.96.0.10:80", "10.42.1.3:8080")
 	for i := range uint32(flows) {
-		f.ways[0].In.Sport, f.ways[1].In.Dport = uint16(i), uint16(i)
-		if err := p.Put(i, i+1, f.proto, &f.ways); err != nil {
+		f.directions[0].In.SrcPort, f.directions[1].In.DstPort = uint16(i), uint16(i)
+		if err := p.Put(i, i+1, f.proto, &f.directions); err != nil {
 			t.Fatalf("flow %d: %v", i, err)
 		}
 		p.State(i).Armed.Store(i + 1)
 	}
 	last := newFlow(0, packet.ProtoTCP, "10.42.1.2:32767", "10.96.0.10:80", "10.42.1.3:8080")
 	in, _ := last.packets(t, packet.ACK, 1, 1, nil)
-	for way := range in {
-		if verdict, _ := run(t, p, in[way]); verdict != redirected {
-			t.Errorf("the last one's way %d: verdict %d", way, verdict)
+	for dir := range in {
+		if verdict, _ := run(t, p, in[dir]); verdict != redirected {
+			t.Errorf("the last flow, direction %d: verdict %d", dir, verdict)
 		}
 	}
 }
@@ -338,8 +338,8 @@ func BenchmarkPut(b *testing.B) {
 	b.ReportAllocs()
 	f := newFlow(3, packet.ProtoTCP, "10.42.1.2:40000", "10.96.0.10:80", "10.42.1.3:8080")
 	for i := range b.N {
-		f.ways[0].In.Sport = uint16(i) & 0x3fff
-		if err := p.Put(uint32(i)&0x3fff, uint32(i), f.proto, &f.ways); err != nil {
+		f.directions[0].In.SrcPort = uint16(i) & 0x3fff
+		if err := p.Put(uint32(i)&0x3fff, uint32(i), f.proto, &f.directions); err != nil {
 			b.Fatal(err)
 		}
 	}

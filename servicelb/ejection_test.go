@@ -1,0 +1,362 @@
+package servicelb
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/table"
+)
+
+// rig is a Service with backends that the test lets answer or fail.
+type rig struct {
+	*testing.T
+	*Balancer
+	a     places
+	svc   model.Service
+	parts []model.EndpointSlice
+	maker *Builder
+	down  map[netip.Addr]bool
+	port  uint16
+	last  netip.Addr // of the clients
+}
+
+// newRig makes a Service with n backends on another node.
+func newRig(t *testing.T, a places, n int, annotations map[string]string) *rig {
+	r := &rig{T: t, a: a, maker: &Builder{}, down: map[netip.Addr]bool{}, port: 1024, last: ip(a.outside)}
+	var backends []string
+	for i, x := 0, ip(a.far); i < n; i, x = i+1, x.Next() {
+		backends = append(backends, x.String())
+	}
+	r.svc, r.parts = service("web", packet.ProtoTCP, a.vip, 80, 8080, backends...)
+	r.svc.Annotations = annotations
+	r.Balancer = newBalancer(t, 8192, r.maker.Build(testSelf(), r.snap()))
+	return r
+}
+
+func (r *rig) snap() *model.Snapshot {
+	s := snap([]model.Service{r.svc}, nil)
+	for _, p := range r.parts {
+		p.Endpoints = append([]model.Endpoint(nil), p.Endpoints...)
+		s.Slices = append(s.Slices, p)
+	}
+	return s
+}
+
+// back is the backend of that number.
+func (r *rig) back(i int) netip.Addr {
+	x := ip(r.a.far)
+	for range i {
+		x = x.Next()
+	}
+	return x
+}
+
+// syn begins a connection of a client's and returns its packet as the backend sees it.
+func (r *rig) syn(client string) *packet.Packet {
+	r.Helper()
+	r.port++
+	p := mk(packet.ProtoTCP, at(client, r.port), at(r.a.vip, 80), packet.SYN)
+	want(r.T, r.Balancer, r.Outbound(p), packet.VerdictPeer, "SYN")
+	return p
+}
+
+// answer is what the backend says to the packet.
+func (r *rig) answer(p *packet.Packet) {
+	r.Helper()
+	flags := uint8(packet.SYN | packet.ACK)
+	if r.down[p.Dst] {
+		flags = packet.RST | packet.ACK
+	}
+	want(r.T, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), flags)), packet.VerdictReflect, "answer")
+}
+
+// calls makes n connections, each of another client, and counts which backends they reached.
+func (r *rig) calls(n int) map[netip.Addr]int {
+	r.Helper()
+	out := map[netip.Addr]int{}
+	for range n {
+		r.last = r.last.Next()
+		p := r.syn(r.last.String())
+		out[p.Dst]++
+		r.answer(p)
+	}
+	return out
+}
+
+var eject5 = map[string]string{EjectAnnotation: "5"}
+
+// A backend that refuses is chosen five times and then not for ten seconds; one connection tries it, then not for
+// twenty; the next trial succeeds and it is back. Whatever the algorithm.
+func TestEjection(t *testing.T) {
+	for _, algo := range []string{"random", "round-robin", "least-connections", "maglev", "affinity"} {
+		t.Run(algo, func(t *testing.T) {
+			both(t, func(t *testing.T, a places) {
+				r := newRig(t, a, 3, map[string]string{EjectAnnotation: "5", Annotation: algo})
+				if algo == "affinity" {
+					r.svc.Affinity = time.Hour
+					r.Set(r.maker.Build(testSelf(), r.snap()))
+				}
+				bad := r.back(1)
+				r.down[bad] = true
+				reached := func(what string, n int) {
+					t.Helper()
+					count := r.calls(100)
+					if count[bad] != n || len(count) < 2 || count[r.back(0)] < 20 || count[r.back(2)] < 20 {
+						t.Fatalf("%s: %v, want %d at %v; %+v", what, count, n, bad, r.Ejections())
+					}
+				}
+				reached("at first", 5)
+				if got := r.Ejections(); len(got) != 1 || got[0] != (Ejection{"d/web", "", netip.AddrPortFrom(bad, 8080), 10}) {
+					t.Errorf("%+v", got)
+				}
+				r.clock.Add(9)
+				reached("ejected", 0)
+				r.clock.Add(1)
+				trials := 0
+				for range 60 {
+					r.last = r.last.Next()
+					p := r.syn(r.last.String())
+					if p.Dst == bad {
+						trials++
+						defer r.answer(p) // later than anybody waits
+					}
+				}
+				if trials != 1 {
+					t.Fatalf("%d connections try at once", trials)
+				}
+				reached("a trial goes on", 0)
+				r.clock.Add(table.TrialTime)
+				reached("another trial", 1)
+				r.clock.Add(19)
+				reached("ejected for longer", 0)
+				r.clock.Add(1)
+				delete(r.down, bad)
+				if n := r.calls(100)[bad]; n < 20 || n == 100 {
+					t.Errorf("%d of 100 connections after the trial", n)
+				}
+				if got := r.Ejections(); len(got) != 0 {
+					t.Errorf("%+v", got)
+				}
+				if n := r.Stats().Services["d/web"].Ejections; n != 2 {
+					t.Errorf("%d ejections are counted", n)
+				}
+			})
+		})
+	}
+}
+
+// Without the annotation nothing is ejected, nor for other protocols, nor by successes in between.
+func TestEjectionIsOptional(t *testing.T) {
+	a := families["4"]
+	for _, value := range []string{"", "0", "-1", "many", "5000"} {
+		r := newRig(t, a, 3, map[string]string{EjectAnnotation: value})
+		r.down[r.back(1)] = true
+		if n := r.calls(300)[r.back(1)]; n < 60 {
+			t.Errorf("%q: %d of 300 connections", value, n)
+		}
+	}
+	r := newRig(t, a, 3, eject5)
+	for i := range 100 {
+		r.down[r.back(1)] = i%5 != 4
+		p := r.syn(a.pod)
+		for p.Dst != r.back(1) {
+			p = r.syn(a.pod)
+		}
+		r.answer(p)
+	}
+	if got := r.Ejections(); len(got) != 0 {
+		t.Errorf("four failures and one success, again and again: %+v", got)
+	}
+}
+
+// More than half of the backends are never out: neither by failures, nor when the others go.
+func TestEjectionSpares(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		for n, most := range map[int]int{1: 0, 2: 1, 3: 1, 4: 2, 5: 2} {
+			r := newRig(t, a, n, eject5)
+			for i := range n {
+				r.down[r.back(i)] = true
+			}
+			r.calls(400)
+			if got := r.Ejections(); len(got) != most {
+				t.Errorf("of %d backends %d are out: %+v", n, len(got), got)
+			}
+			if n != 4 {
+				continue
+			}
+			for i := range r.parts {
+				for j := range r.parts[i].Endpoints {
+					e := &r.parts[i].Endpoints[j]
+					e.Ready = r.Ejections()[0].Backend.Addr() == e.Addr || r.Ejections()[1].Backend.Addr() == e.Addr || e.Addr == r.back(0)
+				}
+			}
+			r.Set(r.maker.Build(testSelf(), r.snap()))
+			if count := r.calls(100); len(count) < 2 {
+				t.Errorf("of what is left, only %v is chosen", count)
+			}
+		}
+	})
+}
+
+// A connection fails once: when its SYN is repeated after three seconds, when it ends without an answer, or when an error
+// says that nobody is there; a packet that was too large says nothing.
+func TestEjectionWithoutAnswers(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		repeat := func(r *rig, p *packet.Packet, client string) {
+			q := mk(packet.ProtoTCP, at(client, p.SrcPort), at(a.vip, 80), packet.SYN)
+			want(t, r.Balancer, r.Outbound(q), packet.VerdictPeer, "SYN again")
+		}
+		unreachable := func(r *rig, p *packet.Packet, what packet.Unreachable) {
+			e := new(packet.Packet)
+			e.Parse(append(make([]byte, 0, 2048), p.AppendUnreachable(nil, ip(a.peer), what)...))
+			r.Inbound(e)
+		}
+		for name, fails := range map[string]func(r *rig, p *packet.Packet){
+			"repeated": func(r *rig, p *packet.Packet) {
+				r.clock.Add(1)
+				repeat(r, p, a.pod)
+				r.clock.Add(2)
+				repeat(r, p, a.pod)
+				repeat(r, p, a.pod)
+				if r.port%2 == 0 { // they end some time
+					r.clock.Add(2)
+					r.flows.Sweep(r.now() + 40)
+				}
+			},
+			"ended": func(r *rig, p *packet.Packet) {
+				r.clock.Add(40)
+				r.flows.Sweep(r.now())
+			},
+			"unreachable": func(r *rig, p *packet.Packet) {
+				unreachable(r, p, packet.NoHost)
+				unreachable(r, p, packet.NoHost)
+				want(t, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.RST)), packet.VerdictReflect, "RST")
+			},
+		} {
+			r := newRig(t, a, 2, eject5)
+			for n := 0; n < 5; {
+				if len(r.Ejections()) != 0 {
+					t.Fatalf("%s: out after %d", name, n)
+				}
+				p := r.syn(a.pod)
+				if p.Dst != r.back(0) {
+					r.answer(p)
+					continue
+				}
+				fails(r, p)
+				n++
+			}
+			if got := r.Ejections(); len(got) != 1 || got[0].Backend.Addr() != r.back(0) {
+				t.Errorf("%s: %+v", name, got)
+			}
+		}
+		r := newRig(t, a, 2, map[string]string{EjectAnnotation: "1"})
+		p := r.syn(a.pod)
+		want(t, r.Balancer, r.Inbound(tooBig(p, ip(a.peer))), packet.VerdictReflect, "an error about a packet that was too large")
+		if got := r.Ejections(); len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
+		r.answer(p)
+		unreachable(r, p, packet.NoHost) // of a connection that stands
+		if got := r.Ejections(); len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
+		p = r.syn(a.pod)
+		r.Outbound(mk(packet.ProtoTCP, at(a.pod, p.SrcPort), at(a.vip, 80), packet.RST)) // the client gives up
+		if got := r.Ejections(); len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// tooBig is an ICMP error that says a packet did not fit.
+func tooBig(p *packet.Packet, from netip.Addr) *packet.Packet {
+	e := errorAbout(p, from)
+	if e.Version == 4 {
+		e.Buf[e.L4+1] = 4
+	} else {
+		e.Buf[e.L4] = 2
+	}
+	return parsed(e.Buf)
+}
+
+// What is known of a backend outlives changes of its Service, of the node and of others; not the annotation, nor the
+// backend itself. Connections that stand go on.
+func TestEjectionThroughChanges(t *testing.T) {
+	a := families["4"]
+	r := newRig(t, a, 3, eject5)
+	old := r.syn(a.pod)
+	for old.Dst != r.back(1) {
+		old = r.syn(a.pod)
+	}
+	r.answer(old)
+	r.down[r.back(1)] = true
+	r.calls(50)
+	is := func(what string, n int) {
+		t.Helper()
+		if got := r.Ejections(); len(got) != n {
+			t.Fatalf("%s: %+v", what, got)
+		}
+	}
+	is("at first", 1)
+	self := testSelf()
+	set := func() { r.Set(r.maker.Build(self, r.snap())) }
+	r.parts[0].Endpoints[0].Ready = false
+	set()
+	is("another endpoint is not ready", 1)
+	self.Peers = append(self.Peers, ip("192.168.0.3"))
+	set()
+	is("another node came", 1)
+	p := mk(packet.ProtoTCP, at(a.pod, old.SrcPort), at(a.vip, 80), packet.ACK)
+	if want(t, r.Balancer, r.Outbound(p), packet.VerdictPeer, "a connection that stands"); p.Destination() != old.Destination() {
+		t.Errorf("it went to %v", p.Destination())
+	}
+	r.svc.Annotations = nil
+	set()
+	is("switched off", 0)
+	r.svc.Annotations = eject5
+	set()
+	is("and on", 0)
+	r.calls(50)
+	is("again", 1)
+	kept := r.parts[0].Endpoints
+	r.parts[0].Endpoints = kept[:1]
+	set()
+	r.parts[0].Endpoints = kept
+	set()
+	is("the backend is a new one", 0)
+}
+
+// Sessions leave a backend that is out, and stay where they went.
+func TestEjectionMovesSessions(t *testing.T) {
+	both(t, func(t *testing.T, a places) {
+		r := newRig(t, a, 3, eject5)
+		r.svc.Affinity = time.Hour
+		r.Set(r.maker.Build(testSelf(), r.snap()))
+		home := r.syn(a.pod).Dst
+		r.down[home] = true
+		for range 5 {
+			p := r.syn(a.pod)
+			if p.Dst != home {
+				t.Fatalf("left after too few failures: %v", p.Dst)
+			}
+			r.answer(p)
+		}
+		next := r.syn(a.pod).Dst
+		if next == home {
+			t.Fatal("the session stays at a backend that is out")
+		}
+		r.clock.Add(1000)
+		delete(r.down, home)
+		for range 20 {
+			p := r.syn(a.pod)
+			if p.Dst != next {
+				t.Fatalf("the session went on from %v to %v", next, p.Dst)
+			}
+			r.answer(p)
+		}
+	})
+}

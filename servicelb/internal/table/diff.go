@@ -1,0 +1,82 @@
+package table
+
+import (
+	"slices"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// changedUnits names the Services and Pods whose frontends differ between two snapshots. Both are sorted, so one walk
+// over both suffices. Lists that the snapshots share in memory are not compared.
+func changedUnits(old, new *model.Snapshot, node string) map[unitName]bool {
+	out := map[unitName]bool{}
+	name := func(n model.ObjectName) { out[unitName{ObjectName: n}] = true }
+	diff(old.Services, new.Services, func(s *model.Service) model.ObjectName { return s.ObjectName }, sameService,
+		func(s *model.Service) { name(s.ObjectName) })
+	diff(old.Slices, new.Slices, func(s *model.EndpointSlice) model.ObjectName { return s.ObjectName }, sameSlice,
+		func(s *model.EndpointSlice) { name(model.ObjectName{Namespace: s.Namespace, Name: s.Service}) })
+	diff(old.Pods, new.Pods, func(p *model.Pod) model.ObjectName { return p.ObjectName }, samePod,
+		func(p *model.Pod) {
+			if hasHostPorts(p, node) {
+				out[unitName{p.ObjectName, true}] = true
+			}
+		})
+	return out
+}
+
+// hasHostPorts reports whether a Pod of this node has host ports.
+func hasHostPorts(p *model.Pod, node string) bool {
+	return p.Node == node && len(p.HostPorts) > 0 && !p.HostNetwork
+}
+
+// diff calls changed for each element that only one of two sorted lists has, and for both forms of each that differs.
+func diff[T any](old, new []T, name func(*T) model.ObjectName, same func(a, b *T) bool, changed func(*T)) {
+	if len(old) == len(new) && (len(old) == 0 || &old[0] == &new[0]) {
+		return
+	}
+	for len(old) > 0 || len(new) > 0 {
+		switch {
+		case len(new) == 0 || len(old) > 0 && name(&old[0]).Compare(name(&new[0])) < 0:
+			changed(&old[0])
+			old = old[1:]
+		case len(old) == 0 || name(&new[0]).Compare(name(&old[0])) < 0:
+			changed(&new[0])
+			new = new[1:]
+		default:
+			if !same(&old[0], &new[0]) {
+				changed(&old[0])
+				changed(&new[0])
+			}
+			old, new = old[1:], new[1:]
+		}
+	}
+}
+
+func sameService(a, b *model.Service) bool {
+	return a.UID == b.UID && a.Type == b.Type && a.Headless == b.Headless && a.Foreign == b.Foreign &&
+		a.ExternalPolicy == b.ExternalPolicy && a.InternalPolicy == b.InternalPolicy && a.Distribution == b.Distribution &&
+		a.Affinity == b.Affinity && a.PublishNotReady == b.PublishNotReady && a.HealthCheckNodePort == b.HealthCheckNodePort &&
+		same(a.ClusterIPs, b.ClusterIPs) && same(a.Ports, b.Ports) && same(a.ExternalIPs, b.ExternalIPs) &&
+		same(a.LBAddresses, b.LBAddresses) && same(a.LBSourceRanges, b.LBSourceRanges) &&
+		a.Annotations[Annotation] == b.Annotations[Annotation] &&
+		a.Annotations[EjectAnnotation] == b.Annotations[EjectAnnotation]
+}
+
+func sameSlice(a, b *model.EndpointSlice) bool {
+	return a.Service == b.Service && a.V6 == b.V6 && a.Foreign == b.Foreign && same(a.Ports, b.Ports) &&
+		(shared(a.Endpoints, b.Endpoints) || slices.EqualFunc(a.Endpoints, b.Endpoints, sameEndpoint))
+}
+
+func sameEndpoint(a, b model.Endpoint) bool {
+	return a.Addr == b.Addr && a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
+		a.Node == b.Node && same(a.ZoneHints, b.ZoneHints) && same(a.NodeHints, b.NodeHints)
+}
+
+func samePod(a, b *model.Pod) bool {
+	return a.Node == b.Node && a.HostNetwork == b.HostNetwork && same(a.Addrs, b.Addrs) && same(a.HostPorts, b.HostPorts)
+}
+
+func same[T comparable](a, b []T) bool { return shared(a, b) || slices.Equal(a, b) }
+
+// shared reports whether two lists are the same memory.
+func shared[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }

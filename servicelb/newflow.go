@@ -1,0 +1,160 @@
+package servicelb
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/conntrack"
+	"github.com/warrennet/warren/servicelb/internal/stable"
+	"github.com/warrennet/warren/servicelb/internal/table"
+)
+
+// newFlow handles the first packet of a flow to a frontend.
+func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table.Frontend, in ingress) packet.Verdict {
+	c := v.clientKind(p.Src)
+	if c == clientExternal && (!f.Admits(p.Src) || f.Kind == table.KindClusterIP && v.Self().ClusterOnly) {
+		return b.drop(dropSourceRange)
+	}
+	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
+		return b.reset(p, dropNoFlow)
+	}
+	// Kubernetes treats a Pod as an internal client at node ports of its own node only.
+	outside := c == clientExternal || c == clientRemotePod && f.Kind == table.KindNodePort
+	pool := f.Pool(outside)
+	if len(pool.Backends) == 0 {
+		if pool.PolicyDrops {
+			return b.drop(dropPolicy)
+		}
+		return b.reject(p, dropNoEndpoint)
+	}
+	backend := b.selectBackend(f, pool, p)
+	n := conntrack.NewFlow{Proto: p.Proto, Generation: v.gen}
+	if outside {
+		n.Flags = conntrack.FlagOutside
+	}
+	src, flag, ok := v.sourceFor(c, p.Src, backend.Addr)
+	if !ok {
+		return b.drop(dropNoSource)
+	}
+	n.Flags |= flag
+	n.Tuples[conntrack.Original] = k.Tuple
+	verdict := b.insert(v, p, k, &n, backend.AddrPort(), src, in)
+	if verdict != packet.VerdictDrop {
+		f.Meter.AddConnection()
+	}
+	return verdict
+}
+
+// selectBackend selects the backend of a new flow. The pool is not empty.
+func (b *Balancer) selectBackend(f *table.Frontend, pool *table.Pool, p *packet.Packet) table.Backend {
+	if f.Affinity > 0 {
+		return b.sessions.Choose(f, pool, p.Src, b.now())
+	}
+	n := uint32(len(pool.Backends))
+	i, random := 0, rand.Uint64()
+	switch f.Algorithm {
+	case table.RoundRobin:
+		i = int((pool.Turn.Add(1) - 1) % n)
+	case table.LeastConnections:
+		i = int(uint32(random) % n)
+		j := int(uint32(random>>32) % n)
+		if b.flows.Load(p.Proto, pool.Backends[j].AddrPort()) < b.flows.Load(p.Proto, pool.Backends[i].AddrPort()) {
+			i = j
+		}
+	case table.Maglev:
+		random = stable.Hash(p.Src, uint64(p.SrcPort))
+		i = int(pool.Maglev[random%uint64(len(pool.Maglev))])
+	default:
+		i = int(uint32(random) % n)
+	}
+	return pool.Backends[pool.Select(i, random, b.now())]
+}
+
+// maxPortTries bounds the search for a source port that makes the reply tuple unique.
+const maxPortTries = 128
+
+// insert finds a source port, inserts the flow and translates its first packet. The client's own port is preserved if the
+// reply tuple is unique with it. A flow from a node address always has a masquerade port.
+func (b *Balancer) insert(v *view, p *packet.Packet, k *conntrack.Key, n *conntrack.NewFlow, backend netip.AddrPort, src netip.Addr,
+	in ingress) packet.Verdict {
+	slot, reason := b.admit(v, p.Src, n)
+	if reason != notDropped {
+		return b.drop(reason)
+	}
+	ports, reserved := &portRange{1024, 65535}, []uint16(nil)
+	port := k.SrcPort
+	if n.Flags&conntrack.FlagNodeSource != 0 {
+		ports, reserved = (*portRange)(&v.Self().MasqueradePorts), v.Self().ReservedPorts
+		port = ports.random()
+	}
+	if ports[0] == 0 || ports[1] < ports[0] {
+		b.flows.Release(slot)
+		return b.drop(dropNoSource)
+	}
+	n.Size = p.Length
+	for range maxPortTries {
+		if slices.Contains(reserved, port) {
+			port = ports.random()
+			continue
+		}
+		n.Tuples[conntrack.Reply] = replyTuple(p, backend, netip.AddrPortFrom(src, port))
+		switch b.flows.Insert(slot, n) {
+		case conntrack.Inserted:
+			b.counters.opened.Add(1)
+			if in == fromHost && p.Proto == packet.ProtoTCP {
+				b.offloadNew(v, slot, n)
+			}
+			to := &n.Tuples[conntrack.Reply]
+			return b.translate(v, p, to.Destination(), to.Source())
+		case conntrack.FlowExists:
+			b.flows.Release(slot)
+			if verdict, ok := b.established(v, p, k, in); ok {
+				return verdict
+			}
+			return b.drop(dropRace)
+		}
+		port = ports.random()
+	}
+	b.flows.Release(slot)
+	return b.drop(dropNoPort)
+}
+
+// admit allocates a slot for a new flow. Clients are counted by address. External IPv6 clients are counted by /64: a
+// site has at least that prefix, so its addresses cost nothing.
+func (b *Balancer) admit(v *view, client netip.Addr, n *conntrack.NewFlow) (slot uint32, reason dropReason) {
+	n.Now = b.now()
+	if !client.Is4() && !v.IsPod(client) {
+		a := client.As16()
+		clear(a[8:])
+		client = netip.AddrFrom16(a)
+	}
+	n.Client = b.flows.ClientBucket(client)
+	slot, result := b.flows.Admit(n.Client, n.Now)
+	switch result {
+	case conntrack.OverQuota:
+		return 0, dropFlood
+	case conntrack.TableFull:
+		return 0, dropTableFull
+	}
+	return slot, notDropped
+}
+
+// replyTuple is the tuple of the backend's replies. An echo reply has the identifier as its destination port only.
+func replyTuple(p *packet.Packet, backend, src netip.AddrPort) conntrack.Tuple {
+	if !p.HasPorts() {
+		backend = netip.AddrPortFrom(backend.Addr(), 0)
+	}
+	return conntrack.TupleOf(backend, src)
+}
+
+// portRange is a range of ports, both ends included.
+type portRange [2]uint16
+
+func (r *portRange) random() uint16 {
+	if r[0] == 0 || r[1] < r[0] {
+		return 0
+	}
+	return r[0] + uint16(rand.Uint32N(uint32(r[1]-r[0])+1))
+}
