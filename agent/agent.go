@@ -18,16 +18,21 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/warrennet/warren/agent/clusterdns"
 	"github.com/warrennet/warren/agent/cniserver"
 	"github.com/warrennet/warren/agent/config"
+	"github.com/warrennet/warren/agent/extpeers"
+	"github.com/warrennet/warren/agent/hostio"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/agent/probe"
+	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/cni/veth"
-	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/kube"
 	"github.com/warrennet/warren/internal/systemd"
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/servicelb"
@@ -44,35 +49,28 @@ type Agent struct {
 	identity string
 	key      model.Key
 
-	store      *etcd.Store
-	host       *hostnet.Host
-	tun        *tunnel.Tunnel
-	lb         *servicelb.Balancer
-	path       dataPath // what other goroutines read of tun and lb
-	checks     healthPorts
-	relays     relays
-	deaf       deaf
-	datagrams  datagrams
-	offload    offloader
-	podded     podded
-	dns        atomic.Pointer[dns.Server]
-	logQueries atomic.Bool                    // of DNS
-	named      atomic.Pointer[model.Snapshot] // that DNS has or is about to have
-	asked      askedServers                   // only the apply loop uses it
-	heard      atomic.Bool                    // the store has answered since the start
-	pool       *ipam.Pool
-	plug       *cniserver.Server
-	probes     *probe.Prober
-	probing    sync.Mutex // one look at which Pods are probed at a time
-	links      *veth.Kernel
-	health     storeHealth
-	kube       *kubernetes // nil without Kubernetes
+	store     *etcd.Store
+	kube      *kube.Connection // nil without Kubernetes
+	source    *snapshot.Source
+	host      *hostnet.Host
+	tun       *tunnel.Tunnel
+	lb        *servicelb.Balancer
+	path      dataPath // what other goroutines read of tun and lb
+	offload   offloader
+	names     *clusterdns.Server
+	proxyAPI  *hostio.KubeProxyAPI // nil without Kubernetes
+	pool      *ipam.Pool
+	plug      *cniserver.Server
+	probes    *probe.Prober
+	probing   sync.Mutex // one look at which Pods are probed at a time
+	links     *veth.Kernel
+	external  *extpeers.Store
+	announcer atomic.Pointer[announce.Announcer] // nil before the tunnel is up
 
-	snapshot    atomic.Pointer[model.Snapshot]
 	clusterNow  atomic.Pointer[model.Cluster]
 	blocks      atomic.Pointer[[]netip.Prefix]
-	dirty       atomic.Bool // the kernel's network configuration changed, whoever did it
-	refiltered  atomic.Bool // the packet filter's chains did
+	dirty       atomic.Bool // the kernel's network configuration has changed since the last look
+	refiltered  atomic.Bool // the packet filter's chains have
 	arrived     arrival
 	wanted      atomic.Pointer[model.Node] // how the node should be registered
 	applied     atomic.Pointer[appliedState]
@@ -89,13 +87,6 @@ type Agent struct {
 	haveBlocks   sync.Once
 	kicked       chan struct{} // wakes the apply loop
 	rejoin       chan struct{} // wakes the member loop
-	foreign      foreignPeers
-	announcer    atomic.Pointer[announce.Announcer] // nil before the tunnel stands
-	dnsWanted    atomic.Pointer[[]netip.Addr]       // cluster DNS addresses that replace the configured ones
-	dnsMoved     chan struct{}                      // they may have changed
-	portTaken    sync.Map                           // setting -> address that another program listens on
-	keep         chan *model.Snapshot               // the newest to keep on disk
-	names        chan *model.Snapshot               // the newest to answer questions for names from
 }
 
 // appliedState is what the last apply did.
@@ -110,19 +101,15 @@ type appliedState struct {
 // New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
 func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
-		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), keep: make(chan *model.Snapshot, 1), names: make(chan *model.Snapshot, 1), dnsMoved: make(chan struct{}, 1)}
+		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1)}
 	a.probes = probe.New(a.kick)
 	a.joinProblem.Store("")
 	a.roomProblem.Store("")
-	a.logQueries.Store(cfg.DNS.LogQueries)
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
 		return nil, err
 	}
 	if a.key, err = tunnel.LoadOrCreateKey(filepath.Join(cfg.StateDir, "private.key")); err != nil {
-		return nil, err
-	}
-	if err := a.remember(); err != nil {
 		return nil, err
 	}
 	if a.store, err = etcd.New(cfg.Etcd); err != nil {
@@ -131,14 +118,26 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	if err := a.connectKubernetes(); err != nil {
 		return nil, err
 	}
+	if a.source, err = snapshot.New(snapshot.Config{Store: a.store, Kube: a.kube, Node: cfg.NodeName, AllPods: cfg.DNS.VerifiesPods(),
+		Disk: a.disk, Changed: a.snapshotChanged, Log: log}); err != nil {
+		return nil, err
+	}
+	if err := a.remember(); err != nil {
+		return nil, err
+	}
+	a.names = clusterdns.New(a.dnsConfig())
+	if a.kube != nil {
+		a.proxyAPI = hostio.NewKubeProxyAPI(hostio.KubeProxyConfig{Healthz: cfg.Kubernetes.Healthz, Metrics: cfg.Kubernetes.ProxyMetrics,
+			Health: a.proxyHealth, MetricsHandler: promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{}), Log: log})
+	}
 	a.host = hostnet.New(cfg.ProcSysNet, filepath.Join(cfg.StateDir, "sysctls.json"), log)
-	if err := a.foreign.load(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
+	if a.external, err = extpeers.Open(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
 
-// remember takes up what the node knew when it last ran.
+// remember loads the blocks and the cluster's settings of the last run.
 func (a *Agent) remember() error {
 	blocks, err := a.disk.Blocks()
 	if err != nil {
@@ -148,18 +147,7 @@ func (a *Agent) remember() error {
 		a.blocks.Store(&blocks)
 		a.haveBlocks.Do(func() { close(a.claimed) })
 	}
-	snap, err := a.disk.Snapshot()
-	if err != nil {
-		// The cache only bridges an outage; a damaged one must not keep the node down. A newer one must.
-		var newer *model.ErrNewer
-		if errors.As(err, &newer) {
-			return err
-		}
-		a.log.Warn("the kept snapshot is unreadable and was passed over", "err", err)
-		return nil
-	}
-	if snap != nil {
-		a.snapshot.Store(snap)
+	if snap := a.source.Load(); snap != nil {
 		a.setCluster(snap.Cluster)
 	}
 	return nil
@@ -180,13 +168,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.reconcileOnce() // before the first ADD can be given an address that a live interface holds
 	g.Go(func() error { return a.serve(ctx, listener) })
-	g.Go(func() error { a.watch(ctx); return nil })
+	g.Go(func() error { a.source.Run(ctx); return nil })
 	g.Go(func() error { a.alive(ctx); return nil })
-	g.Go(func() error { a.keepSnapshots(ctx); return nil })
 	if a.kube != nil {
-		g.Go(func() error { a.watchKubernetes(ctx); return nil })
-		g.Go(func() error { a.serveProxyHealth(ctx); return nil })
-		g.Go(func() error { a.serveProxyMetrics(ctx); return nil })
+		g.Go(func() error { a.proxyAPI.Run(ctx); return nil })
 	}
 	if a.cfg.ClusterFile() != "" {
 		g.Go(func() error { a.followClusterFile(ctx); return nil })
@@ -253,14 +238,14 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		a.tun = t
 		a.path.open(a.lb, t)
 		a.lb.SendBy(a.inject)
-		g.Go(func() error { return a.serveDNS(ctx) })
-		g.Go(func() error { a.followNames(ctx); return nil })
+		socks := newSockets(func() []netip.Prefix { return a.cluster().PodCIDRs }, a.log)
+		g.Go(func() error { return a.names.Run(ctx) })
 		g.Go(func() error { return a.announceLB(ctx) })
 		for _, f := range in.Families() {
-			g.Go(func() error { return a.watchICMP(ctx, f == model.IPv6) })
-			g.Go(func() error { return a.watchDatagrams(ctx, f == model.IPv6) })
+			g.Go(func() error { return hostio.RunICMP(ctx, f, a.fromHost) })
+			g.Go(func() error { return socks.reassembled.Run(ctx, f, a.fromHost) })
 		}
-		return a.applyLoop(ctx)
+		return a.applyLoop(ctx, socks)
 	})
 	g.Go(func() error { return hostnet.Watch(ctx, a.kernelChanged) })
 	g.Go(func() error { return hostnet.WatchChains(ctx, a.chainsChanged) })
@@ -284,14 +269,9 @@ const (
 	applyShare = 4
 )
 
-func (a *Agent) applyLoop(ctx context.Context) error {
-	a.checks.log = a.log
-	defer a.checks.close()
-	a.relays.log = a.log
-	defer a.relays.close()
-	a.deaf.log = a.log
-	defer a.deaf.close()
-	x := newApplier(a)
+func (a *Agent) applyLoop(ctx context.Context, socks *sockets) error {
+	defer socks.close()
+	x := newApplier(a, socks)
 	for {
 		start := time.Now()
 		x.apply()
@@ -307,6 +287,12 @@ func (a *Agent) applyLoop(ctx context.Context) error {
 		case <-time.After(reassert):
 		}
 	}
+}
+
+// snapshotChanged is called for each new snapshot.
+func (a *Agent) snapshotChanged() {
+	a.arrived.mark()
+	a.kick()
 }
 
 // kick asks for an apply soon; many kicks make one.

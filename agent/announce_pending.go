@@ -22,8 +22,8 @@ func (a *Agent) allocateLB(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		snap := a.snapshot.Load()
-		if snap == nil || len(snap.Pools) == 0 || snap == seen && len(since) == 0 || !a.health.get().Connected {
+		snap := a.source.Load()
+		if snap == nil || len(snap.Pools) == 0 || snap == seen && len(since) == 0 || !a.source.Store().State().Connected {
 			continue
 		}
 		seen = snap

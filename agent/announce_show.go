@@ -12,7 +12,7 @@ import (
 )
 
 func (a *Agent) serveLB(w http.ResponseWriter, _ *http.Request) {
-	snap := a.snapshot.Load()
+	snap := a.source.Load()
 	if snap == nil {
 		refuse(w, http.StatusServiceUnavailable, errors.New("no snapshot of the store yet"))
 		return

@@ -21,11 +21,12 @@ type applier struct {
 	tables tableCache
 	view   hostView
 	pods   offloadPods
+	socks  *sockets
 	last   *plan.Plan // nil before the first
 }
 
-func newApplier(a *Agent) *applier {
-	return &applier{Agent: a, view: hostView{observe: hostnet.Observe}}
+func newApplier(a *Agent, socks *sockets) *applier {
+	return &applier{Agent: a, view: hostView{observe: hostnet.Observe}, socks: socks}
 }
 
 // apply makes one plan from the newest snapshot and applies it. Nothing is changed before the plan exists.
@@ -43,7 +44,9 @@ func (x *applier) apply() {
 		return
 	}
 	x.report(p)
-	x.setSockets(p)
+	if x.socks.set(p) {
+		x.kick()
+	}
 	x.pool.SetStrangers(p.Unmanaged)
 	changed, err := x.setHost(p, look)
 	x.pods.set(x.Agent, p.Offload, look)
@@ -67,30 +70,18 @@ func (x *applier) apply() {
 
 // input collects everything that the plan depends on. look means that the whole plan is to be compared with the kernel.
 func (x *applier) input() (in plan.Input, snap *model.Snapshot, look bool, err error) {
-	cached := x.servicesKept() // before the snapshot is read, so that newer Services are at worst taken for cached ones
-	snap = x.withOwnPods(x.snapshot.Load())
+	cached := x.source.ServicesCached() // before the snapshot is read, so that newer Services are at worst taken for cached ones
+	snap = x.source.WithPods(x.source.Load(), x.published())
 	host, look, err := x.observe(snap)
 	if err != nil {
 		return in, snap, look, err
 	}
 	in = plan.Input{Self: x.self(), Host: host, Snapshot: snap, ServicesCached: cached, Pods: x.localPods(),
-		ReportedPods: x.reportedPods(), Compile: x.tables.build}
+		ReportedPods: x.source.ReportedPods(), Compile: x.tables.build}
 	if x.last != nil {
 		in.FallbackSNAT = x.last.FallbackSNAT
 	}
 	return in, snap, look, nil
-}
-
-// setSockets opens and closes the agent's sockets on the host.
-func (x *applier) setSockets(p *plan.Plan) {
-	if x.checks.set(p.HealthChecks, x.cluster().PodCIDRs) {
-		x.kick() // the next plan has the new listeners' ports
-	}
-	x.relays.set(p.Relays)
-	x.deaf.set(p.UDPSinks)
-	if err := x.datagrams.set(p.Reassembled); err != nil {
-		x.log.Warn("cannot receive fragmented datagrams to the node's ports", "err", err)
-	}
 }
 
 // setHost applies the tunnel's peers first, then addresses, routes and rules, adding before removing in each. A part that fails
@@ -111,12 +102,10 @@ func (x *applier) holds(p *plan.Plan) bool {
 
 // setNames updates the DNS server.
 func (x *applier) setNames(p *plan.Plan, snap *model.Snapshot) {
-	if d := x.dns.Load(); d != nil {
-		d.SetAllow(p.DNSClients)
-	}
-	x.setDNS(snap)
-	x.setSearches()
-	x.setUpstreams()
+	x.names.SetClients(p.DNSClients)
+	x.names.SetSnapshot(snap)
+	x.names.UpdateSearches()
+	x.names.SetUpstreams(x.source.Nameservers())
 }
 
 // report logs what is new in a plan.
@@ -174,7 +163,7 @@ func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, changed int, err er
 		default:
 		}
 	}
-	x.offerSnapshot(snap)
+	x.source.Save(snap)
 }
 
 // self is this node's identity and settings.
@@ -185,7 +174,7 @@ func (a *Agent) self() plan.Self {
 	}
 	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks,
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), External: a.foreign.list(), DNS: a.dnsAddrs(),
+		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), External: a.external.Peers(), DNS: a.names.Addresses(),
 		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,
 		Kubernetes: a.kube != nil, Announce: a.cfg.LBAnnounce, AnnounceLinks: len(a.cfg.LBInterfaces) > 0}
 }

@@ -69,7 +69,7 @@ func envOf(s *model.Service) (out []string) {
 }
 
 func (a *Agent) serveEnv(w http.ResponseWriter, r *http.Request) {
-	snap := a.snapshot.Load()
+	snap := a.source.Load()
 	if snap == nil {
 		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("no snapshot of the store yet"))
 		return

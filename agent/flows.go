@@ -47,7 +47,7 @@ func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {
 
 func (a *Agent) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Endpoint{}
-	if snap := a.snapshot.Load(); snap != nil {
+	if snap := a.source.Load(); snap != nil {
 		for i := range snap.Slices {
 			out = append(out, endpointsOf(&snap.Slices[i])...)
 		}

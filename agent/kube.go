@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -11,29 +10,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/warrennet/warren/agent/clusterdns"
 	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/kube"
 	"github.com/warrennet/warren/internal/version"
+	"github.com/warrennet/warren/ipam"
 )
-
-// kubernetes is the agent's side of the API server; nil in clusters without Kubernetes. Nodes and blocks still come from
-// etcd: merge makes one snapshot of both.
-type kubernetes struct {
-	conn   *kube.Connection
-	health storeHealth
-
-	first   chan struct{} // closed once the API server has told everything
-	mu      sync.Mutex
-	store   *model.Snapshot   // newest of etcd, nil before the first
-	objects *kube.Objects     // newest of the API server, nil before the first
-	named   model.Nameservers // of the last run, until then
-}
 
 // connectKubernetes prepares the client when this is a Kubernetes node.
 func (a *Agent) connectKubernetes() error {
@@ -41,16 +28,13 @@ func (a *Agent) connectKubernetes() error {
 	if !c.Enabled {
 		return nil
 	}
-	conn, err := kube.Connect(kube.Config{Kubeconfig: c.Kubeconfig, TokenFile: c.TokenFile, CAFile: c.CAFile, ServerName: c.ServerName,
+	var err error
+	a.kube, err = kube.Connect(kube.Config{Kubeconfig: c.Kubeconfig, TokenFile: c.TokenFile, CAFile: c.CAFile, ServerName: c.ServerName,
 		UserAgent: "warren-agent/" + version.Version}, a.apiServers(c))
 	if err != nil {
 		return err
 	}
-	a.kube = &kubernetes{conn: conn, first: make(chan struct{})}
 	a.keepAPIServers(c.Servers)
-	if a.kube.named, err = a.disk.Nameservers(); err != nil {
-		a.log.Warn("the kept name servers are unreadable and were passed over", "err", err)
-	}
 	return nil
 }
 
@@ -74,136 +58,6 @@ func (a *Agent) apiServers(c config.Kubernetes) []string {
 	return out
 }
 
-// watchKubernetes follows the API server until ctx ends.
-func (a *Agent) watchKubernetes(ctx context.Context) {
-	s := kube.New(a.kube.conn, a.cfg.NodeName, a.log)
-	s.AllPods = a.cfg.DNS.VerifiesPods()
-	s.Watch(ctx, a.takeObjects, func(err error) {
-		if err == nil {
-			a.kube.health.ok(a.log, "the API server")
-		} else if ctx.Err() == nil {
-			a.kube.health.failed(a.log, "the API server", err)
-		}
-	})
-}
-
-// takeStore takes a new snapshot of etcd, and makes it the agent's own.
-func (a *Agent) takeStore(s *model.Snapshot) {
-	a.arrived.mark()
-	defer a.kick()
-	defer a.heard.Store(true) // not before the snapshot is there: see servicesKept
-	if a.kube == nil {
-		a.snapshot.Store(s)
-		return
-	}
-	k := a.kube
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.store = s
-	a.snapshot.Store(merge(s, k.objects, a.snapshot.Load()))
-}
-
-// takeObjects takes what the API server knows.
-func (a *Agent) takeObjects(o *kube.Objects) {
-	a.arrived.mark()
-	k := a.kube
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.objects == nil {
-		close(k.first)
-	}
-	k.objects = o
-	base := k.store
-	if base == nil {
-		base = a.snapshot.Load()
-	}
-	if base != nil {
-		a.snapshot.Store(merge(base, o, nil))
-	}
-	a.kick()
-}
-
-// merge is a snapshot with the nodes and blocks of base and the objects of o. Without o the objects are those of last,
-// which may come from the node's disk; without either the snapshot is partial.
-func merge(base *model.Snapshot, o *kube.Objects, last *model.Snapshot) *model.Snapshot {
-	s := *base
-	switch {
-	case o != nil:
-		s.Services, s.Slices, s.Pods, s.ServiceCIDRs = o.Services, o.Slices, o.Pods, o.ServiceCIDRs
-		s.Partial = false
-		takePools(&s, o.Pools, o.PoolProblems)
-	case last != nil:
-		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Partial = last.Services, last.Slices, last.Pods, last.ServiceCIDRs, last.Partial
-		keepPools(&s, last)
-	default:
-		s.Services, s.Slices, s.Pods, s.ServiceCIDRs, s.Pools, s.Partial = nil, nil, nil, nil, nil, true
-	}
-	return &s
-}
-
-// withOwnPods gives a snapshot of a Kubernetes node the Pods that were plugged here, with their host ports: the plugin
-// knows them before the API server does. It returns the same snapshot as long as neither changed.
-func (a *Agent) withOwnPods(snap *model.Snapshot) *model.Snapshot {
-	if a.kube == nil || snap == nil {
-		return snap
-	}
-	pods := joinPods(a.published(), snap.Pods, a.cfg.NodeName)
-	if p := &a.podded; p.from != snap || !reflect.DeepEqual(p.pods, pods) {
-		out := *snap
-		out.Pods = pods
-		p.from, p.pods, p.out = snap, pods, &out
-	}
-	return a.podded.out
-}
-
-// joinPods puts the Pods that were plugged on this node beside those that the API server knows on others.
-func joinPods(own map[model.ObjectName]model.Pod, known []model.Pod, node string) (out []model.Pod) {
-	for _, p := range own {
-		out = append(out, p)
-	}
-	for _, p := range known {
-		if p.Node != node {
-			out = append(out, p)
-		}
-	}
-	slices.SortFunc(out, func(x, y model.Pod) int {
-		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name))
-	})
-	return out
-}
-
-// reportedPods are the Pods of the API server, those on this node included; nil without Kubernetes and before its first answer.
-func (a *Agent) reportedPods() []model.Pod {
-	if a.kube == nil {
-		return nil
-	}
-	a.kube.mu.Lock()
-	defer a.kube.mu.Unlock()
-	if a.kube.objects == nil {
-		return nil
-	}
-	return a.kube.objects.Pods
-}
-
-// podded is the last snapshot that withOwnPods made; only the apply loop uses it.
-type podded struct {
-	from, out *model.Snapshot
-	pods      []model.Pod
-}
-
-// node is this node's own object, unknown before the first answer and without Kubernetes.
-func (k *kubernetes) node() kube.Node {
-	if k == nil {
-		return kube.Node{}
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.objects == nil {
-		return kube.Node{}
-	}
-	return k.objects.Node
-}
-
 // firstClaim bounds how long a new node waits for the API server, whose podCIDRs for it it would rather have than any
 // block.
 const firstClaim = 10 * time.Second
@@ -216,11 +70,11 @@ func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
 	}
 	select {
 	case <-ctx.Done():
-	case <-a.kube.first:
+	case <-a.source.FirstObjects():
 	case <-time.After(firstClaim):
 	}
 	c := a.cluster()
-	for _, p := range a.kube.node().PodCIDRs {
+	for _, p := range a.source.Node().PodCIDRs {
 		if plan.Contains(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
 			out = append(out, p)
 			continue
@@ -251,24 +105,10 @@ func unclaimed(want, have []netip.Prefix, c model.Cluster, blocks []model.Block)
 	return out
 }
 
-// order puts the addresses that Kubernetes knows the node by first.
-func (k *kubernetes) order(addrs []netip.Addr) []netip.Addr {
-	first := k.node().Addresses
-	rank := func(x netip.Addr) int {
-		if i := slices.Index(first, x); i >= 0 {
-			return i
-		}
-		return len(first)
-	}
-	out := slices.Clone(addrs)
-	slices.SortStableFunc(out, func(x, y netip.Addr) int { return rank(x) - rank(y) })
-	return out
-}
-
 // zone is what somebody set here, else the label of the Node object.
 func (a *Agent) zone() string {
 	if a.cfg.Zone == "" {
-		return a.kube.node().Zone
+		return a.source.Node().Zone
 	}
 	return a.cfg.Zone
 }
@@ -304,15 +144,11 @@ func (a *Agent) followClusterFile(ctx context.Context) {
 // takeConfig applies the settings that may change live.
 func (a *Agent) takeConfig(cfg config.Config) {
 	if a.kube != nil {
-		a.kube.conn.SetServers(a.apiServers(cfg.Kubernetes))
+		a.kube.SetServers(a.apiServers(cfg.Kubernetes))
 		a.keepAPIServers(cfg.Kubernetes.Servers)
 	}
 	a.store.SetEndpoints(cfg.Etcd.Endpoints)
-	a.dnsWanted.Store(&cfg.ClusterDNS)
-	select {
-	case a.dnsMoved <- struct{}{}:
-	default:
-	}
+	a.names.SetAddresses(cfg.ClusterDNS)
 	a.kick()
 	if !reflect.DeepEqual(cfg.Cluster, a.cfg.Cluster) {
 		a.log.Warn("the cluster's ranges or domain changed in its settings; they are taken up when the agent starts again",
@@ -329,4 +165,33 @@ func (a *Agent) keepAPIServers(servers []string) {
 	if err := a.disk.SetAPIServers(servers); err != nil {
 		a.log.Warn("cannot keep the list of API servers on disk", "err", err)
 	}
+}
+
+// proxyHealth is what kube-proxy's health port reports: the time of the last apply, zero before the first one that succeeded, and
+// whether the Node object stays.
+func (a *Agent) proxyHealth() (updated time.Time, eligible bool) {
+	if s := a.applied.Load(); s != nil && s.first {
+		updated = s.at
+	}
+	return updated, !a.source.Node().Deleting
+}
+
+// dnsConfig is the configuration of the DNS server.
+func (a *Agent) dnsConfig() clusterdns.Config {
+	c := &a.cfg
+	out := clusterdns.Config{Addresses: c.ClusterDNS, LogQueries: c.DNS.LogQueries, Kubernetes: a.kube != nil,
+		Cluster: a.cluster, Blocks: a.ownBlocks, Pods: func() []ipam.Record { return a.plug.Pods() }, SaveNameservers: a.disk.SetNameservers, Log: a.log}
+	out.DNS = c.DNSServer()
+	if len(c.DNS.Autopath) > 0 {
+		out.Autopath = c.DNS.Autopaths
+	}
+	return out
+}
+
+// ownBlocks are this node's Pod CIDRs, none before the first claim.
+func (a *Agent) ownBlocks() []netip.Prefix {
+	if b := a.blocks.Load(); b != nil {
+		return *b
+	}
+	return nil
 }

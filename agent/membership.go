@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/agent/config"
+	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/ipam"
 )
@@ -16,56 +17,25 @@ import (
 // leaseTTL bounds how long status still calls a dead node alive.
 const leaseTTL = 10 * time.Second
 
-// backoff grows from a quarter of a second to five; a store that comes back is used within that.
-type backoff struct{ d time.Duration }
-
-func (b *backoff) wait(ctx context.Context, kick <-chan struct{}) {
-	b.d = min(max(2*b.d, 250*time.Millisecond), 5*time.Second)
-	select {
-	case <-ctx.Done():
-	case <-kick:
-	case <-time.After(b.d):
-	}
-}
-
-func (b *backoff) reset() { b.d = 0 }
-
-// watch keeps the newest snapshot. While the store is away the last one serves.
-func (a *Agent) watch(ctx context.Context) {
-	var b backoff
-	for ctx.Err() == nil {
-		err := a.store.Watch(ctx, func(s *model.Snapshot) {
-			b.reset()
-			a.health.ok(a.log, "the store")
-			a.takeStore(s)
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		a.health.failed(a.log, "the store", err)
-		b.wait(ctx, nil)
-	}
-}
-
 // alive renews the node's leased key, again and again.
 func (a *Agent) alive(ctx context.Context) {
-	var b backoff
+	var b snapshot.Backoff
 	for ctx.Err() == nil {
 		start := time.Now()
 		if err := a.store.KeepAlive(ctx, a.cfg.NodeName, a.identity, leaseTTL); err != nil && ctx.Err() == nil {
 			a.log.Debug("liveness key lost", "err", err)
 		}
 		if time.Since(start) > leaseTTL {
-			b.reset()
+			b.Reset()
 		}
-		b.wait(ctx, nil)
+		b.Wait(ctx, nil)
 	}
 }
 
 // member makes this node a member and keeps it one: the cluster's configuration verified, blocks claimed, the node's
 // record as planned. It runs whenever something changed and repeats what failed.
 func (a *Agent) member(ctx context.Context) error {
-	var b backoff
+	var b snapshot.Backoff
 	joined := false
 	for ctx.Err() == nil {
 		err := a.join(ctx)
@@ -81,14 +51,14 @@ func (a *Agent) member(ctx context.Context) error {
 				}
 				a.log.Warn(what, "err", err)
 			}
-			b.wait(ctx, nil)
+			b.Wait(ctx, nil)
 			continue
 		}
 		if last := a.joinProblem.Swap(""); last != "" {
 			a.log.Info("the trouble with this node's records in the store is over")
 		}
 		joined = true
-		b.reset()
+		b.Reset()
 		select {
 		case <-ctx.Done():
 		case <-a.rejoin:
@@ -120,7 +90,7 @@ func (a *Agent) join(ctx context.Context) error {
 			return err
 		}
 	}
-	snap := a.snapshot.Load()
+	snap := a.source.Load()
 	if err := a.claim(ctx, snap); err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(metricReady, asNumber(st.Ready))
 	gauge(metricStore, asNumber(st.Store.Connected))
 	gauge(metricRevision, float64(st.Revision))
-	gauge(metricFromDisk, asNumber(m.a.fromDisk()))
+	gauge(metricFromDisk, asNumber(m.a.source.FromDisk()))
 	gauge(metricApplied, float64(st.Applied))
 	gauge(metricProblems, float64(len(st.Problems)))
 	gauge(metricPods, float64(st.Pods))
@@ -100,7 +100,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	if x := m.a.announcer.Load(); x != nil {
 		announceCollect(ch, x.View())
 	}
-	if d := m.a.dns.Load(); d != nil {
+	if d := m.a.names.Current(); d != nil {
 		for _, c := range d.Collectors() {
 			c.Collect(ch)
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/warrennet/warren/agent/hostio"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
@@ -35,7 +36,7 @@ func (x *applier) observe(snap *model.Snapshot) (h plan.Host, look bool, err err
 	x.pods.observe(x.Agent, look)
 	h = v.Host
 	h.Underlay = x.ordered(h.Underlay)
-	h.HealthPorts = x.checks.ports()
+	h.HealthPorts = x.socks.checks.Ports()
 	h.PodLinks = x.pods.links
 	if x.cfg.LBAnnounce && hasLBAddresses(snap) {
 		h.Links = x.announceLinks(h.Underlay)
@@ -53,7 +54,7 @@ func (x *applier) look() error {
 	if x.refiltered.Swap(false) || x.applied.Load() == nil {
 		v.KubeProxy = x.seesKubeProxy()
 	}
-	v.Underlay, v.Listeners, v.at = under, hostListeners(x.inodes()), time.Now()
+	v.Underlay, v.Listeners, v.at = under, hostio.Listeners(hostio.Inodes(x.socks.sinks, x.socks.relays)), time.Now()
 	return nil
 }
 
@@ -69,7 +70,7 @@ func (a *Agent) underlay(observe func([]netip.Prefix) (hostnet.Underlay, error))
 // ordered puts the addresses first by which Kubernetes identifies the node.
 func (a *Agent) ordered(under hostnet.Underlay) hostnet.Underlay {
 	if a.kube != nil {
-		under.Addrs = a.kube.order(under.Addrs)
+		under.Addrs = a.source.OrderAddresses(under.Addrs)
 	}
 	return under
 }

@@ -27,7 +27,7 @@ func (a *Agent) describePod(r ipam.Record) api.Pod {
 	p := a.podOf(r)
 	if a.kube != nil {
 		p.Ready = false
-		if s := a.snapshot.Load(); s != nil {
+		if s := a.source.Load(); s != nil {
 			for _, have := range s.Pods {
 				if have.ObjectName == p.ObjectName && have.UID == p.UID {
 					p.Ready, p.Labels = have.Ready, have.Labels

@@ -7,11 +7,12 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/store/kube"
 )
 
-// On Kubernetes nobody but the API server says what a Pod's labels are and whether it is ready.
-func TestPodsOfKubernetesAreNotChanged(t *testing.T) {
-	a := &Agent{kube: &kubernetes{}}
+// On Kubernetes only the API server changes a Pod's labels and readiness.
+func TestPodAPI_OnKubernetes_RefusesChanges(t *testing.T) {
+	a := &Agent{kube: &kube.Connection{}}
 	for path, call := range map[string]http.HandlerFunc{api.PodLabelsPath: a.labelPod, api.PodProbePath: a.probePod} {
 		w := httptest.NewRecorder()
 		call(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(`{"pod":"default/p"}`)))

@@ -37,7 +37,7 @@ func (a *Agent) setProbes() {
 
 // wasReady is how the store, or what the node kept of it, has the Pod.
 func (a *Agent) wasReady(r ipam.Record) bool {
-	if s := a.snapshot.Load(); s != nil {
+	if s := a.source.Load(); s != nil {
 		for _, p := range s.Pods {
 			if p.ObjectName == nameOf(r) && p.UID == r.PodUID && p.Node == a.cfg.NodeName {
 				return p.Ready

@@ -34,7 +34,7 @@ func (a *Agent) openPlug() error {
 	}
 	a.plug = cniserver.New(cniserver.Config{
 		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: plan.TablePods, Protocol: hostnet.Protocol,
-		DNS: a.podDNS, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged,
+		DNS: a.names.PodConfig, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged,
 		Added: func(took time.Duration) { plugging.Observe(took.Seconds()) }, Log: a.log,
 	})
 	a.setProbes()

@@ -83,7 +83,7 @@ func (a *Agent) routes() map[string]http.HandlerFunc {
 		"GET " + api.ServicesPath:   a.serveServices,
 		"GET " + api.EndpointsPath:  a.serveEndpoints,
 		"GET " + api.LBPath:         a.serveLB,
-		"GET " + api.PeersPath:      func(w http.ResponseWriter, _ *http.Request) { reply(w, a.foreign.records()) },
+		"GET " + api.PeersPath:      func(w http.ResponseWriter, _ *http.Request) { reply(w, a.external.List()) },
 		"POST " + api.PeersPath:     a.addPeer,
 		"DELETE " + api.PeersPath:   a.removePeer,
 	}
@@ -127,8 +127,8 @@ func (a *Agent) notReady() string {
 }
 
 func (a *Agent) status() api.Status {
-	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.cluster().Name, Store: a.health.get(),
-		PodRanges: a.cluster().PodCIDRs, DNS: a.dnsAddrs(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
+	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.cluster().Name, Store: a.source.Store().State(),
+		PodRanges: a.cluster().PodCIDRs, DNS: a.names.Addresses(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
 		Offload: a.offload.state()}
 	if why := a.notReady(); why != "" {
 		st.Problems = append(st.Problems, why)
@@ -142,27 +142,26 @@ func (a *Agent) status() api.Status {
 		st.Problems = append(st.Problems, "the Pod CIDRs are nearly full: "+why)
 	}
 	if !st.Store.Connected && st.Store.Error != "" {
-		st.Problems = append(st.Problems, "the store is away: "+st.Store.Error)
+		st.Problems = append(st.Problems, "etcd is unreachable: "+st.Store.Error)
 	}
 	if a.kube != nil {
-		k := a.kube.health.get()
+		k := a.source.API().State()
 		if st.Kubernetes = &k; !k.Connected && k.Error != "" {
-			st.Problems = append(st.Problems, "the API server is away: "+k.Error)
+			st.Problems = append(st.Problems, "the API server is unreachable: "+k.Error)
 		}
 	}
-	a.portTaken.Range(func(setting, addr any) bool {
-		st.Problems = append(st.Problems, fmt.Sprintf("%s: another program listens on %s (a kube-proxy that was left running?)", setting, addr))
-		return true
-	})
+	if a.proxyAPI != nil {
+		st.Problems = append(st.Problems, a.proxyAPI.Problems()...)
+	}
 	if b := a.blocks.Load(); b != nil {
 		st.PodCIDRs = *b
 	}
 	st.Pods = len(a.localPods())
-	snap := a.snapshot.Load()
+	snap := a.source.Load()
 	if snap != nil {
 		st.Revision, st.ServiceCIDRs = snap.Revision, snap.ServiceCIDRs
 		if len(st.PodCIDRs) > 0 {
-			st.Unclaimed = unclaimed(a.kube.node().PodCIDRs, st.PodCIDRs, a.cluster(), snap.Blocks)
+			st.Unclaimed = unclaimed(a.source.Node().PodCIDRs, st.PodCIDRs, a.cluster(), snap.Blocks)
 		}
 	}
 	if s := a.applied.Load(); s != nil {

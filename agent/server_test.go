@@ -16,17 +16,23 @@ import (
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/httpserve"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 	"go.uber.org/goleak"
 )
 
-// newTestAgent is an agent that has not begun to run; nothing listens at its store's address.
-func newTestAgent(t *testing.T) *Agent {
+// newTestAgent returns an agent that does not run. No process listens at its store's address; last is the snapshot on its disk.
+func newTestAgent(t *testing.T, last *model.Snapshot) *Agent {
 	t.Helper()
 	cfg := config.Default()
 	cfg.NodeName, cfg.StateDir, cfg.RunDir, cfg.CNIConfDir = "n1", t.TempDir(), t.TempDir(), ""
 	cfg.Etcd.Endpoints, cfg.Etcd.Cluster = []string{"http://127.0.0.1:1"}, "default"
+	if last != nil {
+		if err := disk.Dir(cfg.StateDir).SetSnapshot(last); err != nil {
+			t.Fatal(err)
+		}
+	}
 	a, err := New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -42,11 +48,8 @@ func newTestAgent(t *testing.T) *Agent {
 // An agent whose node has no Pod CIDR, no snapshot, no tunnel and no balancer yet answers everything.
 func TestLocalAPI_BeforeFirstClaim_EveryRouteAnswers(t *testing.T) {
 	bodies := map[string]string{"POST " + api.PodLabelsPath: `{"pod":"default/p"}`, "POST " + api.PodProbePath: `{"pod":"default/p"}`}
-	for _, withSnapshot := range []bool{false, true} {
-		a := newTestAgent(t)
-		if withSnapshot { // from the disk of an earlier run, or from the API server
-			a.snapshot.Store(&model.Snapshot{Slices: []model.EndpointSlice{{Service: "s", Endpoints: []model.Endpoint{{}}}}})
-		}
+	for _, last := range []*model.Snapshot{nil, {Slices: []model.EndpointSlice{{Service: "s", Endpoints: []model.Endpoint{{}}}}}} {
+		a := newTestAgent(t, last)
 		for pattern, handler := range a.routes() {
 			method, path, _ := strings.Cut(pattern, " ")
 			t.Run(strings.ReplaceAll(pattern, "/", "."), func(t *testing.T) {

@@ -17,7 +17,7 @@ func tunnels(ctx context.Context, n Node) (out []Finding) {
 	}
 	reached := 0
 	for _, p := range n.Status.Peers {
-		if p.Foreign || !p.Alive {
+		if p.External || !p.Alive {
 			continue
 		}
 		if err := n.probe(ctx, p, 100); err != nil {
@@ -41,7 +41,7 @@ func mtus(ctx context.Context, n Node) (out []Finding) {
 	}
 	for _, p := range n.Status.Peers {
 		size := min(n.Status.MTU, max(p.MTU, 0))
-		if p.Foreign || !p.Alive || size == 0 || n.probe(ctx, p, 100) != nil || n.probe(ctx, p, size) == nil {
+		if p.External || !p.Alive || size == 0 || n.probe(ctx, p, 100) != nil || n.probe(ctx, p, size) == nil {
 			continue
 		}
 		// The largest that passes, to some bytes.

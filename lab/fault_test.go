@@ -506,7 +506,7 @@ func TestPartition(t *testing.T) {
 	}
 }
 
-// A stock WireGuard host joins as a foreign peer, and talks both ways.
+// A stock WireGuard host joins as a external peer, and talks both ways.
 func TestStockWireGuardPeer(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
@@ -526,7 +526,7 @@ func TestStockWireGuardPeer(t *testing.T) {
 	})
 	pub = strings.TrimSpace(pub)
 	if out, err := l.Output("n1", l.Exe, "peer", "add", "laptop", pub, "--allowed-ips", "10.42.0.0/16"); err == nil || !strings.Contains(err.Error(), "overlaps") {
-		t.Errorf("a foreign peer that claims the nodes' blocks: %v %s", err, out)
+		t.Errorf("a external peer that claims the nodes' Pod CIDRs: %v %s", err, out)
 	}
 	sh(t, l, "n1", l.Exe+" peer add laptop "+pub+" --allowed-ips 10.99.0.5/32")
 	sh(t, l, "n1", "ip route replace 10.99.0.5/32 dev warren0")
@@ -546,8 +546,8 @@ func TestStockWireGuardPeer(t *testing.T) {
 		return err
 	})
 	k.stop(syscall.SIGKILL)
-	if out := sh(t, l, "n1", l.Exe+" peer list; "+l.Exe+" status"); !strings.Contains(out, "laptop") || !strings.Contains(out, "foreign") {
-		t.Errorf("the foreign peer is not shown:\n%s", out)
+	if out := sh(t, l, "n1", l.Exe+" peer list; "+l.Exe+" status"); !strings.Contains(out, "laptop") || !strings.Contains(out, "external") {
+		t.Errorf("the external peer is not shown:\n%s", out)
 	}
 	sh(t, l, "n1", l.Exe+" peer rm "+pub)
 	testutil.Eventually(t, "the peer is gone", func() error {

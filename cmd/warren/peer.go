@@ -28,7 +28,7 @@ func peerAddCmd() *cobra.Command {
 		Short: "let a stock WireGuard peer talk to this node and its Pods",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			p := api.ForeignPeer{Name: args[0], PublicKey: args[1], Keepalive: keepalive}
+			p := api.ExternalPeer{Name: args[0], PublicKey: args[1], Keepalive: keepalive}
 			for _, s := range allowed {
 				x, err := netip.ParsePrefix(s)
 				if err != nil {
@@ -55,7 +55,7 @@ func peerAddCmd() *cobra.Command {
 func peerRmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm PUBLIC-KEY",
-		Short: "remove a foreign peer",
+		Short: "remove an external peer",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return callAgent(c, http.MethodDelete, api.PeersPath+"?publicKey="+url.QueryEscape(args[0]), nil, nil)
@@ -66,10 +66,10 @@ func peerRmCmd() *cobra.Command {
 func peerListCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "list foreign peers",
+		Short: "list external peers",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var peers []api.ForeignPeer
+			var peers []api.ExternalPeer
 			if err := callAgent(c, http.MethodGet, api.PeersPath, nil, &peers); err != nil {
 				return err
 			}

@@ -84,8 +84,8 @@ func storeText(s api.Store) string {
 
 func aliveText(p api.Peer) string {
 	switch {
-	case p.Foreign:
-		return "foreign"
+	case p.External:
+		return "external"
 	case p.Alive:
 		return "yes"
 	}

@@ -10,7 +10,7 @@ const (
 	StatusPath = "/v1/status" // GET -> Status
 	ReadyPath  = "/v1/ready"  // GET -> 200, or 503 with an Error that says what is missing
 	PodsPath   = "/v1/pods"   // GET -> []Pod
-	PeersPath  = "/v1/peers"  // POST ForeignPeer adds, DELETE ?publicKey= removes, GET lists
+	PeersPath  = "/v1/peers"  // POST ExternalPeer adds, DELETE ?publicKey= removes, GET lists
 	// PodLabelsPath changes the labels of a Pod of this node, in clusters without Kubernetes.
 	PodLabelsPath = "/v1/pods/labels" // POST PodLabels -> Pod
 	// PodProbePath sets or removes a Pod's readiness probe, likewise.
@@ -138,7 +138,8 @@ type Peer struct {
 	// PathMTU is what the path to the peer was found to carry, in bytes, if that is less than both ends' MTU.
 	PathMTU int    `json:"pathMTU,omitempty"`
 	Version string `json:"version,omitempty"`
-	Foreign bool   `json:"foreign,omitempty"`
+	// External: an external peer, no node of the cluster.
+	External bool `json:"external,omitempty"`
 }
 
 // Pod is a Pod of this node.
@@ -184,8 +185,8 @@ type Unclaimed struct {
 	Why  string       `json:"why"`
 }
 
-// ForeignPeer is a WireGuard peer that is no node of the cluster: a laptop, a router, a stock wireguard-go.
-type ForeignPeer struct {
+// ExternalPeer is a WireGuard peer that is not a node of the cluster: a laptop, a router, a stock wireguard-go.
+type ExternalPeer struct {
 	Name       string           `json:"name"`
 	PublicKey  string           `json:"publicKey"`
 	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"`

@@ -125,7 +125,7 @@ func TestTokenRenewed(t *testing.T) {
 	for _, n := range nodes {
 		testutil.EventuallyWithin(t, 60*time.Second, "the agent of "+n+" says that it is refused", func() error {
 			out, err := try(n, "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")
-			if err == nil && !strings.Contains(out, "the API server is away: ") {
+			if err == nil && !strings.Contains(out, "the API server is unreachable: ") {
 				err = fmt.Errorf("%s", out)
 			}
 			return err

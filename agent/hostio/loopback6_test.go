@@ -1,11 +1,13 @@
-package agent
+package hostio
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -14,7 +16,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestRelays_TCPAndUDPClients_ReachTheNodesAddress(t *testing.T) {
+func TestLoopback6_ClientsOfTCPAndUDP_ReachTarget(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -49,8 +51,8 @@ func TestRelays_TCPAndUDPClients_ReachTheNodesAddress(t *testing.T) {
 	}()
 	port := uint16(server.Addr().(*net.TCPAddr).Port)
 	to := netip.MustParseAddr("127.0.0.1")
-	r := relays{log: slog.New(slog.DiscardHandler)}
-	r.set(map[plan.Relay]bool{{Protocol: model.TCP, Port: port, To: to}: true, {Protocol: model.UDP, Port: port, To: to}: true})
+	r := NewLoopback6(slog.New(slog.DiscardHandler))
+	r.Set(map[plan.Relay]bool{{Protocol: model.TCP, Port: port, To: to}: true, {Protocol: model.UDP, Port: port, To: to}: true})
 	at := netip.AddrPortFrom(netip.IPv6Loopback(), port).String()
 
 	c, err := net.Dial("tcp", at)
@@ -82,7 +84,16 @@ func TestRelays_TCPAndUDPClients_ReachTheNodesAddress(t *testing.T) {
 		}
 		u.Close()
 	}
-	r.close()
+	open, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	r.Close() // ends the open connection, too
+	_ = open.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := open.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection survived Close: %v", err)
+	}
 	if c, err := net.DialTimeout("tcp", at, time.Second); err == nil {
 		c.Close()
 		t.Error("still open")

@@ -1,4 +1,4 @@
-package agent
+package hostio
 
 import (
 	"bufio"
@@ -17,11 +17,11 @@ func TestRedirectedPorts_ProcNet_FindsHostSockets(t *testing.T) {
    garbage
 `
 	own := map[uint64]bool{77: true}
-	if got := steeredPorts(bufio.NewScanner(strings.NewReader(tcp)), listening, own); !slices.Equal(got, []uint16{15021, 30000}) {
+	if got := redirectedPorts(bufio.NewScanner(strings.NewReader(tcp)), tcpListen, own); !slices.Equal(got, []uint16{15021, 30000}) {
 		t.Errorf("listeners %v, expected 15021 and 30000", got)
 	}
 	udp := strings.NewReplacer(" 0A ", " 07 ").Replace(tcp)
-	if got := steeredPorts(bufio.NewScanner(strings.NewReader(udp)), "07", own); !slices.Equal(got, []uint16{15021, 30000}) {
+	if got := redirectedPorts(bufio.NewScanner(strings.NewReader(udp)), udpBound, own); !slices.Equal(got, []uint16{15021, 30000}) {
 		t.Errorf("UDP sockets %v, expected 15021 and 30000", got)
 	}
 }

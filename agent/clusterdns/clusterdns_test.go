@@ -1,0 +1,38 @@
+package clusterdns
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// Each change of the addresses ends the goroutine that watches the previous ones.
+func TestServer_AddressesChange_RestartsAndJoinsWatchers(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	s := newTestServer(Config{})
+	s.SetAddresses(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	for _, a := range []string{"127.0.0.53", "127.0.0.54", "127.0.0.55"} {
+		s.SetAddresses([]netip.Addr{netip.MustParseAddr(a)})
+		for end := time.Now().Add(10 * time.Second); s.Current() == nil; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("no server on %s", a)
+			}
+		}
+		s.SetAddresses(nil)
+		for end := time.Now().Add(10 * time.Second); s.Current() != nil; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("the server on %s was not stopped", a)
+			}
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
