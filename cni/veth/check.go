@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Check lists what of an interface is missing or different. A Pod's MAC is not among it: a chained plugin may set it.
+// Check returns a description of everything that is missing or different. The MAC of the Pod's end is not compared: a
+// chained plugin may set it.
 func (b *Builder) Check(s Spec) ([]string, error) {
 	host, peer, bad, err := b.host.checkLink(s.HostIf)
 	if host == 0 || err != nil {
@@ -38,7 +39,7 @@ func (s *socket) checkLink(name string) (index, peer int32, bad []string, err er
 	m := getLink(name)
 	err = s.do(m)
 	if errors.Is(err, unix.ENODEV) {
-		return 0, 0, []string{"interface " + name + " is gone"}, nil
+		return 0, 0, []string{"interface " + name + " does not exist"}, nil
 	}
 	if err != nil {
 		return 0, 0, nil, err
@@ -68,14 +69,18 @@ func (b *Builder) checkHost(s Spec, index int32) (bad []string, err error) {
 	}
 	ok, err := b.host.hasFilter(s, index)
 	if err == nil && !ok {
-		bad = append(bad, "the source filter of "+s.HostIf+" is missing or another one")
+		bad = append(bad, "the source filter of "+s.HostIf+" is missing or has another program")
 	}
 	return bad, err
 }
 
-// hasFilter compares the program that the kernel runs with the one that should run.
+// hasFilter reports whether the kernel runs the program of spoofFilter.
 func (s *socket) hasFilter(spec Spec, index int32) (found bool, err error) {
-	want := filterBytes(spoofFilter(spec.Addresses))
+	filter, err := spoofFilter(spec.Addresses)
+	if err != nil {
+		return false, err
+	}
+	want := filterBytes(filter)
 	m := request("list filters of "+spec.HostIf, unix.RTM_GETTFILTER, unix.NLM_F_DUMP, tcmsg(index, 0, ingressParent, 0))
 	err = s.dump(m, func(b []byte) {
 		if len(b) < 20 {
@@ -88,7 +93,7 @@ func (s *socket) hasFilter(spec Spec, index int32) (found bool, err error) {
 			attrs(v, func(typ uint16, v []byte) { found = found || typ == bpfOps && bytes.Equal(v, want) })
 		})
 	})
-	if errors.Is(err, unix.EINVAL) { // no clsact, so no filter
+	if errors.Is(err, unix.EINVAL) { // the link has no clsact qdisc
 		return false, nil
 	}
 	return found, err
@@ -111,7 +116,7 @@ func (b *Builder) checkPod(s Spec, index int32) (bad []string, err error) {
 			return bad, err
 		}
 		if !found {
-			bad = append(bad, fmt.Sprintf("the default route via %s is missing in the Pod", Gateway(a)))
+			bad = append(bad, fmt.Sprintf("default route via %s is missing in the Pod", Gateway(a)))
 		}
 	}
 	return bad, nil

@@ -5,40 +5,47 @@ import (
 	"net/netip"
 	"os"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
-// Configure gives both ends of a created pair all they need and brings them up, the Pod's end last: by then the filter
-// stands and the host knows the way back.
+// Configure configures both ends of a created pair and brings them up. The Pod's end comes last: by then the filter is
+// attached and the node has a route to the Pod.
 func (b *Builder) Configure(s Spec, host, pod int32) error {
-	if err := b.host.do(hostEnd(s, host)...); err != nil {
+	filter, err := spoofFilter(s.Addresses)
+	if err != nil {
+		return err
+	}
+	if err := b.host.do(hostEnd(s, host, filter)...); err != nil {
 		return err
 	}
 	return b.ConfigurePod(s, pod)
 }
 
-// ConfigurePod does the Pod's end only.
+// ConfigurePod configures the Pod's end only.
 func (b *Builder) ConfigurePod(s Spec, pod int32) error {
 	err := b.pod.do(podEnd(s, pod)...)
 	if err == nil || !s.has6() || !(errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
 		return err
 	}
-	// The Pod's namespace was made with IPv6 switched off, as some runtimes do; it was asked for here.
-	if e := inside(b.podNS, func() error { return allow6(s.PodIf) }); e != nil {
+	// Some runtimes create the Pod's namespace with IPv6 disabled. The Pod has an IPv6 address, so it is enabled.
+	if e := inside(b.podNS, func() error { return enableIPv6(s.PodIf) }); e != nil {
 		return errors.Join(err, e)
 	}
 	return b.pod.do(podEnd(s, pod)...)
 }
 
-func allow6(ifname string) error {
+func enableIPv6(ifname string) error {
 	return errors.Join(
 		os.WriteFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6", []byte("0"), 0),
 		os.WriteFile("/proc/sys/net/ipv6/conf/"+ifname+"/disable_ipv6", []byte("0"), 0))
 }
 
-// hostEnd lists the requests for the node's end: quiet, filtered, up, then the way to the Pod.
-func hostEnd(s Spec, index int32) []*message {
-	out := []*message{looseFilter(s, index), disableIPv6LinkLocal(s.HostIf, index, s.has6()), newClsact(s.HostIf, index), newFilter(s, index), up(s.HostIf, index)}
+// hostEnd lists the requests for the host's end. The filter is attached before the link is up; the route to the Pod is
+// last.
+func hostEnd(s Spec, index int32, filter []bpf.RawInstruction) []*message {
+	out := []*message{setRPFilter(s, index), disableIPv6LinkLocal(s.HostIf, index, s.has6()), newClsact(s.HostIf, index),
+		newFilter(s.HostIf, index, filter), up(s.HostIf, index)}
 	if s.has4() {
 		out = append(out, gatewayAddress(s.HostIf, index))
 	}
@@ -48,7 +55,7 @@ func hostEnd(s Spec, index int32) []*message {
 	return out
 }
 
-// podEnd lists the requests for the Pod's end. Each may be repeated: what is there already counts as made.
+// podEnd lists the requests for the Pod's end. Each may be repeated: an object that exists already is replaced.
 func podEnd(s Spec, index int32) []*message {
 	out := []*message{disableIPv6LinkLocal(s.PodIf, index, s.has6()), up(s.PodIf, index)}
 	for _, a := range s.Addresses {
@@ -57,8 +64,8 @@ func podEnd(s Spec, index int32) []*message {
 	return out
 }
 
-// newAddress gives the Pod an address of its own and nothing on the link. IPv6 skips duplicate address detection: the
-// address is the Pod's by the agent's book, and it must be usable at once.
+// newAddress adds an address of the Pod as /32 or /128, so without a route to a subnet. IPv6 skips duplicate address
+// detection: IPAM guarantees that the address is unique, and the Pod uses it at once.
 func newAddress(name string, index int32, a netip.Addr) *message {
 	flags := uint8(unix.IFA_F_PERMANENT)
 	if a.Is6() {
@@ -70,9 +77,10 @@ func newAddress(name string, index int32, a netip.Addr) *message {
 	return m
 }
 
-// gatewayAddress gives the node's end the address that Pods call their gateway. The kernel's loose reverse path filter
-// drops what comes in on an interface without any address when the way back leads elsewhere; and the way back of a
-// direct connection to a port of a Service is steered. Its scope keeps the address from becoming anybody's source.
+// gatewayAddress adds the IPv4 gateway of the Pods to the host's end. Even a loose reverse path filter drops packets that
+// enter through an interface without any address, when the route to their source is over another interface
+// (fib_validate_source). Policy rules redirect replies from ports of Services to warren0, so this case is common. Scope
+// host prevents that the kernel selects the address as a source.
 func gatewayAddress(name string, index int32) *message {
 	fixed := ifaddr(Gateway4, index, unix.IFA_F_PERMANENT)
 	fixed[3] = unix.RT_SCOPE_HOST
@@ -82,6 +90,7 @@ func gatewayAddress(name string, index int32) *message {
 	return m
 }
 
+// neighbour adds a permanent neighbour entry, so that the address is never resolved by ARP or neighbour solicitation.
 func neighbour(name string, index int32, a netip.Addr, mac MAC) *message {
 	m := request("add neighbour "+a.String()+" on "+name, unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
 		ndmsg(family(a), index, unix.NUD_PERMANENT))
@@ -90,7 +99,8 @@ func neighbour(name string, index int32, a netip.Addr, mac MAC) *message {
 	return m
 }
 
-// defaultRoute leads everything to the gateway, which is on the link by decree.
+// defaultRoute adds the default Pod route. Its gateway is in no subnet of the interface, hence the flag onlink
+// (RTNH_F_ONLINK).
 func defaultRoute(name string, index int32, a netip.Addr) *message {
 	m := request("add default route via "+Gateway(a).String()+" on "+name, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
 		rtmsg(family(a), 0, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTNH_F_ONLINK))
@@ -100,8 +110,8 @@ func defaultRoute(name string, index int32, a netip.Addr) *message {
 	return m
 }
 
-// hostRoute leads the node's packets for the Pod to its interface. It is exclusive: another route to the address
-// means that somebody else holds it, and taking it over would cut them off.
+// hostRoute adds the node's route to the Pod. It is exclusive (NLM_F_EXCL): an existing route to the address belongs to
+// another Pod, and replacing it would disconnect that Pod.
 func hostRoute(s Spec, index int32, a netip.Addr) *message {
 	scope := uint8(unix.RT_SCOPE_LINK)
 	if a.Is6() {
@@ -121,14 +131,13 @@ func newClsact(name string, index int32) *message {
 	return m
 }
 
-func newFilter(s Spec, index int32) *message {
-	prog := spoofFilter(s.Addresses)
-	m := request("add the source filter to "+s.HostIf, unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+func newFilter(name string, index int32, filter []bpf.RawInstruction) *message {
+	m := request("add source filter to "+name, unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		tcmsg(index, 0, ingressParent, filterPrio<<16|uint32(be16(ethPAll))))
 	m.text(unix.TCA_KIND, "bpf")
 	m.nest(unix.TCA_OPTIONS, func() {
-		m.u16(bpfOpsLen, uint16(len(prog)))
-		m.attr(bpfOps, filterBytes(prog))
+		m.u16(bpfOpsLen, uint16(len(filter)))
+		m.attr(bpfOps, filterBytes(filter))
 		m.u32(bpfFlags, bpfActDirect)
 	})
 	return m

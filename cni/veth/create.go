@@ -13,7 +13,7 @@ import (
 const (
 	vethInfoPeer  = 1 // VETH_INFO_PEER
 	ipv4RPFilter  = 8 // IPV4_DEVCONF_RP_FILTER
-	rpFilterLoose = 2 // a route back through any interface is enough
+	rpFilterLoose = 2 // a route to the source over any interface is enough
 	genModeNone   = 1 // IN6_ADDR_GEN_MODE_NONE
 	skipStats     = 8 // RTEXT_FILTER_SKIP_STATS
 	clsact        = "clsact"
@@ -28,14 +28,14 @@ const (
 	bpfActDirect  = 1 // TCA_BPF_FLAG_ACT_DIRECT
 )
 
-// Builder holds a netlink socket at both ends of a Pod's interface.
+// Builder creates and configures one Pod's interface. It holds a netlink socket in the node's and in the Pod's namespace.
 type Builder struct {
 	host, pod *socket
 	podNS     *os.File
 }
 
-// NewBuilder opens the Pod's network namespace at path and the sockets. The node's namespace is that of the calling
-// thread; a caller whose threads stand in several must be locked to one.
+// NewBuilder opens the Pod's network namespace at path and both sockets. The node's namespace is that of the calling
+// thread: a process with threads in several namespaces must lock the goroutine to a thread.
 func NewBuilder(path string) (*Builder, error) {
 	ns, err := openNS(path)
 	if err != nil {
@@ -53,7 +53,7 @@ func NewBuilder(path string) (*Builder, error) {
 	return b, nil
 }
 
-// Close lets go of sockets and namespace.
+// Close closes the sockets and the namespace.
 func (b *Builder) Close() {
 	b.podNS.Close()
 	if b.host != nil {
@@ -64,10 +64,10 @@ func (b *Builder) Close() {
 	}
 }
 
-// ErrExists says that the interface cannot be made because one of its names is taken.
+// ErrExists: the pair cannot be created because an interface with one of its names exists.
 var ErrExists = errors.New("an interface of that name exists")
 
-// Create makes the pair, both ends down, and returns their indexes. What it made, Delete removes.
+// Create creates the pair with both ends down and returns their interface indexes. Delete undoes it.
 func (b *Builder) Create(s Spec) (host, pod int32, err error) {
 	look := getLink(s.HostIf)
 	err = b.host.do(newPair(s, int(b.podNS.Fd())), look)
@@ -84,7 +84,8 @@ func (b *Builder) Create(s Spec) (host, pod int32, err error) {
 	return host, pod, nil
 }
 
-// pairIndexes reads both ends' indexes from the description of one: IFLA_LINK is the other end's, in its namespace.
+// pairIndexes returns the indexes of both ends from the description of one end: IFLA_LINK is the index of the other end in
+// its own namespace.
 func pairIndexes(b []byte) (this, other int32, err error) {
 	if len(b) >= unix.SizeofIfInfomsg {
 		this = int32(binary.NativeEndian.Uint32(b[4:]))
@@ -95,7 +96,7 @@ func pairIndexes(b []byte) (this, other int32, err error) {
 		})
 	}
 	if this <= 0 || other <= 0 {
-		return 0, 0, errors.New("the kernel did not say which interface it made")
+		return 0, 0, errors.New("the kernel's reply has no interface indexes")
 	}
 	return this, other, nil
 }
@@ -105,10 +106,10 @@ func newPair(s Spec, ns int) *message {
 	end := func(name string, mac MAC) {
 		m.text(unix.IFLA_IFNAME, name)
 		m.u32(unix.IFLA_MTU, uint32(s.MTU))
-		// An address given here counts as set by a person, so udev's MACAddressPolicy leaves it alone.
+		// An address that is set at creation has the type NET_ADDR_SET, so udev's MACAddressPolicy does not change it.
 		m.attr(unix.IFLA_ADDRESS, mac[:])
-		// One queue each way is what a veth uses anyhow; saying so spares the kernel an allocation and two sysfs
-		// objects per possible CPU, which is a fifth of the time this request takes on 2 CPUs.
+		// A veth uses one queue per direction. Without these attributes the kernel allocates one queue and two sysfs
+		// objects per possible CPU, which is a fifth of the time of this request on 2 CPUs.
 		m.u32(unix.IFLA_NUM_TX_QUEUES, 1)
 		m.u32(unix.IFLA_NUM_RX_QUEUES, 1)
 	}
@@ -133,14 +134,14 @@ func getLink(name string) *message {
 	return m
 }
 
-// up switches an end on.
+// up sets a link up.
 func up(name string, index int32) *message {
 	return request("bring up "+name, unix.RTM_NEWLINK, 0, ifinfo(index, unix.IFF_UP, unix.IFF_UP))
 }
 
-// disableIPv6LinkLocal keeps the kernel from making a link-local address: no Pod has an address that was not given to it, no
-// duplicate address detection delays anything, and no router solicitation is sent. Where the kernel has no IPv6 (or
-// the MTU is too small for it) there is nothing to be kept from.
+// disableIPv6LinkLocal prevents that the kernel generates a link-local address (addr_gen_mode none). So a Pod has only the
+// addresses that it was given, duplicate address detection delays nothing, and no router solicitation is sent. need is
+// false for a Pod without IPv6; the request may then fail on a kernel without IPv6.
 func disableIPv6LinkLocal(name string, index int32, need bool) *message {
 	m := request("switch off IPv6 autoconfiguration of "+name, unix.RTM_NEWLINK, 0, ifinfo(index, 0, 0))
 	m.nest(unix.IFLA_AF_SPEC, func() {
@@ -152,9 +153,13 @@ func disableIPv6LinkLocal(name string, index int32, need bool) *message {
 	return m
 }
 
-// looseFilter sets rp_filter=2 on the host's end: replies are steered by port, so the way back of a packet may differ
-// from the way it came (DESIGN.md, trap 2). Spoofing is the filter's business.
-func looseFilter(s Spec, index int32) *message {
+// setRPFilter sets rp_filter=2 (loose) and the alias of the host's end.
+//
+// Policy rules redirect replies of local backends to warren0 by source port. Strict reverse path filtering looks up the
+// route to a packet's source with the ports swapped, so the lookup matches those rules, returns warren0 instead of the
+// host's end, and the kernel drops good packets from these ports. This holds also for rules that are bound to another
+// interface by iif. IPv6 has no reverse path filter. Spoofed sources are dropped by the BPF filter (spoofFilter).
+func setRPFilter(s Spec, index int32) *message {
 	m := request("set rp_filter and alias of "+s.HostIf, unix.RTM_NEWLINK, 0, ifinfo(index, 0, 0))
 	if s.Alias != "" {
 		m.attr(unix.IFLA_IFALIAS, []byte(s.Alias))

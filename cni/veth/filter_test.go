@@ -2,13 +2,14 @@ package veth
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"testing"
 
 	"golang.org/x/net/bpf"
 )
 
-// mayPass says the filter's rules in plain Go.
+// mayPass implements the filter's rules in plain Go.
 func mayPass(f []byte, addrs []netip.Addr) bool {
 	if len(f) < 14 {
 		return false
@@ -34,11 +35,8 @@ func mayPass(f []byte, addrs []netip.Addr) bool {
 }
 
 func machine(t testing.TB, addrs []netip.Addr) *bpf.VM {
-	var raw []bpf.RawInstruction
-	for _, f := range spoofFilter(addrs) {
-		raw = append(raw, bpf.RawInstruction{Op: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K})
-	}
-	code, ok := bpf.Disassemble(raw)
+	t.Helper()
+	code, ok := bpf.Disassemble(assembled(t, addrs))
 	if !ok {
 		t.Fatal("an instruction cannot be disassembled")
 	}
@@ -49,7 +47,8 @@ func machine(t testing.TB, addrs []netip.Addr) *bpf.VM {
 	return vm
 }
 
-// FuzzFilter runs the program beside the plain rules. A frame shorter than its Ethernet header cannot reach it.
+// FuzzFilter compares the program's verdict with the rules in plain Go. The kernel never passes it a frame that is shorter
+// than an Ethernet header.
 func FuzzFilter(f *testing.F) {
 	own4, own6 := netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd42::3")
 	base := make([]byte, 80)
@@ -86,7 +85,7 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-// fillIn writes what a fuzzer hardly guesses: the Pod's own addresses, or a good solicitation.
+// fillIn writes what a fuzzer hardly finds: the Pod's own addresses, or a valid neighbour solicitation.
 func fillIn(frame []byte, fill uint8, own4, own6 netip.Addr) {
 	switch {
 	case fill%3 == 1 && len(frame) >= 38:
@@ -105,22 +104,85 @@ func fillIn(frame []byte, fill uint8, own4, own6 netip.Addr) {
 	}
 }
 
-func TestProgramIsShort(t *testing.T) {
-	for _, a := range [][]netip.Addr{{netip.MustParseAddr("10.42.7.3")}, {netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd42::3")}} {
-		if n := len(spoofFilter(a)); n > 64 {
-			t.Errorf("%d instructions for %v", n, a)
-		}
+func assembled(t testing.TB, addrs []netip.Addr) []bpf.RawInstruction {
+	t.Helper()
+	prog, err := spoofFilter(addrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return prog
+}
+
+// The expected programs are those of Pods that were attached by earlier versions: CHECK compares byte by byte, so a change
+// of the program makes it fail for every running Pod.
+func TestSpoofFilter_EachFamily_HasStableBytes(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("the bytes below are little-endian")
+	}
+	own4, own6 := netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd42:0:0:7::3")
+	for _, c := range []struct {
+		name  string
+		addrs []netip.Addr
+		want  string
+	}{
+		{"IPv4", []netip.Addr{own4}, "280000000c00000015000200000800001500050006080000060000000200000080000000000000003500000b22000000" +
+			"200000001a0000001500080903072a0a8000000000000000350000072a000000200000000e0000001500000500080100" +
+			"28000000120000001500000304060000200000001c0000001500000103072a0a06000000ffffffff0600000002000000"},
+		{"IPv6", []netip.Addr{own6}, "280000000c00000015000100dd8600000600000002000000800000000000000035000021360000002000000016000000" +
+			"15000007000042fd200000001a0000001500000507000000200000001e00000015000003000000002000000022000000" +
+			"150000010300000015001717000000008000000000000000350000164e0000002000000016000000540000000000c0ff" +
+			"15000013000080fe3000000014000000150000113a00000030000000150000001500000fff0000003000000036000000" +
+			"1500000d8700000028000000260000001500010080fe00001500000a02ff0000200000003e00000015000008000080fe" +
+			"2000000042000000150000060000000020000000460000001500000400000000200000004a0000001500000201000000" +
+			"150000000000000006000000ffffffff0600000002000000"},
+		{"dual-stack", []netip.Addr{own4, own6}, "280000000c0000001500030000080000150006000608000015000d00dd86000006000000020000008000000000000000" +
+			"3500002d22000000200000001a00000015002a2b03072a0a8000000000000000350000292a000000200000000e000000" +
+			"150000270008010028000000120000001500002504060000200000001c0000001500222303072a0a8000000000000000" +
+			"3500002136000000200000001600000015000007000042fd200000001a0000001500000507000000200000001e000000" +
+			"15000003000000002000000022000000150000010300000015001717000000008000000000000000350000164e000000" +
+			"2000000016000000540000000000c0ff15000013000080fe3000000014000000150000113a0000003000000015000000" +
+			"1500000fff00000030000000360000001500000d8700000028000000260000001500010080fe00001500000a02ff0000" +
+			"200000003e00000015000008000080fe2000000042000000150000060000000020000000460000001500000400000000" +
+			"200000004a0000001500000201000000150000000000000006000000ffffffff0600000002000000"},
+		{"dual-stack, IPv6 first", []netip.Addr{own6, own4}, "280000000c00000015000300dd8600001500240000080000150027000608000006000000020000008000000000000000" +
+			"3500002d36000000200000001600000015000007000042fd200000001a0000001500000507000000200000001e000000" +
+			"15000003000000002000000022000000150000010300000015002323000000008000000000000000350000224e000000" +
+			"2000000016000000540000000000c0ff1500001f000080fe30000000140000001500001d3a0000003000000015000000" +
+			"1500001bff0000003000000036000000150000198700000028000000260000001500010080fe00001500001602ff0000" +
+			"200000003e00000015000014000080fe2000000042000000150000120000000020000000460000001500001000000000" +
+			"200000004a0000001500000e0100000015000c0c0000000080000000000000003500000b22000000200000001a000000" +
+			"1500080903072a0a8000000000000000350000072a000000200000000e00000015000005000801002800000012000000" +
+			"1500000304060000200000001c0000001500000103072a0a06000000ffffffff0600000002000000"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := fmt.Sprintf("%x", filterBytes(assembled(t, c.addrs))); got != c.want {
+				t.Errorf("program %s\nexpected %s", got, c.want)
+			}
+		})
 	}
 }
 
-func TestAliasRoundTrip(t *testing.T) {
-	for _, s := range []string{"", "warren", "warren x", "warren /eth0", "warren x/", "other x/eth0"} {
-		if at, _, ok := ParseAlias(s); ok {
-			t.Errorf("%q was read as %v", s, at)
-		}
+func TestAssemble_UnknownLabel_IsAnError(t *testing.T) {
+	p := program{jumps: map[int]jump{}, labels: map[string]int{}}
+	p.equal(1, "nowhere", "")
+	if prog, err := p.assemble(); err == nil {
+		t.Errorf("assembled %v", prog)
 	}
+}
+
+func TestAlias_RoundTrip_KeepsAttachmentAndPod(t *testing.T) {
 	at, pod, ok := ParseAlias("warren abc/eth0 shop/web-0")
 	if !ok || at.ContainerID != "abc" || at.IfName != "eth0" || pod != "shop/web-0" || Alias(at, pod) != "warren abc/eth0 shop/web-0" {
 		t.Error(at, pod, ok)
+	}
+}
+
+func TestParseAlias_OtherText_IsRefused(t *testing.T) {
+	for _, s := range []string{"", "warren", "warren x", "warren /eth0", "warren x/", "other x/eth0"} {
+		t.Run(s, func(t *testing.T) {
+			if at, _, ok := ParseAlias(s); ok {
+				t.Errorf("%q was parsed as %v", s, at)
+			}
+		})
 	}
 }
