@@ -27,7 +27,7 @@ func (p *Plan) otherNetworks(in *Input) {
 		return // no claim is known yet
 	}
 	held := p.heldRanges(in)
-	for _, dst := range in.Underlay.Elsewhere {
+	for _, dst := range in.Underlay.UnmanagedRemote {
 		if slices.ContainsFunc(held, dst.Overlaps) {
 			continue
 		}
@@ -70,10 +70,10 @@ func (p *Plan) kubeProxyRules(in *Input) {
 		case r.Pref == prefEgress:
 			for _, b := range in.Blocks {
 				if r.From.Overlaps(b) {
-					rules = append(rules, hostnet.Rule{Pref: prefEgress, V6: r.V6, From: b, Table: tableEgress})
+					rules = append(rules, hostnet.Rule{Pref: prefEgress, Family: r.Family, From: b, Table: tableEgress})
 				}
 			}
-			again := hostnet.Rule{Pref: prefPodsAgain, V6: r.V6, Table: tablePods}
+			again := hostnet.Rule{Pref: prefPodsAgain, Family: r.Family, Table: tablePods}
 			if !slices.Contains(rules, again) {
 				rules = append(rules, again)
 			}

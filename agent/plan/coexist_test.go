@@ -16,7 +16,7 @@ import (
 func TestOtherNetworks_UnclaimedPodCIDRs_SkipTheTUN(t *testing.T) {
 	p := netip.MustParsePrefix
 	in := Input{Self: Self{Blocks: []netip.Prefix{p("10.42.1.0/24")}}}
-	in.Underlay.Elsewhere = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24"), p("10.42.6.0/24"), p("10.42.7.0/24")}
+	in.Underlay.UnmanagedRemote = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24"), p("10.42.6.0/24"), p("10.42.7.0/24")}
 	peers := []tunnel.Peer{
 		{Name: "n2", AllowedIPs: []netip.Prefix{p("10.42.2.0/24"), p("192.0.2.2/32")}},
 		{Name: "n4", AllowedIPs: []netip.Prefix{p("10.42.4.0/24")}},
@@ -43,7 +43,7 @@ func TestOtherNetworks_UnclaimedPodCIDRs_SkipTheTUN(t *testing.T) {
 
 func TestMake_BeforeTheFirstSnapshot_WaitsWhereTheHostHasRoutesToPods(t *testing.T) {
 	in := testInput()
-	in.Underlay.Elsewhere = []netip.Prefix{pfx("10.42.9.0/24")}
+	in.Underlay.UnmanagedRemote = []netip.Prefix{pfx("10.42.9.0/24")}
 	if _, ok := Make(in); !ok {
 		t.Error("with a snapshot: no plan")
 	}
@@ -51,7 +51,7 @@ func TestMake_BeforeTheFirstSnapshot_WaitsWhereTheHostHasRoutesToPods(t *testing
 	if _, ok := Make(in); ok {
 		t.Error("with routes to other nodes' Pods: a plan before any claim is known")
 	}
-	in.Underlay.Elsewhere = nil
+	in.Underlay.UnmanagedRemote = nil
 	if _, ok := Make(in); !ok {
 		t.Error("without such routes: no plan")
 	}

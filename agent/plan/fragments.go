@@ -15,15 +15,15 @@ import (
 // and the rule at prefWholeDatagrams exempts whole datagrams. A whole datagram from port 65535 is redirected, too, and passes
 // unchanged. To all other destinations fragments are routed over the TUN anyway.
 func fragmentRules(from netip.Prefix, to []netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
-	v6 := from.Addr().Is6()
+	f := model.FamilyOf(from.Addr())
 	for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoSCTP} {
 		if !slices.ContainsFunc(targets, func(t servicelb.Port) bool { return t.Proto == proto }) {
 			continue
 		}
-		out = append(out, hostnet.Rule{Pref: prefWholeDatagrams, V6: v6, From: from, Proto: proto, Sport: everyPort, Goto: prefReplies})
+		out = append(out, hostnet.Rule{Pref: prefWholeDatagrams, Family: f, From: from, Proto: proto, Sport: everyPort, Goto: prefReplies})
 		for _, b := range to {
-			if b.Addr().Is6() == v6 {
-				out = append(out, hostnet.Rule{Pref: prefFragments, V6: v6, From: from, To: b, Proto: proto, Table: tableTUN})
+			if model.FamilyOf(b.Addr()) == f {
+				out = append(out, hostnet.Rule{Pref: prefFragments, Family: f, From: from, To: b, Proto: proto, Table: tableTUN})
 			}
 		}
 	}

@@ -131,7 +131,7 @@ var noSnapshot = &model.Snapshot{}
 // Make computes a plan. The same input gives the same plan. It returns false while the host's network must stay as it is: the
 // host has routes to other nodes' Pods, and only a snapshot tells which of those nodes warren serves.
 func Make(in Input) (*Plan, bool) {
-	if in.Snapshot == nil && len(in.Underlay.Elsewhere) > 0 {
+	if in.Snapshot == nil && len(in.Underlay.UnmanagedRemote) > 0 {
 		return nil, false
 	}
 	if in.Snapshot == nil {

@@ -34,13 +34,13 @@ func (p *Plan) replies(in *Input, redirects servicelb.Redirects) {
 		h.Rules = append(h.Rules, replyRules(r, redirects.PodPorts)...)
 		h.Rules = append(h.Rules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
 		for _, t := range redirects.HostPorts {
-			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostReplies, V6: r.Addr().Is6(), IIF: "lo", To: r, Proto: t.Proto,
+			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostReplies, Family: model.FamilyOf(r.Addr()), IIF: "lo", To: r, Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableTUN})
 		}
 	}
 	for _, b := range in.Blocks {
 		icmp := [2]uint8{packet.ProtoICMP, packet.ProtoICMPv6}[model.FamilyOf(b.Addr())]
-		h.Rules = append(h.Rules, hostnet.Rule{Pref: prefICMP, V6: b.Addr().Is6(), To: b, Proto: icmp, Table: tableTUN})
+		h.Rules = append(h.Rules, hostnet.Rule{Pref: prefICMP, Family: model.FamilyOf(b.Addr()), To: b, Proto: icmp, Table: tableTUN})
 	}
 }
 
@@ -51,7 +51,7 @@ func (p *Plan) replies(in *Input, redirects servicelb.Redirects) {
 // after that one.
 func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
 	rule := func(pref int, r portRange) hostnet.Rule {
-		return hostnet.Rule{Pref: pref, V6: from.Addr().Is6(), From: from, Proto: r.proto, Sport: r.ports}
+		return hostnet.Rule{Pref: pref, Family: model.FamilyOf(from.Addr()), From: from, Proto: r.proto, Sport: r.ports}
 	}
 	ranges := portRanges(targets)
 	if len(ranges) <= linearReplies {
@@ -62,7 +62,7 @@ func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule
 		}
 		return out
 	}
-	out = append(out, hostnet.Rule{Pref: prefNoGroup, V6: from.Addr().Is6(), Goto: prefICMP})
+	out = append(out, hostnet.Rule{Pref: prefNoGroup, Family: model.FamilyOf(from.Addr()), Goto: prefICMP})
 	var jumps []hostnet.Rule
 	for i, g := range groupsOf(ranges) {
 		pref := prefGroups + 2*i
@@ -71,7 +71,7 @@ func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule
 			x.Table = tableTUN
 			out = append(out, x)
 		}
-		out = append(out, hostnet.Rule{Pref: pref + 1, V6: from.Addr().Is6(), Goto: prefICMP})
+		out = append(out, hostnet.Rule{Pref: pref + 1, Family: model.FamilyOf(from.Addr()), Goto: prefICMP})
 		x := rule(prefReplies, portRange{g[0].proto, hostnet.Ports{Lo: g[0].ports.Lo, Hi: g[len(g)-1].ports.Hi}})
 		x.Goto = pref
 		jumps = append(jumps, x)

@@ -24,8 +24,8 @@ func (p *Plan) host(in *Input) {
 		// The source address: other nodes accept only a peer's own addresses.
 		h.Routes = append(h.Routes, in.overTUN(tablePods, r, src[f])...)
 		h.Rules = append(h.Rules,
-			hostnet.Rule{Pref: prefPods, V6: f == model.IPv6, Table: tablePods},
-			hostnet.Rule{Pref: prefEgress, V6: f == model.IPv6, From: r, Table: tableEgress})
+			hostnet.Rule{Pref: prefPods, Family: f, Table: tablePods},
+			hostnet.Rule{Pref: prefEgress, Family: f, From: r, Table: tableEgress})
 	}
 	for _, x := range in.Pods {
 		for _, a := range x.Addrs {
@@ -61,7 +61,7 @@ func (in *Input) blockRoutes(b netip.Prefix) (out []hostnet.Route) {
 	throw := func(p netip.Prefix) []hostnet.Route { // skip both tables with routes to the TUN
 		return []hostnet.Route{{Table: tablePods, Type: hostnet.Throw, Dst: p}, {Table: tableEgress, Type: hostnet.Throw, Dst: p}}
 	}
-	for _, s := range in.Underlay.Strangers {
+	for _, s := range in.Underlay.UnmanagedPods {
 		switch {
 		case !s.Overlaps(b):
 		case s.Bits() <= b.Bits():

@@ -33,16 +33,15 @@ func (p *Plan) services(in *Input, redirects servicelb.Redirects) {
 
 // portRules redirect node ports and masquerade ports.
 func (p *Plan) portRules(in *Input, f model.Family) {
-	v6 := f == model.IPv6
 	served := hostnet.Ports{Lo: nodePorts[0], Hi: nodePorts[1]}
 	p.Host.Rules = append(p.Host.Rules,
-		hostnet.Rule{Pref: prefFromTUNLocal, V6: v6, IIF: in.Interface, Table: tableLocal},
-		hostnet.Rule{Pref: prefFromTUNSkip, V6: v6, IIF: in.Interface, Goto: prefPods},
-		hostnet.Rule{Pref: prefOwnDatagrams, V6: v6, IIF: "lo", Proto: packet.ProtoUDP, Dport: served, Table: tableOwnDatagrams})
+		hostnet.Rule{Pref: prefFromTUNLocal, Family: f, IIF: in.Interface, Table: tableLocal},
+		hostnet.Rule{Pref: prefFromTUNSkip, Family: f, IIF: in.Interface, Goto: prefPods},
+		hostnet.Rule{Pref: prefOwnDatagrams, Family: f, IIF: "lo", Proto: packet.ProtoUDP, Dport: served, Table: tableOwnDatagrams})
 	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
-		p.Host.Rules = append(p.Host.Rules, hostnet.Rule{Pref: prefPorts, V6: v6, Proto: proto, Dport: served, Table: tableNodePorts})
+		p.Host.Rules = append(p.Host.Rules, hostnet.Rule{Pref: prefPorts, Family: f, Proto: proto, Dport: served, Table: tableNodePorts})
 		for _, ports := range except(masqueradePorts, p.ReservedPorts) {
-			p.Host.Rules = append(p.Host.Rules, hostnet.Rule{Pref: prefPorts, V6: v6, Proto: proto, Dport: ports, Table: tableMasquerade})
+			p.Host.Rules = append(p.Host.Rules, hostnet.Rule{Pref: prefPorts, Family: f, Proto: proto, Dport: ports, Table: tableMasquerade})
 		}
 	}
 }
@@ -62,7 +61,7 @@ func hostErrorRules(f model.Family) []hostnet.Rule {
 	if f == model.IPv4 {
 		return []hostnet.Rule{r}
 	}
-	r.V6, r.Proto = true, packet.ProtoICMPv6
+	r.Family, r.Proto = model.IPv6, packet.ProtoICMPv6
 	r.Dport = hostnet.Ports{Lo: 1<<8 | 4, Hi: 2 << 8} // from port unreachable (1, 4) to packet too big (2, 0)
 	link := r
 	link.Pref, link.From, link.Table = prefLinkLocalErrors, linkLocal, tableMain
@@ -78,7 +77,7 @@ func (p *Plan) hostPorts(in *Input) {
 				continue // redirected already
 			}
 			for _, f := range in.Families() {
-				r := hostnet.Rule{Pref: prefPorts, V6: f == model.IPv6, Proto: uint8(m.Protocol),
+				r := hostnet.Rule{Pref: prefPorts, Family: f, Proto: uint8(m.Protocol),
 					Dport: hostnet.Ports{Lo: m.HostPort, Hi: m.HostPort}, Table: tableNodePorts}
 				if seen[r] {
 					continue

@@ -44,7 +44,7 @@ func (in *Input) serviceSysctls() (out []hostnet.Sysctl) {
 	}
 	// A host socket with an ephemeral port inside the redirected ranges would receive nothing.
 	out = append(out, hostnet.Sysctl{Path: "ipv4/ip_local_reserved_ports", Value: reservedPorts, Append: true})
-	for _, l := range in.Underlay.StrangerLinks {
+	for _, l := range in.Underlay.UnmanagedPodLinks {
 		// Unmanaged Pods on a bridge treat the whole block as on-link and send ARP requests for managed Pods.
 		out = append(out, hostnet.Sysctl{Path: "ipv4/conf/" + l + "/proxy_arp", Value: "1", Optional: true})
 	}

@@ -25,7 +25,7 @@ func TestBlockRoutes_UnmanagedAddresses_SkipTheTUN(t *testing.T) {
 			{Table: tableEgress, Type: hostnet.Throw, Dst: p("10.42.3.64/26")}, {Table: tablePods, Type: hostnet.Unreachable, Dst: block}}},
 	} {
 		t.Run(fmt.Sprint(c.unmanaged), func(t *testing.T) {
-			in := Input{Host: Host{Underlay: hostnet.Underlay{Strangers: c.unmanaged}}}
+			in := Input{Host: Host{Underlay: hostnet.Underlay{UnmanagedPods: c.unmanaged}}}
 			if got := in.blockRoutes(block); !slices.Equal(got, c.want) {
 				t.Errorf("%v, expected %v", got, c.want)
 			}

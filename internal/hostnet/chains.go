@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Chain is a chain of nf_tables, which iptables' rules are part of where it is its successor's front end.
+// Chain is a chain of nf_tables. It may come from nft(8) or from iptables-nft(8).
 type Chain struct {
 	Table, Name string
-	Forward     bool // hooked where forwarded packets pass
-	Drop        bool // drops what its rules do not accept
+	Forward     bool // attached to the forward hook
+	Drop        bool // its policy is drop
 }
 
 // Numbers of linux/netfilter/nf_tables.h.
@@ -29,15 +29,15 @@ const (
 	policyDrop     = 0 // NF_DROP
 )
 
-// KubeProxy reports whether a chain is of those that translate Services for a kube-proxy, in any of its modes.
+// KubeProxy reports whether kube-proxy translates Services in this chain, in its mode iptables or nftables.
 func (c Chain) KubeProxy() bool {
 	return c.Name == "KUBE-SERVICES" || c.Name == "KUBE-NODEPORTS" || c.Table == "kube-proxy"
 }
 
-// Chains lists every chain; it only reads. A kernel without nf_tables has none.
+// Chains lists all chains of nf_tables; it changes nothing. On a kernel without nf_tables it returns none.
 func Chains() ([]Chain, error) {
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|nftGetChain, unix.NLM_F_DUMP)
-	r.AddData(nfgenmsg{unix.AF_UNSPEC})
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 	msgs, err := r.Execute(unix.NETLINK_NETFILTER, 0)
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
@@ -47,10 +47,10 @@ func Chains() ([]Chain, error) {
 	}
 	out := make([]Chain, 0, len(msgs))
 	for _, m := range msgs {
-		if len(m) < 4 {
+		if len(m) < nl.SizeofNfgenmsg {
 			continue
 		}
-		attrs, err := nl.ParseRouteAttr(m[4:])
+		attrs, err := nl.ParseRouteAttr(m[nl.SizeofNfgenmsg:])
 		if err != nil {
 			return nil, fmt.Errorf("list chains: %w", err)
 		}
@@ -75,6 +75,7 @@ func Chains() ([]Chain, error) {
 	return out, nil
 }
 
+// hooked reports whether a nested NFTA_CHAIN_HOOK names that hook.
 func hooked(nested []byte, hook uint32) bool {
 	attrs, err := nl.ParseRouteAttr(nested)
 	if err != nil {

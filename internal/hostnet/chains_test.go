@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestChains(t *testing.T) {
+func TestChains_TablesOfNft_AreListed(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		none, err := Chains()
 		if err != nil || len(none) != 0 {

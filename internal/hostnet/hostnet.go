@@ -1,140 +1,59 @@
-// Package hostnet is the agent's only hand on the kernel's network configuration: the addresses of warren0, routes and
-// rules with warren's protocol number, and the sysctls they need.
+// Package hostnet is the agent's only access to the kernel's network configuration of the node.
 //
-// It has one verb, Set(desired): compare with what the kernel holds, add what is missing, then remove what is warren's
-// and no longer wanted. It recognises its own by the route protocol number Protocol; nothing else is ever changed or
-// removed, and no table is ever flushed. Uninstall takes everything back, sysctls included. Pods' interfaces belong to
-// the CNI plugin, the TUN itself to package tunnel.
+// It owns the addresses of warren0, the routes and rules with warren's protocol number (Protocol), ctnetlink expectations
+// for ports of 127.0.0.1, and the sysctls that they need. Its one verb is Set(desired): it compares with the kernel's
+// state, adds what is missing, then removes what is warren's and not wanted. Uninstall removes everything and restores
+// the sysctls.
+//
+// It never changes or removes an object without warren's protocol number, and never flushes a table. The interfaces of
+// Pods belong to the CNI plugin (cni/veth), the TUN device to package tunnel. It starts no goroutine.
+//
+// All netlink of the package goes through github.com/vishvananda/netlink. Two subsystems that this library does not
+// cover use its message layer, vishvananda/netlink/nl: listing the chains of nf_tables (chains.go) and creating ctnetlink
+// expectations (expectations.go). The libraries for these are google/nftables and ti-mo/conntrack. They would bring a
+// second netlink stack (mdlayher/netlink and mdlayher/socket) for one dump and three messages, and CreateExpect of
+// ti-mo/conntrack is marked as not working by its author.
 package hostnet
 
 import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Protocol marks warren's routes and rules (rtm_protocol); the number is not one of iproute2's registered ones.
 const Protocol = 119
 
-// State is everything warren wants of one node's network configuration.
+// State is the desired network configuration of one node.
 type State struct {
 	Link   string         // the TUN, "warren0"
 	Addrs  []netip.Prefix // on Link
 	Routes []Route
-	// PodRoutes go over Pods' interfaces, which vanish at any time: one without its interface is passed over.
+	// PodRoutes are routes over Pods' interfaces. An interface may be deleted at any time; its route is then skipped.
 	PodRoutes []Route
 	Rules     []Rule
 	Sysctls   []Sysctl
-	// LocalPref moves the rule of the table local from preference 0 to this one, so that rules can stand before it; 0
-	// leaves it where the kernel puts it.
+	// LocalPref is the preference of the rule for table local. The kernel installs it at 0; at another preference, rules
+	// can be looked up before it. 0 leaves it unchanged.
 	LocalPref int
-	// LocalPorts of 127.0.0.1 may be opened from the node's other addresses in spite of a kubelet's firewall.
+	// LocalPorts of 127.0.0.1 can be reached from the node's other addresses, also where the kubelet's firewall drops such
+	// packets.
 	LocalPorts []LocalPort
 }
 
-// RouteType is the kind of a route.
-type RouteType string
-
-// The kinds of routes that warren uses; names as in ip-route(8).
-const (
-	Unicast     RouteType = "unicast"
-	Blackhole   RouteType = "blackhole"
-	Unreachable RouteType = "unreachable"
-	Throw       RouteType = "throw"
-)
-
-// Route is one route of warren's.
-type Route struct {
-	Table  int
-	Type   RouteType
-	Dst    netip.Prefix // 0.0.0.0/0 or ::/0 for the default
-	Dev    string       // Unicast only
-	Src    netip.Addr   // preferred source address, optional
-	Metric int
-	MTU    int // bytes, 0: that of Dev
-}
-
-func (r Route) String() string {
-	s := ""
-	if r.Type != Unicast {
-		s = string(r.Type) + " "
-	}
-	s += r.Dst.String()
-	if r.Dev != "" {
-		s += " dev " + r.Dev
-	}
-	s += fmt.Sprintf(" table %d", r.Table)
-	if r.Src.IsValid() {
-		s += " src " + r.Src.String()
-	}
-	if r.Metric != 0 {
-		s += fmt.Sprintf(" metric %d", r.Metric)
-	}
-	if r.MTU != 0 {
-		s += fmt.Sprintf(" mtu %d", r.MTU)
-	}
-	return s
-}
-
-// Ports is a range of ports, both ends included; the zero value matches every port. A range must not end in 65535,
-// which the kernel takes for "no range".
-type Ports struct{ Lo, Hi uint16 }
-
-// Rule is one policy rule of warren's. Either Table or Goto is set.
-type Rule struct {
-	Pref         int
-	V6           bool
-	From, To     netip.Prefix // optional
-	IIF          string       // optional
-	Proto        uint8        // IP protocol number, 0 for any; needs Linux 4.17
-	Sport, Dport Ports        // optional, with Proto; needs Linux 4.17
-	Table        int          // lookup
-	Goto         int          // preference of a later rule
-}
-
-func (r Rule) String() string {
-	s := fmt.Sprintf("pref %d", r.Pref)
-	if r.V6 {
-		s = "-6 " + s
-	}
-	if r.From.IsValid() {
-		s += " from " + r.From.String()
-	}
-	if r.To.IsValid() {
-		s += " to " + r.To.String()
-	}
-	if r.IIF != "" {
-		s += " iif " + r.IIF
-	}
-	if r.Proto != 0 {
-		s += fmt.Sprintf(" ipproto %d", r.Proto)
-	}
-	for _, p := range []struct {
-		name string
-		r    Ports
-	}{{"sport", r.Sport}, {"dport", r.Dport}} {
-		if p.r != (Ports{}) {
-			s += fmt.Sprintf(" %s %d-%d", p.name, p.r.Lo, p.r.Hi)
-		}
-	}
-	if r.Goto != 0 {
-		return s + fmt.Sprintf(" goto %d", r.Goto)
-	}
-	return s + fmt.Sprintf(" lookup %d", r.Table)
-}
-
-// Sysctl is a value below /proc/sys/net. If is the value that must be there for it to be changed ("" for any); Optional
-// ones are passed over where the kernel has no such file. Append adds the comma separated elements of Value to a list.
+// Sysctl is the desired value of a file below /proc/sys/net.
 type Sysctl struct {
-	Path     string // "ipv4/ip_forward"
+	Path     string // below /proc/sys/net, such as "ipv4/ip_forward"
 	Value    string
-	If       string
-	Optional bool
-	Append   bool
+	If       string // the value is changed only from this one; "" for any
+	Optional bool   // skipped where the kernel has no such file
+	Append   bool   // Value holds comma-separated elements that are added to the list in the file
 }
 
 // Host is one network namespace's configuration. Its methods may be called from several goroutines.
@@ -145,14 +64,14 @@ type Host struct {
 	expect  expectations
 }
 
-// New prepares a hand on the network namespace of the caller. procNet is where /proc/sys/net is mounted; saved is the
-// file that keeps the sysctls' former values for Uninstall.
+// New returns the Host of the caller's network namespace, without side effects. procNet is the path of /proc/sys/net.
+// saved is the file for the sysctls' former values, which Uninstall restores.
 func New(procNet, saved string, log *slog.Logger) *Host {
 	return &Host{log: log, sysctls: &sysctls{root: procNet, file: saved}}
 }
 
-// Set makes the kernel hold the desired state. It carries on past single failures and joins the errors. The returned
-// number counts what it changed; a second Set with the same state changes nothing.
+// Set brings the kernel to the desired state. It continues after single failures and joins their errors. changed is the
+// number of changes; a second Set with the same state changes nothing.
 func (h *Host) Set(want State) (changed int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -172,12 +91,12 @@ func (h *Host) Set(want State) (changed int, err error) {
 	s.remove("address", addrsLeft)
 	h.expect.set(want.LocalPorts, h.log)
 	for _, c := range s.changes {
-		h.log.Debug("host network changed", "change", c)
+		h.log.Debug("changed the host network configuration", "changes", c)
 	}
 	return len(s.changes), errors.Join(s.errs...)
 }
 
-// setter is one run of Set: it gathers what it changed and what failed.
+// setter is one run of Set. It collects the changes and the errors.
 type setter struct {
 	want    State
 	link    netlink.Link
@@ -185,18 +104,19 @@ type setter struct {
 	errs    []error
 }
 
-// removal is something of ours that is no longer wanted.
+// removal is the pending removal of one object.
 type removal struct {
 	name string
 	do   func() error
 }
 
-func (s *setter) did(act, object string, err error) {
+// did records the outcome of one change: verb and object, as in "add" "route ...".
+func (s *setter) did(verb, object string, err error) {
 	if err != nil {
-		s.errs = append(s.errs, fmt.Errorf("%s %s: %w", act, object, err))
+		s.errs = append(s.errs, fmt.Errorf("%s %s: %w", verb, object, err))
 		return
 	}
-	s.changes = append(s.changes, act+" "+object)
+	s.changes = append(s.changes, verb+" "+object)
 }
 
 func (s *setter) fail(format string, args ...any) {
@@ -209,9 +129,56 @@ func (s *setter) remove(kind string, left []removal) {
 	}
 }
 
-// up sets the link up: routes through a link that is down are refused.
+// up sets the link up. The kernel refuses routes over a link that is down.
 func (s *setter) up() {
-	if s.link.Attrs().Flags&1 == 0 { // IFF_UP
+	if s.link.Attrs().Flags&net.FlagUp == 0 {
 		s.did("set up", "link "+s.want.Link, netlink.LinkSetUp(s.link))
 	}
+}
+
+// ignoreMissing turns the error of a removal into nil when the object did not exist.
+func ignoreMissing(err error) error {
+	for _, missing := range []unix.Errno{unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL, unix.ENODEV} {
+		if errors.Is(err, missing) {
+			return nil
+		}
+	}
+	return err
+}
+
+func isLinkMissing(err error) bool {
+	var missing netlink.LinkNotFoundError
+	return errors.As(err, &missing)
+}
+
+// DeleteLink deletes a link. It returns nil when the link does not exist.
+func DeleteLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if isLinkMissing(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	if err := ignoreMissing(netlink.LinkDel(l)); err != nil {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// Uninstall removes every route and rule with warren's protocol number, moves the rule of table local back to preference
+// 0, and restores the sysctls. Objects that do not exist are no error.
+func (h *Host) Uninstall(link string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		l = &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: link, Index: -1}}
+	}
+	s := &setter{want: State{Link: link}, link: l}
+	s.moveLocal(0)
+	s.remove("rule", s.addRules())
+	s.remove("route", s.addRoutes())
+	s.did("restore", "sysctls", h.sysctls.restore())
+	return errors.Join(s.errs...)
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink/nl"
+	"github.com/warrennet/warren/internal/model"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,8 +50,28 @@ func sh(t *testing.T, command string) string {
 	return string(out)
 }
 
-// The node's own addresses must be reachable at every moment of the move, and after somebody removed all other rules.
-func TestLocalIsNeverLost(t *testing.T) {
+// The text of a rule is a line of `ip rule`, up to the protocol at its end.
+func TestRuleString_EachRule_IsALineOfIPRule(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		links(t)
+		s := desired()
+		s.Rules = append(s.Rules, Rule{Pref: 120, To: p("192.0.2.7/32"), IIF: "lo", Proto: 132, Dport: Ports{80, 80}, Table: 254})
+		set(t, testHost(t), s, -1)
+		lines := strings.Split(sh(t, "ip rule; ip -6 rule | sed 's/^/-6 /'"), "\n")
+		for _, r := range s.Rules {
+			t.Run(r.String(), func(t *testing.T) {
+				if !slices.ContainsFunc(lines, func(l string) bool {
+					return strings.HasPrefix(strings.Join(strings.Fields(l), " ")+" ", r.String()+" ")
+				}) {
+					t.Errorf("%q is none of %q", r, lines)
+				}
+			})
+		}
+	})
+}
+
+// The node's own addresses must be reachable after every move, and after another program removed all other rules.
+func TestSet_LocalRuleMoves_NodeStaysReachable(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		sh(t, "ip link set lo up; ip addr add 192.0.2.7/32 dev lo")
@@ -107,11 +128,11 @@ func desired() State {
 		},
 		Rules: []Rule{
 			{Pref: 115, Table: 101}, {Pref: 116, From: p("10.42.0.0/16"), Table: 103},
-			{Pref: 115, V6: true, Table: 101}, {Pref: 116, V6: true, From: p("fd42::/48"), Table: 103},
+			{Pref: 115, Family: model.IPv6, Table: 101}, {Pref: 116, Family: model.IPv6, From: p("fd42::/48"), Table: 103},
 			{Pref: 30, IIF: "warren0", Table: 255},
 			{Pref: 31, IIF: "warren0", Goto: 115},
 			{Pref: 60, Proto: 6, Dport: Ports{30000, 32767}, Table: 102},
-			{Pref: 60, V6: true, Proto: 17, Dport: Ports{30000, 32767}, Table: 102},
+			{Pref: 60, Family: model.IPv6, Proto: 17, Dport: Ports{30000, 32767}, Table: 102},
 			{Pref: 110, From: p("10.42.0.0/16"), Proto: 6, Sport: Ports{8080, 8080}, Table: 100},
 		},
 		LocalPref: 100,
@@ -125,13 +146,13 @@ func desired() State {
 	}
 }
 
-// links makes a TUN and a Pod's end; the tun module is here, dummy is not.
+// links makes a TUN and the host's end of a Pod's interface.
 func links(t *testing.T) {
 	t.Helper()
 	sh(t, "ip tuntap add warren0 mode tun; ip link add pod1 type veth peer name pod1p; ip link set pod1 up; ip link set pod1p up")
 }
 
-// state is what the kernel shows of warren's and of everybody's rules and routes.
+// state returns the kernel's rules, warren's routes and the addresses of warren0.
 func state(t *testing.T) string {
 	return sh(t, "ip -N rule; ip -6 -N rule; ip -N route show table all proto 119; ip -6 -N route show table all proto 119; ip -br addr show dev warren0 | tr -s ' '")
 }
@@ -147,32 +168,32 @@ func set(t *testing.T, h *Host, s State, want int) {
 	}
 }
 
-func TestSetIsIdempotentAndReasserts(t *testing.T) {
+func TestSet_StateChangedByOthers_IsRestored(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
 		set(t, h, desired(), 1+2+13+9+6+4) // link up, addresses, routes, rules, the moved rule of table local, sysctls
 		first := state(t)
 		set(t, h, desired(), 0)
-		for _, harm := range []string{
+		for _, change := range []string{
 			"ip rule del pref 115", "ip -6 rule del pref 116", "ip route del 10.42.0.0/16 dev warren0 table 101", "ip route del 10.42.0.9 table 101",
 			"ip -6 route flush table 101", "ip addr del 10.42.0.1/32 dev warren0", "sysctl -qw net.ipv4.ip_forward=0",
 			"ip rule del pref 100", "ip -6 rule del pref 100; ip -6 rule del pref 32765", "ip rule add pref 0 lookup local", "ip rule del pref 60",
 			"ip link set warren0 down", "ip route flush table 101", "ip -6 addr flush dev warren0",
 		} {
-			sh(t, harm)
+			sh(t, change)
 			set(t, h, desired(), -1)
 			if got := state(t); got != first {
-				t.Errorf("after %q Set did not restore the state:\n%s\nexpected\n%s", harm, got, first)
+				t.Errorf("after %q Set did not restore the state:\n%s\nexpected\n%s", change, got, first)
 			}
 			set(t, h, desired(), 0)
 		}
 	})
 }
 
-// A Set that changes nothing sends no notification either: the agent calls Set on every notification, so it would call
-// itself for ever.
-func TestSetTwiceIsSilent(t *testing.T) {
+// A Set that changes nothing must not cause a notification: the agent calls Set on every notification, so it would never
+// stop.
+func TestSet_NothingToChange_SendsNoNotification(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
@@ -188,17 +209,17 @@ func TestSetTwiceIsSilent(t *testing.T) {
 		msgs, _, err := s.Receive()
 		priority99 := []byte{8, 0, unix.FRA_PRIORITY, 0, 99, 0, 0, 0}
 		if err != nil || len(msgs) == 0 || !bytes.Contains(msgs[0].Data, priority99) {
-			t.Errorf("the second Set was heard before the sentinel rule: %v %v", msgs, err)
+			t.Errorf("the second Set caused a notification before that of the sentinel rule: %v %v", msgs, err)
 		}
 	})
 }
 
-func TestSetLeavesOthersAlone(t *testing.T) {
+func TestSet_ObjectsOfOtherPrograms_AreUnchanged(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		sh(t, "ip rule add pref 115 to 192.0.2.0/24 lookup 101; ip route add 198.51.100.0/24 dev pod1 table 101; ip route add 10.42.200.0/24 dev pod1 table 101 proto 5")
-		foreign := "ip -N rule | grep 192.0.2; ip -N route show table 101 | grep -v 'proto 119'"
-		before := sh(t, foreign)
+		others := "ip -N rule | grep 192.0.2; ip -N route show table 101 | grep -v 'proto 119'"
+		before := sh(t, others)
 		h := testHost(t)
 		set(t, h, desired(), -1)
 		small := desired()
@@ -207,13 +228,13 @@ func TestSetLeavesOthersAlone(t *testing.T) {
 		if err := h.Uninstall("warren0"); err != nil {
 			t.Error(err)
 		}
-		if after := sh(t, foreign); after != before {
+		if after := sh(t, others); after != before {
 			t.Errorf("others' rules and routes changed:\n%s\nbefore\n%s", after, before)
 		}
 	})
 }
 
-func TestSetRemovesWhatIsNoLongerWanted(t *testing.T) {
+func TestSet_ObjectsNotWanted_AreRemoved(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		h := testHost(t)
@@ -222,19 +243,19 @@ func TestSetRemovesWhatIsNoLongerWanted(t *testing.T) {
 		small.Routes, small.Rules = small.Routes[:2], small.Rules[:1]
 		set(t, h, small, -1)
 		got := state(t)
-		for _, gone := range []string{"throw", "lookup 103", "default dev warren0", "fd42::/48"} {
-			if strings.Contains(got, gone) {
-				t.Errorf("%q is still there:\n%s", gone, got)
+		for _, removed := range []string{"throw", "lookup 103", "default dev warren0", "fd42::/48"} {
+			if strings.Contains(got, removed) {
+				t.Errorf("%q is still there:\n%s", removed, got)
 			}
 		}
-		// A Pod's route goes with the Pod's interface, not by Set: its ADD may be under way.
+		// The kernel deletes a Pod's route with its interface. Set does not: the Pod's ADD may be in progress.
 		if !strings.Contains(got, "10.42.0.9") {
-			t.Errorf("the route of a Pod was removed under it:\n%s", got)
+			t.Errorf("the route of a Pod was removed:\n%s", got)
 		}
 	})
 }
 
-func TestUninstallPutsSysctlsBack(t *testing.T) {
+func TestUninstall_AfterSet_RestoresSysctls(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		sh(t, "sysctl -qw net.ipv4.conf.warren0.rp_filter=1 net.ipv4.ip_local_reserved_ports=8080,9000-9010")
@@ -245,7 +266,7 @@ func TestUninstallPutsSysctlsBack(t *testing.T) {
 		if now := sh(t, read); now == before || !strings.Contains(now, "8080,9000-9010,30000-32767,49152-65534") {
 			t.Errorf("sysctls are %q, expected changed values and the reserved ports of others kept", now)
 		}
-		// A new process knows the former values from the file.
+		// A new process reads the former values from the file.
 		h = New("/proc/sys/net", h.sysctls.file, h.log)
 		for range 2 {
 			if err := h.Uninstall("warren0"); err != nil {
@@ -261,7 +282,7 @@ func TestUninstallPutsSysctlsBack(t *testing.T) {
 	})
 }
 
-func TestSetCarriesOnPastFailures(t *testing.T) {
+func TestSet_OneRouteFails_OthersAreApplied(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		links(t)
 		s := desired()
@@ -276,7 +297,7 @@ func TestSetCarriesOnPastFailures(t *testing.T) {
 	})
 }
 
-func TestObserve(t *testing.T) {
+func TestObserve_LinksAndRoutes_AreClassified(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		sh(t, `ip link add eth1 mtu 1400 type veth peer name x1; ip link add eth0 type veth peer name x0; ip link add docker0 type bridge
 ip addr add 192.0.2.5/24 dev eth0; ip addr add 198.51.100.5/24 dev eth1; ip addr add 2001:db8::5/64 dev eth1 nodad; ip addr add 172.17.0.1/16 dev docker0
@@ -307,18 +328,18 @@ ip addr add 10.42.0.1/24 dev eth0; for l in eth0 eth1 x0 x1 docker0; do ip link 
 			t.Errorf("sources %v: expected those of IPv4, which has two addresses, and none of IPv6", u.Sources)
 		}
 		sh(t, "ip route add 10.42.5.0/24 dev docker0; ip route add 10.42.6.0/24 via 192.0.2.1")
-		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil || fmt.Sprint(u.Strangers, u.StrangerLinks) != "[10.42.0.0/24 10.42.5.0/24] [eth0 docker0]" {
-			t.Errorf("strangers %v on %v err %v: expected the routes that lead to links of this host", u.Strangers, u.StrangerLinks, err)
+		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil || fmt.Sprint(u.UnmanagedPods, u.UnmanagedPodLinks) != "[10.42.0.0/24 10.42.5.0/24] [eth0 docker0]" {
+			t.Errorf("unmanaged Pods %v on links %v, err %v: expected the routes over links of this host", u.UnmanagedPods, u.UnmanagedPodLinks, err)
 		}
-		if fmt.Sprint(u.Elsewhere) != "[10.42.6.0/24]" {
-			t.Errorf("elsewhere %v: expected the route that has a gateway", u.Elsewhere)
+		if fmt.Sprint(u.UnmanagedRemote) != "[10.42.6.0/24]" {
+			t.Errorf("unmanaged remote Pods %v: expected the route over a gateway", u.UnmanagedRemote)
 		}
-		over, others, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24"), p("10.42.4.0/22")})
+		over, unmanaged, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24"), p("10.42.4.0/22")})
 		if err != nil || len(over) != 2 || !strings.Contains(over[0], "10.42.6.0/24 dev eth0") || !strings.Contains(over[1], "192.0.2.0/24 dev eth0") {
 			t.Errorf("overlaps %v err %v, expected the routes of eth0", over, err)
 		}
-		if fmt.Sprint(others) != "[10.42.5.0/24 dev docker0]" {
-			t.Errorf("others %v, expected the bridge's", others)
+		if fmt.Sprint(unmanaged) != "[10.42.5.0/24 dev docker0]" {
+			t.Errorf("unmanaged %v, expected the route of the bridge", unmanaged)
 		}
 	})
 }
@@ -330,19 +351,21 @@ func addrStrings(list []netip.Addr) (out []string) {
 	return out
 }
 
-func TestWatchSeesChanges(t *testing.T) {
+func TestWatch_ChangeByOtherProgram_IsReported(t *testing.T) {
 	for _, c := range []struct {
+		name      string
 		watch     func(context.Context, func()) error
 		make, end string
 	}{
-		{Watch, "ip rule add pref 99 lookup 7", "ip rule del pref 99 lookup 7"},
-		{WatchChains, "nft add table ip kube-proxy", "nft delete table ip kube-proxy"},
+		{"rule", Watch, "ip rule add pref 99 lookup 7", "ip rule del pref 99 lookup 7"},
+		{"table of nf_tables", WatchChains, "nft add table ip kube-proxy", "nft delete table ip kube-proxy"},
 	} {
-		watchSees(t, c.watch, c.make, c.end)
+		t.Run(c.name, func(t *testing.T) { watchReports(t, c.watch, c.make, c.end) })
 	}
 }
 
-func watchSees(t *testing.T, watch func(context.Context, func()) error, change, back string) {
+// watchReports makes and reverts a change until watch reports it.
+func watchReports(t *testing.T, watch func(context.Context, func()) error, change, back string) {
 	inNetns(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		changes, done, started := make(chan struct{}, 100), make(chan error, 1), make(chan struct{})
@@ -363,7 +386,7 @@ func watchSees(t *testing.T, watch func(context.Context, func()) error, change, 
 		}
 		ns <- fd
 		<-started
-		for i := range 200 { // the subscription has no sign of its own; a change it misses is made again
+		for i := range 200 { // a change before the subscription is not reported, so it is repeated
 			sh(t, []string{change, back}[i%2])
 			select {
 			case <-changes:
@@ -394,8 +417,8 @@ func threadNetns(t *testing.T, fail func()) int {
 	return <-c
 }
 
-// A sysctl that was empty is empty again.
-func TestEmptySysctlIsRestored(t *testing.T) {
+// A sysctl that was empty before Set is empty after the restoration.
+func TestSysctls_EmptyValue_IsRestored(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		const ports = "ipv4/ip_local_reserved_ports"
 		c := &sysctls{root: "/proc/sys/net", file: filepath.Join(t.TempDir(), "sysctls.json")}

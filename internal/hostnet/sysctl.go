@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/atomicfile"
 )
 
-// sysctls sets values below root and keeps what they were in file, so that an uninstall can put them back.
+// sysctls sets values below root and persists the former values in file, so that Uninstall can restore them.
 type sysctls struct {
 	root string
 	file string
@@ -51,7 +51,8 @@ func (c *sysctls) set(w Sysctl) (bool, error) {
 	return true, os.WriteFile(filepath.Join(c.root, w.Path), []byte(w.Value), 0o644)
 }
 
-// appended adds the elements of more that have lacks. The kernel writes such lists sorted and without spaces.
+// appended returns the list in have with the elements of more that it lacks. The kernel writes such lists sorted and without
+// spaces.
 func appended(have, more string) string {
 	list := strings.FieldsFunc(have, func(r rune) bool { return r == ',' })
 	for _, x := range strings.Split(more, ",") {
@@ -70,7 +71,7 @@ func (c *sysctls) read(path string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// remember keeps the first value seen of a path; it is on disk before the value is changed.
+// remember persists the first value read from a path. It is on disk before the value is changed.
 func (c *sysctls) remember(path, value string) error {
 	if err := c.load(); err != nil {
 		return err
@@ -105,14 +106,15 @@ func (c *sysctls) load() error {
 	return nil
 }
 
-// restore puts every former value back and forgets them. A file that is gone (the interface is) counts as restored.
+// restore writes all former values and deletes the file that holds them. A sysctl whose file does not exist any more counts
+// as restored: its interface was deleted.
 func (c *sysctls) restore() error {
 	if err := c.load(); err != nil {
 		return err
 	}
 	var errs []error
 	for path, v := range c.old {
-		// With its newline: an empty value would be no write at all, and change nothing.
+		// With a newline: a write of zero bytes would leave the value unchanged.
 		if err := os.WriteFile(filepath.Join(c.root, path), []byte(v+"\n"), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("restore sysctl %s=%s: %w", path, v, err))
 		}

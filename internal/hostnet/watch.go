@@ -2,17 +2,19 @@ package hostnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// tables and chains of nf_tables that come or go: nft_msg types 0 to 5, rules and sets come after.
+// nftChainMessages is the last nft_msg type that concerns tables and chains (NFT_MSG_DELCHAIN). The types of rules and
+// sets are higher.
 const nftChainMessages = 5
 
-// WatchChains calls changed at its start and whenever tables or chains of nf_tables came or went, whoever did it, until
-// ctx ends. On a kernel without nf_tables nothing ever does.
+// WatchChains calls changed at its start and whenever a program adds or removes a table or chain of nf_tables, until ctx
+// ends. On a kernel without nf_tables it only waits for the end of ctx.
 func WatchChains(ctx context.Context, changed func()) error {
 	s, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	if err != nil {
@@ -25,27 +27,27 @@ func WatchChains(ctx context.Context, changed func()) error {
 			s.Close()
 		}
 	}()
-	changed() // what came before
+	changed() // changes before the subscription
 	for {
 		msgs, _, err := s.Receive()
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && err != unix.ENOBUFS {
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("receive from nf_tables netlink: %w", err)
 		}
-		about := err != nil
+		relevant := err != nil // ENOBUFS: notifications were lost
 		for _, m := range msgs {
-			about = about || m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && m.Header.Type&0xff <= nftChainMessages
+			relevant = relevant || m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && m.Header.Type&0xff <= nftChainMessages
 		}
-		if about {
+		if relevant {
 			changed()
 		}
 	}
 }
 
-// Watch calls changed whenever links, addresses, routes or rules of the namespace changed, whoever did it, until ctx
-// ends. A lost notification (the kernel's queue ran over) counts as a change.
+// Watch calls changed whenever links, addresses, routes or rules of the namespace change, also by other programs, until ctx
+// ends. A lost notification (the socket's receive queue overflowed) counts as a change.
 func Watch(ctx context.Context, changed func()) error {
 	groups := []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE}
@@ -64,7 +66,7 @@ func Watch(ctx context.Context, changed func()) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && err != unix.ENOBUFS {
+		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("receive from route netlink: %w", err)
 		}
 		changed()

@@ -6,8 +6,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Shaped lists the interfaces, by index, to which somebody has given a queueing discipline for what is sent, such as a
-// bandwidth limit.
+// Shaped returns the indexes of the interfaces that have a queueing discipline for sent packets, such as a bandwidth limit.
 func Shaped() (map[int]bool, error) {
 	all, err := dump(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(nil) })
 	if err != nil {

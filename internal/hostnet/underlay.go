@@ -1,0 +1,243 @@
+package hostnet
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/warrennet/warren/internal/model"
+	"golang.org/x/sys/unix"
+)
+
+// Underlay describes the host's links that can carry the tunnel, and the routes of another CNI plugin.
+type Underlay struct {
+	Addrs []netip.Addr // node addresses, preferred first
+	Links []string     // names of all links that are up, without those of container software
+	// Sources are the source addresses that the routing table selects, the longest prefix first. Empty where the node has
+	// at most one address of each family.
+	Sources []Source
+	// UnmanagedPods are destinations inside the Pod ranges with a route of the host over a link: unmanaged Pods of this
+	// node.
+	UnmanagedPods []netip.Prefix
+	// UnmanagedPodLinks are the links of the IPv4 routes to UnmanagedPods.
+	UnmanagedPodLinks []string
+	// UnmanagedRemote are destinations inside the Pod ranges with a route of the host over a gateway: the Pod CIDRs that
+	// another CNI plugin uses on other nodes.
+	UnmanagedRemote []netip.Prefix
+	MTU             int // bytes, the smallest of the links with an address; 0 without any address
+}
+
+// Source is the node's source address for packets to a destination.
+type Source struct {
+	To   netip.Prefix
+	From netip.Addr
+}
+
+// virtual are the name prefixes of links that container software creates. Their addresses are not node addresses.
+var virtual = []string{"warren", "wrn", "docker", "br-", "cni", "flannel", "cali", "vxlan.calico", "cilium", "lxc", "veth",
+	"virbr", "kube-", "nodelocaldns", "podman", "kilo"}
+
+// Observe reads the global addresses of the links that are up. It skips links of container software and addresses inside
+// podRanges. Addresses of the link of the default route come first; within a link IPv4 comes before IPv6.
+func Observe(podRanges []netip.Prefix) (Underlay, error) {
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return Underlay{}, fmt.Errorf("list links: %w", err)
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return Underlay{}, fmt.Errorf("list routes: %w", err)
+	}
+	def := defaultLinks(routes)
+	type found struct {
+		addr netip.Addr
+		mtu  int
+		rank int
+	}
+	byLink := map[int][]netip.Prefix{}
+	var all []found
+	var u Underlay
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || isVirtual(a.Name) {
+			continue
+		}
+		u.Links = append(u.Links, a.Name)
+		addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
+		if err != nil {
+			return Underlay{}, fmt.Errorf("list addresses of %s: %w", a.Name, err)
+		}
+		for _, x := range addrs {
+			ip, ok := isNodeAddress(x, podRanges)
+			if !ok {
+				continue
+			}
+			rank := a.Index << 1
+			if !def[a.Index] {
+				rank += 1 << 20
+			}
+			if ip.Is6() {
+				rank++
+			}
+			byLink[a.Index] = append(byLink[a.Index], prefixOf(x.IPNet))
+			all = append(all, found{ip, a.MTU, rank})
+		}
+	}
+	sort.SliceStable(all, func(i, j int) bool { return all[i].rank < all[j].rank })
+	for _, f := range all {
+		u.Addrs = append(u.Addrs, f.addr)
+		if u.MTU == 0 || f.mtu < u.MTU {
+			u.MTU = f.mtu
+		}
+	}
+	u.Sources = sources(routes, byLink, u.Addrs)
+	u.addUnmanaged(routes, links, podRanges)
+	return u, nil
+}
+
+// addUnmanaged collects the host's own routes into the Pod ranges: over a link, or over a gateway to another node.
+func (u *Underlay) addUnmanaged(routes []netlink.Route, links []netlink.Link, podRanges []netip.Prefix) {
+	name := map[int]string{}
+	for _, l := range links {
+		name[l.Attrs().Index] = l.Attrs().Name
+	}
+	for _, r := range routes {
+		to := prefixOf(r.Dst)
+		if r.Protocol == Protocol || !to.IsValid() || r.Type != unix.RTN_UNICAST ||
+			!slices.ContainsFunc(podRanges, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
+			continue
+		}
+		if r.Gw != nil {
+			u.UnmanagedRemote = append(u.UnmanagedRemote, to)
+			continue
+		}
+		u.UnmanagedPods = append(u.UnmanagedPods, to)
+		if l := name[r.LinkIndex]; l != "" && to.Addr().Is4() && !slices.Contains(u.UnmanagedPodLinks, l) {
+			u.UnmanagedPodLinks = append(u.UnmanagedPodLinks, l)
+		}
+	}
+}
+
+// maxSources bounds the list on a host with a routing daemon.
+const maxSources = 256
+
+// sources returns the source address of each route, selected as the kernel does: the route's preferred source, else the
+// address of the link in the gateway's subnet, else the first address of the link.
+func sources(routes []netlink.Route, byLink map[int][]netip.Prefix, own []netip.Addr) (out []Source) {
+	var count [len(model.Families)]int
+	for _, a := range own {
+		count[model.FamilyOf(a)]++
+	}
+	for _, r := range routes {
+		to := prefixOf(r.Dst)
+		if !to.IsValid() {
+			to = model.IPv4.Default()
+			if r.Family == unix.AF_INET6 {
+				to = model.IPv6.Default()
+			}
+		}
+		f := model.FamilyOf(to.Addr())
+		if r.Type != unix.RTN_UNICAST || count[f] < 2 {
+			continue
+		}
+		from, _ := netip.AddrFromSlice(r.Src)
+		if from = from.Unmap(); !slices.Contains(own, from) {
+			from = linkSource(byLink[r.LinkIndex], r.Gw, f)
+		}
+		if from.IsValid() && len(out) < maxSources {
+			out = append(out, Source{to, from})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Source) int { return b.To.Bits() - a.To.Bits() })
+	return out
+}
+
+// linkSource returns the link's address in the gateway's subnet, else its first address of the family.
+func linkSource(addrs []netip.Prefix, gateway net.IP, f model.Family) (from netip.Addr) {
+	gw, _ := netip.AddrFromSlice(gateway)
+	for _, p := range addrs {
+		if model.FamilyOf(p.Addr()) != f {
+			continue
+		}
+		if p.Masked().Contains(gw.Unmap()) {
+			return p.Addr()
+		}
+		if !from.IsValid() {
+			from = p.Addr()
+		}
+	}
+	return from
+}
+
+// isNodeAddress accepts global addresses outside of the Pod ranges that are neither tentative, deprecated nor temporary.
+func isNodeAddress(a netlink.Addr, podRanges []netip.Prefix) (netip.Addr, bool) {
+	ip := prefixOf(a.IPNet).Addr()
+	if !ip.IsGlobalUnicast() || ip.IsLinkLocalUnicast() || a.Scope == unix.RT_SCOPE_HOST || a.Scope == unix.RT_SCOPE_LINK {
+		return ip, false
+	}
+	if a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0 || ip.Is6() && a.Flags&unix.IFA_F_TEMPORARY != 0 {
+		return ip, false
+	}
+	for _, p := range podRanges {
+		if p.Contains(ip) {
+			return ip, false
+		}
+	}
+	return ip, true
+}
+
+func isVirtual(name string) bool {
+	for _, p := range virtual {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func defaultLinks(routes []netlink.Route) map[int]bool {
+	out := map[int]bool{}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			out[r.LinkIndex] = true
+		}
+	}
+	return out
+}
+
+// Overlaps returns the host's own routes that overlap any of the ranges, without warren's and without the default route.
+// An overlap would make the other network unreachable from this node. Routes of another CNI plugin for parts of a range
+// are returned separately as unmanaged.
+func Overlaps(ranges []netip.Prefix) (overlaps, unmanaged []string, err error) {
+	for _, f := range model.Families {
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(f.AF(), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			p := prefixOf(r.Dst)
+			if !p.IsValid() || p.Bits() == 0 || r.Protocol == Protocol || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
+				continue
+			}
+			for _, c := range ranges {
+				dev := linkName(r.LinkIndex, &netlink.Dummy{})
+				switch {
+				case !c.Overlaps(p):
+				case isVirtual(dev) && p.Bits() > c.Bits():
+					unmanaged = append(unmanaged, fmt.Sprintf("%s dev %s", p, dev))
+				default:
+					overlaps = append(overlaps, fmt.Sprintf("%s overlaps the host's route %s dev %s", c, p, dev))
+				}
+			}
+		}
+	}
+	return overlaps, unmanaged, nil
+}
