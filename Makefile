@@ -1,4 +1,4 @@
-# The two commands of the README are `make lab` and `make test`.
+# The commands of the README are `make lab`, `make check` and `make test`.
 export CGO_ENABLED = 0
 export GOTOOLCHAIN = local
 VERSION := $(or $(VERSION),$(shell hack/version.sh))
@@ -7,7 +7,7 @@ GO = go
 GOARCH ?= $(shell $(GO) env GOARCH)
 OUT = bin
 
-.PHONY: build lab down test test-k8s test-arm64 bench fmt deps cross
+.PHONY: build lab down check test fuzz lint test-k8s test-arm64 bench fmt deps cross
 
 build:
 	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren ./cmd/warren
@@ -24,8 +24,19 @@ down:
 deps:
 	@hack/deps.sh
 
+# Before a commit, without root.
+check:
+	@hack/check.sh
+
+lint:
+	@hack/lint.sh
+
 test: deps
 	@hack/test.sh
+
+# Longer than in `make test`: make fuzz FUZZTIME=10m
+fuzz:
+	@hack/fuzz.sh $(or $(FUZZTIME),30s)
 
 # Not part of `make test`: builds Kubernetes once, which takes some ten minutes.
 test-k8s:

@@ -120,7 +120,7 @@ func dnsRound(ctx context.Context, t *table, p dnsPeer, seconds int) error {
 	t.add("CPU s per million at 10,000/s", p.name, (schedTime(pid)-before)/(slow[0]*float64(seconds)/1e6))
 	total := full[4] + full[5] + full[6] + full[7]
 	for i, kind := range []string{"% with records", "% without data", "% not existing", "% other"} {
-		t.add(kind, p.name, 100*full[4+i]/total)
+		t.addShare(kind, p.name, 100*full[4+i]/total)
 	}
 	t.add("memory MB", p.name, residentMB(pid))
 	return nil
@@ -140,7 +140,7 @@ func (p dnsPeer) load(ctx context.Context, seconds, rate int) ([]float64, error)
 		v = append(v, x)
 	}
 	if len(v) != 8 {
-		return nil, fmt.Errorf("load said %q", out)
+		return nil, fmt.Errorf("load printed %q", out)
 	}
 	return v, nil
 }

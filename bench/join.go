@@ -94,7 +94,7 @@ func joinOne(ctx context.Context, url string, c model.Cluster, i int, requests *
 	return blocks, err
 }
 
-// counting counts what claims ask of the store.
+// counting counts the requests of claims to the store.
 type counting struct {
 	ipam.BlockStore
 	n *atomic.Int64

@@ -1,5 +1,5 @@
-// Command bench measures warren beside its peers in the same run and prints ratios. The machine is shared and noisy: only
-// ratios between rows of one table mean something, and a table is medians over interleaved rounds.
+// Command bench measures warren and comparable programs in the same run and prints ratios. Machines are shared and noisy, so
+// only ratios between columns of one table are meaningful. A table shows medians over interleaved rounds.
 package main
 
 import (
@@ -16,11 +16,11 @@ var suites = []struct {
 	name, about string
 	run         func(ctx context.Context, o options) error
 }{
-	{"mesh", "Pod to Pod across nodes, beside stock wireguard-go on the same nodes; same-node Pods beside two veths", mesh},
-	{"services", "a Pod that calls a Pod through a ClusterIP, beside the same Pods called directly and through the rules that kube-proxy would write", services},
-	{"start", "an agent that starts in a cluster of 1,000 Services: time until they are reached", start},
+	{"mesh", "Pod to Pod across nodes, compared with stock wireguard-go on the same nodes; same-node Pods, compared with two veths", mesh},
+	{"services", "Pod to Pod through a ClusterIP, compared with the same Pods directly and through rules as kube-proxy writes them", services},
+	{"start", "start of an agent in a cluster of 1,000 Services: time until the Services are reachable", start},
 	{"join", "nodes joining at once: time and store requests per node", join},
-	{"dns", "cluster names beside CoreDNS (file and cache plugins) and the wire library over a map, one CPU each", dnsSuite},
+	{"dns", "cluster names, compared with CoreDNS (file and cache plugins) and the DNS library over a map, one CPU each", dnsSuite},
 }
 
 type options struct {

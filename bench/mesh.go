@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,15 +15,15 @@ import (
 	"github.com/warrennet/warren/lab"
 )
 
-// contestant is a way for packets between two Pods.
+// contestant is a network path between two Pods.
 type contestant struct {
 	name string
 	on   func() error
 	pids []int // daemons whose CPU time counts
 }
 
-// mesh measures Pod to Pod across two nodes. Both contestants use the same Pods, veths and underlay: a rule in the two
-// nodes decides whether the Pods' packets take warren0 or the stock wireguard-go's device.
+// mesh measures Pod to Pod across two nodes. Both contestants use the same Pods, veths and underlay: a policy
+// routing rule on the two nodes selects warren0 or the device of the stock wireguard-go.
 func mesh(ctx context.Context, o options) (err error) {
 	l, done, err := upLab(ctx, o)
 	if err != nil {
@@ -45,7 +44,7 @@ func mesh(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	warren := contestant{name: "warren", on: func() error { return steer(l, pods, false) }, pids: []int{l.Pid("n1", "agent"), l.Pid("n2", "agent")}}
+	warren := contestant{name: "warren", on: func() error { return route(l, pods, "warren0") }, pids: []int{l.Pid("n1", "agent"), l.Pid("n2", "agent")}}
 	t := newTable("wireguard-go")
 	for _, c := range []contestant{stock, warren} {
 		t.add("RSS idle MB", c.name, rssMB(c.pids[0]))
@@ -55,13 +54,13 @@ func mesh(ctx context.Context, o options) (err error) {
 			if err := c.on(); err != nil {
 				return err
 			}
-			if err := measure(l, t, c, pods[0], pods[1], o); err != nil {
+			if err := measure(ctx, l, t, c, pods[0], pods[1], o); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
 	}
 	t.print()
-	return sameNode(l, o, near, pods[1])
+	return sameNode(ctx, l, o, near, pods[1])
 }
 
 // upLab starts a lab of two nodes in a directory of its own; done removes both.
@@ -81,9 +80,9 @@ func upLab(ctx context.Context, o options) (l *lab.Lab, done func() error, err e
 	return l, func() error { return errors.Join(l.Down(), os.RemoveAll(root)) }, nil
 }
 
-// startStock runs wireguard-go on both nodes, beside the agent, with a port, key and table of its own.
+// startStock runs wireguard-go on both nodes in addition to the agent, with its own port, key and routing table.
 func startStock(l *lab.Lab, o options, pods [2]*lab.Pod) (contestant, error) {
-	c := contestant{name: "wireguard-go", on: func() error { return steer(l, pods, true) }}
+	c := contestant{name: "wireguard-go", on: func() error { return route(l, pods, "stock0") }}
 	bin, err := filepath.Abs(o.wgGo)
 	if err != nil {
 		return c, err
@@ -113,12 +112,12 @@ ip link set stock0 mtu 1420 up; ip route add default dev stock0 table 50`, keys[
 	return c, nil
 }
 
-// steer sends the two Pods' traffic to the stock device, or leaves it to warren.
-func steer(l *lab.Lab, pods [2]*lab.Pod, toStock bool) error {
+// route selects the device for the traffic between the two Pods: a policy routing rule for stock0, none for warren0.
+func route(l *lab.Lab, pods [2]*lab.Pod, device string) error {
 	for i, n := range l.NodeNames() {
 		rule := fmt.Sprintf("to %s lookup 50 pref 50", pods[1-i].Addresses[0])
 		script := "ip rule del " + rule + " 2>/dev/null; true"
-		if toStock {
+		if device == "stock0" {
 			script = "ip rule show pref 50 | grep -q . || ip rule add " + rule
 		}
 		if _, err := l.Output(n, "sh", "-c", script); err != nil {
@@ -152,24 +151,30 @@ var loads = []load{
 	{"UDP 64 B", []string{"-u", "-b", "0", "-l", "64"}, true},
 }
 
-func measure(l *lab.Lab, t *table, c contestant, from, to *lab.Pod, o options) error {
+// measure runs every load once from one Pod to another.
+func measure(ctx context.Context, l *lab.Lab, t *table, c contestant, from, to *lab.Pod, o options) error {
 	stop, err := podServer(l, to, "iperf3", "-s")
 	if err != nil {
 		return err
 	}
 	defer stop()
 	for _, x := range loads {
-		cpu := cpuSeconds(c.pids)
-		bytes, bps, err := iperf(l, from, to, o.seconds, x)
-		if err != nil {
+		var cpu float64
+		got, err := repeated(ctx, func() (transfer, error) {
+			before := cpuSeconds(c.pids)
+			got, err := iperf(l, from, to, o.seconds, x)
+			cpu = cpuSeconds(c.pids) - before
+			return got, err
+		})
+		if err := t.addRate(x.name+" Gbit/s", c.name, got, err); err != nil {
 			return err
 		}
-		cpu = cpuSeconds(c.pids) - cpu
-		t.add(x.name+" Gbit/s", c.name, bps/1e9)
-		t.add("RSS under load MB", c.name, rssMB(c.pids[0]))
-		if len(c.pids) > 0 && bytes > 0 {
-			t.add(x.name+" CPU s/GB", c.name, cpu/(bytes/1e9))
+		if err != nil {
+			t.invalid(x.name+" CPU s/GB", c.name)
+			continue
 		}
+		t.add("RSS under load MB", c.name, rssMB(c.pids[0]))
+		t.add(x.name+" CPU s/GB", c.name, cpu/(got.bytes/1e9))
 	}
 	stopPong, err := podServer(l, to, self(), "pongserver", ":9009")
 	if err != nil {
@@ -182,7 +187,7 @@ func measure(l *lab.Lab, t *table, c contestant, from, to *lab.Pod, o options) e
 	}
 	var p50, p99 float64
 	if _, err := fmt.Sscan(out, &p50, &p99); err != nil {
-		return fmt.Errorf("pingpong said %q: %w", out, err)
+		return fmt.Errorf("pingpong printed %q: %w", out, err)
 	}
 	t.add("round trip p50 us", c.name, p50)
 	t.add("round trip p99 us", c.name, p99)
@@ -194,38 +199,19 @@ func self() string {
 	return exe
 }
 
-// iperf returns the bytes that arrived and their rate.
-func iperf(l *lab.Lab, from, to *lab.Pod, seconds int, x load) (bytesIn, bps float64, err error) {
+// iperf runs one client of iperf3 in a Pod against a server in another one.
+func iperf(l *lab.Lab, from, to *lab.Pod, seconds int, x load) (transfer, error) {
 	args := append([]string{"iperf3", "-J", "-c", to.Addresses[0].String(), "-t", strconv.Itoa(seconds)}, x.args...)
-	var out string
 	for try := 0; ; try++ {
-		if out, err = l.PodOutput(from, args...); err == nil || try == 20 {
-			break
+		out, err := l.PodOutput(from, args...)
+		if err == nil {
+			return parseIperf(out, x.udp)
 		}
-		time.Sleep(100 * time.Millisecond) // the server is still coming up, or has not let the last client go
+		if try == 20 {
+			return transfer{}, err
+		}
+		time.Sleep(100 * time.Millisecond) // the server does not listen yet, or still serves the previous client
 	}
-	if err != nil {
-		return 0, 0, err
-	}
-	type sum struct {
-		Bytes float64 `json:"bytes"`
-		Bps   float64 `json:"bits_per_second"`
-		Lost  float64 `json:"lost_percent"`
-	}
-	var r struct {
-		End struct {
-			SumReceived sum `json:"sum_received"`
-			Sum         sum `json:"sum"`
-		} `json:"end"`
-	}
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		return 0, 0, fmt.Errorf("iperf3 said %q: %w", out, err)
-	}
-	if x.udp {
-		got := 1 - r.End.Sum.Lost/100
-		return r.End.Sum.Bytes * got, r.End.Sum.Bps * got, nil
-	}
-	return r.End.SumReceived.Bytes, r.End.SumReceived.Bps, nil
 }
 
 // podServer starts a server in a Pod and returns how to end it.
@@ -245,7 +231,7 @@ func podServer(l *lab.Lab, p *lab.Pod, args ...string) (func(), error) {
 	return func() { _ = syscall.Kill(pid, syscall.SIGKILL); <-done }, err
 }
 
-// firstLine tells when a line has been written.
+// firstLine closes ready when a line has been written.
 type firstLine struct {
 	buf   *bytes.Buffer
 	ready chan struct{}
@@ -286,7 +272,7 @@ func rssMB(pid int) float64 {
 }
 
 // sameNode compares two Pods of one node with two namespaces joined to the same node by bare veths and routes.
-func sameNode(l *lab.Lab, o options, a, b *lab.Pod) error {
+func sameNode(ctx context.Context, l *lab.Lab, o options, a, b *lab.Pod) error {
 	fmt.Println("\nsame node:")
 	script := `set -e
 for i in 1 2; do ip netns add bare$i; ip link add bare$i type veth peer name eth0 netns bare$i
@@ -300,35 +286,39 @@ ip addr add 169.254.9.9/32 dev bare$i; ip route add 172.31.0.$i dev bare$i; done
 	t := newTable("bare veths")
 	for range o.rounds {
 		for _, c := range []struct {
-			name             string
-			client, server   []string
-			address, addrKey string
+			name           string
+			client, server []string
+			address        string
 		}{
-			{"bare veths", []string{"ip", "netns", "exec", "bare1"}, []string{"ip", "netns", "exec", "bare2"}, "172.31.0.2", ""},
-			{"warren", []string{"ip", "netns", "exec", "default-" + a.Name}, []string{"ip", "netns", "exec", "default-" + b.Name}, b.Addresses[0].String(), ""},
+			{"bare veths", []string{"ip", "netns", "exec", "bare1"}, []string{"ip", "netns", "exec", "bare2"}, "172.31.0.2"},
+			{"warren", []string{"ip", "netns", "exec", "default-" + a.Name}, []string{"ip", "netns", "exec", "default-" + b.Name}, b.Addresses[0].String()},
 		} {
 			for _, p := range []string{"1", "4"} {
-				// The server is bounded: one that never gets its client must not hold the run up.
-				script := fmt.Sprintf("timeout %d %s iperf3 -s -1 >/dev/null 2>&1 & for i in $(seq 50); do %s iperf3 -c %s -t %d -P %s -J >/run/same.json && break; sleep .1; done; wait; cat /run/same.json",
-					o.seconds+10, strings.Join(c.server, " "), strings.Join(c.client, " "), c.address, o.seconds, p)
-				out, err := l.Output("n2", "sh", "-c", script)
-				if err != nil {
+				got, err := repeated(ctx, func() (transfer, error) { return iperfOnNode(l, c.client, c.server, c.address, p, o.seconds) })
+				if err := t.addRate("TCP "+p+" streams Gbit/s", c.name, got, err); err != nil {
 					return err
 				}
-				var r struct {
-					End struct {
-						SumReceived struct {
-							Bps float64 `json:"bits_per_second"`
-						} `json:"sum_received"`
-					} `json:"end"`
-				}
-				if err := json.Unmarshal([]byte(out), &r); err != nil {
-					return fmt.Errorf("iperf3 said %q: %w", out, err)
-				}
-				t.add("TCP "+p+" streams Gbit/s", c.name, r.End.SumReceived.Bps/1e9)
 			}
 		}
 	}
 	t.print()
 	return nil
+}
+
+// iperfOnNode runs a server and a client of iperf3 in two namespaces of node n2. Both are bounded in time, and the report
+// of an earlier run is removed first: the result is that of this run or an error.
+func iperfOnNode(l *lab.Lab, client, server []string, address, streams string, seconds int) (transfer, error) {
+	script := fmt.Sprintf(`rm -f /run/same.json
+timeout %[1]d %[2]s iperf3 -s -1 >/dev/null 2>&1 &
+for i in $(seq 50); do
+  timeout %[1]d %[3]s iperf3 -c %[4]s -t %[5]d -P %[6]s -J >/run/same.json && break
+  sleep .1
+done
+wait
+cat /run/same.json`, seconds+10, strings.Join(server, " "), strings.Join(client, " "), address, seconds, streams)
+	out, err := l.Output("n2", "sh", "-c", script)
+	if err != nil {
+		return transfer{}, err
+	}
+	return parseIperf(out, false)
 }

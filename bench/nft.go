@@ -9,7 +9,7 @@ import (
 	"github.com/warrennet/warren/lab"
 )
 
-// nftAddr is translated by the kernel; it is of the range for benchmarks (RFC 2544), which nothing of warren's knows.
+// nftAddr is translated by the kernel; it belongs to the range for benchmarks (RFC 2544), which warren does not route.
 var nftAddr = netip.MustParseAddr("198.18.0.10")
 
 // natRules are those that kube-proxy's nftables mode writes for a Service with one endpoint: a verdict map from address,
@@ -33,7 +33,7 @@ table ip warren-bench {
 %s}
 %s`
 
-// natPort are the chains of one port, natElement leads to them.
+// natPort are the chains of one port, natElement is the map element that jumps to them.
 const natPort = `  chain endpoint-%[1]s-%[2]s {
     ip saddr %[3]s meta mark set meta mark | 0x4000
     meta l4proto %[1]s dnat to %[3]s:%[2]s
@@ -45,8 +45,8 @@ const natPort = `  chain endpoint-%[1]s-%[2]s {
 
 const natElement = "add element ip warren-bench service-ips { %[3]s . %[1]s . %[2]s : goto service-%[1]s-%[2]s }\n"
 
-// natOn has the client's node translate the way's address to the backend's.
-func natOn(l *lab.Lab, w way, backend netip.Addr) error {
+// natOn adds rules to the client's node that translate the target's address to the backend's.
+func natOn(l *lab.Lab, w target, backend netip.Addr) error {
 	var ports, elements strings.Builder
 	for _, p := range [][2]string{{"tcp", w.iperf}, {"udp", w.pong}, {"tcp", w.conn}} {
 		fmt.Fprintf(&ports, natPort, p[0], p[1], backend)
@@ -55,7 +55,7 @@ func natOn(l *lab.Lab, w way, backend netip.Addr) error {
 	return nft(l, fmt.Sprintf(natRules, ports.String(), elements.String()))
 }
 
-// natOff takes the rules away, and with them connection tracking, which would cost the other ways something as well.
+// natOff takes the rules away, and with them connection tracking, whose cost the other targets would bear too.
 func natOff(l *lab.Lab) error { return nft(l, "delete table ip warren-bench\n") }
 
 func nft(l *lab.Lab, script string) error {

@@ -27,9 +27,9 @@ spec:
   - {name: conn, port: 9010}
 `
 
-// services measures a Pod that calls a Pod through a ClusterIP beside the same Pods called directly: backend on the same
-// node, there also beside kernel NAT, and on another one. The direct ports are others than the Service's target ports,
-// whose replies are steered.
+// services measures a client Pod that reaches a backend Pod through a ClusterIP and directly, with the backend on the same node
+// and on another one. On the same node it also measures kernel NAT. The direct ports differ from the Service's target
+// ports, because reply rules redirect replies from those.
 func services(ctx context.Context, o options) (err error) {
 	l, done, err := upLab(ctx, o)
 	if err != nil {
@@ -50,17 +50,17 @@ func services(ctx context.Context, o options) (err error) {
 			return err
 		}
 		fmt.Printf("\nbackend on %s:\n", map[string]string{"n1": "the same node", "n2": "another node"}[b.node])
-		ways := []way{
+		targets := []target{
 			{name: "direct", addr: backend.Addresses[0], iperf: "5301", pong: "9109", conn: "9110"},
 			{name: "ClusterIP", addr: vip, iperf: "5201", pong: "9009", conn: "9010"},
 		}
 		if b.node == client.Node {
 			// Ports of its own: to a server that has met the client at another address, the client's clock has gone back.
-			w := way{name: "nftables", addr: nftAddr, iperf: "5401", pong: "9209", conn: "9210", off: func() error { return natOff(l) }}
+			w := target{name: "nftables", addr: nftAddr, iperf: "5401", pong: "9209", conn: "9210", off: func() error { return natOff(l) }}
 			w.on = func() error { return natOn(l, w, backend.Addresses[0]) }
-			ways = append(ways, w)
+			targets = append(targets, w)
 		}
-		if err := throughService(l, o, client, backend, ways); err != nil {
+		if err := throughService(ctx, l, o, client, backend, targets); err != nil {
 			return err
 		}
 	}
@@ -85,17 +85,18 @@ func makeService(l *lab.Lab, name string) (netip.Addr, error) {
 	return s.Spec.ClusterIP, errors.Join(err, json.Unmarshal([]byte(text), &s))
 }
 
-// way is how the client calls the backend: by its own address and other ports, by the Service, or by an address that the
-// kernel translates.
-type way struct {
+// target is an address and the ports at which the client reaches the backend: the backend's own address, the ClusterIP, or an
+// address that the kernel translates.
+type target struct {
 	name              string
 	addr              netip.Addr
 	iperf, pong, conn string
 	on, off           func() error // around a measurement; nil: nothing is to be done
 }
 
-func throughService(l *lab.Lab, o options, client, backend *lab.Pod, ways []way) error {
-	for _, w := range ways {
+// throughService starts the servers in the backend and measures every target in interleaved rounds.
+func throughService(ctx context.Context, l *lab.Lab, o options, client, backend *lab.Pod, targets []target) error {
+	for _, w := range targets {
 		for _, args := range [][]string{{"iperf3", "-s", "-p", w.iperf}, {self(), "pongserver", ":" + w.pong}, {self(), "connserver", ":" + w.conn}} {
 			stop, err := podServer(l, backend, args...)
 			if err != nil {
@@ -106,8 +107,8 @@ func throughService(l *lab.Lab, o options, client, backend *lab.Pod, ways []way)
 	}
 	t := newTable("direct")
 	for range o.rounds {
-		for _, w := range ways {
-			if err := measureWay(l, t, w, client, backend, o); err != nil {
+		for _, w := range targets {
+			if err := measureTarget(ctx, l, t, w, client, backend, o); err != nil {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 		}
@@ -116,7 +117,8 @@ func throughService(l *lab.Lab, o options, client, backend *lab.Pod, ways []way)
 	return nil
 }
 
-func measureWay(l *lab.Lab, t *table, w way, client, backend *lab.Pod, o options) (err error) {
+// measureTarget runs every load and latency test once against a target.
+func measureTarget(ctx context.Context, l *lab.Lab, t *table, w target, client, backend *lab.Pod, o options) (err error) {
 	if w.on != nil {
 		if err := w.on(); err != nil {
 			return err
@@ -127,16 +129,15 @@ func measureWay(l *lab.Lab, t *table, w way, client, backend *lab.Pod, o options
 		p := *backend
 		p.Addresses = []netip.Addr{w.addr}
 		x.args = append([]string{"-p", w.iperf}, x.args...)
-		_, bps, err := iperf(l, client, &p, o.seconds, x)
-		if err != nil {
+		got, err := repeated(ctx, func() (transfer, error) { return iperf(l, client, &p, o.seconds, x) })
+		if err := t.addRate(x.name+" Gbit/s", w.name, got, err); err != nil {
 			return err
 		}
-		t.add(x.name+" Gbit/s", w.name, bps/1e9)
 	}
 	return latencies(l, t, w, client, o.seconds)
 }
 
-func latencies(l *lab.Lab, t *table, w way, client *lab.Pod, seconds int) error {
+func latencies(l *lab.Lab, t *table, w target, client *lab.Pod, seconds int) error {
 	for _, x := range []struct{ verb, port, p50, p99 string }{{"pingpong", w.pong, "round trip p50 us", "round trip p99 us"}, {"connrate", w.conn, "connections/s", ""}} {
 		out, err := l.PodOutput(client, self(), x.verb, net.JoinHostPort(w.addr.String(), x.port), strconv.Itoa(seconds))
 		if err != nil {
@@ -149,7 +150,7 @@ func latencies(l *lab.Lab, t *table, w way, client *lab.Pod, seconds int) error 
 			}
 			v, err := strconv.ParseFloat(f[i], 64)
 			if err != nil {
-				return fmt.Errorf("%s said %q", x.verb, out)
+				return fmt.Errorf("%s printed %q", x.verb, out)
 			}
 			t.add(name, w.name, v)
 		}

@@ -1,21 +1,17 @@
 #!/bin/bash
-# Everything that proves warren: formatting, vet, staticcheck, static builds, then every Go test as root.
+# The complete suite as root: the static checks of hack/check.sh, static builds, every Go test, and every fuzz target for a
+# few seconds. Arguments are passed to go test.
 set -eu
 cd "$(dirname "$0")/.."
-export PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
+. hack/lib.sh
 if [ "$(id -u)" != 0 ]; then
-  echo "make test works with network namespaces and must be run as root" >&2
+  echo "make test works with network namespaces and must be run as root; make check needs no root" >&2
   exit 1
 fi
-bad=$(gofmt -l $(git ls-files '*.go'))
-if [ -n "$bad" ]; then
-  echo "not formatted (gofmt -w): $bad" >&2
-  exit 1
-fi
-go vet ./...
-go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
-make --no-print-directory build
-# What the race detector makes uncountable.
-go test -count=1 -run 'Alloc' ./internal/packet ./tunnel ./servicelb ./dns
-# -p 1: the tests share two cores, and each package's whole-node tests want them for themselves.
-CGO_ENABLED=1 go test -race -count=1 -timeout 14m -p 1 "$@" ./...
+static_checks
+step build make --no-print-directory build
+# Allocations cannot be counted under the race detector.
+step "allocation tests" go test -count=1 -run 'Alloc' ./internal/packet ./tunnel/... ./servicelb/... ./dns
+step "fuzz targets" hack/fuzz.sh "${FUZZTIME:-2s}"
+# -p 1: one package at a time, because the tests share two cores and the whole-node tests need both.
+CGO_ENABLED=1 go test -race -count=1 -shuffle=on -timeout 14m -p 1 "$@" ./...

@@ -1,0 +1,11 @@
+#!/bin/bash
+# The quick check before a commit: format, vet, lint, modules, and the unit tests that need neither root nor network
+# namespaces nor etcd processes. No root. hack/test.sh has the complete suite.
+set -eu
+cd "$(dirname "$0")/.."
+. hack/lib.sh
+export CGO_ENABLED=0
+static_checks
+# With -short, tests that need root or take long are skipped. The packages left out consist of such tests.
+packages=$(go list ./... | grep -v -E '/(lab|cni|deploy|bench/.*|test/.*)$')
+step "unit tests" go test -short -shuffle=on $packages
