@@ -3,20 +3,17 @@ package agent
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/warrennet/warren/agent/clusterdns"
 	"github.com/warrennet/warren/agent/config"
-	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/internal/store/kube"
 	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/ipam"
@@ -38,22 +35,15 @@ func (a *Agent) connectKubernetes() error {
 	return nil
 }
 
-// apiServers are the addresses to try, in their order. The address of the Service comes last: it works only once this
-// very agent serves it.
+// apiServers are the addresses of API servers in the order in which they are tried.
 func (a *Agent) apiServers(c config.Kubernetes) []string {
-	out := slices.Clone(c.Servers)
-	for _, h := range []string{c.HostIP, "127.0.0.1"} {
-		if h != "" {
-			out = append(out, net.JoinHostPort(h, strconv.Itoa(kube.DefaultPort)))
-		}
-	}
-	kept, err := a.disk.APIServers()
+	cached, err := a.disk.APIServers()
 	if err != nil {
-		a.log.Warn("the kept list of API servers is unreadable and was passed over", "err", err)
+		a.log.Warn("ignoring unreadable cached list of API servers", "err", err)
 	}
-	out = append(out, kept...)
-	if h := os.Getenv("KUBERNETES_SERVICE_HOST"); h != "" {
-		out = append(out, net.JoinHostPort(h, os.Getenv("KUBERNETES_SERVICE_PORT")))
+	out, err := kube.Candidates{Configured: c.Servers, HostIP: c.HostIP, Cached: cached}.List()
+	if err != nil {
+		a.log.Warn("ignoring invalid addresses of API servers", "err", err)
 	}
 	return out
 }
@@ -75,7 +65,7 @@ func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
 	}
 	c := a.cluster()
 	for _, p := range a.source.Node().PodCIDRs {
-		if plan.Contains(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
+		if netx.Contains(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
 			out = append(out, p)
 			continue
 		}
@@ -93,7 +83,7 @@ func unclaimed(want, have []netip.Prefix, c model.Cluster, blocks []model.Block)
 		}
 		why := "it was free only after this node had claimed another"
 		switch i := slices.IndexFunc(blocks, func(b model.Block) bool { return b.CIDR.Overlaps(p) }); {
-		case !plan.Contains(c.PodCIDRs, p.Addr()):
+		case !netx.Contains(c.PodCIDRs, p.Addr()):
 			why = fmt.Sprintf("it is outside of the Pod ranges %v", c.PodCIDRs)
 		case p.Bits() != c.Bits(p):
 			why = fmt.Sprintf("blocks are /%d", c.Bits(p))
@@ -119,26 +109,14 @@ const clusterFileCheck = 2 * time.Second
 // followClusterFile takes up what changes in the cluster's own settings while the agent runs: servers of etcd and of the
 // API, and the addresses of cluster DNS. Other changes are reported and wait for a restart.
 func (a *Agent) followClusterFile(ctx context.Context) {
-	file := a.cfg.ClusterFile()
-	last, _ := os.ReadFile(file)
-	for ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(clusterFileCheck):
-		}
-		raw, err := os.ReadFile(file)
-		if err != nil || string(raw) == string(last) {
-			continue
-		}
-		last = raw
+	kube.FollowFiles(ctx, []string{a.cfg.ClusterFile()}, clusterFileCheck, func() {
 		cfg, err := a.cfg.Reload()
 		if err != nil {
-			a.log.Error("the cluster's settings changed and have problems; going on with the old ones", "err", err)
-			continue
+			a.log.Error("rejected invalid cluster settings; keeping previous settings", "err", err)
+			return
 		}
 		a.takeConfig(cfg)
-	}
+	})
 }
 
 // takeConfig applies the settings that may change live.

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 
+	"github.com/warrennet/warren/internal/netx"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -57,12 +57,12 @@ func planNewDNS(v view, op operator) (p dnsPlan) {
 		p.addresses = addresses(kubelet)
 	default:
 		for _, r := range ranges {
-			p.addresses = append(p.addresses, tenth(r))
+			p.addresses = append(p.addresses, netx.Nth(r, kubeadmDNS))
 		}
 	}
 	var inRange []netip.Addr // Kubernetes gives Services no others; a node-local address has none
 	for _, a := range p.addresses {
-		if slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(a) }) {
+		if netx.Contains(ranges, a) {
 			inRange = append(inRange, a)
 		}
 	}
@@ -72,14 +72,8 @@ func planNewDNS(v view, op operator) (p dnsPlan) {
 	return p
 }
 
-// tenth is the address that kubeadm and others give cluster DNS.
-func tenth(r netip.Prefix) netip.Addr {
-	a := r.Masked().Addr()
-	for range 10 {
-		a = a.Next()
-	}
-	return a
-}
+// kubeadmDNS is the number of the address that kubeadm and others assign to cluster DNS, counted in the Service range.
+const kubeadmDNS = 10
 
 func dnsService(ips []netip.Addr) *corev1.Service {
 	policy := corev1.IPFamilyPolicySingleStack

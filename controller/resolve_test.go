@@ -2,7 +2,6 @@ package controller
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -128,14 +127,6 @@ func TestServersOfSlices(t *testing.T) {
 	})
 	if want := "192.0.2.1:6443 192.0.2.2:6443 [2001:db8::1]:6443"; strings.Join(got, " ") != want {
 		t.Errorf("got %v, expected %s", got, want)
-	}
-}
-
-func TestTenth(t *testing.T) {
-	for in, want := range map[string]string{"10.43.0.0/16": "10.43.0.10", "fd43::/112": "fd43::a", "10.96.255.250/28": "10.96.255.250"} {
-		if got := tenth(netip.MustParsePrefix(in)); got.String() != want {
-			t.Errorf("tenth of %s is %s, expected %s", in, got, want)
-		}
 	}
 }
 

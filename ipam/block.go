@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/big"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 )
 
 // BlockStore is where blocks are claimed: one transaction creates all or none.
@@ -132,7 +132,7 @@ func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, 
 	i := free[rand.IntN(len(free))]
 	out := make([]model.Block, 0, len(missing))
 	for _, r := range missing {
-		out = append(out, newBlock(nth(r, c.Bits(r), i), o))
+		out = append(out, newBlock(netx.NthPrefix(r, c.Bits(r), uint64(i)), o))
 	}
 	return out, nil
 }
@@ -170,7 +170,7 @@ func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, lim
 
 func isFree(c model.Cluster, ranges []netip.Prefix, taken map[netip.Prefix]bool, odd []netip.Prefix, i int) bool {
 	for _, r := range ranges {
-		b := nth(r, c.Bits(r), i)
+		b := netx.NthPrefix(r, c.Bits(r), uint64(i))
 		if taken[b] {
 			return false
 		}
@@ -195,13 +195,4 @@ func blockCount(c model.Cluster, ranges []netip.Prefix) int {
 		}
 	}
 	return n
-}
-
-// nth returns block number i of bits length in range r.
-func nth(r netip.Prefix, bits, i int) netip.Prefix {
-	base := new(big.Int).SetBytes(r.Masked().Addr().AsSlice())
-	off := new(big.Int).Lsh(big.NewInt(int64(i)), uint(r.Addr().BitLen()-bits))
-	sum := base.Add(base, off).FillBytes(make([]byte, r.Addr().BitLen()/8))
-	a, _ := netip.AddrFromSlice(sum)
-	return netip.PrefixFrom(a, bits)
 }

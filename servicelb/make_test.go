@@ -218,11 +218,11 @@ func service(name string, proto uint8, vip string, port, target uint16, endpoint
 		svc.ClusterIPs = []netip.Addr{ip(vip)}
 	}
 	var out []model.EndpointSlice
-	for _, v6 := range []bool{false, true} {
-		s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: name + "-1"}, Service: name, V6: v6,
+	for _, f := range model.Families {
+		s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: name + "-1"}, Service: name, Family: f,
 			Ports: []model.EndpointPort{{Protocol: model.Protocol(proto), Port: target}}}
 		for _, e := range endpoints {
-			if a := ip(e); a.Is6() == v6 {
+			if a := ip(e); model.FamilyOf(a) == f {
 				s.Endpoints = append(s.Endpoints, model.Endpoint{Addr: a, Ready: true, Serving: true, Node: nodeOf(a)})
 			}
 		}

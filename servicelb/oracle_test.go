@@ -115,7 +115,7 @@ func (o *oracle) front(proto uint8, to netip.AddrPort) (*model.Service, *model.S
 func (o *oracle) endpoints(s *model.Service, p *model.ServicePort, v6 bool) map[netip.AddrPort]model.Endpoint {
 	out := map[netip.AddrPort]model.Endpoint{}
 	for _, sl := range o.snap.Slices {
-		if sl.Namespace != s.Namespace || sl.Service != s.Name || sl.V6 != v6 {
+		if sl.Namespace != s.Namespace || sl.Service != s.Name || (sl.Family == model.IPv6) != v6 {
 			continue
 		}
 		for _, sp := range sl.Ports {
@@ -496,7 +496,10 @@ func (d dice) service(i int, name string) model.Service {
 }
 
 func (d dice) slice(svc, name string) model.EndpointSlice {
-	s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: name}, Service: svc, V6: d.yes(50)}
+	s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: name}, Service: svc}
+	if d.yes(50) {
+		s.Family = model.IPv6
+	}
 	for j := range 3 {
 		for _, proto := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
 			if d.yes(80) {
@@ -505,7 +508,7 @@ func (d dice) slice(svc, name string) model.EndpointSlice {
 		}
 	}
 	for range d(4) {
-		a := families[map[bool]string{false: "4", true: "6"}[s.V6]]
+		a := families[[...]string{"4", "6"}[s.Family]]
 		e := model.Endpoint{Addr: ip(pick(d, []string{a.pod, ip(a.pod).Next().String(), a.far, ip(a.far).Next().String(), a.node, a.peer, a.endpoint}))}
 		e.Node = nodeOf(e.Addr)
 		e.Ready = d.yes(75)

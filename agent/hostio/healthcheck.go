@@ -14,6 +14,7 @@ import (
 
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/httpserve"
+	"github.com/warrennet/warren/internal/netx"
 )
 
 // HealthChecks serves the health check node ports of Services with externalTrafficPolicy Local, as kube-proxy does. A host socket
@@ -115,7 +116,7 @@ func (c *healthCheck) set(check plan.HealthCheck) {
 // answered: the listener is bound to all addresses.
 func (c *healthCheck) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	if local == nil || !plan.Contains(c.ranges(), local.AddrPort().Addr().Unmap()) {
+	if local == nil || !netx.Contains(c.ranges(), local.AddrPort().Addr().Unmap()) {
 		http.Error(w, "send the request to the health check node port", http.StatusForbidden)
 		return
 	}

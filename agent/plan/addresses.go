@@ -7,6 +7,7 @@ import (
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/servicelb"
 )
 
@@ -68,7 +69,7 @@ func (in *Input) nodePortAddrs() (out []netip.Addr) {
 		all = append(all, PodNetAddr(b))
 	}
 	for _, a := range all {
-		if len(in.NodePortRanges) == 0 || Contains(in.NodePortRanges, a) {
+		if len(in.NodePortRanges) == 0 || netx.Contains(in.NodePortRanges, a) {
 			out = append(out, a)
 		}
 	}
@@ -109,7 +110,7 @@ func (in *Input) unmanaged() (out []netip.Addr) {
 	}
 	for _, p := range in.ReportedPods {
 		for _, x := range p.Addrs {
-			if !p.HostNetwork && !managed[x] && Contains(in.Blocks, x) {
+			if !p.HostNetwork && !managed[x] && netx.Contains(in.Blocks, x) {
 				out = append(out, x)
 			}
 		}
@@ -170,17 +171,12 @@ func (p *Plan) balancer(in *Input) servicelb.Self {
 func (p *Plan) peerNodeAddrs(in *Input) (out []netip.Addr) {
 	for _, peer := range p.Peers {
 		for _, a := range peer.AllowedIPs {
-			if a.IsSingleIP() && !peer.Foreign && !Contains(in.Cluster.PodCIDRs, a.Addr()) {
+			if a.IsSingleIP() && !peer.Foreign && !netx.Contains(in.Cluster.PodCIDRs, a.Addr()) {
 				out = append(out, a.Addr())
 			}
 		}
 	}
 	return out
-}
-
-// Contains reports whether one of the ranges contains the address.
-func Contains(ranges []netip.Prefix, a netip.Addr) bool {
-	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(a) })
 }
 
 // host is the prefix of a single address.

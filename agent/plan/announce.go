@@ -6,6 +6,7 @@ import (
 
 	"github.com/warrennet/warren/internal/lbpool"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/servicelb/announce"
 	"github.com/warrennet/warren/tunnel"
 )
@@ -36,7 +37,7 @@ func announced(in *Input, peers []tunnel.Peer) (d announce.Desired) {
 func announcePeers(in *Input, peers []tunnel.Peer, f model.Family) (out []announce.Peer) {
 	for _, p := range peers {
 		for _, c := range p.AllowedIPs {
-			if !p.Foreign && Contains(in.Cluster.PodCIDRs, c.Addr()) && model.FamilyOf(c.Addr()) == f {
+			if !p.Foreign && netx.Contains(in.Cluster.PodCIDRs, c.Addr()) && model.FamilyOf(c.Addr()) == f {
 				out = append(out, announce.Peer{Name: p.Name, Addr: PodNetAddr(c)})
 				break
 			}
@@ -95,7 +96,7 @@ func readyNodes(snap *model.Snapshot, service model.ObjectName) []string {
 
 // ofCluster reports whether an address is the cluster's own: those are not announced, whatever the status of a Service has.
 func (in *Input) ofCluster(a netip.Addr) bool {
-	if Contains(in.Cluster.PodCIDRs, a) || Contains(in.Snapshot.ServiceCIDRs, a) || slices.Contains(in.Underlay.Addrs, a) {
+	if netx.Contains(in.Cluster.PodCIDRs, a) || netx.Contains(in.Snapshot.ServiceCIDRs, a) || slices.Contains(in.Underlay.Addrs, a) {
 		return true
 	}
 	return slices.ContainsFunc(in.Snapshot.Nodes, func(n model.Node) bool { return slices.Contains(n.Addresses, a) })

@@ -120,7 +120,7 @@ func TestMake_DualStackNode_EqualsGolden(t *testing.T) {
 		{ObjectName: n("api"), ClusterIPs: []netip.Addr{ip("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 443, TargetPort: 6443}}},
 	}
 	slice := func(service, addr string, port uint16) model.EndpointSlice {
-		return model.EndpointSlice{ObjectName: n(service + addr), Service: service, V6: ip(addr).Is6(), Ports: []model.EndpointPort{{Protocol: model.TCP, Port: port}},
+		return model.EndpointSlice{ObjectName: n(service + addr), Service: service, Family: model.FamilyOf(ip(addr)), Ports: []model.EndpointPort{{Protocol: model.TCP, Port: port}},
 			Endpoints: []model.Endpoint{{Addr: ip(addr), Ready: true, Serving: true}}}
 	}
 	snap.Slices = []model.EndpointSlice{slice("web", "10.42.0.3", 8080), slice("web", "10.42.1.3", 8080), slice("web", "fd42::3", 8080), slice("api", "192.0.2.1", 6443)}

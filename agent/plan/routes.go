@@ -5,6 +5,7 @@ import (
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 )
 
 // host is the node's own configuration without Services: addresses of the TUN, routes of Pods and nodes, and the rules for them.
@@ -45,7 +46,7 @@ func (p *Plan) host(in *Input) {
 func (p *Plan) nodeRoutes(in *Input, src [2]netip.Addr) {
 	for _, peer := range p.Peers {
 		for _, a := range peer.AllowedIPs {
-			if !a.IsSingleIP() || Contains(in.Cluster.PodCIDRs, a.Addr()) || !src[model.FamilyOf(a.Addr())].IsValid() {
+			if !a.IsSingleIP() || netx.Contains(in.Cluster.PodCIDRs, a.Addr()) || !src[model.FamilyOf(a.Addr())].IsValid() {
 				continue
 			}
 			p.Host.Routes = append(p.Host.Routes, in.overTUN(tableEgress, a, netip.Addr{})...)

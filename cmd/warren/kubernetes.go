@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -39,8 +37,8 @@ func (a *apiFlags) add(c *cobra.Command) {
 	f.StringVar(&a.namespace, "namespace", envOr("WARREN_NAMESPACE", "warren-system"), "namespace of warren's own objects")
 }
 
-// known are the servers to try, in this order: those of the flag, of the operator's config.yaml, of cluster.yaml, this node
-// itself, which may be a control-plane node, and last the Service, which leads somewhere once the network works.
+// known are the API servers to try: those of the flag, of the operator's config.yaml and of cluster.yaml, in this order,
+// then those of kube.Candidates.
 func (a *apiFlags) known() (out []string, err error) {
 	lists := [][]string{a.servers}
 	for _, file := range a.configs {
@@ -54,24 +52,7 @@ func (a *apiFlags) known() (out []string, err error) {
 		}
 		lists = append(lists, servers)
 	}
-	port := strconv.Itoa(kube.DefaultPort)
-	lists = append(lists, []string{a.hostIP, "127.0.0.1:" + port})
-	if host := os.Getenv("KUBERNETES_SERVICE_HOST"); host != "" {
-		lists = append(lists, []string{net.JoinHostPort(host, envOr("KUBERNETES_SERVICE_PORT", "443"))})
-	}
-	for _, s := range slices.Concat(lists...) {
-		if s == "" {
-			continue
-		}
-		p, err := kube.ParseServer(s)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	return out, nil
+	return kube.Candidates{Configured: slices.Concat(lists...), HostIP: a.hostIP}.List()
 }
 
 func (a *apiFlags) connect(agent string) (*kube.Connection, error) {
@@ -86,20 +67,14 @@ func (a *apiFlags) connect(agent string) (*kube.Connection, error) {
 // followEvery is how often the files are looked at for other servers; the kubelet brings changes within a minute.
 const followEvery = 10 * time.Second
 
-// follow keeps the connection's servers as the files say, until ctx ends.
+// follow keeps the connection's servers up to date with the files, until ctx ends.
 func (a *apiFlags) follow(ctx context.Context, conn *kube.Connection) error {
-	t := time.NewTicker(followEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if servers, err := a.known(); err == nil {
-				conn.SetServers(servers)
-			}
+	kube.FollowFiles(ctx, a.configs, followEvery, func() {
+		if servers, err := a.known(); err == nil {
+			conn.SetServers(servers)
 		}
-	}
+	})
+	return nil
 }
 
 // with runs work while the connection follows the files.

@@ -1,4 +1,4 @@
-// Package arch holds no code: its tests keep the import directions of docs/architecture.md.
+// Package arch has no code. Its tests enforce the import directions of docs/architecture.md.
 package arch
 
 import (
@@ -37,7 +37,7 @@ func packages(t *testing.T) []pkg {
 	}
 }
 
-// rule says which packages may import what begins with a path.
+// rule restricts which packages may import the packages below a path.
 type rule struct {
 	imported string   // import path prefix
 	only     []string // package prefixes, below the module, that may import it
@@ -45,22 +45,23 @@ type rule struct {
 }
 
 var rules = []rule{
-	{"golang.zx2c4.com/wireguard", []string{"tunnel"}, "the engine is tunnel's secret"},
-	{"go.etcd.io/", []string{"internal/store"}, "etcd is the store's secret"},
-	{"k8s.io/client-go", []string{"internal/store", "controller", "test"}, "client-go is the secret of those who read (store) and write (controller) the API server"},
-	{"k8s.io/", []string{"internal/store", "controller", "cmd/warren", "test"}, "the rest of the program knows plain values"},
-	{"github.com/vishvananda/netlink", []string{"internal/hostnet", "cni", "lab", "tunnel/", "agent/cniserver/"}, "hostnet is the only hand on netlink besides cni and the lab"},
+	{"golang.zx2c4.com/wireguard", []string{"tunnel"}, "only tunnel uses the WireGuard device"},
+	{"go.etcd.io/", []string{"internal/store"}, "only the store uses etcd's client and server"},
+	{"k8s.io/client-go", []string{"internal/store", "controller", "test"}, "only the store reads the API server, and only the controller writes to it"},
+	{"k8s.io/", []string{"internal/store", "controller", "cmd/warren", "test"}, "other packages use the types of internal/model"},
+	{"github.com/vishvananda/netlink", []string{"internal/hostnet", "cni", "lab", "tunnel/", "agent/cniserver/"},
+		"only hostnet configures the host by netlink; cni and lab configure network namespaces"},
 	{"github.com/cilium/ebpf", []string{"servicelb/offload"}, "only the offload loads BPF programs"},
-	{module + "agent", []string{"cmd", "lab", "agent", "cni/internal/"}, "nothing but cmd and lab starts agents"},
-	{module + "lab", []string{"cmd", "lab", "bench"}, "the lab is for people and tests"},
-	{module + "tunnel", []string{"agent", "tunnel", "cmd"}, "the agent joins tunnel and servicelb"},
-	{module + "controller", []string{"cmd"}, "the controller is a program of its own"},
-	{module + "servicelb", []string{"agent", "servicelb", "cmd"}, "the agent joins tunnel and servicelb"},
-	{module + "dns", []string{"agent", "dns", "cmd", "bench"}, "the agent hands snapshots to DNS"},
-	{module + "internal/store", []string{"agent", "controller", "cmd", "lab", "bench", "internal/store"}, "only the agent and the commands read the store"},
+	{module + "agent", []string{"cmd", "lab", "agent", "cni/internal/"}, "only commands and the lab start agents"},
+	{module + "lab", []string{"cmd", "lab", "bench"}, "the lab is a command and a test harness"},
+	{module + "tunnel", []string{"agent", "tunnel", "cmd"}, "only the agent connects tunnel and servicelb"},
+	{module + "controller", []string{"cmd"}, "the controller is a separate process"},
+	{module + "servicelb", []string{"agent", "servicelb", "cmd"}, "only the agent connects tunnel and servicelb"},
+	{module + "dns", []string{"agent", "dns", "cmd", "bench"}, "only the agent passes snapshots to the DNS server"},
+	{module + "internal/store", []string{"agent", "controller", "cmd", "lab", "bench", "internal/store"}, "only the agent, the controller and commands use the store"},
 	{module + "internal/testutil", []string{"internal/testutil", "internal/store/etcd/etcdtest"}, "only tests use it"},
-	{module + "internal/systemd", []string{"agent", "cmd"}, "what runs as a unit speaks to its manager; packages do not"},
-	{module + "internal/hostnet", []string{"agent", "cmd"}, "only the agent configures the host; the doctor, started by cmd, looks"},
+	{module + "internal/systemd", []string{"agent", "cmd"}, "only a process that runs as a systemd unit notifies systemd"},
+	{module + "internal/hostnet", []string{"agent", "cmd"}, "only the agent configures the host; commands inspect it"},
 }
 
 func below(path, prefix string) bool {
@@ -68,7 +69,7 @@ func below(path, prefix string) bool {
 		strings.HasSuffix(prefix, "/") && strings.HasPrefix(path, prefix)
 }
 
-func TestImportDirections(t *testing.T) {
+func TestImports_EachPackage_FollowsTheDirections(t *testing.T) {
 	for _, p := range packages(t) {
 		name := strings.TrimPrefix(p.ImportPath, module)
 		for _, imp := range p.Imports {
@@ -88,16 +89,24 @@ func TestImportDirections(t *testing.T) {
 	}
 }
 
-// model and packet are plain values and byte work, lbpool plans on them; the plugin's wire types must not grow its binary.
-func TestPureStdlib(t *testing.T) {
+// pure packages import the standard library and each other only.
+var pure = map[string]string{
+	"internal/model":  "plain values",
+	"internal/packet": "parsing and rewriting of bytes",
+	"internal/netx":   "calculation with addresses",
+	"internal/lbpool": "a decision from values",
+	"internal/api":    "types of the local API; the CNI plugin links them, and its start time matters",
+}
+
+func TestPurePackages_Imports_AreStandardLibraryOrPure(t *testing.T) {
 	for _, p := range packages(t) {
 		name := strings.TrimPrefix(p.ImportPath, module)
-		if name != "internal/model" && name != "internal/packet" && name != "internal/api" && name != "internal/lbpool" {
+		if pure[name] == "" {
 			continue
 		}
 		for _, imp := range p.Imports {
-			if imp != module+"internal/model" && strings.Contains(strings.SplitN(imp, "/", 2)[0], ".") {
-				t.Errorf("%s imports %s: it may import the standard library (and model) only", name, imp)
+			if pure[strings.TrimPrefix(imp, module)] == "" && strings.Contains(strings.SplitN(imp, "/", 2)[0], ".") {
+				t.Errorf("%s (%s) imports %s: only the standard library and other pure packages are allowed", name, pure[name], imp)
 			}
 		}
 	}

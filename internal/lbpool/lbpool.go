@@ -1,8 +1,8 @@
 // Package lbpool decides which addresses Services of type LoadBalancer get from the cluster's address pools.
 //
-// It is pure: the caller hands it a Service, the pools and what is taken, and writes the result wherever it keeps it
-// (etcd transactions, or a Kubernetes status). It owns nothing, reads no clock and draws no random number: the same
-// input gives the same addresses, and a Service made anew gets its former address where that is still free.
+// It is pure: the caller passes a Service, the pools and the addresses in use, and stores the result (in etcd, or in the
+// status of a Kubernetes Service). It owns nothing, reads no clock and draws no random number: the same input gives the
+// same addresses, and a Service that is created again gets its former address if that is still free.
 package lbpool
 
 import (
@@ -16,11 +16,11 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// Choose returns an address for each family of the request that one can be had for, and why there is none for the others.
-// It keeps what the Service has while that is still right.
+// Choose returns one address for each family of the request. For a family without a free address it returns the reason
+// in pending instead. An address that the Service holds is kept while it still fits the request.
 func Choose(r Request, pools []model.AddressPool, taken Taken) (got []netip.Addr, pending []string) {
-	for _, v6 := range r.V6 {
-		a, why := r.one(v6, pools, taken)
+	for _, f := range r.Families {
+		a, why := r.one(f, pools, taken)
 		if why != "" {
 			pending = append(pending, why)
 			continue
@@ -30,36 +30,36 @@ func Choose(r Request, pools []model.AddressPool, taken Taken) (got []netip.Addr
 	return got, pending
 }
 
-func (r *Request) one(v6 bool, pools []model.AddressPool, taken Taken) (netip.Addr, string) {
-	for _, a := range r.Asked {
-		if a.Is6() == v6 {
-			return r.asked(a, pools, taken)
+func (r *Request) one(f model.Family, pools []model.AddressPool, taken Taken) (netip.Addr, string) {
+	for _, a := range r.Named {
+		if model.FamilyOf(a) == f {
+			return r.grant(a, pools, taken)
 		}
 	}
 	for _, a := range r.Has {
-		if a.Is6() == v6 && r.keeps(a, pools) && r.conflict(a, taken) == "" {
+		if model.FamilyOf(a) == f && r.keeps(a, pools) && r.conflict(a, taken) == "" {
 			return a, ""
 		}
 	}
-	eligible, why := r.eligible(v6, pools)
+	eligible, why := r.eligible(f, pools)
 	if why != "" {
 		return netip.Addr{}, why
 	}
-	if a, ok := r.shared(v6, eligible, taken); ok {
+	if a, ok := r.shared(f, eligible, taken); ok {
 		return a, ""
 	}
 	var names []string
 	for _, p := range eligible {
-		if a, ok := r.free(v6, p, taken); ok {
+		if a, ok := r.free(f, p, taken); ok {
 			return a, ""
 		}
 		names = append(names, p.Name)
 	}
-	return netip.Addr{}, fmt.Sprintf("every %s address of %s is taken", family(v6), strings.Join(names, ", "))
+	return netip.Addr{}, fmt.Sprintf("every %s address of %s is taken", f, strings.Join(names, ", "))
 }
 
-// asked grants an address that the Service names: it must be in a pool that serves the Service.
-func (r *Request) asked(a netip.Addr, pools []model.AddressPool, taken Taken) (netip.Addr, string) {
+// grant grants an address that the Service names: it must be in a pool that serves the Service.
+func (r *Request) grant(a netip.Addr, pools []model.AddressPool, taken Taken) (netip.Addr, string) {
 	why := fmt.Sprintf("%s lies in no pool", a)
 	for i := range pools {
 		p := &pools[i]
@@ -77,13 +77,13 @@ func (r *Request) asked(a netip.Addr, pools []model.AddressPool, taken Taken) (n
 		}
 	}
 	if slices.Contains(r.Has, a) && Pool(pools, a) == nil && r.conflict(a, taken) == "" {
-		return a, "" // its pool is gone; it keeps what it has
+		return a, "" // its pool was deleted; the Service keeps its address
 	}
 	return netip.Addr{}, why
 }
 
-// keeps reports whether an address that the Service holds still fits the pool it names. Pools decide when an address is
-// given: one that was changed or removed since takes none away.
+// keeps reports whether an address that the Service holds still fits the pool that the Service names. Pools matter when
+// an address is assigned only: a later change or removal of the pool does not withdraw it.
 func (r *Request) keeps(a netip.Addr, pools []model.AddressPool) bool {
 	if r.Pool == "" {
 		return true
@@ -93,8 +93,8 @@ func (r *Request) keeps(a netip.Addr, pools []model.AddressPool) bool {
 	return at == nil || !named || at.Name == r.Pool
 }
 
-// eligible are the pools that the Service may take from by itself, best first.
-func (r *Request) eligible(v6 bool, pools []model.AddressPool) (out []*model.AddressPool, why string) {
+// eligible returns the pools from which the Service may get an address without naming it, the best one first.
+func (r *Request) eligible(f model.Family, pools []model.AddressPool) (out []*model.AddressPool, why string) {
 	named := false
 	for i := range pools {
 		p := &pools[i]
@@ -102,7 +102,7 @@ func (r *Request) eligible(v6 bool, pools []model.AddressPool) (out []*model.Add
 			continue
 		}
 		named = true
-		if (p.AutoAssign || r.Pool != "") && serves(p, r.Namespace) && slices.ContainsFunc(p.Ranges, func(x model.AddressRange) bool { return x.First.Is6() == v6 }) {
+		if (p.AutoAssign || r.Pool != "") && serves(p, r.Namespace) && slices.ContainsFunc(p.Ranges, func(x model.AddressRange) bool { return model.FamilyOf(x.First) == f }) {
 			out = append(out, p)
 		}
 	}
@@ -113,9 +113,9 @@ func (r *Request) eligible(v6 bool, pools []model.AddressPool) (out []*model.Add
 	case r.Pool != "" && !named:
 		return nil, fmt.Sprintf("pool %s does not exist", r.Pool)
 	case r.Pool != "":
-		return nil, fmt.Sprintf("pool %s has no %s addresses for namespace %s", r.Pool, family(v6), r.Namespace)
+		return nil, fmt.Sprintf("pool %s has no %s addresses for namespace %s", r.Pool, f, r.Namespace)
 	default:
-		return nil, fmt.Sprintf("no pool assigns %s addresses to namespace %s by itself", family(v6), r.Namespace)
+		return nil, fmt.Sprintf("no pool assigns %s addresses to namespace %s by itself", f, r.Namespace)
 	}
 	slices.SortStableFunc(out, func(a, b *model.AddressPool) int {
 		return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Name, b.Name))
@@ -127,7 +127,7 @@ func serves(p *model.AddressPool, namespace string) bool {
 	return len(p.Namespaces) == 0 || slices.Contains(p.Namespaces, namespace)
 }
 
-// conflict says why the Service cannot have an address beside those who hold it, "" if it can.
+// conflict returns why the Service cannot share an address with its holders, "" if it can or if there are none.
 func (r *Request) conflict(a netip.Addr, taken Taken) string {
 	for _, u := range taken[a] {
 		if u.UID == r.UID {
@@ -162,27 +162,27 @@ func sameSelector(a, b map[string]string) bool {
 	return true
 }
 
-// shared finds an address that is held with the same sharing key already: that is what the key is for.
-func (r *Request) shared(v6 bool, eligible []*model.AddressPool, taken Taken) (best netip.Addr, ok bool) {
+// shared finds an address that another Service holds with the same sharing key.
+func (r *Request) shared(f model.Family, eligible []*model.AddressPool, taken Taken) (best netip.Addr, ok bool) {
 	if r.Key == "" {
 		return best, false
 	}
 	for a, uses := range taken {
 		in := slices.ContainsFunc(eligible, func(p *model.AddressPool) bool { return p.Contains(a) })
 		others := slices.ContainsFunc(uses, func(u Use) bool { return u.UID != r.UID })
-		if a.Is6() == v6 && in && others && r.conflict(a, taken) == "" && (!ok || a.Less(best)) {
+		if model.FamilyOf(a) == f && in && others && r.conflict(a, taken) == "" && (!ok || a.Less(best)) {
 			best, ok = a, true
 		}
 	}
 	return best, ok
 }
 
-// free finds an address of a pool that nobody holds. Where the search begins follows from the Service's name, so that
-// racing Services seldom want the same one and a Service made anew gets its old one back.
-func (r *Request) free(v6 bool, p *model.AddressPool, taken Taken) (netip.Addr, bool) {
+// free finds an address of a pool that no Service holds. The search starts at a hash of the Service's name: racing
+// Services seldom select the same address, and a Service that is created again gets its former one.
+func (r *Request) free(f model.Family, p *model.AddressPool, taken Taken) (netip.Addr, bool) {
 	var total uint64
 	for _, x := range p.Ranges {
-		if x.First.Is6() == v6 {
+		if model.FamilyOf(x.First) == f {
 			total += size(x)
 		}
 	}
@@ -192,9 +192,9 @@ func (r *Request) free(v6 bool, p *model.AddressPool, taken Taken) (netip.Addr, 
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s/%s", r.Namespace, r.Name)
 	start := h.Sum64() % total
-	// Among that many different addresses one is free, if any is.
+	// At most len(taken) addresses are held, so one of len(taken)+1 different ones is free.
 	for i := range min(total, uint64(len(taken))+1) {
-		a := nth(p.Ranges, v6, (start+i)%total)
+		a := nth(p.Ranges, f, (start+i)%total)
 		if !slices.ContainsFunc(taken[a], func(u Use) bool { return u.UID != r.UID }) {
 			return a, true
 		}
@@ -212,12 +212,12 @@ func Pool(pools []model.AddressPool, a netip.Addr) *model.AddressPool {
 	return nil
 }
 
-// TakenBy gathers what a list of Services holds.
+// TakenBy returns the addresses that a list of Services holds.
 func TakenBy(services []model.Service) Taken {
 	t := Taken{}
 	for i := range services {
 		if s := &services[i]; Ours(s) {
-			r, _ := RequestOf(s) // one with a bad wish holds its addresses all the same
+			r, _ := RequestOf(s) // a Service with an invalid request holds its addresses, too
 			for _, a := range s.LBAddresses {
 				t[a] = append(t[a], r.Use)
 			}
@@ -226,14 +226,7 @@ func TakenBy(services []model.Service) Taken {
 	return t
 }
 
-func family(v6 bool) string {
-	if v6 {
-		return "IPv6"
-	}
-	return "IPv4"
-}
-
-// Rank orders nodes for the work on a Service: the one with the highest rank does it.
+// Rank orders the nodes for one Service: the node with the highest rank allocates its addresses.
 func Rank(service, node string) uint64 {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s\x00%s", service, node)

@@ -59,12 +59,12 @@ func TestRanges(t *testing.T) {
 	list := rng(t, "192.0.2.9-192.0.2.10", "fd77::ffff:ffff:ffff:fffe-fd77:0:0:1::1", "192.0.2.254-192.0.3.1")
 	var got []string
 	for i := range uint64(6) {
-		got = append(got, nth(list, false, i).String())
+		got = append(got, nth(list, model.IPv4, i).String())
 	}
 	if want := "192.0.2.9 192.0.2.10 192.0.2.254 192.0.2.255 192.0.3.0 192.0.3.1"; strings.Join(got, " ") != want {
 		t.Errorf("%v, expected %s", got, want)
 	}
-	if a := nth(list, true, 2); a != ip("fd77:0:0:1::") {
+	if a := nth(list, model.IPv6, 2); a != ip("fd77:0:0:1::") {
 		t.Errorf("the third IPv6 address is %s", a)
 	}
 }
@@ -145,7 +145,7 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s: %q, expected %q", tc.name, got, tc.want)
 		}
 	}
-	if _, why := Choose(Request{V6: []bool{false}}, nil, nil); !slices.Equal(why, []string{"there is no AddressPool"}) {
+	if _, why := Choose(Request{Families: []model.Family{model.IPv4}}, nil, nil); !slices.Equal(why, []string{"there is no AddressPool"}) {
 		t.Errorf("without pools: %v", why)
 	}
 }
@@ -198,13 +198,13 @@ func TestRandomHistories(t *testing.T) {
 				t.Fatalf("seed %d step %d: %v and %v for %d families", seed, step, got, why, len(list[at].ClusterIPs))
 			}
 			for _, a := range before {
-				if !slices.Contains(got, a) && slices.Contains(r.V6, a.Is6()) && allowed(list, list[at], a) {
+				if !slices.Contains(got, a) && slices.Contains(r.Families, model.FamilyOf(a)) && allowed(list, list[at], a) {
 					t.Fatalf("seed %d step %d: %s lost %s for nothing", seed, step, name, a)
 				}
 			}
-			for _, v6 := range r.V6 {
-				for _, a := range all(pools, v6) {
-					if !slices.ContainsFunc(got, func(b netip.Addr) bool { return b.Is6() == v6 }) && allowed(list, list[at], a) {
+			for _, f := range r.Families {
+				for _, a := range all(pools, f) {
+					if !slices.ContainsFunc(got, func(b netip.Addr) bool { return model.FamilyOf(b) == f }) && allowed(list, list[at], a) {
 						t.Fatalf("seed %d step %d: %s waits although it could have %s: %v", seed, step, name, a, why)
 					}
 				}
@@ -215,10 +215,10 @@ func TestRandomHistories(t *testing.T) {
 }
 
 // all lists the addresses that pools assign by themselves.
-func all(pools []model.AddressPool, v6 bool) (out []netip.Addr) {
+func all(pools []model.AddressPool, f model.Family) (out []netip.Addr) {
 	for _, p := range pools {
 		for _, r := range p.Ranges {
-			for a := r.First; p.AutoAssign && a.Is6() == v6 && r.Contains(a); a = a.Next() {
+			for a := r.First; p.AutoAssign && model.FamilyOf(a) == f && r.Contains(a); a = a.Next() {
 				out = append(out, a)
 			}
 		}
@@ -280,7 +280,7 @@ func FuzzParseRange(f *testing.F) {
 			return
 		}
 		n := size(r)
-		if n == 0 || r.Last.Less(r.First) || !r.Contains(nth([]model.AddressRange{r}, r.First.Is6(), n-1)) || nth([]model.AddressRange{r}, r.First.Is6(), n).IsValid() {
+		if n == 0 || r.Last.Less(r.First) || !r.Contains(nth([]model.AddressRange{r}, model.FamilyOf(r.First), n-1)) || nth([]model.AddressRange{r}, model.FamilyOf(r.First), n).IsValid() {
 			t.Errorf("%q: %s with %d addresses", s, r, n)
 		}
 	})

@@ -1,12 +1,12 @@
 package lbpool
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 )
 
 // ParseRange reads a CIDR ("192.0.2.0/28", all of its addresses) or a range ("192.0.2.10-192.0.2.20").
@@ -27,7 +27,7 @@ func ParseRange(s string) (model.AddressRange, error) {
 		if err != nil || p != p.Masked() {
 			return r, fmt.Errorf("must be a CIDR without host bits, such as 192.0.2.0/28, or a range, such as 192.0.2.10-192.0.2.20")
 		}
-		r = model.AddressRange{First: p.Addr(), Last: last(p)}
+		r = model.AddressRange{First: p.Addr(), Last: netx.Last(p)}
 	}
 	for _, a := range []netip.Addr{r.First, r.Last} {
 		if a.Zone() != "" || a.Is4In6() || !a.IsGlobalUnicast() {
@@ -39,25 +39,16 @@ func ParseRange(s string) (model.AddressRange, error) {
 
 // OfPrefix is every address of a prefix.
 func OfPrefix(p netip.Prefix) model.AddressRange {
-	return model.AddressRange{First: p.Masked().Addr(), Last: last(p)}
+	return model.AddressRange{First: p.Masked().Addr(), Last: netx.Last(p)}
 }
 
-func last(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b) // its length is an address's
-	return a
-}
-
-// most is how many addresses of one range are used at most: more than any cluster has Services.
+// most bounds the addresses of one range that are used: more than any cluster has Services.
 const most = 1 << 32
 
-// size is the number of addresses of a range that can be given.
+// size is the number of addresses of a range that can be assigned.
 func size(r model.AddressRange) uint64 {
-	firstHi, firstLo := halves(r.First)
-	lastHi, lastLo := halves(r.Last)
+	firstHi, firstLo := netx.Halves(r.First)
+	lastHi, lastLo := netx.Halves(r.Last)
 	if lastHi-firstHi > 1 || lastHi != firstHi && lastLo >= firstLo || lastLo-firstLo >= most {
 		return most
 	}
@@ -72,37 +63,17 @@ func Size(p *model.AddressPool) (n uint64) {
 	return n
 }
 
-// nth is the i-th address of a family's ranges, one behind the other.
-func nth(ranges []model.AddressRange, v6 bool, i uint64) netip.Addr {
+// nth returns address number i of the ranges of a family, counted through all of them in order.
+func nth(ranges []model.AddressRange, f model.Family, i uint64) netip.Addr {
 	for _, r := range ranges {
-		if r.First.Is6() != v6 {
+		if model.FamilyOf(r.First) != f {
 			continue
 		}
 		if n := size(r); i >= n {
 			i -= n
 			continue
 		}
-		return add(r.First, i)
+		return netx.Add(r.First, i)
 	}
 	return netip.Addr{}
-}
-
-func add(a netip.Addr, n uint64) netip.Addr {
-	hi, lo := halves(a)
-	lo += n
-	if lo < n {
-		hi++
-	}
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], hi)
-	binary.BigEndian.PutUint64(b[8:], lo)
-	if a.Is4() {
-		return netip.AddrFrom16(b).Unmap()
-	}
-	return netip.AddrFrom16(b)
-}
-
-func halves(a netip.Addr) (hi, lo uint64) {
-	b := a.As16()
-	return binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
 }

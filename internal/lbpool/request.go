@@ -30,7 +30,7 @@ type Port struct {
 	Port     uint16         `json:"port"`
 }
 
-// Use is one Service's hold on an address, with what decides who may share it.
+// Use records that a Service holds an address, with the properties that decide which Services may share it.
 type Use struct {
 	Namespace string            `json:"namespace"`
 	Name      string            `json:"name"`
@@ -41,19 +41,20 @@ type Use struct {
 	Selector  map[string]string `json:"selector,omitempty"`
 }
 
-// Taken is who holds which address.
+// Taken lists the Services that hold each address.
 type Taken map[netip.Addr][]Use
 
-// Request is what a Service asks for.
+// Request is a Service's request for load balancer addresses.
 type Request struct {
 	Use
-	V6    []bool       // the families it has, the preferred one first
-	Asked []netip.Addr // addresses it names, at most one per family
-	Pool  string       // the pool it names, "" for any
-	Has   []netip.Addr // what it holds now
+	Families []model.Family // of its ClusterIPs, the preferred one first
+	Named    []netip.Addr   // addresses it names, at most one per family
+	Pool     string         // the pool it names, "" for any
+	Has      []netip.Addr   // the addresses it holds now
 }
 
-// RequestOf reads a Service's wishes. The error names what cannot be understood; such a Service gets no address.
+// RequestOf reads the request of a Service from its spec and annotations. The error names the invalid value; a Service
+// with an invalid request gets no address.
 func RequestOf(s *model.Service) (Request, error) {
 	r := Request{Use: Use{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Key: s.Annotations[ShareAnnotation],
 		Local: s.ExternalPolicy == model.PolicyLocal, Selector: s.Selector}, Pool: s.Annotations[PoolAnnotation], Has: s.LBAddresses}
@@ -61,10 +62,10 @@ func RequestOf(s *model.Service) (Request, error) {
 		r.Ports = append(r.Ports, Port{p.Protocol, p.Port})
 	}
 	for _, a := range s.ClusterIPs {
-		r.V6 = append(r.V6, a.Is6())
+		r.Families = append(r.Families, model.FamilyOf(a))
 	}
 	if s.LBRequested.IsValid() {
-		r.Asked = append(r.Asked, s.LBRequested)
+		r.Named = append(r.Named, s.LBRequested)
 	}
 	if list, ok := s.Annotations[RequestAnnotation]; ok {
 		if s.LBRequested.IsValid() {
@@ -75,15 +76,15 @@ func RequestOf(s *model.Service) (Request, error) {
 			if err != nil {
 				return r, fmt.Errorf("annotation %s: %q is not an IP address", RequestAnnotation, f)
 			}
-			r.Asked = append(r.Asked, a.Unmap())
+			r.Named = append(r.Named, a.Unmap())
 		}
 	}
-	for i, a := range r.Asked {
-		if slices.ContainsFunc(r.Asked[:i], func(b netip.Addr) bool { return a.Is6() == b.Is6() }) {
+	for i, a := range r.Named {
+		if slices.ContainsFunc(r.Named[:i], func(b netip.Addr) bool { return model.FamilyOf(a) == model.FamilyOf(b) }) {
 			return r, fmt.Errorf("annotation %s: more than one address of a family", RequestAnnotation)
 		}
-		if !slices.Contains(r.V6, a.Is6()) {
-			return r, fmt.Errorf("%s is asked for, but the Service has no %s address", a, family(a.Is6()))
+		if !slices.Contains(r.Families, model.FamilyOf(a)) {
+			return r, fmt.Errorf("%s is requested, but the Service has no %s address", a, model.FamilyOf(a))
 		}
 	}
 	return r, nil

@@ -124,7 +124,7 @@ type EndpointSlice struct {
 	ObjectName
 	UID     string
 	Service string // name of the Service in the same namespace, label kubernetes.io/service-name
-	V6      bool
+	Family  Family
 	// Foreign slices carry the headless label or that of another proxy: no Service proxy's, DNS still knows them.
 	Foreign   bool
 	Ports     []EndpointPort

@@ -188,11 +188,11 @@ func group(groups map[string]*model.EndpointSlice, svc model.Service, p model.Po
 		}
 	}
 	for _, a := range p.Addrs {
-		key := fmt.Sprintf("%v %v", a.Is6(), ports)
+		key := fmt.Sprintf("%v %v", model.FamilyOf(a), ports)
 		g := groups[key]
 		if g == nil {
 			g = &model.EndpointSlice{ObjectName: model.ObjectName{Namespace: svc.Namespace, Name: fmt.Sprintf("%s-pods-%d", svc.Name, len(groups))},
-				UID: svc.UID, Service: svc.Name, V6: a.Is6(), Ports: ports}
+				UID: svc.UID, Service: svc.Name, Family: model.FamilyOf(a), Ports: ports}
 			groups[key] = g
 		}
 		e := model.Endpoint{Addr: a, Ready: p.Ready && !p.Terminating, Serving: p.Ready, Terminating: p.Terminating, Node: p.Node, Zone: p.Zone, Pod: p.ObjectName}

@@ -31,7 +31,7 @@ func TestSelected(t *testing.T) {
 	ports := map[netip.Addr]uint16{}
 	for _, s := range selected([]model.Service{web, {ObjectName: n("byhand")}}, pods) {
 		for _, e := range s.Endpoints {
-			if e.Addr.Is6() != s.V6 || s.Service != "web" {
+			if model.FamilyOf(e.Addr) != s.Family || s.Service != "web" {
 				t.Errorf("%s is in slice %+v", e.Addr, s)
 			}
 			got[e.Addr], ports[e.Addr] = e, s.Ports[0].Port

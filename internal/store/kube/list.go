@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/warrennet/warren/internal/model"
@@ -15,12 +14,8 @@ type list[T any] struct {
 	shared bool
 }
 
-func byName(a, b model.ObjectName) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}
-
 func (l *list[T]) find(n model.ObjectName) (int, bool) {
-	return slices.BinarySearchFunc(l.items, n, func(x T, n model.ObjectName) int { return byName(l.name(&x), n) })
+	return slices.BinarySearchFunc(l.items, n, func(x T, n model.ObjectName) int { return l.name(&x).Compare(n) })
 }
 
 func (l *list[T]) own() {
@@ -50,7 +45,7 @@ func (l *list[T]) remove(n model.ObjectName) bool {
 }
 
 func (l *list[T]) replace(all []T) {
-	slices.SortFunc(all, func(a, b T) int { return byName(l.name(&a), l.name(&b)) })
+	slices.SortFunc(all, func(a, b T) int { return l.name(&a).Compare(l.name(&b)) })
 	l.items, l.shared = all, false
 }
 

@@ -3,6 +3,7 @@ package objects
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
@@ -120,7 +121,7 @@ func Slice(s *discoveryv1.EndpointSlice) (out model.EndpointSlice, ok bool) {
 		return out, false
 	}
 	out = model.EndpointSlice{ObjectName: model.ObjectName{Namespace: s.Namespace, Name: s.Name}, UID: string(s.UID), Service: service,
-		V6: s.AddressType == discoveryv1.AddressTypeIPv6, Foreign: foreign(s.Labels)}
+		Family: sliceFamily(s.AddressType), Foreign: foreign(s.Labels)}
 	for _, p := range s.Ports {
 		if p.Port == nil {
 			continue // "all ports" has no meaning for a Service
@@ -133,7 +134,7 @@ func Slice(s *discoveryv1.EndpointSlice) (out model.EndpointSlice, ok bool) {
 	}
 	for _, e := range s.Endpoints {
 		// Only the first address counts (discovery/v1: the others are reserved).
-		if a := addrs(e.Addresses); len(a) > 0 && a[0].Is6() == out.V6 {
+		if a := addrs(e.Addresses); len(a) > 0 && model.FamilyOf(a[0]) == out.Family {
 			out.Endpoints = append(out.Endpoints, endpoint(e, a[0]))
 		}
 	}
@@ -165,13 +166,13 @@ func endpoint(e discoveryv1.Endpoint, a netip.Addr) model.Endpoint {
 // Endpoints converts hand-written Endpoints into slices, one per subset and family.
 func Endpoints(e *HandEndpoints) (out []model.EndpointSlice) {
 	for i, sub := range e.Subsets {
-		for _, v6 := range []bool{false, true} {
-			s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: e.Namespace, Name: e.Name + "-" + strconv.Itoa(i) + family(v6)},
-				UID: string(e.UID), Service: e.Name, V6: v6}
+		for _, f := range model.Families {
+			s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: e.Namespace, Name: e.Name + "-" + strconv.Itoa(i) + "-" + strings.ToLower(f.String())},
+				UID: string(e.UID), Service: e.Name, Family: f}
 			for _, p := range sub.Ports {
 				s.Ports = append(s.Ports, model.EndpointPort{Name: p.Name, Protocol: protocol(p.Protocol), Port: uint16(p.Port)})
 			}
-			s.Endpoints = append(subset(sub.Addresses, v6, true), subset(sub.NotReadyAddresses, v6, false)...)
+			s.Endpoints = append(subset(sub.Addresses, f, true), subset(sub.NotReadyAddresses, f, false)...)
 			if len(s.Endpoints) > 0 {
 				out = append(out, s)
 			}
@@ -180,17 +181,18 @@ func Endpoints(e *HandEndpoints) (out []model.EndpointSlice) {
 	return out
 }
 
-func family(v6 bool) string {
-	if v6 {
-		return "-ipv6"
+func sliceFamily(t discoveryv1.AddressType) model.Family {
+	if t == discoveryv1.AddressTypeIPv6 {
+		return model.IPv6
 	}
-	return "-ipv4"
+	return model.IPv4
 }
 
-func subset(in []corev1.EndpointAddress, v6, ready bool) (out []model.Endpoint) {
+// subset converts the addresses of one family.
+func subset(in []corev1.EndpointAddress, f model.Family, ready bool) (out []model.Endpoint) {
 	for _, x := range in {
 		a, err := netip.ParseAddr(x.IP)
-		if err != nil || a.Is6() != v6 {
+		if err != nil || model.FamilyOf(a) != f {
 			continue
 		}
 		e := model.Endpoint{Addr: a, Ready: ready, Serving: ready, Node: deref(x.NodeName), Hostname: x.Hostname}

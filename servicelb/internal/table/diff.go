@@ -63,7 +63,7 @@ func sameService(a, b *model.Service) bool {
 }
 
 func sameSlice(a, b *model.EndpointSlice) bool {
-	return a.Service == b.Service && a.V6 == b.V6 && a.Foreign == b.Foreign && same(a.Ports, b.Ports) &&
+	return a.Service == b.Service && a.Family == b.Family && a.Foreign == b.Foreign && same(a.Ports, b.Ports) &&
 		(shared(a.Endpoints, b.Endpoints) || slices.EqualFunc(a.Endpoints, b.Endpoints, sameEndpoint))
 }
 

@@ -20,7 +20,7 @@ func endpointsOf(list []*model.EndpointSlice, p *model.ServicePort, family model
 	var out []endpoint
 	at := map[netip.AddrPort]int{}
 	for _, s := range list {
-		if s.V6 != (family == model.IPv6) {
+		if s.Family != family {
 			continue
 		}
 		for _, sp := range s.Ports {
