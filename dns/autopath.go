@@ -8,22 +8,27 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// Search is a Pod's own resolver configuration, as far as it decides which names the Pod asks for.
+// Search is the search list of a Pod, from its resolver configuration.
 type Search struct {
 	Namespace string
 	Domains   []string // the search list, in its order
 	NDots     int
 }
 
-// The bounds of completion. What every resolver reads of a search list is six domains and 256 bytes: glibc before 2.26
-// cuts there and musl forgets the list. Beyond that nobody knows which name a Pod would ask for next.
+// Bounds of autopath. Every resolver reads six domains and 256 bytes of a search list. A longer list is cut by glibc
+// before 2.26 and ignored by musl, so the names that follow are not predictable.
 const (
-	autopathTimeout  = 200 * time.Millisecond // a client waits so long for a shortcut, then it goes the long way
+	autopathTimeout  = 200 * time.Millisecond // wait for upstreams; after that the client continues with its search list
 	decisionTTL      = time.Second            // A and AAAA of one lookup get the same decision
 	maxDecisions     = 4096
 	maxSearchDomains = 6
@@ -31,56 +36,64 @@ const (
 	maxNDots         = 15 // RES_MAXNDOTS
 )
 
-// searchList is a Search as the server uses it.
+// autopath completes the search lists of Pods, as CoreDNS autopath does: when the first name of a list does not exist,
+// the answer is a CNAME of the first name of the list that does.
+type autopath struct {
+	lists atomic.Pointer[map[netip.Addr]*searchList] // by client
+
+	mu        sync.Mutex
+	decisions map[string]*decision
+}
+
+// searchList is a Search in the form that answers are computed from.
 type searchList struct {
-	first    string // "<namespace>.svc.<domain>" in wire form
-	labels   int    // of first
-	next     []string
-	complete bool // next is all of it: behind it comes the name as it was given
+	first    string   // "<namespace>.svc.<domain>" in wire form
+	labels   int      // of first
+	next     []string // the domains after first
+	complete bool     // next is the whole list; the name without a domain follows
 	ndots    int
 }
 
-// SetSearches says which clients get their search lists completed: when the first name of the list does not exist, the
-// answer is an alias of the first one that does. A list that is not a Pod's usual one (its namespace, "svc" and the
-// domain first, in this order) is never completed, because then nobody knows what the client asks for.
+// SetSearches sets the clients whose search lists are completed. A list is used only when it begins as Kubernetes writes
+// it: the namespace's domain, "svc" and the cluster domain. The order of the names of other lists is not predictable.
 func (s *Server) SetSearches(of map[netip.Addr]Search) {
 	lists := make(map[netip.Addr]*searchList, len(of))
 	for a, c := range of {
-		if l := s.zone.searchList(c); l != nil {
+		if l := newSearchList(s.zone, c); l != nil {
 			lists[a.Unmap()] = l
 		}
 	}
-	if was := s.searches.Load(); was != nil && maps.EqualFunc(*was, lists, (*searchList).same) {
+	if was := s.autopath.lists.Load(); was != nil && maps.EqualFunc(*was, lists, (*searchList).equal) {
 		return
 	}
-	s.searches.Store(&lists)
+	s.autopath.lists.Store(&lists)
 }
 
-func (l *searchList) same(o *searchList) bool {
+func (l *searchList) equal(o *searchList) bool {
 	return l.first == o.first && l.complete == o.complete && l.ndots == o.ndots && slices.Equal(l.next, o.next)
 }
 
-// searchList reads a Search; nil when it is not to be completed.
-func (z *zoneConfig) searchList(c Search) *searchList {
-	ns, err := appendLabel(nil, c.Namespace)
-	svc := "\x03svc" + z.domain
-	usual := []string{string(ns) + svc, svc, z.domain}
-	if err != nil || len(c.Domains) < len(usual) || c.NDots < 1 {
+// newSearchList converts a Search. It returns nil for a list that autopath does not complete.
+func newSearchList(z *zone.Config, c Search) *searchList {
+	ns, err := wire.AppendLabel(nil, c.Namespace)
+	svc := "\x03svc" + z.Domain
+	standard := []string{string(ns) + svc, svc, z.Domain}
+	if err != nil || len(c.Domains) < len(standard) || c.NDots < 1 {
 		return nil
 	}
-	l := &searchList{first: usual[0], labels: z.labels + 2, complete: true, ndots: min(c.NDots, maxNDots)}
+	l := &searchList{first: standard[0], labels: z.Labels + 2, complete: true, ndots: min(c.NDots, maxNDots)}
 	size := 0
 	for i, d := range c.Domains {
 		size += len(d) + 1
-		w, err := encodeName(d)
+		w, err := wire.EncodeName(d)
 		switch {
-		case i < len(usual) && (err != nil || w != usual[i]):
+		case i < len(standard) && (err != nil || w != standard[i]):
 			return nil
 		case i == 0:
 		case w == "\x00" && i == len(c.Domains)-1 && d == ".":
-			return l // "." at the end is what comes next anyway
+			return l // a final "." is the name without a domain, which follows anyway
 		case err != nil || len(w) < 2 || i >= maxSearchDomains || size > maxSearchBytes:
-			l.complete = false // "." in the middle too: resolvers differ
+			l.complete = false // resolvers differ from here on, also about "." in the middle
 			return l
 		default:
 			l.next = append(l.next, w)
@@ -89,25 +102,28 @@ func (z *zoneConfig) searchList(c Search) *searchList {
 	return l
 }
 
-// autopathApplies reports whether a question whose name does not exist is a step of its client's search list, and one that a
-// later step may answer. It allocates nothing.
-func (s *Server) autopathApplies(q *query, from netip.Addr) bool {
-	lists := s.searches.Load()
-	return lists != nil && (*lists)[from].applies(q)
+// applies reports whether a question whose name does not exist is the first step of its client's search list, and a later
+// step may have an answer. It allocates nothing.
+func (a *autopath) applies(q *wire.Query, client netip.Addr) bool {
+	lists := a.lists.Load()
+	return lists != nil && (*lists)[client].applies(q)
 }
 
-// applies: an address was asked for by a resolver that searches (fewer dots than ndots), of more than one label (those
-// are names of the cluster), without DNSSEC, in plain letters.
-func (l *searchList) applies(q *query) bool {
-	if l == nil || q.typ != typeA && q.typ != typeAAAA || !q.recursionDesired || q.dnssecOK || q.checkingDisabled || !q.inZone(l.first, l.labels) {
+// applies checks the question: type A or AAAA, recursion desired, no DNSSEC, fewer dots than ndots, host name characters,
+// and more than one label, because a single label is a name of the cluster.
+func (l *searchList) applies(q *wire.Query) bool {
+	if l == nil || q.Type != wire.TypeA && q.Type != wire.TypeAAAA || !q.InZone(l.first, l.labels) {
 		return false
 	}
-	rest := q.labels - l.labels
+	if !q.RecursionDesired || q.DNSSECOK || q.CheckingDisabled {
+		return false
+	}
+	rest := q.Labels - l.labels
 	if rest < 2 || rest-1 >= l.ndots {
 		return false
 	}
 	for i := range rest {
-		for _, c := range q.label(i)[1:] {
+		for _, c := range q.Label(i)[1:] {
 			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
 				return false
 			}
@@ -116,24 +132,24 @@ func (l *searchList) applies(q *query) bool {
 	return true
 }
 
-// candidates is what a search list makes of one name behind its first step.
+// candidates are the names that a search list makes of one name, after its first step.
 type candidates struct {
-	external []*query // names of others, in their order, that come before here
-	cluster  *query   // the first name of our own that exists, nil for none
-	result   result   // of here
+	external []*wire.Query // external names before cluster, in their order
+	cluster  *wire.Query   // the first cluster name that exists, nil for none
+	result   zone.Result   // of cluster
 }
 
-// autopath answers a step of a search list with what the whole list leads to, or nil: then the exact NXDOMAIN of this
-// step is due, and the client goes on by itself. It never fails and waits for upstream only a moment.
-func (s *Server) autopath(ctx context.Context, q *query, x *index) *message {
-	if !s.autopathApplies(q, q.client) || x.below(q) {
+// completeSearch answers the first step of a search list with the result of the whole list. nil means that the NXDOMAIN
+// of the step is the answer, and the client continues with its list. It never fails, and waits at most autopathTimeout.
+func (s *Server) completeSearch(ctx context.Context, q *wire.Query, x *zone.Index) *forward.Message {
+	if !s.autopath.applies(q, q.Client) || x.UnderService(q) {
 		return nil
 	}
-	c, ok := (*s.searches.Load())[q.client].candidates(q, x)
+	c, ok := (*s.autopath.lists.Load())[q.Client].candidates(q, x)
 	if !ok {
 		return nil
 	}
-	var real string
+	var target string
 	var got familyRecords
 	if len(c.external) > 0 {
 		d := s.firstExisting(ctx, c.external)
@@ -141,102 +157,83 @@ func (s *Server) autopath(ctx context.Context, q *query, x *index) *message {
 		case d.failed:
 			return nil
 		case d.name != "":
-			real, got = d.name, d.of[kindOf(q.typ)]
+			target, got = d.name, d.records[familyIndex(q.Type)]
 		}
 	}
-	if real == "" {
+	if target == "" {
 		if c.cluster == nil {
 			return nil
 		}
 		in := new(dns.Msg)
-		if in.Unpack(c.cluster.local(nil, x, c.result, 0, tcpSize)) != nil {
+		if in.Unpack(x.Answer(nil, c.cluster, c.result, 0, wire.TCPSize)) != nil {
 			return nil
 		}
-		real, got = decodeName(c.cluster.name), familyRecords{in.Answer, in.Ns}
+		target, got = wire.DecodeName(c.cluster.Name), familyRecords{in.Answer, in.Ns}
 	}
-	out := &dns.Msg{Question: []dns.Question{{Qtype: q.typ}}, Ns: got.authority}
-	out.Answer = append(out.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: decodeName(q.name), Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: x.config.ttl}, Target: real})
+	out := &dns.Msg{Question: []dns.Question{{Qtype: q.Type}}, Ns: got.authority}
+	out.Answer = append(out.Answer, newCNAME(wire.DecodeName(q.Name), target, x.TTL()))
 	out.Answer = append(out.Answer, got.answer...)
-	m, err := newMessage(out, string(q.name))
+	m, err := forward.NewMessage(out, string(q.Name))
 	if err != nil {
 		return nil
 	}
 	return m
 }
 
-// candidates walks the known part of the list behind the first step. It ends at a name of ours that exists; a name at or below a Service that
-// has none now (a Pod that is not ready) ends it too, with nothing: upstream must never answer for it.
-func (l *searchList) candidates(q *query, x *index) (c candidates, ok bool) {
-	rest := string(q.name[:q.offset(q.labels-l.labels)])
+// candidates walks the list after its first step. It ends at a cluster name that exists. It returns false when the end of
+// the list is not predictable, and at a name at or below a Service without names, such as a Pod that is not ready: an
+// upstream must never answer for it.
+func (l *searchList) candidates(q *wire.Query, x *zone.Index) (c candidates, ok bool) {
+	rest := string(q.Name[:q.Offset(q.Labels-l.labels)])
 	steps := l.next
 	if l.complete {
 		steps = append(slices.Clip(steps), "\x00")
 	}
 	for _, domain := range steps {
-		sub := &query{}
-		if sub.parse(withName(q, rest+domain)) != simple {
-			return c, false // too long: some resolvers skip it, some stop
+		sub := &wire.Query{}
+		if sub.Parse(q.WithName(rest+domain)) != wire.Simple {
+			return c, false // too long: some resolvers skip it, others stop
 		}
-		switch f := x.find(sub); {
-		case f.zone == zoneExternal:
+		switch r := x.Find(sub); {
+		case r.Zone == zone.External:
 			c.external = append(c.external, sub)
-		case f.chase != nil || f.loopProbe:
+		case r.Alias != "" || r.LoopProbe:
 			return c, false
-		case f.rcode != rcodeNXDomain:
-			c.cluster, c.result = sub, f
+		case r.Rcode != wire.RcodeNXDomain:
+			c.cluster, c.result = sub, r
 			return c, true
-		case x.below(sub):
+		case x.UnderService(sub):
 			return c, false
 		}
 	}
 	return c, true
 }
 
-// below reports whether a name is that of an existing Service, or lies below one. A headless Service without ready
-// endpoints exists here, though its name does not.
-func (x *index) below(q *query) bool {
-	if !q.inZone(x.config.domain, x.config.labels) {
-		return false
-	}
-	n := q.labels - x.config.labels - 1 // labels left of "svc"
-	if n < 2 || string(q.label(n)) != "\x03svc" {
-		return false
-	}
-	key := q.name[q.offset(n-2):q.offset(n)]
-	_, idle := x.unready[string(key)]
-	return idle || x.services[string(key)] != nil
-}
-
-// familyRecords are the answer to one type.
+// familyRecords are the records of the answer to one question type.
 type familyRecords struct{ answer, authority []dns.RR }
 
-func kindOf(typ uint16) int {
-	if typ == typeAAAA {
+// familyIndex is the index of a question type in decision.records.
+func familyIndex(typ uint16) int {
+	if typ == wire.TypeAAAA {
 		return 1
 	}
 	return 0
 }
 
-// decision is which of several outside names comes first, for both families: one lookup of a client asks for both, and
-// must not be told two different things.
+// decision is which of several external names exists first. One lookup of a client queries A and AAAA; both answers
+// must follow from the same decision.
 type decision struct {
-	done   chan struct{}
-	until  time.Time
-	failed bool   // upstream did not say in time
-	name   string // "": none of them exists
-	of     [2]familyRecords
+	done    chan struct{} // closed when the other fields are set
+	until   time.Time
+	failed  bool   // no upstream answered in time
+	name    string // "": none of them exists
+	records [2]familyRecords
 }
 
-type decisions struct {
-	mu sync.Mutex
-	m  map[string]*decision
-}
-
-// firstExisting finds the first name that exists, or takes the decision that was made a moment ago.
-func (s *Server) firstExisting(ctx context.Context, names []*query) *decision {
-	now := time.Now()
-	d, mine := s.decisions.join(s.decisionKey(names), now)
-	if mine {
+// firstExisting returns the decision for these names: a recent one, or a new one from the upstreams.
+func (s *Server) firstExisting(ctx context.Context, names []*wire.Query) *decision {
+	d, own := s.autopath.decision(s.decisionKey(names), s.cfg.now())
+	if own {
 		s.decide(ctx, d, names)
 		close(d.done)
 		return d
@@ -249,36 +246,35 @@ func (s *Server) firstExisting(ctx context.Context, names []*query) *decision {
 	}
 }
 
-// decisionKey names the question and the upstreams that answer it: others may decide otherwise.
-func (s *Server) decisionKey(names []*query) string {
+// decisionKey identifies the names and their upstreams: other upstreams may answer differently.
+func (s *Server) decisionKey(names []*wire.Query) string {
 	var b strings.Builder
-	r := s.routes.Load()
 	for _, n := range names {
-		b.WriteString(strconv.FormatUint(uint64(r.pick(n).id), 36))
-		b.Write(n.name)
+		b.WriteString(strconv.FormatUint(uint64(s.forward.SetOf(n)), 36))
+		b.Write(n.Name)
 	}
 	return b.String()
 }
 
-// join returns the decision under that key, and whether the caller has to make it.
-func (d *decisions) join(key string, now time.Time) (*decision, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if have := d.m[key]; have != nil && now.Before(have.until) {
+// decision returns the decision under a key, and whether the caller has to make it.
+func (a *autopath) decision(key string, now time.Time) (*decision, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if have := a.decisions[key]; have != nil && now.Before(have.until) {
 		return have, false
 	}
-	if len(d.m) >= maxDecisions {
-		maps.DeleteFunc(d.m, func(_ string, x *decision) bool { return !now.Before(x.until) })
+	if len(a.decisions) >= maxDecisions {
+		maps.DeleteFunc(a.decisions, func(_ string, d *decision) bool { return !now.Before(d.until) })
 	}
 	made := &decision{done: make(chan struct{}), until: now.Add(decisionTTL)}
-	if len(d.m) < maxDecisions {
-		d.m[key] = made
+	if len(a.decisions) < maxDecisions {
+		a.decisions[key] = made
 	}
 	return made, true
 }
 
-// decide asks for both families of each name in turn.
-func (s *Server) decide(ctx context.Context, d *decision, names []*query) {
+// decide queries both families of each name, one name after the other.
+func (s *Server) decide(ctx context.Context, d *decision, names []*wire.Query) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.autopathTimeout)
 	defer cancel()
 	for _, n := range names {
@@ -288,53 +284,53 @@ func (s *Server) decide(ctx context.Context, d *decision, names []*query) {
 			d.failed = true
 			return
 		case exists:
-			d.name = decodeName(n.name)
+			d.name = wire.DecodeName(n.Name)
 			return
 		}
 	}
 }
 
-// queryBothFamilies asks for A and AAAA of a name at once. ok is false when upstream does not say.
-func (s *Server) queryBothFamilies(ctx context.Context, d *decision, n *query) (exists, ok bool) {
+// queryBothFamilies queries A and AAAA of a name at once. ok is false when an upstream does not answer usably.
+func (s *Server) queryBothFamilies(ctx context.Context, d *decision, n *wire.Query) (exists, ok bool) {
 	type part struct {
-		m    *message
-		rule ttlRule
-		q    *query
+		m    *forward.Message
+		rule forward.TTLRule
+		q    *wire.Query
 	}
 	parts := [2]part{}
 	var wg sync.WaitGroup
-	for i, typ := range [2]uint16{typeA, typeAAAA} {
+	for i, typ := range [2]uint16{wire.TypeA, wire.TypeAAAA} {
 		wg.Go(func() {
-			q := &query{}
+			q := &wire.Query{}
 			n := *n
-			n.typ = typ
-			if q.parse(withName(&n, string(n.name))) == simple {
-				m, rule, _ := s.external(ctx, q)
+			n.Type = typ
+			if q.Parse(n.WithName(string(n.Name))) == wire.Simple {
+				m, rule, _ := s.forward.Resolve(ctx, q)
 				parts[i] = part{m, rule, q}
 			}
 		})
 	}
 	wg.Wait()
 	for i, p := range parts {
-		if p.m == nil || p.m.rcode != rcodeOK && p.m.rcode != rcodeNXDomain {
+		if p.m == nil || p.m.Rcode != wire.RcodeOK && p.m.Rcode != wire.RcodeNXDomain {
 			return false, false
 		}
 		in := new(dns.Msg)
-		if in.Unpack(p.q.message(nil, p.m, p.rule, tcpSize)) != nil || in.Truncated {
+		if in.Unpack(p.m.Answer(nil, p.q, p.rule, wire.TCPSize)) != nil || in.Truncated {
 			return false, false
 		}
-		d.of[i] = familyRecords{s.shortLived(in.Answer), s.shortLived(in.Ns)}
-		exists = exists || p.m.rcode == rcodeOK
+		d.records[i] = familyRecords{s.shortLived(in.Answer), s.shortLived(in.Ns)}
+		exists = exists || p.m.Rcode == wire.RcodeOK
 	}
 	return exists, true
 }
 
-// shortLived bounds TTLs by those of cluster names: the question is one, and tomorrow it may have an answer of its own.
+// shortLived reduces TTLs to those of cluster names: the name of the question may get a record of its own at any time.
 func (s *Server) shortLived(rr []dns.RR) []dns.RR {
 	for _, r := range rr {
-		r.Header().Ttl = min(r.Header().Ttl, s.zone.ttl)
+		r.Header().Ttl = min(r.Header().Ttl, s.zone.TTL)
 		if soa, ok := r.(*dns.SOA); ok {
-			soa.Minttl = min(soa.Minttl, s.zone.ttl)
+			soa.Minttl = min(soa.Minttl, s.zone.TTL)
 		}
 	}
 	return rr

@@ -12,19 +12,21 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/zone"
 )
 
 // searcher is the address whose search list is completed.
 var searcher = netip.MustParseAddr("127.0.0.2")
 
-const usual = "default.svc.cluster.local svc.cluster.local cluster.local"
+const standard = "default.svc.cluster.local svc.cluster.local cluster.local"
 
 func lists(domains string, ndots int) map[netip.Addr]Search {
 	return map[netip.Addr]Search{searcher: {"default", strings.Fields(domains), ndots}}
 }
 
-// askFrom asks from an address of loopback.
-func askFrom(t testing.TB, from netip.Addr, at netip.AddrPort, name string, qtype uint16, edit ...func(*mdns.Msg)) *mdns.Msg {
+// exchangeFrom queries from a loopback address.
+func exchangeFrom(t testing.TB, from netip.Addr, at netip.AddrPort, name string, qtype uint16, edit ...func(*mdns.Msg)) *mdns.Msg {
 	t.Helper()
 	m := new(mdns.Msg).SetQuestion(mdns.Fqdn(name), qtype)
 	for _, e := range edit {
@@ -38,9 +40,9 @@ func askFrom(t testing.TB, from netip.Addr, at netip.AddrPort, name string, qtyp
 	return r
 }
 
-// world answers names by a table: "A", "AAAA", "A AAAA", or "-" for a name without either. Others do not exist; names
-// below wild exist all.
-func world(names map[string]string) func(*mdns.Msg) []*mdns.Msg {
+// namesOf answers names by a table: "A", "AAAA", "A AAAA", or "-" for a name without either. Other names do
+// not exist, except below wild.
+func namesOf(names map[string]string) func(*mdns.Msg) []*mdns.Msg {
 	return func(q *mdns.Msg) []*mdns.Msg {
 		name := mdns.CanonicalName(q.Question[0].Name)
 		has, ok := names[strings.TrimSuffix(name, ".")]
@@ -63,8 +65,8 @@ func world(names map[string]string) func(*mdns.Msg) []*mdns.Msg {
 	}
 }
 
-func TestComplete(t *testing.T) {
-	up := newFake(t, world(map[string]string{"www.example.com": "A AAAA", "v4.example.com": "A", "host.lan.corp": "A", "both.example": "A", "both.example.corp": "AAAA",
+func TestAutopath_SearchLists_FirstExistingName(t *testing.T) {
+	up := newFake(t, namesOf(map[string]string{"www.example.com": "A AAAA", "v4.example.com": "A", "host.lan.corp": "A", "both.example": "A", "both.example.corp": "AAAA",
 		"empty.example": "-", "x.db.prod": "A", "db-0.none": "A", "away.ext": "A", "a_b.example": "A"}))
 	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, autopathTimeout: 4 * time.Second})
 	nx := "NXDOMAIN"
@@ -73,46 +75,46 @@ func TestComplete(t *testing.T) {
 		what, search string
 		ndots        int
 		name         string // without the first domain of the list
-		a, aaaa      string // what the chain leads to: the name and its record, the name alone without data, or NXDOMAIN
+		a, aaaa      string // the result: a name and its record, a name without data, or NXDOMAIN
 	}{
-		{"an outside name", usual, 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
-		{"the same in capitals", usual, 5, "WWW.Example.com", "www.example.com." + v4, "www.example.com." + v6},
-		{"one family is missing: the chain ends all the same", usual, 5, "v4.example.com", "v4.example.com." + v4, "v4.example.com."},
-		{"a name of the cluster in another namespace", usual, 5, "db.prod", "db.prod.svc.cluster.local. A 10.42.0.2", "db.prod.svc.cluster.local. AAAA fd42::2"},
-		{"with svc", usual, 5, "web.default.svc", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
-		{"without the second family", usual, 5, "four.default.svc", "four.default.svc.cluster.local. A 10.43.0.6", "four.default.svc.cluster.local."},
-		{"the whole name, in a list", usual, 5, "web.default.svc.cluster.local", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
-		{"nothing exists", usual, 5, "nope.example.org", nx, nx},
-		{"one label", usual, 5, "wild", nx, nx},
-		{"a Pod of a Service that is not ready", usual, 5, "db-3.db.prod", nx, nx},
-		{"a Service that is not ready", usual, 5, "none.prod", nx, nx},
-		{"below one", usual, 5, "x.none.prod.svc", nx, nx},
-		{"ends in a Service of the namespace", usual, 5, "www.web", nx, nx},
-		{"an alias is left to the client", usual, 5, "away.ext", nx, nx},
-		{"as many dots as ndots", usual, 2, "www.example.com", nx, nx},
-		{"ndots from a resolver's default", usual, 1, "www.example.com", nx, nx},
-		{"a domain of the node", usual + " lan.corp", 5, "host.lan.corp", "host.lan.corp." + v4, "host.lan.corp."},
-		{"which wins over the bare name, for both families", usual + " corp", 5, "both.example", "both.example.corp.", "both.example.corp." + v6},
-		{"a name without data ends the chain", usual + " corp", 5, "empty.example", "empty.example.", "empty.example."},
-		{"underscores", usual + " _x.corp", 5, "a_b.example", "a_b.example." + v4, "a_b.example."},
-		{"dot at the end", usual + " .", 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
-		{"dot in the middle", usual + " . corp", 5, "www.example.com", nx, nx},
-		{"six domains", usual + " a b c", 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
-		{"seven: older resolvers see six", usual + " a b c d", 5, "www.example.com", nx, nx},
-		{"seven, and one of the six has it", usual + " a b corp d", 5, "both.example", "both.example.corp.", "both.example.corp." + v6},
-		{"256 bytes", usual + " " + strings.Repeat("abcdefghi.", 20) + "abcdefgh", 5, "www.example.com", nx, nx},
-		{"a candidate that is too long", usual + " " + strings.Repeat("abcdefgh.", 19) + "abcdefgh", 5, strings.Repeat("a", 50) + "." + strings.Repeat("b", 50), nx, nx},
+		{"an outside name", standard, 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
+		{"the same in capitals", standard, 5, "WWW.Example.com", "www.example.com." + v4, "www.example.com." + v6},
+		{"one family is missing: the chain ends all the same", standard, 5, "v4.example.com", "v4.example.com." + v4, "v4.example.com."},
+		{"a name of the cluster in another namespace", standard, 5, "db.prod", "db.prod.svc.cluster.local. A 10.42.0.2", "db.prod.svc.cluster.local. AAAA fd42::2"},
+		{"with svc", standard, 5, "web.default.svc", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
+		{"without the second family", standard, 5, "four.default.svc", "four.default.svc.cluster.local. A 10.43.0.6", "four.default.svc.cluster.local."},
+		{"the whole name, in a list", standard, 5, "web.default.svc.cluster.local", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
+		{"nothing exists", standard, 5, "nope.example.org", nx, nx},
+		{"one label", standard, 5, "wild", nx, nx},
+		{"a Pod of a Service that is not ready", standard, 5, "db-3.db.prod", nx, nx},
+		{"a Service that is not ready", standard, 5, "none.prod", nx, nx},
+		{"below one", standard, 5, "x.none.prod.svc", nx, nx},
+		{"ends in a Service of the namespace", standard, 5, "www.web", nx, nx},
+		{"an alias is left to the client", standard, 5, "away.ext", nx, nx},
+		{"as many dots as ndots", standard, 2, "www.example.com", nx, nx},
+		{"ndots from a resolver's default", standard, 1, "www.example.com", nx, nx},
+		{"a domain of the node", standard + " lan.corp", 5, "host.lan.corp", "host.lan.corp." + v4, "host.lan.corp."},
+		{"which wins over the bare name, for both families", standard + " corp", 5, "both.example", "both.example.corp.", "both.example.corp." + v6},
+		{"a name without data ends the chain", standard + " corp", 5, "empty.example", "empty.example.", "empty.example."},
+		{"underscores", standard + " _x.corp", 5, "a_b.example", "a_b.example." + v4, "a_b.example."},
+		{"dot at the end", standard + " .", 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
+		{"dot in the middle", standard + " . corp", 5, "www.example.com", nx, nx},
+		{"six domains", standard + " a b c", 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
+		{"seven: older resolvers see six", standard + " a b c d", 5, "www.example.com", nx, nx},
+		{"seven, and one of the six has it", standard + " a b corp d", 5, "both.example", "both.example.corp.", "both.example.corp." + v6},
+		{"256 bytes", standard + " " + strings.Repeat("abcdefghi.", 20) + "abcdefgh", 5, "www.example.com", nx, nx},
+		{"a candidate that is too long", standard + " " + strings.Repeat("abcdefgh.", 19) + "abcdefgh", 5, strings.Repeat("a", 50) + "." + strings.Repeat("b", 50), nx, nx},
 		{"a list of dnsPolicy None", "default.svc.cluster.local cluster.local svc.cluster.local", 5, "www.example.com", nx, nx},
-		{"a list of another namespace", strings.ReplaceAll(usual, "default", "prod"), 5, "www.example.com", nx, nx},
-		{"a label with a dot", usual, 5, `w\.w.example.com`, nx, nx},
+		{"a list of another namespace", strings.ReplaceAll(standard, "default", "prod"), 5, "www.example.com", nx, nx},
+		{"a label with a dot", standard, 5, `w\.w.example.com`, nx, nx},
 	} {
 		t.Run(strings.ReplaceAll(c.what, " ", "_"), func(t *testing.T) {
 			s.SetSearches(lists(c.search, c.ndots))
 			q := c.name + ".default.svc.cluster.local."
 			for typ, want := range map[uint16]string{mdns.TypeA: c.a, mdns.TypeAAAA: c.aaaa} {
-				r := askFrom(t, searcher, at, q, typ)
+				r := exchangeFrom(t, searcher, at, q, typ)
 				if want == nx {
-					exactly(t, r, askFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, typ))
+					exactly(t, r, exchangeFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, typ))
 					continue
 				}
 				target, data, _ := strings.Cut(want, " ")
@@ -129,7 +131,7 @@ func TestComplete(t *testing.T) {
 				}
 				for _, rr := range slices.Concat(r.Answer, r.Ns) {
 					if soa, ok := rr.(*mdns.SOA); rr.Header().Ttl > 5 || ok && soa.Minttl > 5 {
-						t.Errorf("%s: kept longer than 5 seconds", rr)
+						t.Errorf("%s: TTL above 5 seconds", rr)
 					}
 				}
 				if data == "" && len(r.Ns) != 1 {
@@ -138,12 +140,12 @@ func TestComplete(t *testing.T) {
 			}
 		})
 	}
-	if n := s.stats.sum(completed); n == 0 {
+	if n := s.stats.sum(autopathAnswers); n == 0 {
 		t.Error("completed answers were not counted")
 	}
 }
 
-// exactly compares an answer with the one that a client without a list got.
+// exactly compares an answer with that of a client without a search list.
 func exactly(t *testing.T, got, want *mdns.Msg) {
 	t.Helper()
 	got.Id = want.Id
@@ -152,110 +154,109 @@ func exactly(t *testing.T, got, want *mdns.Msg) {
 	}
 }
 
-// TestCompleteOnlyForThePod: others, other types and DNSSEC get the step's own answer.
-func TestCompleteOnlyForThePod(t *testing.T) {
-	up := newFake(t, world(map[string]string{"www.example.com": "A AAAA"}))
+// Other clients, other types and DNSSEC get the answer of the step itself.
+func TestAutopath_OtherClientsAndQuestions_NotCompleted(t *testing.T) {
+	up := newFake(t, namesOf(map[string]string{"www.example.com": "A AAAA"}))
 	s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
-	s.SetSearches(lists(usual, 5))
+	s.SetSearches(lists(standard, 5))
 	q := "www.example.com.default.svc.cluster.local"
 	for what, r := range map[string]*mdns.Msg{
-		"another client":   askFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, mdns.TypeA),
-		"the node":         askFrom(t, netip.MustParseAddr("127.0.0.1"), at, q, mdns.TypeA),
-		"another type":     askFrom(t, searcher, at, q, mdns.TypeMX),
-		"DNSSEC":           askFrom(t, searcher, at, q, mdns.TypeA, func(m *mdns.Msg) { m.SetEdns0(1232, true) }),
-		"checking off":     askFrom(t, searcher, at, q, mdns.TypeA, func(m *mdns.Msg) { m.CheckingDisabled = true }),
-		"no recursion":     askFrom(t, searcher, at, q, mdns.TypeA, func(m *mdns.Msg) { m.RecursionDesired = false }),
-		"a later step":     askFrom(t, searcher, at, "www.example.com.svc.cluster.local", mdns.TypeA),
-		"other namespaces": askFrom(t, searcher, at, "www.example.com.prod.svc.cluster.local", mdns.TypeA),
+		"another client":   exchangeFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, mdns.TypeA),
+		"the node":         exchangeFrom(t, netip.MustParseAddr("127.0.0.1"), at, q, mdns.TypeA),
+		"another type":     exchangeFrom(t, searcher, at, q, mdns.TypeMX),
+		"DNSSEC":           exchangeFrom(t, searcher, at, q, mdns.TypeA, func(m *mdns.Msg) { m.SetEdns0(1232, true) }),
+		"checking off":     exchangeFrom(t, searcher, at, q, mdns.TypeA, func(m *mdns.Msg) { m.CheckingDisabled = true }),
+		"no recursion":     exchangeFrom(t, searcher, at, q, mdns.TypeA, func(m *mdns.Msg) { m.RecursionDesired = false }),
+		"a later step":     exchangeFrom(t, searcher, at, "www.example.com.svc.cluster.local", mdns.TypeA),
+		"other namespaces": exchangeFrom(t, searcher, at, "www.example.com.prod.svc.cluster.local", mdns.TypeA),
 	} {
 		if r.Rcode != mdns.RcodeNameError || len(r.Answer) != 0 {
 			t.Errorf("%s: %v, want NXDOMAIN", what, r)
 		}
 	}
-	if up.asked.Load() != 0 {
-		t.Errorf("upstream was asked %d times", up.asked.Load())
+	if up.received.Load() != 0 {
+		t.Errorf("%d queries to the upstream, expected none", up.received.Load())
 	}
 	s.SetSearches(nil)
-	if r := askFrom(t, searcher, at, q, mdns.TypeA); r.Rcode != mdns.RcodeNameError {
+	if r := exchangeFrom(t, searcher, at, q, mdns.TypeA); r.Rcode != mdns.RcodeNameError {
 		t.Errorf("switched off: %v", r)
 	}
 }
 
-// TestCompleteUpstreamTrouble: whatever upstream does, the client gets the exact NXDOMAIN of its step at once, for both
-// families alike, and the step after it finds what upstream said meanwhile.
-func TestCompleteUpstreamTrouble(t *testing.T) {
+// When upstreams fail, the client gets the exact NXDOMAIN of its step soon, for both families, and continues with its list.
+func TestAutopath_UpstreamFails_NXDOMAINOfTheStep(t *testing.T) {
 	for what, bad := range map[string]func(*mdns.Msg) []*mdns.Msg{
 		"dead": silent, "servfail": rcode(mdns.RcodeServerFailure), "refused": rcode(mdns.RcodeRefused),
 		"no AAAA": func(q *mdns.Msg) []*mdns.Msg {
 			if q.Question[0].Qtype == mdns.TypeAAAA {
 				return nil
 			}
-			return world(map[string]string{"www.example.com": "A"})(q)
+			return namesOf(map[string]string{"www.example.com": "A"})(q)
 		},
 	} {
 		up := newFake(t, bad)
 		s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
-		s.SetSearches(lists(usual, 5))
+		s.SetSearches(lists(standard, 5))
 		q := "www.example.com.default.svc.cluster.local"
 		var wg sync.WaitGroup
 		for _, typ := range []uint16{mdns.TypeA, mdns.TypeAAAA} {
 			wg.Go(func() {
 				begin := time.Now()
-				r := askFrom(t, searcher, at, q, typ)
+				r := exchangeFrom(t, searcher, at, q, typ)
 				if took := time.Since(begin); took > 3*time.Second { // machines are shared; upstream would take 4.5 s
 					t.Errorf("%s: waited %v", what, took)
 				}
-				exactly(t, r, askFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, typ))
+				exactly(t, r, exchangeFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, typ))
 			})
 		}
 		wg.Wait()
-		if n := s.stats.sum(completed); n != 0 {
+		if n := s.stats.sum(autopathAnswers); n != 0 {
 			t.Errorf("%s: %d answers were completed", what, n)
 		}
 	}
 	none, at := start(t, Config{})
-	none.SetSearches(lists(usual, 5))
-	if r := askFrom(t, searcher, at, "www.example.com.default.svc.cluster.local", mdns.TypeA); r.Rcode != mdns.RcodeNameError {
+	none.SetSearches(lists(standard, 5))
+	if r := exchangeFrom(t, searcher, at, "www.example.com.default.svc.cluster.local", mdns.TypeA); r.Rcode != mdns.RcodeNameError {
 		t.Errorf("without upstreams: %v", r)
 	}
 }
 
-// TestCompleteIsOneDecision: A and AAAA of one lookup agree, though upstream changes its mind between them.
-func TestCompleteIsOneDecision(t *testing.T) {
+// A and AAAA of one lookup follow from one decision, although the upstream changes its answer between them.
+func TestAutopath_UpstreamChanges_AAndAAAAAgree(t *testing.T) {
 	up := newFake(t, nil)
-	up.set(world(map[string]string{"www.example.com": "A AAAA"}))
-	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, CacheBytes: 1, autopathTimeout: 4 * time.Second}) // nothing is kept
+	up.set(namesOf(map[string]string{"www.example.com": "A AAAA"}))
+	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, CacheBytes: 1, autopathTimeout: 4 * time.Second}) // nothing is cached
 	for i := range 5 {
 		name := fmt.Sprintf("w%d.wild", i)
-		up.set(world(nil))
-		s.SetSearches(lists(usual, 5))
-		a := askFrom(t, searcher, at, name+".default.svc.cluster.local", mdns.TypeA)
+		up.set(namesOf(nil))
+		s.SetSearches(lists(standard, 5))
+		a := exchangeFrom(t, searcher, at, name+".default.svc.cluster.local", mdns.TypeA)
 		up.set(rcode(mdns.RcodeServerFailure))
-		aaaa := askFrom(t, searcher, at, name+".default.svc.cluster.local", mdns.TypeAAAA)
+		aaaa := exchangeFrom(t, searcher, at, name+".default.svc.cluster.local", mdns.TypeAAAA)
 		if len(a.Answer) != 2 && len(a.Answer) == len(aaaa.Answer) {
-			continue // upstream was too slow for both
+			continue // both answers timed out
 		}
 		if len(a.Answer) != 2 || len(aaaa.Answer) != 1 {
-			t.Fatalf("A says %v\nAAAA says %v", a, aaaa)
+			t.Fatalf("answer to A: %v\nanswer to AAAA: %v", a, aaaa)
 		}
 		return
 	}
-	t.Error("upstream was too slow five times")
+	t.Error("the upstream was too slow five times")
 }
 
-func TestSearchListsThatAreNotCompleted(t *testing.T) {
-	z := &zoneConfig{domain: "\x07cluster\x05local\x00", labels: 2}
+func TestNewSearchList_UnpredictableList_NotCompleted(t *testing.T) {
+	z := &zone.Config{Domain: "\x07cluster\x05local\x00", Labels: 2}
 	for _, c := range []Search{
-		{}, {"default", nil, 5}, {"default", []string{"corp"}, 5}, {"default", strings.Fields(usual), 0}, {"a.b", strings.Fields(usual), 5},
+		{}, {"default", nil, 5}, {"default", []string{"corp"}, 5}, {"default", strings.Fields(standard), 0}, {"a.b", strings.Fields(standard), 5},
 		{"default", strings.Fields("default.svc.other.domain svc.other.domain other.domain"), 5}, {"default", []string{".", ".", "."}, 5},
 	} {
-		if l := z.searchList(c); l != nil {
+		if l := newSearchList(z, c); l != nil {
 			t.Errorf("%+v became %+v", c, l)
 		}
 	}
-	if l := z.searchList(Search{"default", strings.Fields("Default.svc.cluster.local. svc.cluster.local. Cluster.local."), 99}); l == nil || l.ndots != 15 {
+	if l := newSearchList(z, Search{"default", strings.Fields("Default.svc.cluster.local. svc.cluster.local. Cluster.local."), 99}); l == nil || l.ndots != 15 {
 		t.Errorf("final dots and capitals: %+v", l)
 	}
 }
 
-func completed(t *counters) *atomic.Uint64 { return &t.autopath }
+func autopathAnswers(t *counters) *atomic.Uint64 { return &t.autopath }

@@ -7,23 +7,25 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
 const (
 	batchSize = 64
-	inSize    = 1536 // larger queries are cut by the kernel and answered with FORMERR
+	inSize    = 1536 // longer queries are cut by the kernel and dropped
 	ctlSize   = 64
 )
 
-// mmsghdr is the kernel's struct on 64-bit machines.
+// mmsghdr is struct mmsghdr of 64-bit Linux.
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
 	_   [4]byte
 }
 
-// batch moves up to batchSize datagrams per system call. golang.org/x/net has the same calls, but allocates an address
-// per datagram; here the kernel's own bytes go back as they came.
+// batch receives and sends up to batchSize datagrams per system call. golang.org/x/net/ipv4 wraps the same calls but allocates
+// an address per datagram. Here the kernel's own socket address is passed back for the answer.
 type batch struct {
 	raw      syscall.RawConn
 	in, out  [batchSize]mmsghdr
@@ -32,7 +34,7 @@ type batch struct {
 	names    [batchSize]unix.RawSockaddrInet6
 	ctl      [batchSize][ctlSize]byte
 	bufI     [batchSize][inSize]byte
-	bufO     [batchSize][udpSize]byte
+	bufO     [batchSize][wire.UDPSize]byte
 	queued   int // answers in out
 	sent     int
 	received int
@@ -56,11 +58,11 @@ func newBatch(c *net.UDPConn) (*batch, error) {
 		b.out[i].hdr.Iov = &b.iovO[i]
 		b.out[i].hdr.SetIovlen(1)
 	}
-	b.recvFn, b.sendFn = b.tryRecv, b.trySend // made once: a closure per call would allocate
+	b.recvFn, b.sendFn = b.tryRecv, b.trySend // bound once: a closure per call would allocate
 	return b, nil
 }
 
-// recv waits for datagrams and returns how many came.
+// recv waits for datagrams and returns their number.
 func (b *batch) recv() (int, error) {
 	b.prepare()
 	if err := b.raw.Read(b.recvFn); err != nil {
@@ -69,7 +71,7 @@ func (b *batch) recv() (int, error) {
 	return b.received, b.err
 }
 
-// prepare sets what the kernel overwrites.
+// prepare sets the lengths that the kernel overwrites.
 func (b *batch) prepare() {
 	for i := range b.in {
 		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
@@ -77,7 +79,7 @@ func (b *batch) prepare() {
 	}
 }
 
-// poll is recv without waiting; no datagram is 0.
+// poll is recv without waiting. It returns 0 when there is no datagram.
 func (b *batch) poll() (int, error) {
 	b.prepare()
 	b.received, b.err = 0, nil
@@ -104,12 +106,12 @@ func (b *batch) tryRecv(fd uintptr) bool {
 	return true
 }
 
-// packet is datagram i; full says that it was longer than the buffer.
+// packet returns datagram i. full is true when the kernel cut it to the size of the buffer.
 func (b *batch) packet(i int) (pkt []byte, full bool) {
 	return b.bufI[i][:min(int(b.in[i].n), inSize)], b.in[i].hdr.Flags&unix.MSG_TRUNC != 0
 }
 
-// source is who sent datagram i.
+// source returns the sender of datagram i.
 func (b *batch) source(i int) netip.AddrPort {
 	n := &b.names[i]
 	port := uint16(n.Port)<<8 | uint16(n.Port)>>8
@@ -120,7 +122,7 @@ func (b *batch) source(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(n.Addr).Unmap(), port)
 }
 
-// answer queues the answer to datagram i, whose bytes are in bufO[queued] already.
+// answer queues the answer to datagram i. Its n bytes are in bufO[queued] already.
 func (b *batch) answer(i, n int) {
 	o := &b.out[b.queued]
 	b.iovO[b.queued].SetLen(n)
@@ -133,7 +135,7 @@ func (b *batch) answer(i, n int) {
 	b.queued++
 }
 
-// control copies the packet information of datagram i for an answer that is sent later.
+// control copies the packet information of datagram i, for an answer that is sent later.
 func (b *batch) control(i int) []byte {
 	c := b.in[i].hdr.Controllen
 	if c == 0 {
@@ -144,8 +146,8 @@ func (b *batch) control(i int) []byte {
 	return out
 }
 
-// anyInterface clears the interface of a received pktinfo: the answer leaves from the address that was asked, by the way
-// that routing says. Link-local IPv6 keeps it, there it is part of the address.
+// anyInterface clears the interface of a received pktinfo: the answer keeps the queried address as its source, and routing
+// selects the interface. A link-local IPv6 address keeps its interface, which is part of the address.
 func anyInterface(ctl []byte) {
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
 	data := ctl[unix.CmsgLen(0):]
@@ -159,7 +161,7 @@ func anyInterface(ctl []byte) {
 	}
 }
 
-// flush sends the queued answers. A datagram that cannot be sent is skipped: its client asks again.
+// flush sends the queued answers and returns how many it could not send. The clients of those query again.
 func (b *batch) flush() (lost int) {
 	for b.sent = 0; b.sent < b.queued; {
 		if err := b.raw.Write(b.sendFn); err != nil {

@@ -2,76 +2,68 @@ package dns
 
 import (
 	"context"
-	"encoding/binary"
 
 	"github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// maxAliases bounds how many ExternalNames lead to one answer.
+// maxAliases bounds the chain of ExternalName Services of one answer.
 const maxAliases = 8
 
-// followAlias follows an ExternalName: inside the cluster through the same index, outside through upstream. The aliases come
-// first in the answer and are kept when what follows fails; then the whole is SERVFAIL, so that a client asks again.
-func (s *Server) followAlias(ctx context.Context, q *query, x *index, svc *service) *message {
-	out := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}, Question: []dns.Question{{Qtype: q.typ}}}
-	owner, seen := decodeName(q.name), map[string]bool{string(q.name): true}
-	for n := 0; n < maxAliases && svc != nil; n++ {
-		target := decodeName([]byte(svc.target))
-		out.Answer = append(out.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: x.config.ttl}, Target: target})
-		if seen[svc.target] {
-			break // a ring
+// followAlias answers for a Service of type ExternalName: names of the cluster from the same index, external names from
+// upstream. The CNAMEs stay in the answer when their target cannot be resolved; the answer is SERVFAIL then, so that the
+// client tries again.
+func (s *Server) followAlias(ctx context.Context, q *wire.Query, x *zone.Index, alias string) *forward.Message {
+	out := &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}, Question: []dns.Question{{Qtype: q.Type}}}
+	owner, seen := wire.DecodeName(q.Name), map[string]bool{string(q.Name): true}
+	for n := 0; n < maxAliases && alias != ""; n++ {
+		target := wire.DecodeName([]byte(alias))
+		out.Answer = append(out.Answer, newCNAME(owner, target, x.TTL()))
+		if seen[alias] {
+			break // the Services refer to each other
 		}
-		seen[svc.target] = true
-		owner, svc = target, s.resolveAliasTarget(ctx, q, x, svc.target, out)
+		seen[alias] = true
+		owner, alias = target, s.resolveAliasTarget(ctx, q, x, alias, out)
 	}
-	m, err := newMessage(out, string(q.name))
+	m, err := forward.NewMessage(out, string(q.Name))
 	if err != nil {
-		return &message{rcode: rcodeServfail}
+		return forward.Failure(wire.RcodeServfail)
 	}
-	m.authority, m.ttl = true, 0
+	m.Authoritative = true
 	return m
 }
 
-// resolveAliasTarget asks for an alias's target and adds the answer to out, or returns the next alias.
-func (s *Server) resolveAliasTarget(ctx context.Context, q *query, x *index, target string, out *dns.Msg) *service {
-	sub := &query{}
-	if sub.parse(withName(q, target)) != simple {
-		return nil
+// resolveAliasTarget adds the answer for an alias's target to out. When the target is an ExternalName too, it returns
+// that one's target.
+func (s *Server) resolveAliasTarget(ctx context.Context, q *wire.Query, x *zone.Index, target string, out *dns.Msg) string {
+	sub := &wire.Query{}
+	if sub.Parse(q.WithName(target)) != wire.Simple {
+		return ""
 	}
-	f := x.find(sub)
+	r := x.Find(sub)
 	var raw []byte
 	switch {
-	case f.chase != nil:
-		return f.chase
-	case f.zone != zoneExternal:
-		raw = sub.local(nil, x, f, 0, tcpSize)
-	case !q.recursionDesired:
-		out.Rcode = dns.RcodeSuccess // the alias is all we have ourselves
-		return nil
+	case r.Alias != "":
+		return r.Alias
+	case r.Zone != zone.External:
+		raw = x.Answer(nil, sub, r, 0, wire.TCPSize)
+	case !q.RecursionDesired:
+		out.Rcode = dns.RcodeSuccess // the CNAME alone is the authoritative answer
+		return ""
 	default:
-		m, rule, _ := s.external(ctx, sub)
-		raw = sub.message(nil, m, rule, tcpSize)
+		m, rule, _ := s.forward.Resolve(ctx, sub)
+		raw = m.Answer(nil, sub, rule, wire.TCPSize)
 	}
 	in := new(dns.Msg)
 	if in.Unpack(raw) == nil {
 		out.Answer, out.Ns, out.Rcode = append(out.Answer, in.Answer...), in.Ns, in.Rcode
 	}
-	return nil
+	return ""
 }
 
-// withName is the same question for another name.
-func withName(q *query, name string) []byte {
-	p := append([]byte(nil), q.pkt[:headerLen]...)
-	copy(p[4:], "\x00\x01\x00\x00\x00\x00\x00\x00")
-	p = append(p, name...)
-	p = binary.BigEndian.AppendUint16(p, q.typ)
-	p = binary.BigEndian.AppendUint16(p, classIN)
-	if q.edns {
-		p[11] = 1
-		p = append(p, 0, 0, typeOPT, udpSize>>8, udpSize&0xff, 0, 0, 0, 0, 0, 0)
-		if q.dnssecOK {
-			p[len(p)-4] = 0x80
-		}
-	}
-	return p
+func newCNAME(owner, target string, ttl uint32) *dns.CNAME {
+	return &dns.CNAME{Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: ttl}, Target: target}
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -8,120 +9,145 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// PodMode says how `<a>-<b>-<c>-<d>.<ns>.pod.<domain>` is answered.
-type PodMode uint8
+// PodMode selects how `<a>-<b>-<c>-<d>.<ns>.pod.<domain>` is answered.
+type PodMode = zone.PodMode
 
-// The modes. PodsVerified costs one map entry per Pod address at each snapshot, and a Pod's name appears with it.
+// The modes of Pod names.
 const (
-	PodsByForm PodMode = iota
-	PodsVerified
-	PodsOff
+	PodsByForm   = zone.PodsByForm
+	PodsVerified = zone.PodsVerified
+	PodsOff      = zone.PodsOff
 )
 
-// Policy says how several upstreams are asked.
-type Policy uint8
+// Policy selects how several upstreams are queried.
+type Policy = forward.Policy
 
-// Sequential asks the first healthy upstream and the next one when it is slow; Parallel asks all and takes the first
-// good answer.
+// The policies.
 const (
-	Sequential Policy = iota
-	Parallel
+	Sequential = forward.Sequential
+	Parallel   = forward.Parallel
 )
 
 // Config is a server's configuration. The zero value of each field but Listen is usable.
 type Config struct {
 	Listen []netip.AddrPort // UDP and TCP
 	Domain string           // cluster.local
-	Node   string
-	// Upstreams are "addr", "addr:port" or "tls://addr[:853]#servername"; none: those of ResolvConf.
+	Node   string           // the answer to CHAOS hostname.bind
+	// Upstreams are "addr", "addr:port" or "tls://addr[:853]#servername". Without any, those of ResolvConf are used.
 	Upstreams []string
-	// ResolvConf is read and watched when Upstreams is empty. When it names only a local stub (127.0.0.53), the real list
-	// beside it is used.
+	// ResolvConf is read and watched when Upstreams is empty. When it names only a stub resolver (127.0.0.53), the
+	// upstreams of systemd-resolved are used.
 	ResolvConf string
 	// StubDomains are zones with upstreams of their own.
 	StubDomains map[string][]string
 	Policy      Policy
 	Pods        PodMode
-	// Allow are the sources that may ask, besides loopback; all others are refused.
+	// Allow are the sources that may query this server, in addition to loopback. All others are refused.
 	Allow      []netip.Prefix
 	TTL        uint32 // of cluster names, in seconds: 5
 	CacheBytes int    // 16 MiB
 	RateLimit  int    // queries per second of one client, 0 for no limit
-	InFlight   int    // queries on their way upstream at once: 1000
+	InFlight   int    // queries that wait for an upstream at once: 1000
 	Workers    int    // UDP sockets per address: one per CPU, at most 4
-	// StaleFor is how long an expired external answer may still be used when upstream fails (RFC 8767): 24 h; < 0 never.
-	StaleFor        time.Duration
-	RootCAs         *x509.CertPool // of upstreams over TLS; nil: the system's
-	autopathTimeout time.Duration  // completeWithin, but for tests on busy machines
-	Log             *slog.Logger
+	// StaleFor is how long an expired external answer is served while the upstreams fail (RFC 8767): 24 h; < 0 never.
+	StaleFor time.Duration
+	RootCAs  *x509.CertPool // of upstreams over TLS; nil: the system's
+	Log      *slog.Logger
+
+	autopathTimeout time.Duration    // a test on a busy machine sets more than autopathTimeout
+	now             func() time.Time // a test sets a clock that it can advance
 }
 
-// setDefaultsAndValidate sets the defaults and reports every problem at once.
-func (c *Config) setDefaultsAndValidate() error {
+const (
+	defaultTTL        = 5 // seconds
+	maxConfigTTL      = 3600
+	defaultCacheBytes = 16 << 20
+	defaultInFlight   = 1000
+	defaultStaleFor   = 24 * time.Hour
+	maxDomainBytes    = 128 // wire form
+)
+
+// setDefaults fills in the fields that are zero.
+func (c *Config) setDefaults() {
+	c.Domain = cmp.Or(c.Domain, "cluster.local")
+	c.TTL = cmp.Or(c.TTL, defaultTTL)
+	c.CacheBytes = cmp.Or(c.CacheBytes, defaultCacheBytes)
+	c.InFlight = cmp.Or(c.InFlight, defaultInFlight)
+	c.Workers = cmp.Or(c.Workers, defaultWorkers())
+	c.StaleFor = cmp.Or(c.StaleFor, defaultStaleFor)
+	c.autopathTimeout = cmp.Or(c.autopathTimeout, autopathTimeout)
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	if c.now == nil {
+		c.now = time.Now
+	}
+}
+
+// validate reports every problem at once.
+func (c *Config) validate() error {
+	return errors.Join(c.validateAddresses(), c.validateZone(), c.validateNumbers(),
+		forward.CheckUpstreams(c.Upstreams, c.StubDomains, c.Listen))
+}
+
+func (c *Config) validateAddresses() error {
 	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("dns: "+format, args...)) }
 	if len(c.Listen) == 0 {
-		bad("no address to listen on")
+		errs = append(errs, errors.New("dns: no address to listen on"))
 	}
 	for _, a := range c.Listen {
 		if !a.IsValid() {
-			bad("listen address %s: expected address and port", a)
+			errs = append(errs, fmt.Errorf("dns: listen address %s: expected address and port", a))
 		}
-	}
-	if c.Domain == "" {
-		c.Domain = "cluster.local"
-	}
-	if w, err := encodeName(c.Domain); err != nil || len(w) < 2 || len(w) > 128 {
-		bad("domain %q: expected a name of at most 126 bytes", c.Domain)
 	}
 	for _, p := range c.Allow {
 		if !p.IsValid() {
-			bad("allowed source %s: expected a prefix", p)
+			errs = append(errs, fmt.Errorf("dns: allowed source %s: expected a prefix", p))
 		}
-	}
-	if c.Pods > PodsOff || c.Policy > Parallel {
-		bad("unknown Pod mode %d or policy %d", c.Pods, c.Policy)
-	}
-	for _, v := range []struct {
-		name string
-		p    *int
-		def  int
-	}{{"cache bytes", &c.CacheBytes, 16 << 20}, {"rate limit", &c.RateLimit, 0}, {"queries in flight", &c.InFlight, 1000}, {"workers", &c.Workers, defaultWorkers()}} {
-		if *v.p < 0 {
-			bad("%s %d: expected 0 or more", v.name, *v.p)
-		} else if *v.p == 0 {
-			*v.p = v.def
-		}
-	}
-	if c.TTL == 0 {
-		c.TTL = 5
-	}
-	if c.TTL > 3600 {
-		bad("TTL %d: expected at most 3600 seconds", c.TTL)
-	}
-	if c.StaleFor == 0 {
-		c.StaleFor = 24 * time.Hour
-	}
-	if c.autopathTimeout == 0 {
-		c.autopathTimeout = autopathTimeout
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if _, err := parseRoutes(c.Upstreams, c.StubDomains, c.Listen); err != nil {
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Config) zones() *zoneConfig {
-	w, _ := encodeName(c.Domain)
-	return &zoneConfig{domain: w, labels: strings.Count(strings.TrimSuffix(c.Domain, "."), ".") + 1, pods: c.Pods, ttl: c.TTL}
+func (c *Config) validateZone() error {
+	var errs []error
+	if w, err := wire.EncodeName(c.Domain); err != nil || len(w) < 2 || len(w) > maxDomainBytes {
+		errs = append(errs, fmt.Errorf("dns: domain %q: expected a name of at most %d bytes", c.Domain, maxDomainBytes-2))
+	}
+	if c.TTL > maxConfigTTL {
+		errs = append(errs, fmt.Errorf("dns: TTL %d: expected at most %d seconds", c.TTL, maxConfigTTL))
+	}
+	if c.Pods > PodsOff {
+		errs = append(errs, fmt.Errorf("dns: unknown Pod mode %d", c.Pods))
+	}
+	if c.Policy > Parallel {
+		errs = append(errs, fmt.Errorf("dns: unknown policy %d", c.Policy))
+	}
+	return errors.Join(errs...)
 }
 
-// serverAddrs are the addresses that ns.dns.<domain> has.
+func (c *Config) validateNumbers() error {
+	var errs []error
+	for _, v := range []struct {
+		name  string
+		value int
+	}{{"cache bytes", c.CacheBytes}, {"rate limit", c.RateLimit}, {"queries in flight", c.InFlight}, {"workers", c.Workers}} {
+		if v.value < 0 {
+			errs = append(errs, fmt.Errorf("dns: %s %d: expected 0 or more", v.name, v.value))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) zone() *zone.Config {
+	w, _ := wire.EncodeName(c.Domain)
+	return &zone.Config{Domain: w, Labels: strings.Count(strings.TrimSuffix(c.Domain, "."), ".") + 1, Pods: c.Pods, TTL: c.TTL}
+}
+
+// serverAddrs returns the addresses of ns.dns.<domain>.
 func (c *Config) serverAddrs() []netip.Addr {
 	var out []netip.Addr
 	for _, a := range c.Listen {
@@ -131,3 +157,9 @@ func (c *Config) serverAddrs() []netip.Addr {
 	}
 	return out
 }
+
+// CheckUpstream returns the problem of one element of Config.Upstreams.
+func CheckUpstream(spec string) error { return forward.CheckUpstream(spec) }
+
+// CheckZone returns the problem of a key of Config.StubDomains.
+func CheckZone(zone string) error { return forward.CheckZone(zone) }

@@ -7,9 +7,12 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// Explanation is an answer with its reasons, for `warren dns query`.
+// Explanation is an answer and where it came from, for `warren dns query`.
 type Explanation struct {
 	Name, Type string
 	Rcode      string
@@ -19,30 +22,32 @@ type Explanation struct {
 	From       string // record, cache, stale, upstream, failure, ...
 	Upstream   string
 	Note       string
-	Allowed    bool // whether the asker may ask at all
+	Allowed    bool // whether this client may query at all
 	Revision   int64
-	// Steps are what a Pod's search list makes of a short name, when a search list was given.
+	// Steps are the queries of a search list, when one was given.
 	Steps []Explanation
 }
 
-// Query answers a question as a client at from would see it, and says why. It asks upstream when needed.
+// Query answers a question as the client at from would receive it, and reports where the answer came from. It queries
+// upstreams when needed.
 func (s *Server) Query(ctx context.Context, name string, qtype uint16, from netip.Addr) Explanation {
-	e := Explanation{Name: dns.Fqdn(name), Type: dns.Type(qtype).String(), Allowed: s.access.allowed(from.Unmap()), Zone: zoneNames[zoneExternal]}
+	e := Explanation{Name: dns.Fqdn(name), Type: dns.Type(qtype).String(), Zone: zone.Kinds[zone.External]}
+	e.Allowed = s.access.allowed(from.Unmap())
 	m := new(dns.Msg)
 	m.SetQuestion(e.Name, qtype)
 	b, err := m.Pack()
-	q := &query{}
-	if err != nil || q.parse(b) != simple {
-		e.Rcode, e.Note = "FORMERR", fmt.Sprintf("%q is no name that a plain question may have", name)
+	q := &wire.Query{}
+	if err != nil || q.Parse(b) != wire.Simple {
+		e.Rcode, e.Note = "FORMERR", fmt.Sprintf("%q is not a valid name of a question", name)
 		return e
 	}
 	if x := s.index.Load(); x != nil {
-		e.Zone, e.Revision = zoneNames[x.find(q).zone], x.revision
-	} else if zone, mine := s.unknownZone(q); mine {
-		e.Zone = zoneNames[zone]
+		e.Zone, e.Revision = zone.Kinds[x.Find(q).Zone], x.Revision
+	} else if kind, maybe := s.maybeCluster(q); maybe {
+		e.Zone = zone.Kinds[kind]
 	}
-	out, how := s.resolve(ctx, q, tcpSize, s.stats.sharedCounters())
-	e.From, e.Upstream, e.Note = how.from, how.upstream, how.note
+	out, source := s.resolve(ctx, q, wire.TCPSize, s.stats.sharedCounters())
+	e.From, e.Upstream, e.Note = source.From, source.Upstream, source.Note
 	r := new(dns.Msg)
 	if err := r.Unpack(out); err != nil {
 		e.Note = err.Error()
@@ -53,8 +58,8 @@ func (s *Server) Query(ctx context.Context, name string, qtype uint16, from neti
 	return e
 }
 
-// Search answers a name as a resolver with that search list and ndots would ask for it: each step in its order, up to the
-// first that has an answer, which is the result.
+// Search queries a name as a resolver with that search list and ndots does: one name after the other, until one has an
+// answer. The result is the last query, with all of them as its Steps.
 func (s *Server) Search(ctx context.Context, name string, qtype uint16, from netip.Addr, search []string, ndots int) Explanation {
 	var names []string
 	for _, d := range search {
@@ -89,13 +94,14 @@ func records(rr []dns.RR) []string {
 	return out
 }
 
-// logQuery writes one line about an answer.
-func (s *Server) logQuery(from netip.AddrPort, out []byte) {
+// logQuery logs one answer.
+func (s *Server) logQuery(client netip.AddrPort, out []byte) {
 	m := new(dns.Msg)
 	if err := m.Unpack(out); err != nil || len(m.Question) != 1 {
-		s.cfg.Log.Info("dns query", "from", from, "rcode", int(out[3]&15))
+		s.cfg.Log.Info("answered a DNS query", "client", client, "rcode", dns.RcodeToString[int(out[3]&15)])
 		return
 	}
-	s.cfg.Log.Info("dns query", "from", from, "name", m.Question[0].Name, "type", dns.Type(m.Question[0].Qtype).String(),
-		"rcode", dns.RcodeToString[m.Rcode], "answers", len(m.Answer))
+	q := m.Question[0]
+	s.cfg.Log.Info("answered a DNS query", "client", client, "question", q.Name+" "+dns.Type(q.Qtype).String(),
+		"rcode", dns.RcodeToString[m.Rcode], "count", len(m.Answer))
 }

@@ -4,32 +4,35 @@ import (
 	"context"
 
 	"github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// answerGeneral answers queries that are not of the plain form, with the library's help.
+// answerGeneral answers queries that are not simple. The DNS library parses them.
 func (s *Server) answerGeneral(ctx context.Context, pkt []byte, limit int, t *counters) []byte {
 	in := new(dns.Msg)
 	err := in.Unpack(pkt)
 	t.general.Add(1)
-	if in.Opcode != dns.OpcodeQuery && len(pkt) >= headerLen {
-		return headerOnly(pkt, dns.RcodeNotImplemented)
+	if in.Opcode != dns.OpcodeQuery && len(pkt) >= wire.HeaderLen {
+		return wire.HeaderOnly(pkt, dns.RcodeNotImplemented)
 	}
 	if err != nil || len(in.Question) != 1 {
-		return headerOnly(pkt, dns.RcodeFormatError) // two questions: no server on the net answers them
+		return wire.HeaderOnly(pkt, dns.RcodeFormatError) // DNS servers answer one question only (RFC 9619)
 	}
 	out := new(dns.Msg)
 	out.SetReply(in)
 	out.RecursionAvailable = true
 	size := dns.MinMsgSize
 	if o := in.IsEdns0(); o != nil {
-		size = min(max(int(o.UDPSize()), dns.MinMsgSize), udpSize)
-		out.SetEdns0(udpSize, o.Do())
+		size = min(max(int(o.UDPSize()), dns.MinMsgSize), wire.UDPSize)
+		out.SetEdns0(wire.UDPSize, o.Do())
 		if o.Version() != 0 {
 			out.Rcode = dns.RcodeBadVers
 			return pack(out, size)
 		}
 	}
-	if limit > udpSize {
+	if limit > wire.UDPSize {
 		size = limit // TCP
 	}
 	if body := s.answerSpecial(ctx, in, out, size, t); body != nil {
@@ -38,7 +41,7 @@ func (s *Server) answerGeneral(ctx context.Context, pkt []byte, limit int, t *co
 	return pack(out, size)
 }
 
-// answerSpecial fills out, or returns the bytes of an answer made otherwise.
+// answerSpecial fills in out, or returns an answer in wire form.
 func (s *Server) answerSpecial(ctx context.Context, in, out *dns.Msg, size int, t *counters) []byte {
 	q := in.Question[0]
 	switch {
@@ -52,29 +55,30 @@ func (s *Server) answerSpecial(ctx context.Context, in, out *dns.Msg, size int, 
 		out.Rcode = dns.RcodeRefused
 	case q.Qtype >= 128 && q.Qtype <= 255 || q.Qtype == dns.TypeOPT || q.Qtype == dns.TypeNone:
 		out.Rcode = dns.RcodeNotImplemented
-	default: // a plain question in an odd form: asked again plainly
+	default: // an ordinary question with uncommon options
 		return s.answerAsSimple(ctx, in, q.Qtype, size, t)
 	}
 	return nil
 }
 
-// answerAsSimple rewrites a question in the plain form and answers that.
+// answerAsSimple writes the question as a simple query and answers that.
 func (s *Server) answerAsSimple(ctx context.Context, in *dns.Msg, qtype uint16, size int, t *counters) []byte {
-	m := &dns.Msg{MsgHdr: dns.MsgHdr{Id: in.Id, RecursionDesired: in.RecursionDesired, CheckingDisabled: in.CheckingDisabled, AuthenticatedData: in.AuthenticatedData}}
+	m := &dns.Msg{MsgHdr: dns.MsgHdr{Id: in.Id, RecursionDesired: in.RecursionDesired,
+		CheckingDisabled: in.CheckingDisabled, AuthenticatedData: in.AuthenticatedData}}
 	m.Question = []dns.Question{{Name: in.Question[0].Name, Qtype: qtype, Qclass: dns.ClassINET}}
 	if o := in.IsEdns0(); o != nil {
 		m.SetEdns0(o.UDPSize(), o.Do())
 	}
 	b, err := m.Pack()
-	q := &query{}
-	if err != nil || q.parse(b) != simple {
+	q := &wire.Query{}
+	if err != nil || q.Parse(b) != wire.Simple {
 		return nil
 	}
 	out, _ := s.resolve(ctx, q, size, t)
 	return out
 }
 
-// answerCHAOS answers the questions that people ask servers about themselves.
+// answerCHAOS answers the names by which servers are identified (RFC 4892).
 func (s *Server) answerCHAOS(q dns.Question, out *dns.Msg) {
 	text := ""
 	switch dns.CanonicalName(q.Name) {
@@ -91,26 +95,26 @@ func (s *Server) answerCHAOS(q dns.Question, out *dns.Msg) {
 	out.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeTXT, Class: dns.ClassCHAOS}, Txt: []string{text}}}
 }
 
-// answerANY answers ANY with one small record (RFC 8482), for a name that exists or that is not ours, and never asks upstream.
+// answerANY answers ANY with one small record (RFC 8482), for a name that exists or is external. It never queries an upstream.
 func (s *Server) answerANY(ctx context.Context, in, out *dns.Msg, size int, t *counters) []byte {
-	w, err := encodeName(in.Question[0].Name)
-	q := &query{}
-	probe := &query{pkt: make([]byte, headerLen), typ: typeSOA}
-	if err == nil && q.parse(withName(probe, w)) == simple {
+	w, err := wire.EncodeName(in.Question[0].Name)
+	q := &wire.Query{}
+	if err == nil && q.Parse(wire.NewQuery(w, wire.TypeSOA)) == wire.Simple {
 		x := s.index.Load()
-		if _, mine := s.unknownZone(q); mine && x == nil {
+		if _, maybe := s.maybeCluster(q); maybe && x == nil {
 			out.Rcode = dns.RcodeServerFailure
 			return nil
 		}
 		if x != nil {
-			f := x.find(q)
-			if f.zone != zoneExternal && f.rcode == rcodeNXDomain {
+			f := x.Find(q)
+			if f.Zone != zone.External && f.Rcode == wire.RcodeNXDomain {
 				return s.answerAsSimple(ctx, in, dns.TypeHINFO, size, t)
 			}
-			out.Authoritative = f.zone != zoneExternal
+			out.Authoritative = f.Zone != zone.External
 		}
 	}
-	out.Answer = []dns.RR{&dns.HINFO{Hdr: dns.RR_Header{Name: in.Question[0].Name, Rrtype: dns.TypeHINFO, Class: dns.ClassINET, Ttl: s.zone.ttl}, Cpu: "RFC8482"}}
+	hdr := dns.RR_Header{Name: in.Question[0].Name, Rrtype: dns.TypeHINFO, Class: dns.ClassINET, Ttl: s.zone.TTL}
+	out.Answer = []dns.RR{&dns.HINFO{Hdr: hdr, Cpu: "RFC8482"}}
 	return nil
 }
 
@@ -121,11 +125,4 @@ func pack(m *dns.Msg, size int) []byte {
 		return nil
 	}
 	return b
-}
-
-// headerOnly answers with a header alone.
-func headerOnly(pkt []byte, rcode byte) []byte {
-	out := refused(make([]byte, 0, headerLen), pkt)
-	out[3] = flagRA | rcode
-	return out
 }

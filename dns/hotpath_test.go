@@ -7,6 +7,8 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
 // hotQuestions take every branch of the hot path.
@@ -39,33 +41,28 @@ func packed(t testing.TB, name string, typ uint16, edns bool) []byte {
 // warm is a server that does not run, with the sample cluster and one cached answer.
 func warm(t testing.TB) *Server {
 	t.Helper()
-	s, err := New(Config{Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}})
+	up := newFake(t, func(q *mdns.Msg) []*mdns.Msg { return []*mdns.Msg{addressTTL(q, "192.0.2.80", 3600)} })
+	at := freePort(t)
+	s, err := New(Config{Listen: []netip.AddrPort{at}, Upstreams: []string{up.addr.String()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Set(sample())
-	m := new(mdns.Msg)
-	m.SetQuestion("cached.example.com.", mdns.TypeA)
-	rr, _ := mdns.NewRR("cached.example.com. 300 IN A 192.0.2.80")
-	m.Answer = []mdns.RR{rr}
-	w, _ := encodeName("cached.example.com.")
-	msg, err := newMessage(m, w)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.cache.put(cacheKey{set: s.routes.Load().defaults.id, typ: mdns.TypeA, name: w}, msg, time.Now())
+	stop := runServer(t, s)
+	exchange(t, at, "udp", "cached.example.com", mdns.TypeA)
+	stop()
 	return s
 }
 
-func TestHotPathAllocatesNothing(t *testing.T) {
+func TestResponder_HotQuestions_AllocateNothing(t *testing.T) {
 	s := warm(t)
 	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
-	dst, from := make([]byte, 0, udpSize), netip.MustParseAddr("127.0.0.1")
+	dst, from := make([]byte, 0, wire.UDPSize), netip.MustParseAddr("127.0.0.1")
 	for _, c := range hotQuestions {
 		for _, edns := range []bool{false, true} {
 			pkt := packed(t, c.name, c.typ, edns)
 			n := testing.AllocsPerRun(200, func() {
-				if out, v := a.answer(dst, pkt, from, udpSize, true); v != answered || len(out) == 0 {
+				if out, v := a.answer(dst, pkt, from, wire.UDPSize, true); v != answered || len(out) == 0 {
 					t.Fatalf("%s: verdict %d", c.name, v)
 				}
 			})
@@ -76,8 +73,8 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestBatchAllocatesNothing runs whole batches through real sockets.
-func TestBatchAllocatesNothing(t *testing.T) {
+// Whole batches pass through real sockets.
+func TestWorker_Batch_AllocatesNothing(t *testing.T) {
 	s := warm(t)
 	for _, listen := range []string{"127.0.0.1:0", "0.0.0.0:0"} {
 		w, client := pair(t, s, listen)
@@ -134,15 +131,14 @@ func pair(t testing.TB, s *Server, listen string) (*worker, net.Conn) {
 	return w, client
 }
 
-// TestAnswersFromAskedAddress asks a wildcard listener at several addresses: a connected client takes the answer only from
-// the address it asked.
-func TestAnswersFromAskedAddress(t *testing.T) {
+// A client with a connected socket accepts the answer only from the address that it queried, also of a wildcard listener.
+func TestServer_WildcardListener_AnswersFromQueriedAddress(t *testing.T) {
 	port := freePort(t).Port()
 	listen := []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port), netip.AddrPortFrom(netip.IPv6Unspecified(), port)}
 	start(t, Config{Listen: listen})
 	for _, a := range addrs("127.0.0.1", "127.0.0.9", "127.8.7.6", "::1") {
-		if r := ask(t, netip.AddrPortFrom(a, port), "udp", "web.default.svc.cluster.local", mdns.TypeA); len(r.Answer) != 1 {
-			t.Errorf("asked at %s: %v", a, r)
+		if r := exchange(t, netip.AddrPortFrom(a, port), "udp", "web.default.svc.cluster.local", mdns.TypeA); len(r.Answer) != 1 {
+			t.Errorf("answer from %s: %v", a, r)
 		}
 	}
 }
@@ -150,13 +146,13 @@ func TestAnswersFromAskedAddress(t *testing.T) {
 func BenchmarkAnswer(b *testing.B) {
 	s := warm(b)
 	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
-	dst, from := make([]byte, 0, udpSize), netip.MustParseAddr("127.0.0.1")
+	dst, from := make([]byte, 0, wire.UDPSize), netip.MustParseAddr("127.0.0.1")
 	for _, c := range hotQuestions {
 		pkt := packed(b, c.name, c.typ, true)
 		b.Run(c.name+mdns.TypeToString[c.typ], func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				a.answer(dst, pkt, from, udpSize, true)
+				a.answer(dst, pkt, from, wire.UDPSize, true)
 			}
 		})
 	}

@@ -11,8 +11,6 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +18,8 @@ import (
 
 	mdns "github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 // certificate is a self-signed one for names, and the pool that trusts it.
@@ -40,13 +40,13 @@ func certificate(t *testing.T, names ...string) (tls.Certificate, *x509.CertPool
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-func TestOverTLS(t *testing.T) {
+func TestServer_UpstreamOverTLS_VerifiesAndReusesConnections(t *testing.T) {
 	cert, pool := certificate(t, "dns.example.net")
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	up := newFake(t, silent) // its conn method speaks DNS on any connection
+	up := newFake(t, silent) // its conn method serves DNS on any connection
 	var connections atomic.Int64
 	up.join.Go(func() {
 		for {
@@ -62,64 +62,17 @@ func TestOverTLS(t *testing.T) {
 	_, at := start(t, Config{Upstreams: []string{"tls://" + l.Addr().String() + "#dns.example.net"}, RootCAs: pool})
 	wantA(t, at, "one.example.com", "192.0.2.99")
 	wantA(t, at, "two.example.com", "192.0.2.99")
-	if n := connections.Load(); n > 2 { // the loop probe may have had one of its own
+	if n := connections.Load(); n > 2 { // the loop probe may use another one
 		t.Errorf("%d connections for three questions", n)
 	}
 	_, wrong := start(t, Config{Upstreams: []string{"tls://" + l.Addr().String() + "#other.example.net"}, RootCAs: pool})
-	if r := ask(t, wrong, "udp", "one.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
+	if r := exchange(t, wrong, "udp", "one.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
 		t.Errorf("a certificate for another name: %v, want SERVFAIL", r)
 	}
 }
 
-func TestResolvConfIsWatched(t *testing.T) {
-	dir := t.TempDir()
-	stub, list := filepath.Join(dir, "stub", "resolv.conf"), filepath.Join(dir, "real", "resolv.conf")
-	was := stubResolvers
-	stubResolvers = []string{list}
-	defer func() { stubResolvers = was }()
-	put := func(path, text string) {
-		t.Helper()
-		_ = os.MkdirAll(filepath.Dir(path), 0o755)
-		if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(stub, "# comment\nsearch x\nnameserver 127.0.0.53\n")
-	put(list, "nameserver 192.0.2.53\nnameserver not-an-address\nnameserver 2001:db8::53\n")
-	s, err := New(Config{Listen: []netip.AddrPort{freePort(t)}, ResolvConf: stub})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	<-s.Ready()
-	defer func() { cancel(); <-done }()
-	has := func(want string) bool {
-		var got []string
-		for _, u := range s.Upstreams() {
-			got = append(got, u.Name)
-		}
-		return strings.Join(got, " ") == want
-	}
-	until(t, func() bool { return has("192.0.2.53:53 [2001:db8::53]:53") })
-	put(list, "nameserver 192.0.2.54\n")
-	until(t, func() bool { return has("192.0.2.54:53") })
-	put(stub, "nameserver 192.0.2.55\n")
-	until(t, func() bool { return has("192.0.2.55:53") })
-	if err := os.Remove(stub); err != nil {
-		t.Fatal(err)
-	}
-	until(t, func() bool { return has("") })
-	put(stub, "nameserver 192.0.2.56\n")
-	until(t, func() bool { return has("192.0.2.56:53") })
-}
-
-// TestHandOver starts successors on the same address and ends their predecessors while a client asks on.
-func TestHandOver(t *testing.T) {
+// Successors start on the same address, and their predecessors end, while a client queries.
+func TestServer_SuccessorTakesOver_NoQueryLost(t *testing.T) {
 	at := freePort(t)
 	begin := func() (stop func()) {
 		s, err := New(Config{Listen: []netip.AddrPort{at}, Workers: 2})
@@ -134,27 +87,27 @@ func TestHandOver(t *testing.T) {
 		return func() { cancel(); <-done }
 	}
 	stop := begin()
-	var asked, lost atomic.Int64
+	var answered, lost atomic.Int64
 	end := make(chan struct{})
 	done := make(chan struct{})
-	go func() { defer close(done); askOn(t, at, &asked, &lost, end) }()
+	go func() { defer close(done); queryUntil(t, at, &answered, &lost, end) }()
 	for range 10 {
 		next := begin()
 		stop()
 		stop = next
-		goal := asked.Load() + 200
-		until(t, func() bool { return asked.Load() >= goal || t.Failed() })
+		goal := answered.Load() + 200
+		testutil.EventuallyTrue(t, "200 more answers", func() bool { return answered.Load() >= goal || t.Failed() })
 	}
 	close(end)
 	<-done
 	stop()
-	t.Logf("%d questions, %d asked twice, over 10 hand-overs", asked.Load(), lost.Load())
+	t.Logf("%d queries, %d sent twice, over 10 handovers", answered.Load(), lost.Load())
 	if lost.Load() > 10 {
-		t.Errorf("%d questions were lost in 10 hand-overs", lost.Load())
+		t.Errorf("%d queries were lost in 10 handovers", lost.Load())
 	}
 }
 
-func askOn(t *testing.T, at netip.AddrPort, asked, lost *atomic.Int64, end chan struct{}) {
+func queryUntil(t *testing.T, at netip.AddrPort, answered, lost *atomic.Int64, end chan struct{}) {
 	for {
 		select {
 		case <-end:
@@ -172,7 +125,7 @@ func askOn(t *testing.T, at netip.AddrPort, asked, lost *atomic.Int64, end chan 
 				return
 			}
 		}
-		asked.Add(1)
+		answered.Add(1)
 	}
 }
 
@@ -190,8 +143,8 @@ func exchangeOnce(at netip.AddrPort) (*mdns.Msg, error) {
 	return conn.ReadMsg()
 }
 
-func TestExplanation(t *testing.T) {
-	up := newFake(t, says("192.0.2.40"))
+func TestQuery_EachZone_ReportsSourceAndRecords(t *testing.T) {
+	up := newFake(t, answers("192.0.2.40"))
 	s, _ := start(t, Config{Upstreams: []string{up.addr.String()}})
 	from := netip.MustParseAddr("127.0.0.1")
 	for _, c := range []struct {
@@ -217,17 +170,17 @@ func TestExplanation(t *testing.T) {
 		t.Errorf("search: %+v", e)
 	}
 	if e := s.Query(t.Context(), "web.default.svc.cluster.local", mdns.TypeA, netip.MustParseAddr("192.0.2.1")); e.Allowed {
-		t.Error("a stranger is allowed")
+		t.Error("a client outside of Config.Allow is allowed")
 	}
 }
 
-func TestMetrics(t *testing.T) {
-	up := newFake(t, says("192.0.2.41"))
+func TestCollectors_AfterQueries_CountByZoneAndType(t *testing.T) {
+	up := newFake(t, answers("192.0.2.41"))
 	s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
 	for range 3 {
 		wantA(t, at, "www.example.com", "192.0.2.41")
-		ask(t, at, "udp", "nope.default.svc.cluster.local", mdns.TypeAAAA)
-		ask(t, at, "tcp", "web.default.svc.cluster.local", 4711)
+		exchange(t, at, "udp", "nope.default.svc.cluster.local", mdns.TypeAAAA)
+		exchange(t, at, "tcp", "web.default.svc.cluster.local", 4711)
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(s.Collectors()...)
@@ -259,30 +212,11 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-func TestConfigReportsEveryProblem(t *testing.T) {
+func TestNew_InvalidConfig_ReportsEveryProblem(t *testing.T) {
 	_, err := New(Config{Domain: "a..b", TTL: 99999, CacheBytes: -1, Upstreams: []string{"x", "udp://1.1.1.1", "0.0.0.0"}, StubDomains: map[string][]string{".": {"192.0.2.1"}}, Allow: []netip.Prefix{{}}})
 	for _, want := range []string{"no address to listen on", `domain "a..b"`, "TTL 99999", "cache bytes -1", `upstream "x"`, `upstream "udp://1.1.1.1"`, `upstream "0.0.0.0"`, `stub domain "."`, "allowed source"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v does not speak of %q", err, want)
+			t.Errorf("error %v does not contain %q", err, want)
 		}
 	}
-}
-
-func FuzzDashed(f *testing.F) {
-	for _, s := range []string{"10-42-0-7", "fd42--7", "--", "--1", "1--", "fd42-1-2-3-4-5-6-7", "1-2-3-4-5-6-7", "-1--2", "00001--"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if len(s) == 0 || len(s) > 63 || strings.ContainsAny(s, ".:%ABCDEF") {
-			return
-		}
-		want, err := netip.ParseAddr(strings.ReplaceAll(s, "-", "."))
-		if err != nil {
-			want, err = netip.ParseAddr(strings.ReplaceAll(s, "-", ":"))
-		}
-		got, ok := parseDashed([]byte(s))
-		if ok != (err == nil) || ok && got != want {
-			t.Fatalf("%q: %v %v, netip says %v %v", s, got, ok, want, err)
-		}
-	})
 }

@@ -3,7 +3,9 @@ package dns
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	mdns "github.com/miekg/dns"
 	"go.uber.org/goleak"
@@ -81,6 +83,12 @@ func start(t testing.TB, c Config) (*Server, netip.AddrPort) {
 
 func run(t testing.TB, s *Server) {
 	t.Helper()
+	t.Cleanup(runServer(t, s))
+}
+
+// runServer starts a server and returns a function that stops it.
+func runServer(t testing.TB, s *Server) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -89,13 +97,19 @@ func run(t testing.TB, s *Server) {
 	case err := <-done:
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	return func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	})
+	}
 }
+
+// testClock is a clock that a test can advance.
+type testClock struct{ offset atomic.Int64 }
+
+func (c *testClock) Now() time.Time          { return time.Now().Add(time.Duration(c.offset.Load())) }
+func (c *testClock) advance(d time.Duration) { c.offset.Add(int64(d)) }
 
 // freePort finds a port of loopback that is free for UDP and TCP.
 func freePort(t testing.TB) netip.AddrPort {
@@ -117,7 +131,8 @@ func freePort(t testing.TB) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-func ask(t testing.TB, at netip.AddrPort, network, name string, qtype uint16, edit ...func(*mdns.Msg)) *mdns.Msg {
+// exchange sends one query and returns the answer.
+func exchange(t testing.TB, at netip.AddrPort, network, name string, qtype uint16, edit ...func(*mdns.Msg)) *mdns.Msg {
 	t.Helper()
 	m := new(mdns.Msg)
 	m.SetQuestion(mdns.Fqdn(name), qtype)

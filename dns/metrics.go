@@ -5,31 +5,39 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/zone"
 )
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("warren_dns_"+name, help, labels, nil)
+}
 
 var (
-	metricQueries  = prometheus.NewDesc("warren_dns_queries_total", "Answered queries.", []string{"zone", "type", "rcode"}, nil)
-	metricDuration = prometheus.NewDesc("warren_dns_answer_seconds", "Time from receiving a query to sending its answer.", nil, nil)
-	metricExternal = prometheus.NewDesc("warren_dns_external_total", "External answers by where they came from.", []string{"from"}, nil)
-	metricNot      = prometheus.NewDesc("warren_dns_unanswered_total", "Queries that were refused or not answered, by reason.", []string{"reason"}, nil)
-	metricAutopath = prometheus.NewDesc("warren_dns_autopath_total", "Answers in which autopath completed the search list of a Pod.", nil, nil)
-	metricCache    = prometheus.NewDesc("warren_dns_cache_entries", "Answers in the cache.", nil, nil)
-	metricBytes    = prometheus.NewDesc("warren_dns_cache_bytes", "Memory that the cached answers take.", nil, nil)
-	metricRevision = prometheus.NewDesc("warren_dns_revision", "Store revision that cluster names are answered from.", nil, nil)
-	metricBuild    = prometheus.NewDesc("warren_dns_build_seconds", "Time the newest snapshot took to become answers.", nil, nil)
-	metricUp       = prometheus.NewDesc("warren_dns_upstream_up", "1 while an upstream is asked first, 0 while it is down or leads back to this server.", []string{"upstream"}, nil)
-	metricUpSent   = prometheus.NewDesc("warren_dns_upstream_queries_total", "Queries sent to an upstream, by what became of them.", []string{"upstream", "result"}, nil)
-	metricUpRTT    = prometheus.NewDesc("warren_dns_upstream_rtt_seconds", "Smoothed answer time of an upstream.", []string{"upstream"}, nil)
+	metricQueries    = desc("queries_total", "Answered queries.", "zone", "type", "rcode")
+	metricDuration   = desc("answer_seconds", "Time from receiving a query to sending its answer.")
+	metricExternal   = desc("external_total", "Answers to names outside the cluster zone, by source.", "from")
+	metricUnanswered = desc("unanswered_total", "Queries that were refused or not answered, by reason.", "reason")
+	metricAutopath   = desc("autopath_total", "Answers in which autopath completed the search list of a Pod.")
+	metricCache      = desc("cache_entries", "Answers in the cache.")
+	metricBytes      = desc("cache_bytes", "Memory of the answers in the cache.")
+	metricRevision   = desc("revision", "Store revision of the cluster names.")
+	metricBuild      = desc("build_seconds", "Time to compile the latest snapshot into the zone index.")
+	metricUp         = desc("upstream_up", "1 while an upstream is healthy, 0 while it is down or in a forwarding loop.", "upstream")
+	metricUpSent     = desc("upstream_queries_total", "Queries sent to an upstream, by result.", "upstream", "result")
+	metricUpRTT      = desc("upstream_rtt_seconds", "Smoothed round trip time of an upstream.", "upstream")
 )
 
-// Collectors are the server's metrics. Labels are bounded: names of clients and of questions are in none.
+// Collectors returns the server's metrics. Label values are bounded: none is the name of a client or of a question.
 func (s *Server) Collectors() []prometheus.Collector { return []prometheus.Collector{collector{s}} }
 
 type collector struct{ s *Server }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricNot, metricAutopath, metricCache, metricBytes, metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
+	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricUnanswered, metricAutopath, metricCache, metricBytes,
+		metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
 		ch <- d
 	}
 }
@@ -45,21 +53,19 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.queries(counter)
 	c.durations(ch)
-	for name, of := range map[string]func(*counters) *atomic.Uint64{
-		"cache": func(t *counters) *atomic.Uint64 { return &t.hits }, "stale": func(t *counters) *atomic.Uint64 { return &t.stale },
-		"upstream": func(t *counters) *atomic.Uint64 { return &t.misses }, "failure": func(t *counters) *atomic.Uint64 { return &t.failures },
-	} {
-		counter(metricExternal, s.stats.sum(of), name)
-	}
-	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.refused })+s.stats.tcpRefused.Load(), "not allowed")
-	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.limited }), "rate limit")
-	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.malformed }), "no query")
-	counter(metricNot, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.sendFailed }), "send failed")
-	counter(metricNot, s.stats.overload.Load(), "too many waiting")
+	f := s.forward.Stats()
+	counter(metricExternal, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.hits }), "cache")
+	counter(metricExternal, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.stale }), "stale")
+	counter(metricExternal, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.misses }), "upstream")
+	counter(metricExternal, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.failures }), "failure")
+	counter(metricUnanswered, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.refused })+s.stats.tcpRefused.Load(), "not allowed")
+	counter(metricUnanswered, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.limited }), "rate limit")
+	counter(metricUnanswered, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.malformed }), "malformed")
+	counter(metricUnanswered, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.sendFailed }), "send failed")
+	counter(metricUnanswered, s.tasks.refused.Load()+f.Refused, "overload")
 	counter(metricAutopath, s.stats.sum(func(t *counters) *atomic.Uint64 { return &t.autopath }))
-	entries, bytes := s.cache.size()
-	gauge(metricCache, float64(entries))
-	gauge(metricBytes, float64(bytes))
+	gauge(metricCache, float64(f.CacheEntries))
+	gauge(metricBytes, float64(f.CacheBytes))
 	gauge(metricRevision, float64(s.stats.revision.Load()))
 	gauge(metricBuild, time.Duration(s.stats.buildNs.Load()).Seconds())
 	for _, u := range s.Upstreams() {
@@ -71,13 +77,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(metricUpRTT, u.RTT.Seconds(), u.Name)
 		counter(metricUpSent, u.Sent, u.Name, "sent")
 		counter(metricUpSent, u.Failed, u.Name, "failed")
-		counter(metricUpSent, u.Mismatched, u.Name, "did not fit")
+		counter(metricUpSent, u.Mismatched, u.Name, "mismatched")
 	}
 }
 
 func (c collector) queries(counter func(*prometheus.Desc, uint64, ...string)) {
 	all := c.s.stats.all()
-	for z, zone := range zoneNames {
+	for z, zone := range zone.Kinds {
 		for i, typ := range statTypes {
 			for r, rcode := range statRcodes {
 				var n uint64
@@ -109,33 +115,8 @@ func (c collector) durations(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstHistogram(metricDuration, n, float64(nanos)/1e9, out)
 }
 
-// UpstreamState is one upstream as it is known now.
-type UpstreamState struct {
-	Name, Zone               string // Zone is "." for every name
-	Down, Loop               bool
-	RTT                      time.Duration
-	Sent, Failed, Mismatched uint64
-}
+// UpstreamState is the present state of one upstream.
+type UpstreamState = forward.UpstreamState
 
-// Upstreams says how the upstreams are. One that serves several zones is listed once.
-func (s *Server) Upstreams() []UpstreamState {
-	var out []UpstreamState
-	now, r := time.Now(), s.routes.Load()
-	seen := map[string]bool{}
-	for i, set := range r.sets() {
-		zone := "."
-		if i > 0 {
-			zone = decodeName([]byte(r.stubs[i-1].zone))
-		}
-		for _, u := range set.members {
-			if seen[u.name] {
-				continue
-			}
-			seen[u.name] = true
-			u.health.mu.Lock()
-			out = append(out, UpstreamState{u.name, zone, now.Before(u.health.downUntil), u.looped.Load(), u.health.rtt, u.health.sent, u.health.failed, u.health.mismatched})
-			u.health.mu.Unlock()
-		}
-	}
-	return out
-}
+// Upstreams returns the state of every upstream. An upstream of several zones is listed once.
+func (s *Server) Upstreams() []UpstreamState { return s.forward.Upstreams() }

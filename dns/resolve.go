@@ -3,24 +3,27 @@ package dns
 import (
 	"context"
 	"net/netip"
-	"time"
+
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// slow answers what the hot path left over: names of others that are not cached, aliases, and queries of odd form.
-// nil is no answer.
+// resolvePacket answers a query that the hot path deferred: an external name that is not cached, an ExternalName, a step
+// of a search list, or a query that is not simple. It may wait for an upstream. nil means: no answer.
 func (s *Server) resolvePacket(ctx context.Context, pkt []byte, from netip.AddrPort, limit int, t *counters) []byte {
-	q := &query{}
+	q := &wire.Query{}
 	var out []byte
-	switch q.parse(pkt) {
-	case malformed:
+	switch q.Parse(pkt) {
+	case wire.Malformed:
 		return nil
-	case general:
+	case wire.General:
 		out = s.answerGeneral(ctx, pkt, limit, t)
 	default:
-		if limit <= udpSize {
-			limit = min(limit, q.size)
+		if limit <= wire.UDPSize {
+			limit = min(limit, q.Size)
 		}
-		q.client = from.Addr()
+		q.Client = from.Addr()
 		out, _ = s.resolve(ctx, q, limit, t)
 	}
 	if out != nil && s.logQueriesOn.Load() {
@@ -29,109 +32,44 @@ func (s *Server) resolvePacket(ctx context.Context, pkt []byte, from netip.AddrP
 	return out
 }
 
-// resolve answers a plain question by all means, and says by which.
-func (s *Server) resolve(ctx context.Context, q *query, limit int, t *counters) ([]byte, source) {
+// resolve answers a simple query and reports where the answer came from.
+func (s *Server) resolve(ctx context.Context, q *wire.Query, limit int, t *counters) ([]byte, forward.Source) {
 	x := s.index.Load()
 	if x == nil {
-		if zone, mine := s.unknownZone(q); mine {
-			t.count(zone, q.typ, rcodeServfail)
-			return q.answerError(nil, rcodeServfail), source{from: "no snapshot yet"}
+		if kind, maybe := s.maybeCluster(q); maybe {
+			t.count(kind, q.Type, wire.RcodeServfail)
+			return q.AnswerError(nil, wire.RcodeServfail), forward.Source{From: "no snapshot yet"}
 		}
 		return s.resolveExternal(ctx, q, limit, t)
 	}
-	f := x.find(q)
+	r := x.Find(q)
 	switch {
-	case f.zone == zoneExternal:
+	case r.Zone == zone.External:
 		return s.resolveExternal(ctx, q, limit, t)
-	case f.chase != nil:
-		m := s.followAlias(ctx, q, x, f.chase)
-		t.count(f.zone, q.typ, m.rcode)
-		return q.message(nil, m, ttlRule{}, limit), source{from: "record", note: "alias of " + decodeName([]byte(f.chase.target))}
-	case f.loopProbe:
-		s.loopProbeReceived(string(q.label(0)[1:]))
-	case f.rcode == rcodeNXDomain:
-		if m := s.autopath(ctx, q, x); m != nil {
+	case r.Alias != "":
+		m := s.followAlias(ctx, q, x, r.Alias)
+		t.count(r.Zone, q.Type, m.Rcode)
+		return m.Answer(nil, q, forward.TTLRule{}, limit), forward.Source{From: "record", Note: "alias of " + wire.DecodeName([]byte(r.Alias))}
+	case r.LoopProbe:
+		s.forward.LoopProbeReceived(string(q.Label(0)[1:]))
+	case r.Rcode == wire.RcodeNXDomain:
+		if m := s.completeSearch(ctx, q, x); m != nil {
 			t.autopath.Add(1)
-			t.count(f.zone, q.typ, m.rcode)
-			return q.message(nil, m, ttlRule{}, limit), source{from: "autopath"}
+			t.count(r.Zone, q.Type, m.Rcode)
+			return m.Answer(nil, q, forward.TTLRule{}, limit), forward.Source{From: "autopath"}
 		}
 	}
-	t.count(f.zone, q.typ, f.rcode)
-	return q.local(nil, x, f, 0, limit), source{from: "record"}
+	t.count(r.Zone, q.Type, r.Rcode)
+	return x.Answer(nil, q, r, 0, limit), forward.Source{From: "record"}
 }
 
-// resolveExternal answers a name of others.
-func (s *Server) resolveExternal(ctx context.Context, q *query, limit int, t *counters) ([]byte, source) {
-	m, rule, how := s.external(ctx, q)
-	t.count(zoneExternal, q.typ, m.rcode)
-	t.countSource(how)
-	if len(m.body) == 0 && m.rcode != rcodeOK && m.rcode != rcodeNXDomain {
-		return q.answerError(nil, m.rcode), how
+// resolveExternal answers a name outside the cluster zone.
+func (s *Server) resolveExternal(ctx context.Context, q *wire.Query, limit int, t *counters) ([]byte, forward.Source) {
+	m, rule, source := s.forward.Resolve(ctx, q)
+	t.count(zone.External, q.Type, m.Rcode)
+	t.countSource(source)
+	if m.Empty() && m.Rcode != wire.RcodeOK && m.Rcode != wire.RcodeNXDomain {
+		return q.AnswerError(nil, m.Rcode), source
 	}
-	return q.message(nil, m, rule, limit), how
-}
-
-// source says where an external answer came from.
-type source struct {
-	from     string // record, cache, stale, upstream, ...
-	upstream string
-	note     string
-}
-
-// external gets the answer for a name of others: cached, or from upstream, or stale when upstream fails or takes longer
-// than a client likes to wait.
-func (s *Server) external(ctx context.Context, q *query) (*message, ttlRule, source) {
-	set := s.routes.Load().pick(q)
-	look := keyOf(set, q)
-	hit := s.cache.get(look, time.Now())
-	switch {
-	case hit.usable && hit.refresh:
-		_, _ = s.fetch(set, look.key()) // the client does not wait for it
-		fallthrough
-	case hit.usable:
-		return hit.msg, hit.ttl, hit.means()
-	case !q.recursionDesired:
-		return &message{rcode: rcodeRefused}, ttlRule{}, source{from: "refused", note: "recursion was not asked for"}
-	}
-	r, err := s.await(ctx, set, look.key(), hit.stale)
-	switch {
-	case err == nil && r.usable():
-		return r.msg, ttlRule{}, source{from: "upstream", upstream: r.up.name}
-	case hit.stale:
-		return hit.msg, hit.ttl, hit.means()
-	case err == nil && r.err == nil:
-		return &message{rcode: r.msg.rcode}, ttlRule{}, source{from: "upstream", upstream: r.up.name}
-	case err == nil:
-		err = r.err
-	}
-	return &message{rcode: rcodeServfail}, ttlRule{}, source{from: "failure", note: err.Error()}
-}
-
-// await asks upstream and waits, less long when something stale is at hand.
-func (s *Server) await(ctx context.Context, set *upstreamSet, k cacheKey, stale bool) (attempt, error) {
-	f, err := s.fetch(set, k)
-	if err != nil {
-		return attempt{}, err
-	}
-	wait := queryTimeout
-	if stale {
-		wait = staleDelay
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-f.done:
-		return f.result, nil
-	case <-timer.C:
-		return attempt{}, context.DeadlineExceeded
-	case <-ctx.Done():
-		return attempt{}, ctx.Err()
-	}
-}
-
-func (l hit) means() source {
-	if l.stale {
-		return source{from: "stale"}
-	}
-	return source{from: "cache"}
+	return m.Answer(nil, q, rule, limit), source
 }

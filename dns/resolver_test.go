@@ -15,7 +15,7 @@ import (
 )
 
 // inNamespace runs fn on a thread in a network and mount namespace of its own, with loopback up and resolv.conf replaced.
-// The thread is never given back: it ends with its goroutine.
+// The thread ends with its goroutine.
 func inNamespace(t *testing.T, resolv string, fn func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -57,7 +57,7 @@ func enter(resolv string) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	for _, own := range []string{"10.43.0.10/32", "fd43::10/128"} { // without an IPv6 address glibc asks for no AAAA
+	for _, own := range []string{"10.43.0.10/32", "fd43::10/128"} { // without an IPv6 address glibc queries no AAAA
 		a, _ := netlink.ParseAddr(own)
 		if err := netlink.AddrAdd(lo, a); err != nil {
 			return err
@@ -66,8 +66,8 @@ func enter(resolv string) error {
 	return nil
 }
 
-// TestRealResolvers asks with dig and glibc as a Pod would: the cluster address, a search list, ndots:5.
-func TestRealResolvers(t *testing.T) {
+// dig and glibc query as in a Pod: cluster DNS address, search list, ndots:5.
+func TestServer_DigAndGlibc_ResolveAsInAPod(t *testing.T) {
 	resolv := "nameserver 10.43.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
 	inNamespace(t, resolv, func() {
 		socks := []netip.AddrPort{netip.MustParseAddrPort("10.43.0.10:53")}
@@ -90,7 +90,7 @@ func TestRealResolvers(t *testing.T) {
 			out, err := exec.Command(c.run[0], c.run[1:]...).CombinedOutput() // started from this thread: in the namespace too
 			for _, want := range c.want {
 				if !strings.Contains(strings.Join(strings.Fields(string(out)), " "), want) {
-					t.Errorf("%s (%v):\n%s\nwants %q", strings.Join(c.run, " "), err, out, want)
+					t.Errorf("%s (%v):\n%s\nexpected %q", strings.Join(c.run, " "), err, out, want)
 				}
 			}
 		}

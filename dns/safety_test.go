@@ -9,18 +9,20 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
-func TestOthersAreRefused(t *testing.T) {
+func TestAccess_ClientNotAllowed_Refused(t *testing.T) {
 	s := warm(t)
 	a := responder{s: s, counters: s.stats.newCounters(), now: time.Now()}
 	pkt := packed(t, "web.default.svc.cluster.local.", mdns.TypeA, true)
-	for from, want := range map[string]byte{"127.0.0.1": rcodeOK, "::1": rcodeOK, "10.42.0.9": rcodeRefused, "192.0.2.1": rcodeRefused} {
-		out, _ := a.answer(nil, pkt, netip.MustParseAddr(from), udpSize, true)
+	for from, want := range map[string]byte{"127.0.0.1": wire.RcodeOK, "::1": wire.RcodeOK, "10.42.0.9": wire.RcodeRefused, "192.0.2.1": wire.RcodeRefused} {
+		out, _ := a.answer(nil, pkt, netip.MustParseAddr(from), wire.UDPSize, true)
 		if out[3]&15 != want {
 			t.Errorf("from %s: rcode %d, want %d", from, out[3]&15, want)
 		}
-		if len(out) > len(pkt) && want == rcodeRefused {
+		if len(out) > len(pkt) && want == wire.RcodeRefused {
 			t.Errorf("the refusal is longer than the question: %d > %d", len(out), len(pkt))
 		}
 	}
@@ -36,7 +38,7 @@ func TestOthersAreRefused(t *testing.T) {
 	}
 }
 
-func TestRateLimit(t *testing.T) {
+func TestAccess_RateLimit_CountsPerClientAndSecond(t *testing.T) {
 	a := newAccess(nil, 10)
 	one, two := netip.MustParseAddr("10.42.0.1"), netip.MustParseAddr("10.42.0.2")
 	for second := range int64(3) {
@@ -47,14 +49,14 @@ func TestRateLimit(t *testing.T) {
 			}
 		}
 		if n != 10 || !a.withinLimit(two, second) {
-			t.Errorf("second %d: %d queries passed, want 10; another client must not feel it", second, n)
+			t.Errorf("second %d: %d queries passed, want 10; another client must not be limited", second, n)
 		}
 	}
 }
 
-// TestOddQueries: what is no plain question gets a sensible answer, and the server lives on.
-func TestOddQueries(t *testing.T) {
-	up := newFake(t, says("192.0.2.30"))
+// Queries that are not simple get the answer of their RFC.
+func TestServer_GeneralQueries_AnsweredByTheirRFC(t *testing.T) {
+	up := newFake(t, answers("192.0.2.30"))
 	_, at := start(t, Config{Upstreams: []string{up.addr.String()}, Node: "n1"})
 	web := "web.default.svc.cluster.local"
 	for what, c := range map[string]struct {
@@ -64,26 +66,26 @@ func TestOddQueries(t *testing.T) {
 		want int
 		ok   func(r *mdns.Msg) bool
 	}{
-		"ANY of ours":    {web, mdns.TypeANY, nil, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return len(r.Answer) == 1 && r.Answer[0].Header().Rrtype == mdns.TypeHINFO }},
-		"ANY of nothing": {"nope.default.svc.cluster.local", mdns.TypeANY, nil, mdns.RcodeNameError, nil},
-		"ANY of others":  {"www.example.com", mdns.TypeANY, nil, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return len(r.Answer) == 1 }},
-		"AXFR":           {"cluster.local", mdns.TypeAXFR, nil, mdns.RcodeRefused, nil},
-		"MAILB":          {"cluster.local", mdns.TypeMAILB, nil, mdns.RcodeNotImplemented, nil},
-		"CHAOS version":  {"version.bind", mdns.TypeTXT, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassCHAOS }, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return strings.Contains(r.Answer[0].String(), "warren") }},
-		"CHAOS hostname": {"hostname.bind", mdns.TypeTXT, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassCHAOS }, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return strings.Contains(r.Answer[0].String(), "n1") }},
-		"CHAOS authors":  {"authors.bind", mdns.TypeTXT, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassCHAOS }, mdns.RcodeRefused, nil},
-		"class ANY":      {web, mdns.TypeA, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassANY }, mdns.RcodeRefused, nil},
-		"NOTIFY":         {web, mdns.TypeSOA, func(m *mdns.Msg) { m.Opcode = mdns.OpcodeNotify }, mdns.RcodeNotImplemented, nil},
-		"UPDATE":         {web, mdns.TypeSOA, func(m *mdns.Msg) { m.Opcode = mdns.OpcodeUpdate }, mdns.RcodeNotImplemented, nil},
-		"no question":    {web, mdns.TypeA, func(m *mdns.Msg) { m.Question = nil }, mdns.RcodeFormatError, nil},
-		"two questions":  {web, mdns.TypeA, func(m *mdns.Msg) { m.Question = append(m.Question, m.Question[0]) }, mdns.RcodeFormatError, nil},
-		"EDNS version 1": {web, mdns.TypeA, func(m *mdns.Msg) { m.SetEdns0(1232, false); m.IsEdns0().SetVersion(1) }, mdns.RcodeBadVers, nil},
+		"ANY of a cluster name":   {web, mdns.TypeANY, nil, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return len(r.Answer) == 1 && r.Answer[0].Header().Rrtype == mdns.TypeHINFO }},
+		"ANY of no name":          {"nope.default.svc.cluster.local", mdns.TypeANY, nil, mdns.RcodeNameError, nil},
+		"ANY of an external name": {"www.example.com", mdns.TypeANY, nil, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return len(r.Answer) == 1 }},
+		"AXFR":                    {"cluster.local", mdns.TypeAXFR, nil, mdns.RcodeRefused, nil},
+		"MAILB":                   {"cluster.local", mdns.TypeMAILB, nil, mdns.RcodeNotImplemented, nil},
+		"CHAOS version":           {"version.bind", mdns.TypeTXT, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassCHAOS }, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return strings.Contains(r.Answer[0].String(), "warren") }},
+		"CHAOS hostname":          {"hostname.bind", mdns.TypeTXT, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassCHAOS }, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return strings.Contains(r.Answer[0].String(), "n1") }},
+		"CHAOS authors":           {"authors.bind", mdns.TypeTXT, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassCHAOS }, mdns.RcodeRefused, nil},
+		"class ANY":               {web, mdns.TypeA, func(m *mdns.Msg) { m.Question[0].Qclass = mdns.ClassANY }, mdns.RcodeRefused, nil},
+		"NOTIFY":                  {web, mdns.TypeSOA, func(m *mdns.Msg) { m.Opcode = mdns.OpcodeNotify }, mdns.RcodeNotImplemented, nil},
+		"UPDATE":                  {web, mdns.TypeSOA, func(m *mdns.Msg) { m.Opcode = mdns.OpcodeUpdate }, mdns.RcodeNotImplemented, nil},
+		"no question":             {web, mdns.TypeA, func(m *mdns.Msg) { m.Question = nil }, mdns.RcodeFormatError, nil},
+		"two questions":           {web, mdns.TypeA, func(m *mdns.Msg) { m.Question = append(m.Question, m.Question[0]) }, mdns.RcodeFormatError, nil},
+		"EDNS version 1":          {web, mdns.TypeA, func(m *mdns.Msg) { m.SetEdns0(1232, false); m.IsEdns0().SetVersion(1) }, mdns.RcodeBadVers, nil},
 		"EDNS with an option": {web, mdns.TypeA, func(m *mdns.Msg) {
 			m.SetEdns0(1232, true)
 			o := m.IsEdns0()
 			o.Option = append(o.Option, &mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0102030405060708"})
 		}, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return len(r.Answer) == 1 && r.IsEdns0().Do() }},
-		"a record beside": {web, mdns.TypeA, func(m *mdns.Msg) {
+		"an additional record": {web, mdns.TypeA, func(m *mdns.Msg) {
 			rr, _ := mdns.NewRR("a. 1 IN A 192.0.2.1")
 			m.Extra = append(m.Extra, rr)
 		}, mdns.RcodeSuccess, func(r *mdns.Msg) bool { return len(r.Answer) == 1 }},
@@ -94,7 +96,7 @@ func TestOddQueries(t *testing.T) {
 				edit = func(*mdns.Msg) {}
 			}
 			for _, network := range []string{"udp", "tcp"} {
-				r := ask(t, at, network, c.name, c.typ, edit)
+				r := exchange(t, at, network, c.name, c.typ, edit)
 				if r.Rcode != c.want || c.ok != nil && !c.ok(r) {
 					t.Errorf("over %s: %v, want %s", network, r, mdns.RcodeToString[c.want])
 				}
@@ -103,8 +105,8 @@ func TestOddQueries(t *testing.T) {
 	}
 }
 
-// TestJunkIsNotAnswered: answers, short datagrams and oversized ones get nothing; the next question is answered.
-func TestJunkIsNotAnswered(t *testing.T) {
+// Responses, short datagrams and oversized ones get no answer. The next query is answered.
+func TestServer_MalformedDatagrams_NotAnswered(t *testing.T) {
 	_, at := start(t, Config{})
 	c, err := net.Dial("udp", at.String())
 	if err != nil {
@@ -112,9 +114,9 @@ func TestJunkIsNotAnswered(t *testing.T) {
 	}
 	defer c.Close()
 	answer := packed(t, "web.default.svc.cluster.local.", mdns.TypeA, false)
-	answer[2] |= flagQR
-	for _, junk := range [][]byte{{}, {1}, answer, answer[:11], make([]byte, 9000)} {
-		_, _ = c.Write(junk)
+	answer[2] |= wire.FlagQR
+	for _, malformed := range [][]byte{{}, {1}, answer, answer[:11], make([]byte, 9000)} {
+		_, _ = c.Write(malformed)
 	}
 	q := packed(t, "web.default.svc.cluster.local.", mdns.TypeA, false)
 	binary.BigEndian.PutUint16(q, 4711)
@@ -122,12 +124,12 @@ func TestJunkIsNotAnswered(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	in := make([]byte, 9000)
 	n, err := c.Read(in)
-	if err != nil || binary.BigEndian.Uint16(in) != 4711 && n != headerLen { // 9000 zero bytes: junk, or a query of opcode 0 without question
+	if err != nil || binary.BigEndian.Uint16(in) != 4711 && n != wire.HeaderLen { // 9000 zero bytes: malformed, or a query of opcode 0 without question
 		t.Fatalf("first answer: %x %v", in[:n], err)
 	}
 }
 
-func TestUDPAnswersAreBounded(t *testing.T) {
+func TestServer_LargeAnswer_TruncatedOverUDP(t *testing.T) {
 	s, at := start(t, Config{})
 	snap := sample()
 	var hosts []string
@@ -154,19 +156,19 @@ func TestUDPAnswersAreBounded(t *testing.T) {
 			}
 			m := new(mdns.Msg).SetQuestion(mdns.Fqdn(name), typ)
 			edit(m)
-			raw := rawAsk(t, at, m)
-			most := int(min(max(size, 512), udpSize))
-			if len(raw) > most || len(raw) < most/2 || raw[2]&flagTC == 0 {
-				t.Errorf("size %d: %d bytes, TC %v", size, len(raw), raw[2]&flagTC != 0)
+			raw := exchangeRaw(t, at, m)
+			most := int(min(max(size, 512), wire.UDPSize))
+			if len(raw) > most || len(raw) < most/2 || raw[2]&wire.FlagTC == 0 {
+				t.Errorf("size %d: %d bytes, TC %v", size, len(raw), raw[2]&wire.FlagTC != 0)
 			}
-			if r := ask(t, at, "tcp", name, typ, edit); len(r.Answer) < 300 || r.Truncated {
+			if r := exchange(t, at, "tcp", name, typ, edit); len(r.Answer) < 300 || r.Truncated {
 				t.Errorf("over TCP: %d answers, TC %v", len(r.Answer), r.Truncated)
 			}
 		}
 	}
 }
 
-func rawAsk(t testing.TB, at netip.AddrPort, m *mdns.Msg) []byte {
+func exchangeRaw(t testing.TB, at netip.AddrPort, m *mdns.Msg) []byte {
 	t.Helper()
 	b, _ := m.Pack()
 	c, err := net.Dial("udp", at.String())
@@ -199,18 +201,18 @@ func FuzzQuery(f *testing.F) {
 			return
 		}
 		for _, udp := range []bool{true, false} {
-			limit := tcpSize
+			limit := wire.TCPSize
 			if udp {
-				limit = udpSize
+				limit = wire.UDPSize
 			}
-			out, v := a.answer(make([]byte, 0, udpSize), pkt, from.Addr(), limit, udp)
+			out, v := a.answer(make([]byte, 0, wire.UDPSize), pkt, from.Addr(), limit, udp)
 			if v == deferred {
 				out = s.resolvePacket(t.Context(), pkt, from, limit, a.counters)
 			}
 			if len(out) == 0 {
 				continue
 			}
-			if len(out) > limit || out[0] != pkt[0] || out[1] != pkt[1] || out[2]&flagQR == 0 {
+			if len(out) > limit || out[0] != pkt[0] || out[1] != pkt[1] || out[2]&wire.FlagQR == 0 {
 				t.Fatalf("answer %x to %x", out, pkt)
 			}
 			if err := new(mdns.Msg).Unpack(out); err != nil {

@@ -10,52 +10,47 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 	"github.com/warrennet/warren/internal/model"
 )
 
-// Server answers for one node. Its methods may be called from any goroutine, before, while and after Run.
+// Server is the DNS server of one node. Its methods may be called from any goroutine, before, while and after Run.
 type Server struct {
 	cfg     Config
-	zone    *zoneConfig
+	zone    *zone.Config
 	access  *access
-	cache   *cache
-	flights inFlightQueries
+	forward *forward.Forwarder
+	tasks   tasks
 	stats   stats
 	ready   chan struct{}
 
-	index        atomic.Pointer[index]
-	routes       atomic.Pointer[routes]
-	logQueriesOn atomic.Bool // log them
+	index        atomic.Pointer[zone.Index] // nil: no snapshot
+	logQueriesOn atomic.Bool
+	autopath     autopath
 
-	searches  atomic.Pointer[map[netip.Addr]*searchList] // clients whose search lists are completed
-	decisions decisions
-
-	upstreamsMu sync.Mutex // one change of the upstreams at a time
-	fromFile    bool       // the default upstreams are those of resolv.conf
-
-	buildMu sync.Mutex // one Set at a time
-	builder *builder
-
-	tasksMu sync.RWMutex // guards spawn against the end of Run
-	ctx     context.Context
-	ended   bool
-	tasks   sync.WaitGroup
-	waiting atomic.Int64
-	reload  chan struct{} // probe the upstreams now
+	buildMu sync.Mutex // serializes Set
+	builder *zone.Builder
 }
 
 // New checks the configuration. It opens and starts nothing.
 func New(c Config) (*Server, error) {
-	if err := c.setDefaultsAndValidate(); err != nil {
+	c.setDefaults()
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: c, zone: c.zones(), ready: make(chan struct{}), reload: make(chan struct{}, 1)}
-	s.access = newAccess(c.Allow, c.RateLimit)
-	s.cache = newCache(c.CacheBytes, c.StaleFor)
-	s.flights.calls = map[cacheKey]*inFlightQuery{}
-	s.decisions.m = map[string]*decision{}
-	s.builder = newBuilder(s.zone, c.serverAddrs())
-	return s, s.SetUpstreams(c.Upstreams, c.StubDomains)
+	s := &Server{cfg: c, zone: c.zone(), ready: make(chan struct{}), access: newAccess(c.Allow, c.RateLimit)}
+	s.tasks.maxClients = int64(4 * c.InFlight)
+	s.autopath.decisions = map[string]*decision{}
+	s.builder = zone.NewBuilder(s.zone, c.serverAddrs())
+	var err error
+	s.forward, err = forward.New(forward.Config{
+		Listen: c.Listen, Upstreams: c.Upstreams, ResolvConf: c.ResolvConf, StubDomains: c.StubDomains, Policy: c.Policy,
+		CacheBytes: c.CacheBytes, InFlight: c.InFlight, StaleFor: c.StaleFor, RootCAs: c.RootCAs,
+		LoopZone: zone.LoopLabel + s.zone.Domain, Now: c.now, Spawn: s.tasks.spawn, Log: c.Log,
+	})
+	return s, err
 }
 
 // Run opens the sockets and answers until ctx ends. It returns when every goroutine it started has. A server runs once.
@@ -67,7 +62,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.serve(ctx, socks)
 }
 
-// serve answers on sockets that are open, and closes them.
+// serve answers on open sockets, and closes them.
 func (s *Server) serve(ctx context.Context, socks *sockets) error {
 	defer socks.close()
 	var workers []*worker
@@ -79,33 +74,27 @@ func (s *Server) serve(ctx context.Context, socks *sockets) error {
 		workers = append(workers, w)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	s.tasksMu.Lock()
-	s.ctx = ctx
-	s.tasksMu.Unlock()
+	s.tasks.start(ctx)
 	for _, w := range workers {
 		g.Go(func() error { return w.run(ctx) })
 	}
 	for _, l := range socks.tcp {
 		g.Go(func() error { return s.serveTCP(ctx, l) })
 	}
-	g.Go(func() error { return s.watchResolvConf(ctx) })
-	g.Go(func() error { return s.detectLoops(ctx) })
+	g.Go(func() error { return s.forward.Run(ctx) })
 	defer context.AfterFunc(ctx, socks.stop)()
 	close(s.ready)
 	err := g.Wait()
-	s.tasksMu.Lock()
-	s.ended = true // nobody may join while we wait
-	s.tasksMu.Unlock()
-	s.tasks.Wait()
-	s.routes.Load().close()
+	s.tasks.end()
+	s.forward.Close()
 	return err
 }
 
 // Ready is closed when the sockets are open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Set makes a snapshot the truth about cluster names, in one swap: a question is answered from the old one or from the
-// new one. Before the first call cluster names are SERVFAIL, and again after nil.
+// Set atomically replaces the zone data: a question is answered from the previous snapshot or from the new one. Cluster
+// names are SERVFAIL before the first call and after Set(nil).
 func (s *Server) Set(snap *model.Snapshot) {
 	s.buildMu.Lock()
 	defer s.buildMu.Unlock()
@@ -114,61 +103,83 @@ func (s *Server) Set(snap *model.Snapshot) {
 		return
 	}
 	start := time.Now()
-	x := s.builder.index(snap)
+	x := s.builder.Build(snap)
 	s.index.Store(x)
 	s.stats.built(x, time.Since(start))
 }
 
-// LogQueries switches a log line per query on or off. It costs far more than answering.
+// SetUpstreams changes the upstreams of every name and the stub domains while the server runs. Answers of removed
+// upstreams leave the cache. Without default upstreams those of Config.ResolvConf are used.
+func (s *Server) SetUpstreams(defaults []string, stubs map[string][]string) error {
+	return s.forward.SetUpstreams(defaults, stubs)
+}
+
+// SetAllow replaces Config.Allow.
+func (s *Server) SetAllow(allow []netip.Prefix) { s.access.set(allow) }
+
+// LogQueries switches a log line per query on or off. A line costs far more than the answer.
 func (s *Server) LogQueries(on bool) { s.logQueriesOn.Store(on) }
 
-// spawn runs fn in a goroutine that Run joins; false when the server is not running.
-func (s *Server) spawn(fn func(ctx context.Context)) bool {
-	s.tasksMu.RLock()
-	defer s.tasksMu.RUnlock()
-	if s.ctx == nil || s.ended || s.ctx.Err() != nil {
+// maybeCluster reports whether a name may belong to the cluster, and its zone, while there is no snapshot. Reverse names
+// may when their range is private (RFC 1918, RFC 4193) or allowed to query: the Pod and Service ranges are unknown.
+func (s *Server) maybeCluster(q *wire.Query) (zone.Kind, bool) {
+	if k := s.zone.ZoneOf(q); k != zone.External {
+		return k, true
+	}
+	p, _, ok := q.ReversePrefix()
+	return zone.Reverse, ok && (p.Addr().IsPrivate() || s.access.covers(p))
+}
+
+// tasks are the goroutines outside of the hot path. Run joins them.
+type tasks struct {
+	mu         sync.RWMutex // guards spawn against the end of Run
+	ctx        context.Context
+	ended      bool
+	group      sync.WaitGroup
+	clients    atomic.Int64 // clients whose answer a goroutine waits for
+	maxClients int64
+	refused    atomic.Uint64 // clients beyond maxClients
+}
+
+func (t *tasks) start(ctx context.Context) {
+	t.mu.Lock()
+	t.ctx = ctx
+	t.mu.Unlock()
+}
+
+// end refuses further goroutines and waits for those that run.
+func (t *tasks) end() {
+	t.mu.Lock()
+	t.ended = true
+	t.mu.Unlock()
+	t.group.Wait()
+}
+
+// spawn runs fn in a goroutine that Run joins. It returns false when the server is not running.
+func (t *tasks) spawn(fn func(ctx context.Context)) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.ctx == nil || t.ended || t.ctx.Err() != nil {
 		return false
 	}
-	ctx := s.ctx
-	s.tasks.Go(func() { fn(ctx) })
+	ctx := t.ctx
+	t.group.Go(func() { fn(ctx) })
 	return true
 }
 
-// spawnWaiter is spawn for a client's question, of which only so many may wait at once.
-func (s *Server) spawnWaiter(fn func(ctx context.Context)) bool {
-	if s.waiting.Add(1) > int64(4*s.cfg.InFlight) {
-		s.waiting.Add(-1)
-		s.stats.overload.Add(1)
+// spawnForClient is spawn for the answer to one client. At most maxClients run at once.
+func (t *tasks) spawnForClient(fn func(ctx context.Context)) bool {
+	if t.clients.Add(1) > t.maxClients {
+		t.clients.Add(-1)
+		t.refused.Add(1)
 		return false
 	}
-	ok := s.spawn(func(ctx context.Context) {
-		defer s.waiting.Add(-1)
+	ok := t.spawn(func(ctx context.Context) {
+		defer t.clients.Add(-1)
 		fn(ctx)
 	})
 	if !ok {
-		s.waiting.Add(-1)
+		t.clients.Add(-1)
 	}
 	return ok
-}
-
-// SetAllow replaces the sources that may ask (Config.Allow).
-func (s *Server) SetAllow(allow []netip.Prefix) { s.access.set(allow) }
-
-// unknownZone reports whether a name could be the cluster's while there is no snapshot to tell.
-func (s *Server) unknownZone(q *query) (zoneKind, bool) {
-	if k := s.zone.zoneOf(q); k != zoneExternal {
-		return k, true
-	}
-	p, _, ok := q.reversePrefix()
-	private := ok && (p.Addr().IsPrivate() || s.access.covers(p))
-	return zoneReverse, private
-}
-
-func (a *access) covers(p netip.Prefix) bool {
-	for _, in := range *a.allow.Load() {
-		if in.Overlaps(p) && p.Bits() >= in.Bits() {
-			return true
-		}
-	}
-	return false
 }

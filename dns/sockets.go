@@ -15,7 +15,7 @@ import (
 
 func defaultWorkers() int { return min(runtime.GOMAXPROCS(0), 4) }
 
-// sockets are everything a server listens on.
+// sockets are all sockets of a server.
 type sockets struct {
 	udp []*net.UDPConn
 	tcp []net.Listener
@@ -30,7 +30,7 @@ func (k *sockets) close() {
 	}
 }
 
-// stop wakes everybody who waits on a socket, and leaves the sockets open for the answers that are still due.
+// stop ends blocked reads and closes the listeners. UDP sockets stay open for answers that are not sent yet.
 func (k *sockets) stop() {
 	for _, c := range k.udp {
 		_ = c.SetReadDeadline(time.Unix(1, 0))
@@ -40,9 +40,9 @@ func (k *sockets) stop() {
 	}
 }
 
-// listenAll binds every address: several UDP sockets that share it, so that workers own one each, and one TCP listener. The
-// addresses need not exist yet (IP_FREEBIND), and a successor may bind them while this process still answers
-// (SO_REUSEPORT): that is how an upgrade loses no query.
+// listenAll binds every address: one UDP socket per worker, which share the address (SO_REUSEPORT), and one TCP listener. An
+// address need not exist yet (IP_FREEBIND). During an upgrade the successor binds the same addresses while this process
+// still answers, so no query is lost.
 func listenAll(ctx context.Context, addrs []netip.AddrPort, workers int) (*sockets, error) {
 	k := &sockets{}
 	for _, a := range addrs {
@@ -81,8 +81,8 @@ func (k *sockets) bind(ctx context.Context, a netip.AddrPort, workers int) error
 	return nil
 }
 
-// setSocketOptions sets what a socket needs before bind. On an unspecified address the kernel also says which address each
-// packet was sent to, so that the answer can leave from it.
+// setSocketOptions sets the options that must precede bind. A socket on an unspecified address also receives the destination
+// address of each packet (IP_PKTINFO), so that the answer has that source.
 func setSocketOptions(fd int, a netip.Addr) error {
 	set := func(level, opt int) error { return unix.SetsockoptInt(fd, level, opt, 1) }
 	err := errors.Join(set(unix.SOL_SOCKET, unix.SO_REUSEADDR), set(unix.SOL_SOCKET, unix.SO_REUSEPORT))

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/zone"
 )
 
 // specification is every "must" of the Kubernetes DNS specification 1.1.0 and of the package comment: question, response
@@ -104,28 +106,30 @@ var specification = []struct {
 	{"ec2.internal.node.warren", "A", "NOERROR", nil},
 }
 
-func TestSpecification(t *testing.T) {
+func TestServer_KubernetesDNSSpecification_EveryMust(t *testing.T) {
 	_, at := start(t, Config{})
 	for _, c := range specification {
 		for _, network := range []string{"udp", "tcp"} {
-			r := ask(t, at, network, c.name, mdns.StringToType[c.typ])
-			if got := mdns.RcodeToString[r.Rcode]; got != c.rcode {
-				t.Errorf("%s %s over %s: %s, want %s", c.name, c.typ, network, got, c.rcode)
-			}
-			if got := plainRecords(r.Answer); !slices.Equal(got, c.answers) {
-				t.Errorf("%s %s over %s:\n got %q\nwant %q", c.name, c.typ, network, got, c.answers)
-			}
-			if !r.Authoritative {
-				t.Errorf("%s %s: AA is not set", c.name, c.typ)
-			}
-			if len(c.answers) == 0 {
-				checkSOA(t, c.name, r)
-			}
+			t.Run(c.name+"/"+c.typ+"/"+network, func(t *testing.T) {
+				r := exchange(t, at, network, c.name, mdns.StringToType[c.typ])
+				if got := mdns.RcodeToString[r.Rcode]; got != c.rcode {
+					t.Errorf("%s, expected %s", got, c.rcode)
+				}
+				if got := plainRecords(r.Answer); !slices.Equal(got, c.answers) {
+					t.Errorf("got %q\nexpected %q", got, c.answers)
+				}
+				if !r.Authoritative {
+					t.Error("AA is not set")
+				}
+				if len(c.answers) == 0 {
+					checkSOA(t, c.name, r)
+				}
+			})
 		}
 	}
 }
 
-// checkSOA holds that a negative answer names a zone above the question and may not be kept longer than a positive one.
+// checkSOA checks that a negative answer names a zone above the question and may not be cached longer than a positive one.
 func checkSOA(t *testing.T, name string, r *mdns.Msg) {
 	t.Helper()
 	soa, ok := (*mdns.SOA)(nil), false
@@ -137,7 +141,7 @@ func checkSOA(t *testing.T, name string, r *mdns.Msg) {
 	}
 }
 
-// plainRecords prints records without TTL and class, CNAMEs where they stand, the rest sorted.
+// plainRecords formats records without TTL and class. They are sorted, except after a CNAME.
 func plainRecords(rr []mdns.RR) []string {
 	var out []string
 	for _, r := range rr {
@@ -150,9 +154,9 @@ func plainRecords(rr []mdns.RR) []string {
 	return out
 }
 
-func TestSRVBringsAddresses(t *testing.T) {
+func TestServer_SRV_AdditionalAddresses(t *testing.T) {
 	_, at := start(t, Config{})
-	r := ask(t, at, "tcp", "_pg._tcp.db.prod.svc.cluster.local", mdns.TypeSRV)
+	r := exchange(t, at, "tcp", "_pg._tcp.db.prod.svc.cluster.local", mdns.TypeSRV)
 	want := []string{"10-42-2-2.db.prod.svc.cluster.local. A 10.42.2.2", "db-0.db.prod.svc.cluster.local. A 10.42.0.2", "db-0.db.prod.svc.cluster.local. AAAA fd42::2",
 		"db-1.db.prod.svc.cluster.local. A 10.42.1.2", "out.db.prod.svc.cluster.local. A 203.0.113.9"}
 	if got := plainRecords(r.Extra); !slices.Equal(got, want) {
@@ -160,41 +164,41 @@ func TestSRVBringsAddresses(t *testing.T) {
 	}
 }
 
-func TestNoSnapshotIsServfail(t *testing.T) {
+func TestServer_NoSnapshot_Servfail(t *testing.T) {
 	s, at := start(t, Config{})
 	s.Set(nil)
 	for _, n := range []string{"web.default.svc.cluster.local", "n1.node.warren", "5.0.43.10.in-addr.arpa", "nope.cluster.local"} {
-		if r := ask(t, at, "udp", n, mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
+		if r := exchange(t, at, "udp", n, mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
 			t.Errorf("%s before the first snapshot: %s, want SERVFAIL", n, mdns.RcodeToString[r.Rcode])
 		}
 	}
 }
 
-func TestPodModes(t *testing.T) {
-	for mode, want := range map[PodMode]map[string]int{
-		PodsVerified: {"10-42-0-44.jobs.pod.cluster.local": mdns.RcodeSuccess, "10-42-0-44.default.pod.cluster.local": mdns.RcodeNameError, "10-42-0-45.jobs.pod.cluster.local": mdns.RcodeNameError},
-		PodsOff:      {"10-42-0-44.jobs.pod.cluster.local": mdns.RcodeNameError, "jobs.pod.cluster.local": mdns.RcodeSuccess},
+func TestServer_PodModes_AnswerByMode(t *testing.T) {
+	for mode, want := range map[zone.PodMode]map[string]int{
+		zone.PodsVerified: {"10-42-0-44.jobs.pod.cluster.local": mdns.RcodeSuccess, "10-42-0-44.default.pod.cluster.local": mdns.RcodeNameError, "10-42-0-45.jobs.pod.cluster.local": mdns.RcodeNameError},
+		zone.PodsOff:      {"10-42-0-44.jobs.pod.cluster.local": mdns.RcodeNameError, "jobs.pod.cluster.local": mdns.RcodeSuccess},
 	} {
 		_, at := start(t, Config{Pods: mode})
 		for name, rcode := range want {
-			if r := ask(t, at, "udp", name, mdns.TypeA); r.Rcode != rcode || (rcode == mdns.RcodeSuccess && strings.HasPrefix(name, "10-")) != (len(r.Answer) == 1) {
+			if r := exchange(t, at, "udp", name, mdns.TypeA); r.Rcode != rcode || (rcode == mdns.RcodeSuccess && strings.HasPrefix(name, "10-")) != (len(r.Answer) == 1) {
 				t.Errorf("mode %d, %s: %v, want %s", mode, name, r, mdns.RcodeToString[rcode])
 			}
 		}
 	}
 }
 
-// TestEndpointIsVisibleAtOnce: a headless name that did not exist does with the next answer, whatever was asked before.
-func TestEndpointIsVisibleAtOnce(t *testing.T) {
+// A headless name that did not exist is answered with the first query after Set, although its NXDOMAIN was queried before.
+func TestServer_EndpointBecomesReady_AnsweredAtOnce(t *testing.T) {
 	s, at := start(t, Config{})
 	for range 3 {
-		if r := ask(t, at, "udp", "x.none.prod.svc.cluster.local", mdns.TypeA); r.Rcode != mdns.RcodeNameError {
+		if r := exchange(t, at, "udp", "x.none.prod.svc.cluster.local", mdns.TypeA); r.Rcode != mdns.RcodeNameError {
 			t.Fatalf("without ready endpoints: %v", r)
 		}
 		snap := sample()
 		snap.Slices[3].Endpoints[0].Ready = true
 		s.Set(snap)
-		if r := ask(t, at, "udp", "x.none.prod.svc.cluster.local", mdns.TypeA); len(r.Answer) != 1 {
+		if r := exchange(t, at, "udp", "x.none.prod.svc.cluster.local", mdns.TypeA); len(r.Answer) != 1 {
 			t.Fatalf("with one: %v", r)
 		}
 		s.Set(sample())

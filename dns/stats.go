@@ -4,33 +4,40 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warrennet/warren/dns/forward"
+	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/dns/zone"
 )
 
-// statTypes are the types counted by name; every other type is "other".
+// statTypes are the question types with a counter of their own. Every other type counts as "other".
 var statTypes = [...]struct {
 	typ  uint16
 	name string
-}{{0, "other"}, {typeA, "A"}, {typeAAAA, "AAAA"}, {typeSRV, "SRV"}, {typePTR, "PTR"}, {typeCNAME, "CNAME"}, {typeTXT, "TXT"}, {typeSOA, "SOA"}, {typeNS, "NS"}, {15, "MX"}, {65, "HTTPS"}}
+}{
+	{0, "other"}, {wire.TypeA, "A"}, {wire.TypeAAAA, "AAAA"}, {wire.TypeSRV, "SRV"}, {wire.TypePTR, "PTR"}, {wire.TypeCNAME, "CNAME"},
+	{wire.TypeTXT, "TXT"}, {wire.TypeSOA, "SOA"}, {wire.TypeNS, "NS"}, {15, "MX"}, {65, "HTTPS"},
+}
 
 var statRcodes = [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "other"}
 
-// buckets of the answer times, in microseconds; a bucket more is for what is slower.
+// buckets are the upper bounds of the answer time histogram, in microseconds. One more bucket counts slower answers.
 var buckets = [...]float64{50, 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 250000, 1000000, 5000000}
 
-// counters counts for one worker; workers do not share cache lines.
+// counters are those of one worker. The padding keeps workers off each other's cache lines.
 type counters struct {
 	_       [64]byte
-	answers [len(zoneNames)][len(statTypes)][len(statRcodes)]atomic.Uint64
+	answers [len(zone.Kinds)][len(statTypes)][len(statRcodes)]atomic.Uint64
 	times   [len(buckets) + 1]atomic.Uint64
 	nanos   atomic.Uint64
 
-	hits, stale, misses, failures        atomic.Uint64
+	hits, stale, misses, failures        atomic.Uint64 // external answers by source
 	refused, limited, malformed, general atomic.Uint64
 	sendFailed, autopath                 atomic.Uint64
 	_                                    [64]byte
 }
 
-func (t *counters) count(zone zoneKind, typ uint16, rcode byte) {
+func (t *counters) count(kind zone.Kind, typ uint16, rcode byte) {
 	i := 0
 	for j := range statTypes {
 		if statTypes[j].typ == typ {
@@ -38,10 +45,10 @@ func (t *counters) count(zone zoneKind, typ uint16, rcode byte) {
 			break
 		}
 	}
-	t.answers[zone][i][min(int(rcode), len(statRcodes)-1)].Add(1)
+	t.answers[kind][i][min(int(rcode), len(statRcodes)-1)].Add(1)
 }
 
-// observe notes n answers of one batch, all with the batch's time.
+// observe records the answer time of n answers. All answers of a batch have the time of the batch.
 func (t *counters) observe(d time.Duration, n int) {
 	if n == 0 {
 		return
@@ -54,16 +61,16 @@ func (t *counters) observe(d time.Duration, n int) {
 	t.nanos.Add(uint64(d) * uint64(n))
 }
 
-func (t *counters) hit(l hit) {
-	if l.stale {
+func (t *counters) countHit(h forward.Hit) {
+	if h.Stale {
 		t.stale.Add(1)
 		return
 	}
 	t.hits.Add(1)
 }
 
-func (t *counters) countSource(m source) {
-	switch m.from {
+func (t *counters) countSource(s forward.Source) {
+	switch s.From {
 	case "cache":
 		t.hits.Add(1)
 	case "stale":
@@ -77,16 +84,12 @@ func (t *counters) countSource(m source) {
 
 // stats are the counters of a server.
 type stats struct {
-	mu       sync.Mutex
-	workers  []*counters
-	shared   *counters // of TCP and Query
-	revision atomic.Int64
-	services atomic.Int64
-	buildNs  atomic.Int64
-	upNs     atomic.Uint64
-	upCount  atomic.Uint64
-
-	overload, joined, acceptErrors, tcpRefused atomic.Uint64
+	mu         sync.Mutex
+	workers    []*counters
+	shared     *counters // of TCP connections and Query
+	revision   atomic.Int64
+	buildNs    atomic.Int64
+	tcpRefused atomic.Uint64
 }
 
 func (s *stats) newCounters() *counters {
@@ -107,15 +110,9 @@ func (s *stats) sharedCounters() *counters {
 	return s.shared
 }
 
-func (s *stats) built(x *index, took time.Duration) {
-	s.revision.Store(x.revision)
-	s.services.Store(int64(len(x.services)))
+func (s *stats) built(x *zone.Index, took time.Duration) {
+	s.revision.Store(x.Revision)
 	s.buildNs.Store(int64(took))
-}
-
-func (s *stats) upstreamTook(d time.Duration) {
-	s.upNs.Add(uint64(d))
-	s.upCount.Add(1)
 }
 
 func (s *stats) all() []*counters {
@@ -124,7 +121,7 @@ func (s *stats) all() []*counters {
 	return append([]*counters(nil), s.workers...)
 }
 
-// sum adds one counter of every worker.
+// sum adds up one counter of all workers.
 func (s *stats) sum(of func(*counters) *atomic.Uint64) (n uint64) {
 	for _, t := range s.all() {
 		n += of(t).Load()

@@ -2,23 +2,24 @@ package dns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
 const (
-	maxConns          = 512
+	maxConns          = 512 // per listener
+	maxConnsPerClient = 64
 	tcpIdleTimeout    = 10 * time.Second
-	maxConnsPerClient = 64 // connections of one client
+	acceptRetry       = 10 * time.Millisecond
 )
 
-// serveTCP answers the connections of one listener. Each costs a goroutine and at most 64 KB; a client beyond its share
-// is closed at once.
+// serveTCP answers the connections of one listener. A connection costs a goroutine and at most 64 KB. Connections beyond
+// the limits are closed at once.
 func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
 	d := &connLimiter{s: s, slots: make(chan struct{}, maxConns), perClient: newClientConns(maxConnsPerClient)}
 	for {
@@ -33,17 +34,16 @@ func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("dns: accept on tcp %s: %w", l.Addr(), err)
-		default: // out of descriptors, or gone before it was taken
-			s.stats.acceptErrors.Add(1)
+		default: // no file descriptor left, or the client closed the connection
 			select {
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(acceptRetry):
 			case <-ctx.Done():
 			}
 		}
 	}
 }
 
-// connLimiter lets connections in: allowed clients, so many in all, so many each.
+// connLimiter admits connections of allowed clients, up to maxConns in all and maxConnsPerClient of one client.
 type connLimiter struct {
 	s         *Server
 	slots     chan struct{}
@@ -58,7 +58,7 @@ func (d *connLimiter) accept(c net.Conn) {
 		c.Close()
 		return
 	}
-	if !d.s.spawn(func(ctx context.Context) {
+	if !d.s.tasks.spawn(func(ctx context.Context) {
 		defer d.release(from.Addr())
 		d.s.serveConn(ctx, c, from)
 	}) {
@@ -85,7 +85,7 @@ func (d *connLimiter) release(a netip.Addr) {
 	d.perClient.release(a)
 }
 
-// serveConn answers one connection's questions in their order.
+// serveConn answers the queries of one connection in their order.
 func (s *Server) serveConn(ctx context.Context, c net.Conn, from netip.AddrPort) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	defer c.Close()
@@ -94,42 +94,23 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, from netip.AddrPort)
 	for {
 		_ = c.SetDeadline(time.Now().Add(tcpIdleTimeout))
 		var err error
-		if in, err = readFrame(c, in); err != nil || len(in) < headerLen {
+		if in, err = wire.ReadFrame(c, in); err != nil || len(in) < wire.HeaderLen {
 			return
 		}
-		a.now = time.Now()
-		body, v := a.answer(out[:0], in, from.Addr(), tcpSize, false)
+		a.now = s.cfg.now()
+		body, v := a.answer(out[:0], in, from.Addr(), wire.TCPSize, false)
 		if v == deferred {
-			body = s.resolvePacket(ctx, in, from, tcpSize, a.counters)
+			body = s.resolvePacket(ctx, in, from, wire.TCPSize, a.counters)
 		} else if s.logQueriesOn.Load() && v == answered {
 			s.logQuery(from, body)
 		}
 		if len(body) == 0 {
 			return
 		}
-		a.counters.observe(time.Since(a.now), 1)
+		a.counters.observe(s.cfg.now().Sub(a.now), 1)
 		_ = c.SetDeadline(time.Now().Add(tcpIdleTimeout))
-		if err := writeFrame(c, body); err != nil {
+		if err := wire.WriteFrame(c, body); err != nil {
 			return
 		}
 	}
-}
-
-// readFrame reads a message behind its two bytes of length, into buf when it is large enough.
-func readFrame(r io.Reader, buf []byte) ([]byte, error) {
-	var head [2]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
-	}
-	n := int(binary.BigEndian.Uint16(head[:]))
-	if n > cap(buf) {
-		buf = make([]byte, n)
-	}
-	_, err := io.ReadFull(r, buf[:n])
-	return buf[:n], err
-}
-
-func writeFrame(w io.Writer, body []byte) error {
-	_, err := w.Write(append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(body)), uint16(len(body))), body...))
-	return err
 }

@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"time"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
-// worker owns one UDP socket: it receives a batch, answers what the hot path knows, sends, and hands the rest on.
+// worker owns one UDP socket. It receives a batch, answers on the hot path, sends the answers, and defers the other queries
+// to goroutines.
 type worker struct {
 	conn *net.UDPConn
 	b    *batch
@@ -24,7 +26,8 @@ func newWorker(s *Server, c *net.UDPConn) (*worker, error) {
 	return &worker{conn: c, b: b, a: responder{s: s, counters: s.stats.newCounters()}}, nil
 }
 
-// run answers until ctx ends, and then what is left in the socket: a successor on the same address gets none of it.
+// run answers until ctx ends, then answers what the socket still holds: the kernel does not pass those datagrams to a
+// successor on the same address.
 func (w *worker) run(ctx context.Context) error {
 	for {
 		n, err := w.b.recv()
@@ -38,7 +41,7 @@ func (w *worker) run(ctx context.Context) error {
 	}
 }
 
-// drain answers what has arrived but was not read. Questions for upstream are SERVFAIL now, and asked again elsewhere.
+// drain answers what has arrived but was not received. Deferred queries get SERVFAIL, and the client queries again.
 func (w *worker) drain(n int, err error) error {
 	for {
 		if err == nil && n > 0 {
@@ -52,7 +55,7 @@ func (w *worker) drain(n int, err error) error {
 
 // serve answers the n datagrams of one batch.
 func (w *worker) serve(n int) {
-	w.a.now = time.Now() // one clock read per batch
+	w.a.now = w.a.s.cfg.now() // one clock read per batch
 	for i := range n {
 		pkt, full := w.b.packet(i)
 		from := w.b.source(i)
@@ -60,38 +63,38 @@ func (w *worker) serve(n int) {
 			w.a.counters.malformed.Add(1)
 			continue
 		}
-		out, v := w.a.answer(w.b.bufO[w.b.queued][:0], pkt, from.Addr(), udpSize, true)
+		out, v := w.a.answer(w.b.bufO[w.b.queued][:0], pkt, from.Addr(), wire.UDPSize, true)
 		switch v {
 		case answered:
 			w.log(from, out)
 			w.b.answer(i, len(out))
 		case deferred:
-			w.later(i, pkt, from)
+			w.deferToGoroutine(i, pkt, from)
 		case dropped:
 			w.a.counters.malformed.Add(1)
 		}
 	}
 	answered := w.b.queued
 	w.a.counters.sendFailed.Add(uint64(w.b.flush()))
-	w.a.counters.observe(time.Since(w.a.now), answered)
+	w.a.counters.observe(w.a.s.cfg.now().Sub(w.a.now), answered)
 }
 
-// later answers datagram i from a goroutine of its own.
-func (w *worker) later(i int, pkt []byte, from netip.AddrPort) {
+// deferToGoroutine answers datagram i from a goroutine of its own.
+func (w *worker) deferToGoroutine(i int, pkt []byte, from netip.AddrPort) {
 	pkt, ctl, start := slices.Clone(pkt), w.b.control(i), w.a.now
 	reply := func(out []byte) {
 		if _, _, err := w.conn.WriteMsgUDPAddrPort(out, ctl, from); err != nil {
 			w.a.counters.sendFailed.Add(1)
 		}
 	}
-	ok := w.a.s.spawnWaiter(func(ctx context.Context) {
-		if out := w.a.s.resolvePacket(ctx, pkt, from, udpSize, w.a.counters); out != nil {
+	ok := w.a.s.tasks.spawnForClient(func(ctx context.Context) {
+		if out := w.a.s.resolvePacket(ctx, pkt, from, wire.UDPSize, w.a.counters); out != nil {
 			reply(out)
-			w.a.counters.observe(time.Since(start), 1)
+			w.a.counters.observe(w.a.s.cfg.now().Sub(start), 1)
 		}
 	})
 	if !ok {
-		reply(servfail(pkt))
+		reply(wire.HeaderOnly(pkt, wire.RcodeServfail))
 	}
 }
 
@@ -99,11 +102,4 @@ func (w *worker) log(from netip.AddrPort, out []byte) {
 	if w.a.s.logQueriesOn.Load() {
 		w.a.s.logQuery(from, out)
 	}
-}
-
-// servfail answers any query with its header alone.
-func servfail(pkt []byte) []byte {
-	out := refused(make([]byte, 0, headerLen), pkt)
-	out[3] = flagRA | rcodeServfail
-	return out
 }

@@ -12,19 +12,21 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/warrennet/warren/internal/testutil"
 )
 
-// fake is an upstream on loopback. Its answers to a question over UDP are datagrams, none or several.
+// fake is an upstream on loopback. It answers a question over UDP with any number of datagrams.
 type fake struct {
-	addr    netip.AddrPort
-	udp     *net.UDPConn
-	tcp     net.Listener
-	asked   atomic.Int64
-	overTCP atomic.Int64
-	mu      sync.Mutex
-	answer  func(q *mdns.Msg) []*mdns.Msg
-	stream  func(q *mdns.Msg) *mdns.Msg
-	join    sync.WaitGroup
+	addr     netip.AddrPort
+	udp      *net.UDPConn
+	tcp      net.Listener
+	received atomic.Int64
+	overTCP  atomic.Int64
+	mu       sync.Mutex
+	answer   func(q *mdns.Msg) []*mdns.Msg
+	stream   func(q *mdns.Msg) *mdns.Msg
+	join     sync.WaitGroup
 }
 
 func newFake(t testing.TB, answer func(q *mdns.Msg) []*mdns.Msg) *fake {
@@ -61,7 +63,7 @@ func (f *fake) serveUDP() {
 			continue
 		}
 		if !strings.Contains(q.Question[0].Name, ".") || !isProbe(q) {
-			f.asked.Add(1)
+			f.received.Add(1)
 		}
 		f.mu.Lock()
 		answer := f.answer
@@ -128,7 +130,7 @@ func addressTTL(q *mdns.Msg, a string, ttl uint32) *mdns.Msg {
 	return m
 }
 
-func says(a string) func(*mdns.Msg) []*mdns.Msg {
+func answers(a string) func(*mdns.Msg) []*mdns.Msg {
 	return func(q *mdns.Msg) []*mdns.Msg { return []*mdns.Msg{address(q, a)} }
 }
 
@@ -138,51 +140,51 @@ func rcode(code int) func(*mdns.Msg) []*mdns.Msg {
 
 func silent(*mdns.Msg) []*mdns.Msg { return nil }
 
-// wantA asks for an A record and compares the one address.
+// wantA queries an A record and compares the one address.
 func wantA(t *testing.T, at netip.AddrPort, name, want string) *mdns.Msg {
 	t.Helper()
-	r := ask(t, at, "udp", name, mdns.TypeA)
+	r := exchange(t, at, "udp", name, mdns.TypeA)
 	if len(r.Answer) != 1 || r.Answer[0].(*mdns.A).A.String() != want {
 		t.Fatalf("%s: %v, want one A %s", name, r, want)
 	}
 	return r
 }
 
-func TestForward(t *testing.T) {
-	up := newFake(t, says("192.0.2.10"))
+func TestServer_ExternalNames_ForwardedAndCached(t *testing.T) {
+	up := newFake(t, answers("192.0.2.10"))
 	_, at := start(t, Config{Upstreams: []string{up.addr.String()}})
 	wantA(t, at, "WWW.example.COM", "192.0.2.10")
 	r := wantA(t, at, "www.EXAMPLE.com", "192.0.2.10")
-	if up.asked.Load() != 1 {
-		t.Errorf("upstream was asked %d times, want once: the second answer is cached", up.asked.Load())
+	if up.received.Load() != 1 {
+		t.Errorf("%d queries to the upstream, expected one: the second answer is cached", up.received.Load())
 	}
 	if r.Answer[0].Header().Name != "www.EXAMPLE.com." || r.Authoritative || !r.RecursionAvailable {
 		t.Errorf("owner or flags: %v", r)
 	}
-	wantA(t, at, "10.in-addr.arpa", "192.0.2.10")                   // a reverse zone larger than ours
-	wantA(t, at, "1.2.0.192.in-addr.arpa", "192.0.2.10")            // and one elsewhere
-	wantA(t, at, "xcluster.local", "192.0.2.10")                    // no label boundary
-	r = ask(t, at, "udp", "away.ext.svc.cluster.local", mdns.TypeA) // ExternalName, chased
+	wantA(t, at, "10.in-addr.arpa", "192.0.2.10")                        // a reverse zone larger than ours
+	wantA(t, at, "1.2.0.192.in-addr.arpa", "192.0.2.10")                 // and one outside of the ranges
+	wantA(t, at, "xcluster.local", "192.0.2.10")                         // no label boundary
+	r = exchange(t, at, "udp", "away.ext.svc.cluster.local", mdns.TypeA) // ExternalName, followed
 	if got := plainRecords(r.Answer); len(got) != 2 || got[0] != "away.ext.svc.cluster.local. CNAME www.example.com." || got[1] != "www.example.com. A 192.0.2.10" {
-		t.Errorf("chased alias: %q", got)
+		t.Errorf("alias: %q", got)
 	}
-	before := up.asked.Load()
+	before := up.received.Load()
 	for _, n := range []string{"nope.default.svc.cluster.local", "9.9.42.10.in-addr.arpa", "x.node.warren"} {
-		ask(t, at, "udp", n, mdns.TypeA)
+		exchange(t, at, "udp", n, mdns.TypeA)
 	}
-	if up.asked.Load() != before {
+	if up.received.Load() != before {
 		t.Error("a wrong cluster name was sent upstream")
 	}
-	if r := ask(t, at, "udp", "fresh.example.com", mdns.TypeA, func(m *mdns.Msg) { m.RecursionDesired = false }); r.Rcode != mdns.RcodeRefused {
+	if r := exchange(t, at, "udp", "fresh.example.com", mdns.TypeA, func(m *mdns.Msg) { m.RecursionDesired = false }); r.Rcode != mdns.RcodeRefused {
 		t.Errorf("without recursion: %v", r)
 	}
 }
 
-func TestFailover(t *testing.T) {
-	good := newFake(t, says("192.0.2.11"))
+func TestServer_FirstUpstreamFails_NextOneAnswers(t *testing.T) {
+	good := newFake(t, answers("192.0.2.11"))
 	for what, bad := range map[string]func(*mdns.Msg) []*mdns.Msg{
 		"dead": silent, "servfail": rcode(mdns.RcodeServerFailure), "refused": rcode(mdns.RcodeRefused),
-		"lying": func(q *mdns.Msg) []*mdns.Msg { // wrong id, wrong name, no answer that fits
+		"mismatching": func(q *mdns.Msg) []*mdns.Msg { // wrong ID, wrong name, no matching answer
 			wrongID, wrongName := address(q, "6.6.6.6"), address(q, "6.6.6.7")
 			wrongID.Id++
 			wrongName.Question[0].Name = "other.example.com."
@@ -196,30 +198,30 @@ func TestFailover(t *testing.T) {
 				wantA(t, at, n, "192.0.2.11")
 			}
 			u := s.Upstreams()
-			if down := u[0].Down; down != (what == "dead" || what == "lying") && policy == Sequential {
+			if down := u[0].Down; down != (what == "dead" || what == "mismatching") && policy == Sequential {
 				t.Errorf("%s upstream: down is %v: %+v", what, down, u[0])
 			}
-			if what == "lying" && u[0].Mismatched == 0 {
-				t.Error("answers that do not fit were not counted")
+			if what == "mismatching" && u[0].Mismatched == 0 {
+				t.Error("mismatched answers were not counted")
 			}
 		}
 	}
 }
 
-func TestUpstreamRefusesConnections(t *testing.T) {
+func TestServer_UpstreamRefusesConnections_Servfail(t *testing.T) {
 	_, at := start(t, Config{Upstreams: []string{freePort(t).String()}})
 	begin := time.Now()
-	r := ask(t, at, "udp", "www.example.com", mdns.TypeA)
+	r := exchange(t, at, "udp", "www.example.com", mdns.TypeA)
 	if r.Rcode != mdns.RcodeServerFailure {
 		t.Errorf("no upstream: %v after %v, want SERVFAIL", r, time.Since(begin))
 	}
-	r = ask(t, at, "udp", "away.ext.svc.cluster.local", mdns.TypeA)
+	r = exchange(t, at, "udp", "away.ext.svc.cluster.local", mdns.TypeA)
 	if len(r.Answer) != 1 || r.Rcode != mdns.RcodeServerFailure {
 		t.Errorf("alias without upstream: %v, want the CNAME and SERVFAIL", r)
 	}
 }
 
-func TestPoisonIsIgnored(t *testing.T) {
+func TestServer_ForgedAnswers_Ignored(t *testing.T) {
 	up := newFake(t, nil)
 	up.set(func(q *mdns.Msg) []*mdns.Msg {
 		id, name, typ, reply := address(q, "6.6.6.1"), address(q, "6.6.6.2"), address(q, "6.6.6.3"), address(q, "6.6.6.4")
@@ -237,14 +239,14 @@ func TestPoisonIsIgnored(t *testing.T) {
 	_, at := start(t, Config{Upstreams: []string{up.addr.String()}})
 	r := wantA(t, at, "www.example.com", "192.0.2.12")
 	if len(r.Ns) != 0 || len(r.Extra) != 0 {
-		t.Errorf("records that nobody asked for were passed on: %v", r)
+		t.Errorf("records outside of the question were passed on: %v", r)
 	}
-	up.set(says("192.0.2.13"))
+	up.set(answers("192.0.2.13"))
 	wantA(t, at, "bank.example.com", "192.0.2.13")
 }
 
-// TestRespelledGoesToTCP: an answer with the right letters in the wrong case may be forged and is asked for over TCP.
-func TestRespelledGoesToTCP(t *testing.T) {
+// An answer with the right name in another case may be forged. The query is repeated over TCP.
+func TestServer_AnswerInOtherCase_RepeatedOverTCP(t *testing.T) {
 	up := newFake(t, func(q *mdns.Msg) []*mdns.Msg {
 		m := address(q, "6.6.6.6")
 		m.Question[0].Name = strings.ToLower(m.Question[0].Name)
@@ -254,7 +256,7 @@ func TestRespelledGoesToTCP(t *testing.T) {
 	wantA(t, at, "averyveryverylongnamewithmanyletters.example.com", "192.0.2.99")
 }
 
-func TestTruncatedGoesToTCP(t *testing.T) {
+func TestServer_TruncatedAnswer_RepeatedOverTCP(t *testing.T) {
 	up := newFake(t, func(q *mdns.Msg) []*mdns.Msg {
 		m := new(mdns.Msg).SetReply(q)
 		m.Truncated = true
@@ -268,71 +270,61 @@ func TestTruncatedGoesToTCP(t *testing.T) {
 		return m
 	}
 	_, at := start(t, Config{Upstreams: []string{up.addr.String()}})
-	r := ask(t, at, "udp", "big.example.com", mdns.TypeA)
+	r := exchange(t, at, "udp", "big.example.com", mdns.TypeA)
 	r.Compress = true
 	if !r.Truncated || len(r.Answer) == 0 || r.Len() > 512 {
 		t.Errorf("over UDP: TC %v, %d answers, %d bytes; want TC, some answers, at most 512 bytes", r.Truncated, len(r.Answer), r.Len())
 	}
-	if r = ask(t, at, "tcp", "big.example.com", mdns.TypeA); len(r.Answer) != 200 || r.Truncated {
+	if r = exchange(t, at, "tcp", "big.example.com", mdns.TypeA); len(r.Answer) != 200 || r.Truncated {
 		t.Errorf("over TCP: %d answers", len(r.Answer))
 	}
 }
 
-func TestUpstreamWithoutEDNS(t *testing.T) {
+func TestServer_UpstreamWithoutEDNS_QueriedWithoutIt(t *testing.T) {
 	up := newFake(t, nil)
 	up.set(func(q *mdns.Msg) []*mdns.Msg {
 		if q.IsEdns0() != nil {
 			return rcode(mdns.RcodeFormatError)(q)
 		}
-		return says("192.0.2.14")(q)
+		return answers("192.0.2.14")(q)
 	})
 	_, at := start(t, Config{Upstreams: []string{up.addr.String()}})
 	wantA(t, at, "old.example.com", "192.0.2.14")
 }
 
-func TestEqualQuestionsAreAskedOnce(t *testing.T) {
+func TestServer_EqualQuestions_ShareOneQuery(t *testing.T) {
 	hold := make(chan struct{})
 	up := newFake(t, nil)
 	up.set(func(q *mdns.Msg) []*mdns.Msg {
 		if !isProbe(q) {
 			<-hold
 		}
-		return says("192.0.2.15")(q)
+		return answers("192.0.2.15")(q)
 	})
 	s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() { wantA(t, at, "same.example.com", "192.0.2.15") })
 	}
-	until(t, func() bool { return s.stats.joined.Load() == 19 })
+	testutil.EventuallyTrue(t, "19 queries share one", func() bool { return s.forward.Stats().Shared == 19 })
 	close(hold)
 	wg.Wait()
 }
 
-// until waits for a condition.
-func until(t testing.TB, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited in vain")
-		}
-	}
-}
-
-func TestInFlightIsBounded(t *testing.T) {
+func TestServer_TooManyQueriesInFlight_Servfail(t *testing.T) {
 	hold := make(chan struct{})
-	up := newFake(t, func(q *mdns.Msg) []*mdns.Msg { <-hold; return says("192.0.2.16")(q) })
+	up := newFake(t, func(q *mdns.Msg) []*mdns.Msg { <-hold; return answers("192.0.2.16")(q) })
 	t.Cleanup(func() { close(hold) })
 	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, InFlight: 1})
 	go func() { _, _ = mdns.Exchange(new(mdns.Msg).SetQuestion("one.example.com.", mdns.TypeA), at.String()) }()
-	until(t, func() bool { s.flights.mu.Lock(); defer s.flights.mu.Unlock(); return len(s.flights.calls) == 1 })
-	if r := ask(t, at, "udp", "two.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
+	testutil.EventuallyTrue(t, "one query is in flight", func() bool { return s.forward.Stats().InFlight == 1 })
+	if r := exchange(t, at, "udp", "two.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
 		t.Errorf("beyond the bound: %v, want SERVFAIL", r)
 	}
 }
 
-// TestLoop points a server at itself through a forwarder: the probe comes back and the upstream is left out.
-func TestLoop(t *testing.T) {
+// An upstream forwards to this server: its probe arrives here, and the upstream is disabled.
+func TestServer_UpstreamForwardsBack_LoopDetected(t *testing.T) {
 	at := freePort(t)
 	up := newFake(t, nil)
 	up.set(func(q *mdns.Msg) []*mdns.Msg {
@@ -344,8 +336,8 @@ func TestLoop(t *testing.T) {
 		return []*mdns.Msg{r}
 	})
 	s, _ := start(t, Config{Listen: []netip.AddrPort{at}, Upstreams: []string{up.addr.String()}})
-	until(t, func() bool { return s.Upstreams()[0].Loop })
-	if r := ask(t, at, "udp", "www.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
+	testutil.EventuallyTrue(t, "the loop is detected", func() bool { return s.Upstreams()[0].Loop })
+	if r := exchange(t, at, "udp", "www.example.com", mdns.TypeA); r.Rcode != mdns.RcodeServerFailure {
 		t.Errorf("with a loop alone: %v, want SERVFAIL", r)
 	}
 	if _, err := New(Config{Listen: []netip.AddrPort{at}, Upstreams: []string{at.String()}}); err == nil {

@@ -167,7 +167,7 @@ func addressesIn(out string) (list []string) {
 	return slices.Compact(list)
 }
 
-var questionName = regexp.MustCompile(`msg="dns query" from=(\S+) name=(\S+) type=(\S+)`)
+var questionName = regexp.MustCompile(`msg="answered a DNS query" client=(\S+) question="(\S+) (\S+)"`)
 
 // questions are what the agent's log says a Pod asked.
 func questions(t *testing.T, l *Lab, p *Pod) (out []string) {

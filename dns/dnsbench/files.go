@@ -10,7 +10,7 @@ import (
 
 const questions = 20000
 
-// zone calls put with every record of the n Services in master file form.
+// zone calls put with every record of n Services in master file format (RFC 1035 section 5).
 func zone(n int, put func(record string)) {
 	soa := " 30 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 30"
 	put("cluster.local." + soa)
@@ -39,7 +39,7 @@ func arpa(i int) string {
 	return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa.", b[3], b[2], b[1], b[0])
 }
 
-// question k of the mix: 35 % A, 25 % AAAA without data, 25 % steps of a search path that do not exist, 10 % SRV, 5 % PTR.
+// question returns one question of the mix: 35 % A, 25 % AAAA without data, 25 % steps of a search path that do not exist, 10 % SRV, 5 % PTR.
 func question(r *rand.Rand, n int) string {
 	i := r.IntN(n)
 	name, _ := service(i)

@@ -21,14 +21,14 @@ const (
 	batch   = 64 // per system call
 )
 
-// result is what one client saw.
+// result counts the answers of one client.
 type result struct {
 	answered, lost           int
 	micros                   []float64
 	hit, nodata, nx, another int
 }
 
-// load prints: answers per second, lost, p50 and p99 in microseconds, and how many answers were of which kind.
+// load prints answers per second, lost queries, p50 and p99 in microseconds, and the number of answers of each kind.
 func load(addr, file, seconds, rate string) error {
 	qs, err := readQuestions(file)
 	if err != nil {
@@ -92,7 +92,7 @@ func readQuestions(file string) ([][]byte, error) {
 	return out, nil
 }
 
-// client keeps questions outstanding on one socket.
+// client sends queries on one socket, with up to window of them outstanding.
 type client struct {
 	qs      [][]byte
 	next    int
@@ -102,7 +102,7 @@ type client struct {
 	conn    *net.UDPConn
 	packets *ipv4.PacketConn
 	tx, rx  [batch]ipv4.Message
-	sent    [1 << 16]time.Duration // by id, 0 for free
+	sent    [1 << 16]time.Duration // time sent, by ID; 0: the ID is free
 	id      uint16
 	out     int
 	issued  float64

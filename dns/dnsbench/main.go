@@ -1,9 +1,9 @@
-// Command dnsbench is the moving parts of `make bench`'s DNS suite: servers that answer the same names, the files that
-// describe those names to other servers, and a load that outruns them.
+// Command dnsbench has the parts of the DNS suite of `make bench`: servers that answer the same names, the files that
+// configure other servers with those names, and a load generator that saturates a server.
 //
 //	dnsbench files DIR N                     zone, reverse zone, Corefile's zones and the questions for N Services
-//	dnsbench serve warren|miekg ADDR N       answer those names
-//	dnsbench load ADDR QUESTIONS SECONDS RATE  ask them; RATE 0: as fast as answers come
+//	dnsbench serve warren|miekg ADDR N       answer these names
+//	dnsbench load ADDR QUESTIONS SECONDS RATE  query them; RATE 0: as fast as answers arrive
 package main
 
 import (
@@ -48,7 +48,7 @@ func run(args []string) error {
 	return fmt.Errorf("unknown verb %q", args[0])
 }
 
-// service is number i: its name and its address.
+// service returns the name and the address of Service i.
 func service(i int) (string, netip.Addr) {
 	return fmt.Sprintf("svc-%d", i), netip.AddrFrom4([4]byte{10, 96, byte(i / 250), byte(i%250 + 1)})
 }

@@ -29,7 +29,7 @@ type key struct {
 	typ  uint16
 }
 
-// serveMap is what the library does by itself: its server loop over a map of ready records.
+// serveMap is the server loop of github.com/miekg/dns over a map of prepared records.
 func serveMap(addr string, n int) error {
 	rr, exists := map[key][]mdns.RR{}, map[string]bool{}
 	var soa mdns.RR

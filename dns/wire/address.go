@@ -1,10 +1,10 @@
-package dns
+package wire
 
 import "net/netip"
 
-// parse4 reads a dotted IPv4 address without allocating. Leading zeros are refused, as netip does:
-// some readers take them for octal.
-func parse4(b []byte) (netip.Addr, bool) {
+// ParseIPv4 parses a dotted IPv4 address without allocating. It refuses leading zeros, as netip does: some programs read them
+// as octal.
+func ParseIPv4(b []byte) (netip.Addr, bool) {
 	var a [4]byte
 	n, start := 0, 0
 	for i := 0; i <= len(b); i++ {
@@ -21,8 +21,8 @@ func parse4(b []byte) (netip.Addr, bool) {
 	return netip.AddrFrom4(a), n == 4
 }
 
-// parse6 reads an IPv6 address whose colons are written as dashes, without allocating.
-func parse6(b []byte) (netip.Addr, bool) {
+// ParseDashedIPv6 parses an IPv6 address whose colons are written as dashes, without allocating.
+func ParseDashedIPv6(b []byte) (netip.Addr, bool) {
 	var head, tail [8]uint16
 	nh, nt, gap := 0, 0, false
 	for i := 0; i < len(b); {

@@ -1,4 +1,4 @@
-package dns
+package forward
 
 import (
 	"bytes"
@@ -12,13 +12,16 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
-var errMismatch = errors.New("the answer does not fit the question")
+var errMismatch = errors.New("the answer does not match the question")
 
-// exchange asks one upstream once: UDP first, TCP when the answer is truncated or came with another spelling of the name
-// than was sent, or TLS alone.
-func (up *upstream) exchange(ctx context.Context, k cacheKey) (*message, error) {
+// exchange sends one query to one upstream and returns its answer. Over UDP first; over TCP when the answer is truncated or
+// repeats the name in another case; over TLS only when so configured. An upstream that answers FORMERR to EDNS0 is queried
+// without it from then on.
+func (up *upstream) exchange(ctx context.Context, k cacheKey) (*Message, error) {
 	edns := !up.noEDNS.Load()
 	m, err := up.queryOnce(ctx, newQuestion(k, edns))
 	if err == nil && m.Rcode == dns.RcodeFormatError && edns {
@@ -26,10 +29,10 @@ func (up *upstream) exchange(ctx context.Context, k cacheKey) (*message, error) 
 		m, err = up.queryOnce(ctx, newQuestion(k, false))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask upstream %s: %w", up.name, err)
+		return nil, fmt.Errorf("query upstream %s: %w", up.name, err)
 	}
 	sanitize(m, k)
-	return newMessage(m, k.name)
+	return NewMessage(m, k.name)
 }
 
 func (up *upstream) queryOnce(ctx context.Context, q []byte) (*dns.Msg, error) {
@@ -37,7 +40,7 @@ func (up *upstream) queryOnce(ctx context.Context, q []byte) (*dns.Msg, error) {
 	var err error
 	if up.tls != nil {
 		raw, err = up.overTLS(ctx, q)
-	} else if raw, err = up.overUDP(ctx, q); err == nil && (raw == nil || raw[2]&flagTC != 0) {
+	} else if raw, err = up.overUDP(ctx, q); err == nil && (raw == nil || raw[2]&wire.FlagTC != 0) {
 		raw, err = up.overTCP(ctx, q)
 	}
 	if err != nil {
@@ -50,14 +53,14 @@ func (up *upstream) queryOnce(ctx context.Context, q []byte) (*dns.Msg, error) {
 	return m, nil
 }
 
-// newQuestion writes a query with a random id and random capitals (0x20): both must come back.
+// newQuestion writes a query with a random ID and a random case of the name (0x20). The answer must repeat both.
 func newQuestion(k cacheKey, edns bool) []byte {
 	var r [2 + 255]byte
 	_, _ = rand.Read(r[:2+len(k.name)])
-	q := make([]byte, 0, headerLen+len(k.name)+4+optLen)
-	q = append(q, r[0], r[1], flagRD, flagAD, 0, 1, 0, 0, 0, 0, 0, 0)
-	if k.flags&2 != 0 {
-		q[3] |= flagCD
+	q := make([]byte, 0, wire.HeaderLen+len(k.name)+4+wire.OptLen)
+	q = append(q, r[0], r[1], wire.FlagRD, wire.FlagAD, 0, 1, 0, 0, 0, 0, 0, 0)
+	if k.flags&flagCD != 0 {
+		q[3] |= wire.FlagCD
 	}
 	for i := range len(k.name) {
 		c := k.name[i]
@@ -66,36 +69,37 @@ func newQuestion(k cacheKey, edns bool) []byte {
 		}
 		q = append(q, c)
 	}
-	q = append(q, byte(k.typ>>8), byte(k.typ), 0, classIN)
+	q = append(q, byte(k.typ>>8), byte(k.typ), 0, wire.ClassIN)
 	if edns {
 		q[11] = 1
-		q = append(q, 0, 0, typeOPT, udpSize>>8, udpSize&0xff, 0, 0, k.flags<<7, 0, 0, 0)
+		q = append(q, 0, 0, wire.TypeOPT, wire.UDPSize>>8, wire.UDPSize&0xff, 0, 0, (k.flags&flagDO)<<7, 0, 0, 0)
 	}
 	return q
 }
 
+// match is how an answer compares with its query.
 type match uint8
 
 const (
-	matches match = iota
-	caseDiffers
+	matches     match = iota
+	caseDiffers       // the name differs in case only: forged, or an upstream without 0x20 support
 	mismatches
 )
 
-// matchResponse compares an answer with the question it is for.
+// matchResponse compares ID, opcode and question of an answer with those of the query.
 func matchResponse(q, a []byte) match {
 	end := len(q)
 	if q[11] != 0 {
-		end -= optLen
+		end -= wire.OptLen
 	}
-	if len(a) < end || a[0] != q[0] || a[1] != q[1] || a[2]&0xf8 != flagQR || binary.BigEndian.Uint16(a[4:]) != 1 {
+	if len(a) < end || a[0] != q[0] || a[1] != q[1] || a[2]&0xf8 != wire.FlagQR || binary.BigEndian.Uint16(a[4:]) != 1 {
 		return mismatches
 	}
-	if bytes.Equal(a[headerLen:end], q[headerLen:end]) {
+	if bytes.Equal(a[wire.HeaderLen:end], q[wire.HeaderLen:end]) {
 		return matches
 	}
-	for i := headerLen; i < end-4; i++ {
-		if toLower[a[i]] != toLower[q[i]] {
+	for i := wire.HeaderLen; i < end-4; i++ {
+		if wire.ToLower[a[i]] != wire.ToLower[q[i]] {
 			return mismatches
 		}
 	}
@@ -105,8 +109,8 @@ func matchResponse(q, a []byte) match {
 	return caseDiffers
 }
 
-// overUDP asks from a port of its own, chosen by the kernel at random, and takes answers from the one address only.
-// Datagrams that do not fit are ignored: the true answer may be right behind. nil means: ask over TCP.
+// overUDP queries from a socket of its own, whose port the kernel chose at random, connected to the upstream. Datagrams
+// that do not match are ignored, because the true answer may follow. A nil answer without an error means: use TCP.
 func (up *upstream) overUDP(ctx context.Context, q []byte) ([]byte, error) {
 	c, err := (&net.Dialer{}).DialContext(ctx, "udp", up.addr.String())
 	if err != nil {
@@ -143,7 +147,7 @@ func (up *upstream) overTCP(ctx context.Context, q []byte) ([]byte, error) {
 	return up.stream(ctx, c, q)
 }
 
-// overTLS uses a connection left by an earlier question, or a new one when that has gone away meanwhile.
+// overTLS uses an idle connection of an earlier query, or a new one when the upstream has closed that.
 func (up *upstream) overTLS(ctx context.Context, q []byte) ([]byte, error) {
 	select {
 	case c := <-up.idle:
@@ -175,14 +179,15 @@ func (up *upstream) keepIdle(c *tls.Conn) {
 	}
 }
 
-// stream asks over a connection. Nobody can forge an answer blindly here, so another spelling of the name is taken.
+// stream queries over a connection. An attacker off the path cannot forge an answer there, so a name in another case is
+// accepted.
 func (up *upstream) stream(ctx context.Context, c net.Conn, q []byte) ([]byte, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := writeFrame(c, q); err != nil {
+	if err := wire.WriteFrame(c, q); err != nil {
 		return nil, err
 	}
-	a, err := readFrame(c, nil)
+	a, err := wire.ReadFrame(c, nil)
 	if err != nil {
 		return nil, err
 	}

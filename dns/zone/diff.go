@@ -1,4 +1,4 @@
-package dns
+package zone
 
 import (
 	"slices"
@@ -7,7 +7,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// slicesByService finds the slices of a Service without a list per Service.
+// slicesByService finds the EndpointSlices of a Service. It is one chain per Service in two arrays, not a list per Service.
 type slicesByService struct {
 	slices []model.EndpointSlice
 	head   map[model.ObjectName]int32
@@ -46,7 +46,7 @@ func sameInput(a, b input) bool {
 		return false
 	}
 	if !y.Headless {
-		return true // endpoints are no part of a cluster address's names
+		return true // the names of a ClusterIP do not depend on endpoints
 	}
 	return slices.EqualFunc(a.slices, b.slices, sameEndpoints)
 }
@@ -60,7 +60,7 @@ func sameEndpoints(a, b *model.EndpointSlice) bool {
 		return false
 	}
 	if unsafe.SliceData(a.Endpoints) == unsafe.SliceData(b.Endpoints) {
-		return true // the store kept the object: it is immutable
+		return true // the same immutable object of the store
 	}
 	return slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y model.Endpoint) bool {
 		return x.Addr == y.Addr && x.Ready == y.Ready && x.Hostname == y.Hostname

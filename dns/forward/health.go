@@ -1,32 +1,33 @@
-package dns
+package forward
 
 import (
 	"sync"
 	"time"
 )
 
-// The times of asking upstream. A resolver gives up after five seconds.
+// QueryTimeout bounds one query to all upstreams. A client's resolver gives up after five seconds.
+const QueryTimeout = 4500 * time.Millisecond
+
 const (
-	queryTimeout      = 4500 * time.Millisecond
-	initialHedgeDelay = 400 * time.Millisecond // until a round trip is known
+	initialHedgeDelay = 400 * time.Millisecond // until a round trip is measured
 	minHedgeDelay     = 60 * time.Millisecond
-	staleDelay        = 1800 * time.Millisecond // RFC 8767's client response timer
+	staleDelay        = 1800 * time.Millisecond // client response timer (RFC 8767 section 5)
 	minDownTime       = 2 * time.Second
 	maxDownTime       = 60 * time.Second
 )
 
-// health is what is known about an upstream from the questions it was asked; nothing probes it besides.
+// health is the state of an upstream, from the queries of clients alone: there are no health probes.
 type health struct {
 	mu         sync.Mutex
 	rtt        time.Duration // smoothed
-	failures   int
-	downUntil  time.Time // down until then
+	failures   int           // in a row
+	downUntil  time.Time
 	sent       uint64
 	failed     uint64
-	mismatched uint64 // answers that did not fit the question
+	mismatched uint64 // answers that do not match the question
 }
 
-// hedgeDelay is how long to wait before the next upstream is asked as well.
+// hedgeDelay is how long to wait for this upstream before the next one is queried as well.
 func (h *health) hedgeDelay() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,8 +54,8 @@ func (h *health) recordSuccess(rtt time.Duration) {
 	h.rtt = max(h.rtt, time.Microsecond)
 }
 
-// recordFailure notes a timeout or a broken connection; the second in a row takes the upstream out for a while, and each further
-// one for twice as long.
+// recordFailure counts a timeout or a broken connection. The second failure in a row takes the upstream down for
+// minDownTime, each further one for twice as long, up to maxDownTime.
 func (h *health) recordFailure(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -77,7 +78,8 @@ func (h *health) recordMismatch() {
 	h.mu.Unlock()
 }
 
-// order is who to ask: healthy ones as configured, then those that are down, never those that lead back to us.
+// order lists the upstreams in the order of queries: healthy ones as configured, then those that are down. Upstreams that
+// forward back to this server are left out.
 func (u *upstreamSet) order(now time.Time) []*upstream {
 	up, down := make([]*upstream, 0, len(u.members)), []*upstream(nil)
 	for _, p := range u.members {

@@ -1,13 +1,16 @@
-package dns
+package forward
 
 import (
 	"testing"
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/warrennet/warren/dns/wire"
 )
 
-// FuzzResponse takes any bytes as an upstream's answer: what comes out for a client must be a message to its question.
+// FuzzResponse takes any bytes as the answer of an upstream. The answer to the client must be a valid message for its
+// question.
 func FuzzResponse(f *testing.F) {
 	k := cacheKey{typ: mdns.TypeA, name: "\x03www\x07example\x03com\x00"}
 	q := new(mdns.Msg).SetQuestion("www.example.com.", mdns.TypeA)
@@ -21,7 +24,10 @@ func FuzzResponse(f *testing.F) {
 		b, _ := m.Pack()
 		f.Add(b, uint8(0))
 	}
-	plainQuestion := packed(f, "wWw.example.com.", mdns.TypeA, true)
+	simple, err := new(mdns.Msg).SetQuestion("wWw.example.com.", mdns.TypeA).SetEdns0(4096, false).Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte, flags uint8) {
 		k.flags = flags & 3
 		in := new(mdns.Msg)
@@ -30,21 +36,21 @@ func FuzzResponse(f *testing.F) {
 		}
 		sanitize(in, k)
 		in.Question[0].Qtype = k.typ // exchange has compared the question before
-		m, err := newMessage(in, k.name)
+		m, err := NewMessage(in, k.name)
 		if err != nil {
 			return
 		}
-		client := &query{}
-		if client.parse(plainQuestion) != simple {
+		client := &wire.Query{}
+		if client.Parse(simple) != wire.Simple {
 			t.Fatal("the question")
 		}
-		for _, limit := range []int{512, udpSize, tcpSize} {
-			out := client.message(nil, m, ttlRule{age: 7}, limit)
+		for _, limit := range []int{512, wire.UDPSize, wire.TCPSize} {
+			out := m.Answer(nil, client, TTLRule{age: 7}, limit)
 			r := new(mdns.Msg)
 			if err := r.Unpack(out); err != nil || len(out) > limit || r.Question[0].Name != "wWw.example.com." {
 				t.Fatalf("%x -> %x: %v", raw, out, err)
 			}
-			if limit == tcpSize && len(r.Answer) != len(in.Answer) && !r.Truncated {
+			if limit == wire.TCPSize && len(r.Answer) != len(in.Answer) && !r.Truncated {
 				t.Fatalf("%d answers of %d", len(r.Answer), len(in.Answer))
 			}
 		}

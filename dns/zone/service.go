@@ -1,4 +1,4 @@
-package dns
+package zone
 
 import (
 	"bytes"
@@ -8,31 +8,32 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/warrennet/warren/dns/wire"
 	"github.com/warrennet/warren/internal/model"
 )
 
-// rrsets is everything one name has, by type. A rec without sets is a name that exists and is empty.
-type rrsets struct{ sets []rrset }
+// rrsets are the record sets of one name, by type. A name without sets exists and is empty.
+type rrsets struct{ sets []wire.RRSet }
 
-func (r *rrsets) get(typ uint16) *rrset {
+func (r *rrsets) get(typ uint16) *wire.RRSet {
 	for i := range r.sets {
-		if r.sets[i].typ == typ {
+		if r.sets[i].Type == typ {
 			return &r.sets[i]
 		}
 	}
 	return nil
 }
 
-// service is the immutable compiled form of one Service: its own name and all names below it.
+// service is the compiled form of one Service: its own name and the names below it. It is immutable.
 type service struct {
 	self *rrsets
-	subs map[string]*rrsets // by the labels left of the Service's name, wire form in lower case
-	// target is an ExternalName in wire form; self then has the CNAME alone.
+	subs map[string]*rrsets // by the labels left of the Service name, wire form in lower case
+	// target is the external name of type ExternalName in wire form. self then has the CNAME only.
 	target string
 	ptrs   []ptrRecord
 }
 
-// ptrRecord is one reverse record that a Service brings.
+// ptrRecord is one reverse record of a Service.
 type ptrRecord struct {
 	addr netip.Addr
 	name string // wire form
@@ -54,17 +55,17 @@ func (s *service) hasPTR(p ptrRecord) bool {
 	return ok
 }
 
-// compiler holds what all Services of a zone share.
+// compiler has what the Services of a zone share.
 type compiler struct {
 	zone string // wire form of "svc.<domain>"
 	ttl  uint32
 }
 
-// compile turns a Service and its slices into its names; nil when it has none.
+// compile returns the names of a Service, nil when it has none.
 func (c compiler) compile(svc *model.Service, sl []*model.EndpointSlice) *service {
-	name, err := appendLabel(nil, svc.Name)
+	name, err := wire.AppendLabel(nil, svc.Name)
 	if err == nil {
-		name, err = appendLabel(name, svc.Namespace)
+		name, err = wire.AppendLabel(name, svc.Namespace)
 	}
 	full := string(name) + c.zone
 	if err != nil || len(full) > 255 {
@@ -82,12 +83,12 @@ func (c compiler) compile(svc *model.Service, sl []*model.EndpointSlice) *servic
 }
 
 func (c compiler) external(svc *model.Service) *service {
-	target, err := encodeName(svc.ExternalName)
+	target, err := wire.EncodeName(svc.ExternalName)
 	if err != nil || len(target) < 2 {
 		return nil
 	}
-	set := rrset{typ: typeCNAME, answers: 1, wire: appendTarget(nil, questionPointer, typeCNAME, c.ttl, target)}
-	return &service{self: &rrsets{[]rrset{set}}, target: target}
+	set := wire.RRSet{Type: wire.TypeCNAME, Answers: 1, Wire: wire.AppendNameRecord(nil, wire.QuestionPointer, wire.TypeCNAME, c.ttl, target)}
+	return &service{self: &rrsets{[]wire.RRSet{set}}, target: target}
 }
 
 func (c compiler) cluster(svc *model.Service, full string) *service {
@@ -105,11 +106,12 @@ func (c compiler) cluster(svc *model.Service, full string) *service {
 	return s
 }
 
-// headless serves the ready endpoints, or all with publishNotReadyAddresses. Without any the Service does not exist.
+// headless compiles the ready endpoints, or all endpoints with publishNotReadyAddresses. Without endpoints the name does
+// not exist.
 func (c compiler) headless(svc *model.Service, sl []*model.EndpointSlice, full string) *service {
 	var all []netip.Addr
 	hosts := map[string][]netip.Addr{}
-	ports := map[model.EndpointPort][]srvTarget{} // the number is kept per target: it may differ between slices
+	ports := map[model.EndpointPort][]srvTarget{} // slices may have different port numbers
 	s := &service{subs: map[string]*rrsets{}}
 	for _, slice := range sl {
 		for i := range slice.Endpoints {
@@ -148,7 +150,7 @@ func (c compiler) headless(svc *model.Service, sl []*model.EndpointSlice, full s
 	return s
 }
 
-// hostLabel is an endpoint's host name as a label in wire form: its own, or its address with dashes.
+// hostLabel returns the label of an endpoint in wire form: its host name, or its address with dashes.
 func hostLabel(hostname string, a netip.Addr) (string, error) {
 	if hostname == "" {
 		hostname = strings.Map(func(r rune) rune {
@@ -158,11 +160,11 @@ func hostLabel(hostname string, a netip.Addr) (string, error) {
 			return r
 		}, a.WithZone("").String())
 	}
-	b, err := appendLabel(nil, hostname)
+	b, err := wire.AppendLabel(nil, hostname)
 	return string(b), err
 }
 
-// addresses makes the A and AAAA sets of a name.
+// addresses returns the A and AAAA sets of a name.
 func addresses(addrs []netip.Addr, ttl uint32) *rrsets {
 	r := &rrsets{}
 	own := make([]netip.Addr, 0, len(addrs))
@@ -178,60 +180,60 @@ func addresses(addrs []netip.Addr, ttl uint32) *rrsets {
 		if len(part) == 0 {
 			continue
 		}
-		set := rrset{typ: typeA, answers: uint16(min(len(part), 4000)), stride: 16}
+		set := wire.RRSet{Type: wire.TypeA, Answers: uint16(min(len(part), 4000)), Stride: 16}
 		if part[0].Is6() {
-			set.typ, set.stride = typeAAAA, 28
+			set.Type, set.Stride = wire.TypeAAAA, 28
 		}
-		part = part[:set.answers] // 64 KB would not hold more
-		set.wire = make([]byte, 0, len(part)*int(set.stride))
+		part = part[:set.Answers] // the most that a message of 64 KB holds
+		set.Wire = make([]byte, 0, len(part)*int(set.Stride))
 		for _, a := range part {
-			set.wire = appendAddr(set.wire, questionPointer, a, ttl)
+			set.Wire = wire.AppendAddress(set.Wire, wire.QuestionPointer, a, ttl)
 		}
 		r.sets = append(r.sets, set)
 	}
 	return r
 }
 
-// srvTarget is one SRV target: the host label below the Service ("" is the Service itself) and the port.
+// srvTarget is the target of an SRV record: the label below the Service name ("" for the Service itself) and the port.
 type srvTarget struct {
 	host string
 	port uint16
 }
 
-// addSRV adds the SRV set of one named port, and the empty name above it. Unnamed ports have none.
+// addSRV adds the SRV set of one named port, and the empty name above it. A port without a name has no SRV record.
 func (s *service) addSRV(port string, proto model.Protocol, full string, ttl uint32, targets []srvTarget, addrs func(host string) []netip.Addr) {
-	p, err := appendLabel(nil, "_"+port)
+	p, err := wire.AppendLabel(nil, "_"+port)
 	if port == "" || err != nil {
 		return
 	}
-	above, _ := appendLabel(nil, "_"+proto.String())
+	above, _ := wire.AppendLabel(nil, "_"+proto.String())
 	name := string(p) + string(above)
 	if len(name)+len(full) > 255 {
 		return
 	}
 	targets = sortUnique(targets, compareSRVTargets)
-	set := srvSet(targets, headerLen+len(name)+len(full)+4, full, ttl, addrs)
-	s.subs[name] = &rrsets{[]rrset{set}}
+	set := srvSet(targets, wire.HeaderLen+len(name)+len(full)+4, full, ttl, addrs)
+	s.subs[name] = &rrsets{[]wire.RRSet{set}}
 	if s.subs[string(above)] == nil {
 		s.subs[string(above)] = &rrsets{}
 	}
 }
 
-// addServiceSRV answers SRV at the Service's own name with all its ports, as CoreDNS does: peer finders of StatefulSets ask so.
-// There are no additional records; the records of a Service with one named port are those of that port.
+// addServiceSRV adds SRV records at the Service's own name, for all ports, as CoreDNS does: peer discovery of StatefulSets
+// queries them. They have no additional records. A Service with one named port shares the records of that port.
 func (s *service) addServiceSRV(targets []srvTarget, full string, ttl uint32) {
 	if len(targets) == 0 || s.self == nil {
 		return
 	}
 	targets = sortUnique(targets, compareSRVTargets)
 	for _, r := range s.subs {
-		if len(r.sets) == 1 && r.sets[0].typ == typeSRV && int(r.sets[0].answers) == len(targets) {
+		if len(r.sets) == 1 && r.sets[0].Type == wire.TypeSRV && int(r.sets[0].Answers) == len(targets) {
 			own, end := r.sets[0], 0
-			for range own.answers {
-				end += recordLen(own.wire[end:])
+			for range own.Answers {
+				end += wire.RecordLen(own.Wire[end:])
 			}
-			own.additional, own.wire = 0, own.wire[:end:end]
-			if same := srvSet(targets, 0, full, ttl, nil); bytes.Equal(same.wire, own.wire) {
+			own.Additional, own.Wire = 0, own.Wire[:end:end]
+			if same := srvSet(targets, 0, full, ttl, nil); bytes.Equal(same.Wire, own.Wire) {
 				s.self.sets = append(s.self.sets, own)
 				return
 			}
@@ -244,36 +246,36 @@ func compareSRVTargets(a, b srvTarget) int {
 	return cmp.Or(strings.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
 }
 
-// srvSet writes the SRV records and the addresses of their targets. base is where the records start in the message,
-// which is the same for every question of this name: the owners of the additional records point into the targets.
-func srvSet(targets []srvTarget, base int, full string, ttl uint32, addrs func(host string) []netip.Addr) rrset {
-	set := rrset{typ: typeSRV}
+// srvSet writes SRV records and the addresses of their targets. base is the offset of the records in the message, which is
+// the same for every spelling of the name: the owners of the additional records are pointers into the targets.
+func srvSet(targets []srvTarget, base int, full string, ttl uint32, addrs func(host string) []netip.Addr) wire.RRSet {
+	set := wire.RRSet{Type: wire.TypeSRV}
 	at := make([]int, 0, len(targets))
 	for _, t := range targets {
-		if len(set.wire) > tcpSize {
+		if len(set.Wire) > wire.TCPSize {
 			break
 		}
-		set.wire = appendHead(set.wire, questionPointer, typeSRV, ttl, 6+len(t.host)+len(full))
-		set.wire = append(set.wire, 0, 0) // priority
-		set.wire = binary.BigEndian.AppendUint16(set.wire, uint16(max(1, 100/len(targets))))
-		set.wire = binary.BigEndian.AppendUint16(set.wire, t.port)
-		at = append(at, base+len(set.wire))
-		set.wire = append(append(set.wire, t.host...), full...) // RFC 2782: not compressed
-		set.answers++
+		set.Wire = wire.AppendRecordHeader(set.Wire, wire.QuestionPointer, wire.TypeSRV, ttl, 6+len(t.host)+len(full))
+		set.Wire = append(set.Wire, 0, 0) // priority
+		set.Wire = binary.BigEndian.AppendUint16(set.Wire, uint16(max(1, 100/len(targets))))
+		set.Wire = binary.BigEndian.AppendUint16(set.Wire, t.port)
+		at = append(at, base+len(set.Wire))
+		set.Wire = append(append(set.Wire, t.host...), full...) // RFC 2782: not compressed
+		set.Answers++
 	}
 	for i, owner := range at {
 		if addrs == nil {
 			break
 		}
-		if owner > 0x3fff || len(set.wire) > tcpSize {
-			break // out of a pointer's reach: the client asks for the rest
+		if owner > 0x3fff || len(set.Wire) > wire.TCPSize {
+			break // beyond the range of a compression pointer: the client queries these addresses
 		}
 		if i > 0 && targets[i].host == targets[i-1].host {
 			continue // two ports, one host
 		}
 		for _, a := range addrs(targets[i].host) {
-			set.wire = appendAddr(set.wire, 0xC000|uint16(owner), a.Unmap(), ttl)
-			set.additional++
+			set.Wire = wire.AppendAddress(set.Wire, 0xC000|uint16(owner), a.Unmap(), ttl)
+			set.Additional++
 		}
 	}
 	return set
