@@ -218,7 +218,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	tc := tunnel.Config{Hook: a.lb,
 		Name: a.cfg.Interface, MTU: in.TunnelMTU(), DisableOffload: !a.cfg.SegmentationOffload,
 		PrivateKey: a.key, ListenPort: a.port(), Log: a.log,
-		LockFile: filepath.Join(a.cfg.RunDir, a.cfg.Interface+".lock"), UAPIDir: a.cfg.UAPIDir,
+		LockFile: lockFile(&a.cfg), UAPIDir: a.cfg.UAPIDir,
 	}
 	src := in.PodNetAddrs()
 	tc.Source4, tc.Source6 = src[model.IPv4], src[model.IPv6]

@@ -12,17 +12,18 @@ import (
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/tunnel"
 )
 
-// UninstallOptions are what the agent's configuration does not know.
+// UninstallOptions has what the agent's configuration does not.
 type UninstallOptions struct {
-	Purge   bool   // also the state directory
+	Purge   bool   // remove the state directory, too
 	Plugin  string // the CNI plugin's file
-	Results string // where runtimes keep what plugins answered
+	Results string // where runtimes cache plugins' results
 }
 
-// Uninstall removes what warren left on the node and returns the names of what it removed. It succeeds on what is
-// already gone. A running agent is refused: it would put everything back.
+// Uninstall removes everything that warren has installed on the node, and returns the names of what it removed. It succeeds for
+// what is already removed, and continues after a failure. It refuses while an agent runs, which would install everything again.
 func Uninstall(cfg config.Config, o UninstallOptions, log *slog.Logger) (done []string, err error) {
 	l, err := listen(cfg.RunDir)
 	if err != nil {
@@ -55,22 +56,22 @@ func Uninstall(cfg config.Config, o UninstallOptions, log *slog.Logger) (done []
 	}
 	host := hostnet.New(cfg.ProcSysNet, filepath.Join(cfg.StateDir, "sysctls.json"), log)
 	did("routes, rules and sysctls", host.Uninstall(cfg.Interface))
-	did("interface "+cfg.Interface, hostnet.DeleteLink(cfg.Interface))
+	did("interface "+cfg.Interface, tunnel.Delete(cfg.Interface, lockFile(&cfg)))
 	if o.Purge {
 		did("state directory "+cfg.StateDir, os.RemoveAll(cfg.StateDir))
 		if o.Results != "" {
-			did("kept results of the plugin", removeResults(o.Results))
+			did("cached results of the plugin", removeResults(o.Results))
 		}
 	}
 	did("run directory "+cfg.RunDir, os.RemoveAll(cfg.RunDir))
 	if cfg.UAPIDir != "" {
 		did("socket of wg", removeFile(filepath.Join(cfg.UAPIDir, cfg.Interface+".sock")))
-		_ = os.Remove(cfg.UAPIDir) // if nobody else's socket is in it
+		_ = os.Remove(cfg.UAPIDir) // fails if another socket is in it
 	}
 	return done, errors.Join(errs...)
 }
 
-// removeResults forgets what libcni keeps of each attachment until the same network's DEL, which never comes.
+// removeResults removes what libcni caches of each attachment until a DEL, which is not called for warren any more.
 func removeResults(dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "warren-*"))
 	for _, f := range files {
@@ -85,3 +86,6 @@ func removeFile(path string) error {
 	}
 	return nil
 }
+
+// lockFile is held as long as the tunnel uses the interface.
+func lockFile(cfg *config.Config) string { return filepath.Join(cfg.RunDir, cfg.Interface+".lock") }

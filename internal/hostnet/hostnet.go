@@ -151,21 +151,6 @@ func isLinkMissing(err error) bool {
 	return errors.As(err, &missing)
 }
 
-// DeleteLink deletes a link. It returns nil when the link does not exist.
-func DeleteLink(name string) error {
-	l, err := netlink.LinkByName(name)
-	if isLinkMissing(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("delete link %s: %w", name, err)
-	}
-	if err := ignoreMissing(netlink.LinkDel(l)); err != nil {
-		return fmt.Errorf("delete link %s: %w", name, err)
-	}
-	return nil
-}
-
 // Uninstall removes every route and rule with warren's protocol number, moves the rule of table local back to preference
 // 0, and restores the sysctls. Objects that do not exist are no error.
 func (h *Host) Uninstall(link string) error {
