@@ -37,12 +37,12 @@ func (a *Agent) peerStatus(snap *model.Snapshot, p *plan.Plan) []api.Peer {
 	for _, want := range p.Peers {
 		s := live[want.PublicKey]
 		x := api.Peer{Name: want.Name, PublicKey: want.PublicKey.String(), Endpoints: want.Endpoints, AllowedIPs: want.AllowedIPs,
-			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU, External: want.Foreign}
+			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU, External: want.External}
 		if s.Endpoint.IsValid() {
 			x.Endpoint = s.Endpoint.String()
 		}
 		if snap != nil {
-			if n, ok := snap.Node(want.Name); ok && !want.Foreign {
+			if n, ok := snap.Node(want.Name); ok && !want.External {
 				x.Alive, x.PodCIDRs, x.Version = n.Alive, n.PodCIDRs, n.Version
 			}
 		}

@@ -9,25 +9,25 @@ import (
 	"strings"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel/internal/limits"
 )
 
-// Config is what a Tunnel needs to know. Zero values mean the defaults named.
+// Config is what a Tunnel needs. Zero values mean the defaults named.
 type Config struct {
 	Name string // of the TUN device; warren0
 	MTU  int    // of the TUN device in bytes: the underlay's less 80 (60 where no peer is reached over IPv6); 1420
-	// Queues of the TUN: the first carries the peers' traffic, the others help with local streams; one per CPU, at
-	// most 4.
+	// Queues of the TUN: the first carries the traffic of peers, the others reflect local flows; one per CPU, at most 4.
 	Queues         int
 	DisableOffload bool // neither super-packets nor UDP segmentation
 	PrivateKey     model.Key
 	ListenPort     uint16 // UDP; 51820
-	Hook           Hook   // nil: everything to the peers, everything from them to the host
+	Hook           Hook   // nil: packets of the host go to peers, packets of peers to the host
 	Log            *slog.Logger
 	LockFile       string // /run/warren/<name>.lock
-	UAPIDir        string // where <name>.sock for wg(8) is made; /var/run/wireguard
+	UAPIDir        string // directory of <name>.sock for wg(8); /var/run/wireguard
 	DisableUAPI    bool   // no socket for wg(8)
-	// Source4 and Source6 send the tunnel's own ICMP errors; without them they come from the address that could
-	// not be reached.
+	// Source4 and Source6 are the source addresses of the tunnel's own ICMP errors and path MTU probes. Without them, ICMP errors
+	// come from the address that could not be reached, and there are no probes.
 	Source4, Source6 netip.Addr
 }
 
@@ -43,9 +43,6 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ListenPort == 0 {
 		c.ListenPort = 51820
-	}
-	if c.Hook == nil {
-		c.Hook = passHook{}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -64,22 +61,26 @@ func (c Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if len(c.Name) > 15 || strings.ContainsAny(c.Name, "/ \t\n%") || c.Name == "." || c.Name == ".." {
-		bad("device name %q: at most 15 characters without slash, percent or space", c.Name)
+		bad("device name %q: expected at most 15 characters without slash, percent or space", c.Name)
 	}
-	if c.MTU < minMTU || c.MTU > maxPacket-80 {
-		bad("MTU %d: from %d to %d", c.MTU, minMTU, maxPacket-80)
+	if c.MTU < limits.MinMTU4 || c.MTU > limits.MaxPacket-80 {
+		errs = append(errs, mtuError(c.MTU))
 	}
 	if c.Queues < 1 || c.Queues > 256 {
-		bad("queues %d: from 1 to 256", c.Queues)
+		bad("queues %d: expected 1 to 256", c.Queues)
 	}
 	if c.PrivateKey.IsZero() {
 		bad("no private key")
 	}
 	if c.Source4.IsValid() && !c.Source4.Is4() {
-		bad("source %v: not IPv4", c.Source4)
+		bad("source %v: expected an IPv4 address", c.Source4)
 	}
 	if c.Source6.IsValid() && (!c.Source6.Is6() || c.Source6.Is4In6()) {
-		bad("source %v: not IPv6", c.Source6)
+		bad("source %v: expected an IPv6 address", c.Source6)
 	}
 	return errors.Join(errs...)
+}
+
+func mtuError(mtu int) error {
+	return fmt.Errorf("MTU %d: expected %d to %d", mtu, limits.MinMTU4, limits.MaxPacket-80)
 }

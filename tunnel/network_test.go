@@ -11,6 +11,12 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/tunnel/internal/counters"
+	"github.com/warrennet/warren/tunnel/internal/limits"
+	"github.com/warrennet/warren/tunnel/internal/tundev"
+	"github.com/warrennet/warren/tunnel/internal/tuntest"
+	"github.com/warrennet/warren/tunnel/internal/udpbind"
 	"go.uber.org/goleak"
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -25,6 +31,33 @@ type network struct {
 type datagram struct {
 	from netip.AddrPort
 	data []byte
+}
+
+func newBind(offload bool) conn.Bind {
+	return udpbind.New(udpbind.Config{Offload: offload, Log: tuntest.QuietLog, Stats: &counters.Set{}})
+}
+
+// mark is a packet for the peer that no test hook changes.
+var mark = tuntest.UDP(4, 1, []byte("mark")).Bytes()
+
+// segmentsOf segments the packets written to the host again, with complete checksums.
+func segmentsOf(t testing.TB, written [][]byte) (out [][]byte) {
+	t.Helper()
+	for _, raw := range written {
+		p := packet.Packet{}
+		p.Vnet.Decode(raw)
+		if f := p.Parse(raw[packet.VnetLen:]); f != packet.OK || p.VnetFault() != packet.OK {
+			t.Fatalf("the host received no packet: %v", f)
+		}
+		var c tundev.Segmenter
+		for c.Start(&p, int(p.Vnet.GSOSize)); c.More(); {
+			b := make([]byte, limits.MaxPacket)
+			if n := c.Next(b); n > 0 {
+				out = append(out, b[:n])
+			}
+		}
+	}
+	return out
 }
 
 func newNetwork() *network { return &network{hosts: map[netip.AddrPort]chan datagram{}} }
@@ -45,13 +78,13 @@ func (b *chanBind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	b.net.mu.Lock()
 	b.net.hosts[b.addr], b.gone = in, gone
 	b.net.mu.Unlock()
-	known := map[netip.AddrPort]*endpoint{}
+	known := map[netip.AddrPort]*udpbind.Endpoint{}
 	fn := func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		for n := 0; ; {
 			select {
 			case d := <-in:
 				if known[d.from] == nil {
-					known[d.from] = newEndpoint(d.from)
+					known[d.from] = udpbind.NewEndpoint(d.from)
 				}
 				sizes[n], eps[n] = copy(bufs[n], d.data), known[d.from]
 				if n++; n == len(bufs) || len(in) == 0 {
@@ -77,18 +110,18 @@ func (b *chanBind) Close() error {
 }
 
 func (b *chanBind) SetMark(uint32) error { return nil }
-func (b *chanBind) BatchSize() int       { return maxBatch }
+func (b *chanBind) BatchSize() int       { return limits.MaxBatch }
 
 func (b *chanBind) Send(bufs [][]byte, ep conn.Endpoint) error {
-	e, ok := ep.(*endpoint)
+	e, ok := ep.(*udpbind.Endpoint)
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
 	b.net.mu.Lock()
-	to := b.net.hosts[e.dst]
+	to := b.net.hosts[e.AddrPort()]
 	b.net.mu.Unlock()
 	for _, d := range bufs {
-		if lose := b.net.lose.Load(); lose != nil && (*lose)(b.addr, e.dst, d) {
+		if lose := b.net.lose.Load(); lose != nil && (*lose)(b.addr, e.AddrPort(), d) {
 			continue
 		}
 		select {
@@ -101,7 +134,7 @@ func (b *chanBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 
 func (b *chanBind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	a, err := netip.ParseAddrPort(s)
-	return newEndpoint(a), err
+	return udpbind.NewEndpoint(a), err
 }
 
 // serial installs a filter that is called by one sender at a time.
@@ -118,7 +151,7 @@ func (n *network) serial(f *func(from, to netip.AddrPort, b []byte) bool) {
 // node is a whole tunnel in this process on a fake kernel.
 type node struct {
 	*Tunnel
-	k    *fakeKernel
+	k    *tuntest.Kernel
 	stop func()
 }
 
@@ -127,18 +160,19 @@ func testKey(t testing.TB, n byte) model.Key {
 }
 
 // startNode runs a tunnel until the test ends, and joins it.
-func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook, setup ...func(*Tunnel)) *node {
+func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook, setup ...func(*Config, *parts)) *node {
 	t.Helper()
 	dir := t.TempDir()
-	k := &fakeKernel{}
+	k := &tuntest.Kernel{}
 	cfg := Config{Name: "test" + string('0'+n), PrivateKey: testKey(t, n), ListenPort: port, Queues: 1, Hook: h,
-		LockFile: filepath.Join(dir, "lock"), UAPIDir: dir, Log: quietLog, MTU: 1420}
-	tn, err := newTunnel(cfg, k, b)
+		LockFile: filepath.Join(dir, "lock"), UAPIDir: dir, Log: tuntest.QuietLog, MTU: 1420}
+	p := parts{kernel: k, bind: b}
+	for _, f := range setup {
+		f(&cfg, &p)
+	}
+	tn, err := newTunnel(cfg, p)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, f := range setup {
-		f(tn)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -162,7 +196,7 @@ func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook, setup ...
 	return x
 }
 
-func (n *node) queue() *fakeQueue { return n.k.queues[0] }
+func (n *node) queue() *tuntest.Queue { return n.k.Queue(0) }
 
 // wait waits until the condition holds; only a hang makes it fail.
 func wait(t *testing.T, what string, ok func() bool) {
@@ -219,7 +253,7 @@ func binds(t *testing.T, run func(t *testing.T, ba, bb conn.Bind, addrA, addrB s
 				name += "-plain"
 			}
 			t.Run(name, func(t *testing.T) {
-				run(t, newBind(offload, quietLog, &counters{}), newBind(offload, quietLog, &counters{}), host+":47811", host+":47812")
+				run(t, newBind(offload), newBind(offload), host+":47811", host+":47812")
 			})
 		}
 	}

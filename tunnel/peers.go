@@ -11,35 +11,37 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel/internal/route"
+	"github.com/warrennet/warren/tunnel/internal/uapi"
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// Peer is another node, or a foreign WireGuard host, as it should be.
+// Peer is the desired configuration of another node, or of an external peer.
 type Peer struct {
-	// Name is for people and logs.
+	// Name appears in logs and in the status.
 	Name         string
 	PublicKey    model.Key
 	PresharedKey model.Key // zero: none
-	// Endpoints are underlay addresses to try, the preferred one first. None means that the peer comes to us.
+	// Endpoints are underlay addresses, the preferred one first. Without any, the peer initiates the handshakes.
 	Endpoints []netip.AddrPort
-	// AllowedIPs are the prefixes the peer owns: it may send from them, and what goes to them goes to it.
+	// AllowedIPs are the prefixes that the peer owns: it may send from them, and packets to them are sent to it.
 	AllowedIPs []netip.Prefix
-	// MTU is the largest inner packet in bytes that the path to the peer takes; 0 means the device's MTU.
+	// MTU is the MTU of the peer's own device in bytes; 0 means the MTU of this node's device.
 	MTU int
-	// Keepalive is the interval of empty packets that hold NAT mappings open; 0 means none. Whole seconds count.
+	// Keepalive is the interval, in whole seconds, of empty packets that hold NAT mappings open; 0 means none.
 	Keepalive time.Duration
-	// Probe is an address of the peer's that answers ICMP echo requests inside the tunnel, to find out how large a packet the
-	// path carries; invalid: the path is taken to carry MTU.
+	// Probe is an address of the peer that answers ICMP echo requests inside the tunnel, for path MTU discovery; invalid: there is
+	// no discovery, and packets of MTU bytes are sent.
 	Probe netip.Addr
-	// Foreign marks a peer that is not a node of the cluster; status shows it.
-	Foreign bool
+	// External marks a peer that is not a node of the cluster.
+	External bool
 }
 
-// PeerStatus is a peer as the engine has it.
+// PeerStatus is a peer as the WireGuard device has it.
 type PeerStatus struct {
 	Name      string
 	PublicKey model.Key
-	Foreign   bool
+	External  bool
 	// Endpoint is the address in use; invalid if there is none.
 	Endpoint netip.AddrPort
 	// LastHandshake is zero before the first one.
@@ -48,25 +50,21 @@ type PeerStatus struct {
 	TxBytes       uint64
 	AllowedIPs    []netip.Prefix
 	Keepalive     time.Duration
-	// MTU is the largest inner packet in bytes sent to the peer. PathMTU is what the path was found to carry if that is less
-	// than both ends' MTU, else 0.
+	// MTU is the size of the largest inner packet sent to the peer, in bytes. PathMTU is the discovered path MTU if it is less than
+	// the MTU of both ends, else 0.
 	MTU, PathMTU int
 }
 
-// minMTU is what IPv6 needs (RFC 8200, section 5); less only happens with nonsense in the configuration.
-const minMTU = 576
-
-// peerState is a desired peer: what routes point at. want never changes; a changed wish makes a new state.
+// peerState is a desired peer. want never changes; a changed peer gets a new state.
 type peerState struct {
-	want Peer
-	ends []conn.Endpoint // of want.Endpoints
-	at   atomic.Uint32   // the one in use, counted without end
-	path atomic.Int32    // bytes that the path carries, 0: as much as both ends
-	live atomic.Bool     // had a session when last looked at: what goes into the engine for it comes out
+	want  Peer
+	owner *route.Owner    // what the routes point at
+	ends  []conn.Endpoint // of want.Endpoints
+	at    atomic.Uint32   // index of the one in use, modulo their number
 }
 
 func newPeerState(p Peer, parse func(string) (conn.Endpoint, error)) *peerState {
-	s := &peerState{want: p}
+	s := &peerState{want: p, owner: &route.Owner{AllowedIPs: p.AllowedIPs, MTU: p.MTU}}
 	for _, e := range p.Endpoints {
 		if end, err := parse(e.String()); err == nil {
 			s.ends = append(s.ends, end)
@@ -75,8 +73,8 @@ func newPeerState(p Peer, parse func(string) (conn.Endpoint, error)) *peerState 
 	return s
 }
 
-// rotate gives up the endpoint in use for the next one; nil if there is none to try. With a single endpoint it
-// returns that: the peer may have roamed to where it is no more.
+// rotate returns the next endpoint after the one in use; nil if the peer has none. With a single endpoint it returns that: the peer
+// may have roamed to an address where it no longer is.
 func (p *peerState) rotate() conn.Endpoint {
 	if len(p.ends) == 0 {
 		return nil
@@ -84,27 +82,8 @@ func (p *peerState) rotate() conn.Endpoint {
 	return p.ends[int(p.at.Add(1))%len(p.ends)]
 }
 
-// limit is the largest inner packet in bytes for the peer.
-func (p *peerState) limit(d *tunDevice) int {
-	top := p.promised(d)
-	if n := int(p.path.Load()); n != 0 && n < top {
-		return n
-	}
-	return top
-}
-
-// promised is the smaller MTU of both ends in bytes. The engine pads packets to multiples of 16 up to the device's MTU;
-// where the peer's is smaller, only multiples of 16 are safe from growing over it.
-func (p *peerState) promised(d *tunDevice) int {
-	mtu := int(d.mtuNow.Load())
-	if p.want.MTU == 0 || p.want.MTU >= mtu {
-		return mtu
-	}
-	return max(p.want.MTU&^15, minMTU)
-}
-
-// normalize returns the usable peers with masked prefixes, in the given order, and an error for everything that
-// had to be left out: a bad peer costs nobody else the tunnel.
+// normalize returns the usable peers with masked prefixes, in the given order, and an error for each peer, prefix or endpoint that
+// was left out: an invalid peer does not affect the others.
 func normalize(peers []Peer, own model.Key) (good []Peer, errs error) {
 	keys := map[model.Key]string{}
 	owners := map[netip.Prefix]string{}
@@ -124,13 +103,13 @@ func normalize(peers []Peer, own model.Key) (good []Peer, errs error) {
 		var ips []netip.Prefix
 		for _, c := range p.AllowedIPs {
 			if !c.IsValid() || c.Addr().Is4In6() {
-				errs = errors.Join(errs, fmt.Errorf("peer %s: allowed address %v is not a prefix", p.Name, c))
+				errs = errors.Join(errs, fmt.Errorf("peer %s: allowed IP %v: expected a prefix", p.Name, c))
 				continue
 			}
 			c = c.Masked()
 			if other, taken := owners[c]; taken {
 				if other != p.Name {
-					errs = errors.Join(errs, fmt.Errorf("peer %s: %v belongs to peer %s already", p.Name, c, other))
+					errs = errors.Join(errs, fmt.Errorf("peer %s: prefix %v: peer %s has it already", p.Name, c, other))
 				}
 				continue
 			}
@@ -148,7 +127,7 @@ func usableEndpoints(p Peer, errs error) ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, e := range p.Endpoints {
 		if !e.IsValid() || e.Port() == 0 || e.Addr().IsUnspecified() || e.Addr().IsMulticast() {
-			errs = errors.Join(errs, fmt.Errorf("peer %s: endpoint %v cannot be sent to", p.Name, e))
+			errs = errors.Join(errs, fmt.Errorf("peer %s: endpoint %v: expected a unicast address and a port", p.Name, e))
 			continue
 		}
 		out = append(out, netip.AddrPortFrom(e.Addr().Unmap(), e.Port()))
@@ -156,17 +135,16 @@ func usableEndpoints(p Peer, errs error) ([]netip.AddrPort, error) {
 	return out, errs
 }
 
-// change is one peer's part of a plan: the text for the engine, in two steps. Removals come after all additions, so
-// that a prefix which moves between peers is never without an owner.
+// change is the UAPI text for one peer, in two steps. Removals come after all additions, so that a prefix which moves between peers
+// is never without an owner.
 type change struct {
 	peer        string
 	add, remove string
 }
 
-// plan compares what the engine has with what is wanted and returns only the differences. before holds the
-// endpoints of the last wish by key: an endpoint is set when the wish for it has changed, not when the peer has
-// roamed.
-func plan(have map[model.Key]PeerStatus, psk map[model.Key]model.Key, want []Peer, before map[model.Key][]netip.AddrPort) []change {
+// plan compares the peers of the WireGuard device with the desired ones and returns the differences. before has the endpoints of the
+// previous SetPeers by key: an endpoint is set when the desired endpoints have changed, not when the peer has roamed.
+func plan(have map[model.Key]uapi.Peer, want []Peer, before map[model.Key][]netip.AddrPort) []change {
 	var out []change
 	wanted := map[model.Key]bool{}
 	for _, p := range want {
@@ -174,7 +152,7 @@ func plan(have map[model.Key]PeerStatus, psk map[model.Key]model.Key, want []Pee
 		h, known := have[p.PublicKey]
 		c := change{peer: p.Name}
 		var b strings.Builder
-		if psk[p.PublicKey] != p.PresharedKey {
+		if h.PresharedKey != p.PresharedKey {
 			fmt.Fprintf(&b, "preshared_key=%x\n", p.PresharedKey[:])
 		}
 		if e, set := endpointToSet(p, h, before[p.PublicKey]); set {
@@ -204,9 +182,9 @@ func plan(have map[model.Key]PeerStatus, psk map[model.Key]model.Key, want []Pee
 			out = append(out, c)
 		}
 	}
-	for key, h := range have {
+	for key := range have {
 		if !wanted[key] {
-			out = append(out, change{peer: h.Name, remove: keyLine(key) + "remove=true\n"})
+			out = append(out, change{peer: key.String(), remove: keyLine(key) + "remove=true\n"})
 		}
 	}
 	return out
@@ -214,8 +192,8 @@ func plan(have map[model.Key]PeerStatus, psk map[model.Key]model.Key, want []Pee
 
 func keyLine(k model.Key) string { return "public_key=" + hex.EncodeToString(k[:]) + "\n" }
 
-// endpointToSet decides whether the engine must be told an endpoint.
-func endpointToSet(p Peer, h PeerStatus, before []netip.AddrPort) (netip.AddrPort, bool) {
+// endpointToSet reports whether the endpoint of a peer must be set, and returns it.
+func endpointToSet(p Peer, h uapi.Peer, before []netip.AddrPort) (netip.AddrPort, bool) {
 	switch {
 	case len(p.Endpoints) == 0:
 		return netip.AddrPort{}, false

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel/internal/uapi"
 )
 
 func key(n byte) model.Key { return model.Key{n} }
@@ -42,12 +43,12 @@ func spell(cs []change) string {
 func TestPlan(t *testing.T) {
 	ep, ep2, roamed := "192.0.2.1:51820", "192.0.2.2:51820", "198.51.100.9:4000"
 	settled := Peer{Name: "one", PublicKey: key(1), Endpoints: addrPorts(ep), AllowedIPs: prefixes("10.42.1.0/24")}
-	have := func(endpoint string, ips ...string) map[model.Key]PeerStatus {
-		return map[model.Key]PeerStatus{key(1): {PublicKey: key(1), Endpoint: netip.MustParseAddrPort(endpoint), AllowedIPs: prefixes(ips...)}}
+	have := func(endpoint string, ips ...string) map[model.Key]uapi.Peer {
+		return map[model.Key]uapi.Peer{key(1): {PublicKey: key(1), Endpoint: netip.MustParseAddrPort(endpoint), AllowedIPs: prefixes(ips...)}}
 	}
 	with := func(change func(*Peer)) Peer { p := settled; change(&p); return p }
 	for name, c := range map[string]struct {
-		have   map[model.Key]PeerStatus
+		have   map[model.Key]uapi.Peer
 		want   []Peer
 		before []netip.AddrPort
 		text   string
@@ -68,7 +69,7 @@ func TestPlan(t *testing.T) {
 			"peer 1\npersistent_keepalive_interval=25\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := spell(plan(c.have, nil, c.want, map[model.Key][]netip.AddrPort{key(1): c.before}))
+			got := spell(plan(c.have, c.want, map[model.Key][]netip.AddrPort{key(1): c.before}))
 			if got != c.text {
 				t.Errorf("plan is\n%swant\n%s", got, c.text)
 			}
@@ -84,7 +85,7 @@ func TestNormalizeReportsAllAndKeepsTheRest(t *testing.T) {
 		{Name: "twin", PublicKey: key(1)},
 		{Name: "greedy", PublicKey: key(2), AllowedIPs: prefixes("10.42.1.0/24", "10.42.2.0/24")},
 	}, key(9))
-	for _, want := range []string{"own key", "no public key", "same key as peer one", "belongs to peer one", "cannot be sent to"} {
+	for _, want := range []string{"own key", "no public key", "same key as peer one", "peer one has it already", "expected a unicast address"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
 		}
@@ -93,18 +94,4 @@ func TestNormalizeReportsAllAndKeepsTheRest(t *testing.T) {
 		good[0].Endpoints[0].String() != "192.0.2.1:7" {
 		t.Errorf("kept %+v", good)
 	}
-}
-
-func TestLimitIsSafeFromPadding(t *testing.T) {
-	d := testDevice(t, &fakeKernel{}, nil)
-	for mtu, want := range map[int]int{0: 1420, 1420: 1420, 9000: 1420, 1419: 1408, 1340: 1328, 1280: 1280, 3: minMTU} {
-		if got := (&peerState{want: Peer{MTU: mtu}}).limit(d); got != want {
-			t.Errorf("MTU %d: limit %d, want %d", mtu, got, want)
-		}
-	}
-}
-
-func FuzzParseState(f *testing.F) {
-	f.Add("private_key=00\npublic_key=" + strings.Repeat("01", 32) + "\nendpoint=1.2.3.4:5\nallowed_ip=10.0.0.0/8\n")
-	f.Fuzz(func(t *testing.T, s string) { parseState(s) })
 }

@@ -9,24 +9,26 @@ import (
 	"slices"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel/internal/route"
+	"github.com/warrennet/warren/tunnel/internal/uapi"
 	"golang.zx2c4.com/wireguard/device"
 )
 
-// SetPeers makes the given peers the only ones. It compares them with what the engine really holds and changes the
-// differences: a peer that stays keeps its session and the endpoint it has roamed to. Additions go before removals,
-// single failures are joined and do not stop the rest. Before Run it remembers them for the start.
+// SetPeers replaces all peers. It compares the given ones with the peers of the WireGuard device and changes the differences: a peer
+// that stays keeps its session and the endpoint that it has roamed to. Additions come before removals. Errors of single peers are
+// joined and do not affect the others. Before Run it stores the peers for the start.
 func (t *Tunnel) SetPeers(desired []Peer) error {
 	good, bad := normalize(desired, t.public)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.want = good
-	if t.engine == nil {
+	if t.wg == nil {
 		return bad
 	}
 	return errors.Join(bad, t.apply())
 }
 
-// apply brings engine and routes to the wish. The caller holds mu.
+// apply configures the WireGuard device and the routes as desired. The caller holds mu.
 func (t *Tunnel) apply() error {
 	state, err := t.state()
 	if err != nil {
@@ -37,111 +39,117 @@ func (t *Tunnel) apply() error {
 		before[k] = s.want.Endpoints
 	}
 	var errs error
-	changes := plan(state.peers, state.psk, t.want, before)
+	changes := plan(state.Peers, t.want, before)
 	for _, c := range changes {
-		errs = errors.Join(errs, t.tell(c.peer, "set", c.add))
+		errs = errors.Join(errs, t.configure(c.peer, "set", c.add))
 	}
-	now, later := t.adopt(state)
+	initiate, respond := t.adopt(state)
 	for _, c := range changes {
-		errs = errors.Join(errs, t.tell(c.peer, "remove from", c.remove))
+		errs = errors.Join(errs, t.configure(c.peer, "remove from", c.remove))
 	}
-	for _, p := range now {
+	for _, p := range initiate {
 		p.SendKeepalive() // without a session: a handshake
 	}
-	if len(later) > 0 {
+	if len(respond) > 0 {
 		select {
-		case t.shy <- later:
-		default: // their traffic will do it
+		case t.responder <- respond:
+		default: // traffic for those peers starts the handshake
 		}
 	}
 	return errs
 }
 
-func (t *Tunnel) tell(peer, verb, text string) error {
+func (t *Tunnel) configure(peer, verb, text string) error {
 	if text == "" {
 		return nil
 	}
-	if err := t.engine.IpcSet(text); err != nil {
+	if err := t.wg.IpcSet(text); err != nil {
 		return fmt.Errorf("%s peer %s: %w", verb, peer, err)
 	}
 	return nil
 }
 
-func (t *Tunnel) state() (deviceState, error) {
-	text, err := t.engine.IpcGet()
+func (t *Tunnel) state() (uapi.State, error) {
+	text, err := t.wg.IpcGet()
 	if err != nil {
-		return deviceState{}, fmt.Errorf("read the WireGuard engine's peers: %w", err)
+		return uapi.State{}, fmt.Errorf("read peers of the WireGuard device: %w", err)
 	}
-	return parseState(text)
+	return uapi.ParseState(text)
 }
 
-// adopt makes the routes point at the wish and returns the peers that are new to the engine and can be reached. A
-// handshake with them starts right away: after a restart they still send into a session that is gone, and would
-// take 15 seconds to find out. Two nodes that meet for the first time would both start one, and handshakes that
-// cross cost five seconds or the first packets; so the one with the higher key gives the other some time.
-func (t *Tunnel) adopt(had deviceState) (now, later []*device.Peer) {
+// adopt makes the routes point at the desired peers, and returns those that are new to the WireGuard device and have an endpoint.
+// A handshake with them starts at once: after a restart of this node they still use the lost session, and would notice that after
+// 15 seconds only. Two nodes that are new to each other would both initiate one, and handshakes that cross cost five seconds or
+// the first packets. So the node with the higher key responds, and initiates later if no handshake came.
+func (t *Tunnel) adopt(had uapi.State) (initiate, respond []*device.Peer) {
 	states := make(map[model.Key]*peerState, len(t.want))
-	var all []*peerState
+	var owners []*route.Owner
 	live := map[*device.Peer]bool{}
 	for _, w := range t.want {
 		s := t.states[w.PublicKey]
 		if s == nil || !slices.Equal(s.want.Endpoints, w.Endpoints) || !reflect.DeepEqual(s.want, w) {
 			fresh := newPeerState(w, t.bind.ParseEndpoint)
 			if s != nil {
-				fresh.path.Store(s.path.Load())
+				fresh.owner.PathMTU.Store(s.owner.PathMTU.Load())
 			}
 			s = fresh
 		}
 		states[w.PublicKey] = s
-		all = append(all, s)
-		if p := t.engine.LookupPeer(device.NoisePublicKey(w.PublicKey)); p != nil {
+		owners = append(owners, s.owner)
+		if p := t.wg.LookupPeer(device.NoisePublicKey(w.PublicKey)); p != nil {
 			t.byPeer.Store(p, s)
 			live[p] = true
-			if _, old := had.peers[w.PublicKey]; old || len(w.Endpoints) == 0 {
+			if _, old := had.Peers[w.PublicKey]; old || len(w.Endpoints) == 0 {
 				continue
 			}
 			if bytes.Compare(t.public[:], w.PublicKey[:]) < 0 {
-				now = append(now, p)
+				initiate = append(initiate, p)
 			} else {
-				later = append(later, p)
+				respond = append(respond, p)
 			}
 		}
 	}
 	t.states = states
-	t.dev.table.Store(newRoutes(all))
+	t.dev.SetRoutes(route.New(owners))
 	t.byPeer.Range(func(p, _ any) bool {
 		if !live[p.(*device.Peer)] {
 			t.byPeer.Delete(p)
 		}
 		return true
 	})
-	return now, later
+	return initiate, respond
 }
 
-// Peers returns all peers as the engine has them, in the order of the last SetPeers. Before Run and after it there
-// are none.
+// Peers returns all peers as the WireGuard device has them, in the order of the last SetPeers. Before and after Run there are none.
 func (t *Tunnel) Peers() []PeerStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.engine == nil {
+	if t.wg == nil {
 		return nil
 	}
 	state, err := t.state()
 	if err != nil {
-		t.cfg.Log.Warn("peer status", "err", err)
+		t.cfg.Log.Warn("cannot read the peers of the WireGuard device", "err", err)
 	}
 	var out []PeerStatus
 	for _, w := range t.want {
-		if s, ok := state.peers[w.PublicKey]; ok {
-			s.Name, s.Foreign = w.Name, w.Foreign
-			if p := t.states[w.PublicKey]; p != nil {
-				s.MTU = p.limit(t.dev)
-				if s.MTU < p.promised(t.dev) {
-					s.PathMTU = s.MTU
-				}
-			}
-			out = append(out, s)
+		if p, ok := state.Peers[w.PublicKey]; ok {
+			out = append(out, t.status(w, p))
 		}
 	}
 	return out
+}
+
+// status describes a peer. The caller holds mu.
+func (t *Tunnel) status(w Peer, p uapi.Peer) PeerStatus {
+	s := PeerStatus{Name: w.Name, PublicKey: p.PublicKey, External: w.External, Endpoint: p.Endpoint, LastHandshake: p.LastHandshake,
+		RxBytes: p.RxBytes, TxBytes: p.TxBytes, AllowedIPs: p.AllowedIPs, Keepalive: p.Keepalive}
+	if state := t.states[w.PublicKey]; state != nil {
+		mtu, _ := t.dev.MTU()
+		s.MTU = state.owner.Limit(mtu)
+		if s.MTU < state.owner.Configured(mtu) {
+			s.PathMTU = s.MTU
+		}
+	}
+	return s
 }

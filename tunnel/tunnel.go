@@ -6,9 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel/internal/backpressure"
+	"github.com/warrennet/warren/tunnel/internal/counters"
+	"github.com/warrennet/warren/tunnel/internal/pmtud"
+	"github.com/warrennet/warren/tunnel/internal/tundev"
+	"github.com/warrennet/warren/tunnel/internal/tunfd"
+	"github.com/warrennet/warren/tunnel/internal/uapi"
+	"github.com/warrennet/warren/tunnel/internal/udpbind"
 	"golang.org/x/sync/errgroup"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -16,114 +24,134 @@ import (
 
 // Tunnel is the node's end of all tunnels. Its methods may be called from any goroutine.
 type Tunnel struct {
-	cfg    Config
-	public model.Key
-	stats  counters
-	kernel kernel
-	bind   conn.Bind
-	dev    *tunDevice
-	ready  chan struct{}
-	stale  chan *device.Peer   // peers whose handshakes we refuse because their clock went back
-	shy    chan []*device.Peer // new peers that get the time to start the handshake
+	cfg      Config
+	public   model.Key
+	stats    *counters.Set
+	bind     conn.Bind
+	offloads func() []string // of the UDP sockets
+	dev      *tundev.Device
+	surveyor *pmtud.Surveyor
+	ready    chan struct{}
 
-	crossings chan string // addresses that answered handshakes which crossed
+	stale     chan *device.Peer   // peers whose handshakes are refused because their timestamps went backwards
+	responder chan []*device.Peer // new peers that initiate the handshake themselves
+	crossings chan string         // addresses that answered handshakes which crossed
 
-	pace          surveyPace
-	forgetSession func(handshake time.Time) bool // sessionGone; tests do not wait three minutes
+	sessionGone func(handshake time.Time) bool
 
-	mu     sync.Mutex // guards what follows, and orders SetPeers calls
-	engine *device.Device
+	mu     sync.Mutex // guards the fields below, and orders SetPeers calls
+	wg     *device.Device
 	want   []Peer
 	states map[model.Key]*peerState
-	byPeer sync.Map // *device.Peer -> *peerState, for the engine's events
+	byPeer sync.Map // *device.Peer -> *peerState, for events of the WireGuard device
 }
 
-// ErrStopped says that the engine ended without being asked to, for instance because its socket broke.
-var ErrStopped = errors.New("the WireGuard engine has stopped")
+// ErrStopped means that the WireGuard device stopped by itself, for instance because its socket failed.
+var ErrStopped = errors.New("the WireGuard device has stopped")
 
-// New checks the configuration and reports every problem at once. It touches nothing.
+// New checks the configuration and reports every problem at once. It changes nothing.
 func New(cfg Config) (*Tunnel, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
-	return newTunnel(cfg, linuxKernel{}, nil)
+	return newTunnel(cfg, parts{})
 }
 
-// newTunnel takes other kernels and networks for tests.
-func newTunnel(cfg Config, k kernel, b conn.Bind) (*Tunnel, error) {
+// parts are what tests replace; zero values mean the real ones.
+type parts struct {
+	kernel      tunfd.Kernel
+	bind        conn.Bind
+	pace        pmtud.Pace
+	sessionGone func(handshake time.Time) bool
+}
+
+func (p parts) withDefaults() parts {
+	if p.kernel == nil {
+		p.kernel = tunfd.Linux{}
+	}
+	if p.pace == (pmtud.Pace{}) {
+		p.pace = pmtud.DefaultPace()
+	}
+	if p.sessionGone == nil {
+		p.sessionGone = sessionGone
+	}
+	return p
+}
+
+func newTunnel(cfg Config, p parts) (*Tunnel, error) {
 	public, err := PublicKey(cfg.PrivateKey)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tunnel{cfg: cfg, public: public, kernel: k, bind: b, ready: make(chan struct{}), stale: make(chan *device.Peer, 16), shy: make(chan []*device.Peer, 16), crossings: make(chan string, 16),
-		states: map[model.Key]*peerState{}, forgetSession: sessionGone,
-		pace: surveyPace{surveyTick, surveyAgain, surveySilent, raiseFirst}}
-	if b == nil {
-		t.bind = newBind(!cfg.DisableOffload, cfg.Log, &t.stats)
+	p = p.withDefaults()
+	t := &Tunnel{cfg: cfg, public: public, stats: &counters.Set{}, bind: p.bind, offloads: func() []string { return nil },
+		ready: make(chan struct{}), stale: make(chan *device.Peer, 16), responder: make(chan []*device.Peer, 16),
+		crossings: make(chan string, 16), sessionGone: p.sessionGone, states: map[model.Key]*peerState{}}
+	// A bind of a test neither counts packets nor sends with DF.
+	var out, in *backpressure.Gate
+	probe, echoes := &atomic.Pointer[byte]{}, &pmtud.Echoes{}
+	if p.bind == nil {
+		out, in = backpressure.NewGate(), backpressure.NewGate()
+		b := udpbind.New(udpbind.Config{Offload: !cfg.DisableOffload, Log: cfg.Log, Stats: t.stats, Probe: probe, Out: out, In: in})
+		t.bind, t.offloads = b, b.Offloads
 	}
-	want := featAll
-	if cfg.DisableOffload {
-		want = featVnet
-	}
-	t.dev = newTunDevice(cfg.Name, k, cfg.Queues, want, cfg.Hook, cfg.Log, &t.stats)
-	t.dev.source4, t.dev.source6 = cfg.Source4, cfg.Source6
-	if b, ok := t.bind.(*bind); ok {
-		b.whole = &t.dev.whole
-		b.out, b.in = newBacklog(), newBacklog()
-		t.dev.out, t.dev.in = b.out, b.in
-	}
+	t.dev = tundev.New(tundev.Config{Name: cfg.Name, Kernel: p.kernel, Queues: cfg.Queues, DisableOffload: cfg.DisableOffload,
+		Hook: cfg.Hook, Log: cfg.Log, Stats: t.stats, Source4: cfg.Source4, Source6: cfg.Source6,
+		Echoes: echoes, Probe: probe, Out: out, In: in})
+	t.surveyor = pmtud.New(pmtud.Config{Device: t.dev, Echoes: echoes, Log: cfg.Log, Source4: cfg.Source4, Source6: cfg.Source6,
+		Pace: p.pace, Peers: t.surveyPeers, SetPathMTU: t.setPathMTU,
+		Changes: func() (uint64, uint64) { return t.stats.Handshakes.Load(), t.stats.Fallbacks.Load() }})
 	return t, nil
 }
 
-// Run carries traffic until ctx ends, and joins everything it started. The TUN device is left standing for the next
-// process: addresses and routes stay, connections wait. A Tunnel runs once.
+// Run carries traffic until ctx ends, and joins every goroutine that it started. The TUN device stays for the next process:
+// addresses and routes remain, connections wait. A Tunnel runs once.
 func (t *Tunnel) Run(ctx context.Context) (err error) {
 	lock, err := lockDevice(t.cfg.LockFile)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := t.dev.open(t.cfg.MTU); err != nil {
+	if err := t.dev.Open(t.cfg.MTU); err != nil {
 		return err
 	}
-	log := &engineLog{log: t.cfg.Log, stats: &t.stats, noAnswer: t.noAnswer, replay: t.replay, crossed: t.cross}
-	engine := device.NewDevice(t.dev, t.bind, log.logger())
-	defer engine.Close()
-	if err := engine.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)); err != nil {
-		return fmt.Errorf("set key and port of the WireGuard engine: %w", err)
+	log := newDeviceLog(deviceLogConfig{log: t.cfg.Log, stats: t.stats, noAnswer: t.noAnswer, replay: t.replay, crossed: t.cross})
+	wg := device.NewDevice(t.dev, t.bind, log.logger())
+	defer wg.Close()
+	if err := wg.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)); err != nil {
+		return fmt.Errorf("set key and port of the WireGuard device: %w", err)
 	}
-	if err := engine.Up(); err != nil {
+	if err := wg.Up(); err != nil {
 		return fmt.Errorf("open UDP port %d: %w", t.cfg.ListenPort, err)
 	}
 	t.mu.Lock()
-	t.engine = engine
+	t.wg = wg
 	err = t.apply()
 	t.mu.Unlock()
 	if err != nil {
-		t.cfg.Log.Warn("not all peers could be set", "err", err)
+		t.cfg.Log.Warn("cannot configure all peers of the WireGuard device", "err", err)
 	}
-	return t.serve(ctx, engine)
+	return t.serve(ctx, wg)
 }
 
-// serve runs everything beside the engine's own goroutines.
-func (t *Tunnel) serve(ctx context.Context, engine *device.Device) error {
+// serve runs the tunnel's own goroutines; the WireGuard device has started its own.
+func (t *Tunnel) serve(ctx context.Context, wg *device.Device) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if !t.cfg.DisableUAPI {
-		l, err := listenUAPI(t.cfg.UAPIDir, t.cfg.Name)
+		l, err := uapi.Listen(t.cfg.UAPIDir, t.cfg.Name)
 		if err != nil {
 			return err
 		}
-		g.Go(func() error { return t.serveUAPI(ctx, l) })
+		g.Go(func() error { return uapi.Serve(ctx, l, uapiDevice{t}) })
 	}
 	for i := 1; i < t.cfg.Queues; i++ {
-		r := newReader(t.dev, i)
-		g.Go(r.run)
+		g.Go(func() error { return t.dev.RunQueue(i) })
 	}
-	g.Go(func() error { t.greet(ctx); return nil })
-	g.Go(func() error { t.surveyPaths(ctx); return nil })
+	g.Go(func() error { t.repairHandshakes(ctx); return nil })
+	g.Go(func() error { t.surveyor.Run(ctx); return nil })
 	g.Go(func() error {
-		stagger(ctx, engine, func() uint64 { return t.stats.segments.Load() + t.stats.received.Load() })
+		colorBuffers(ctx, wg, func() uint64 { return t.stats.Segments.Load() + t.stats.Received.Load() })
 		return nil
 	})
 	g.Go(func() error {
@@ -131,14 +159,14 @@ func (t *Tunnel) serve(ctx context.Context, engine *device.Device) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-engine.Wait():
+		case <-wg.Wait():
 			return ErrStopped
 		}
 	})
 	close(t.ready)
 	err := g.Wait()
 	t.mu.Lock()
-	t.engine = nil
+	t.wg = nil
 	t.mu.Unlock()
 	return err
 }
@@ -146,39 +174,45 @@ func (t *Tunnel) serve(ctx context.Context, engine *device.Device) error {
 // Ready is closed when Run carries traffic.
 func (t *Tunnel) Ready() <-chan struct{} { return t.ready }
 
-// PublicKey returns the key that peers know this node by.
+// PublicKey returns the node's own public key.
 func (t *Tunnel) PublicKey() model.Key { return t.public }
 
 // SetMTU changes the device's MTU in bytes; peers with a smaller one keep theirs.
 func (t *Tunnel) SetMTU(mtu int) error {
 	c := t.cfg
 	if c.MTU = mtu; c.validate() != nil {
-		return fmt.Errorf("MTU %d: from %d to %d", mtu, minMTU, maxPacket-80)
+		return mtuError(mtu)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.engine == nil {
+	if t.wg == nil {
 		t.cfg.MTU = mtu
 		return nil
 	}
-	return t.dev.setMTU(mtu)
+	return t.dev.SetMTU(mtu)
 }
+
+// InjectHost writes packets to the host as if peers had sent them, through the TUN and without the hook. Each is one complete IP
+// packet with its checksums; a large one is fragmented. It may be called from any goroutine.
+func (t *Tunnel) InjectHost(pkts ...[]byte) error { return t.dev.InjectHost(pkts...) }
+
+// InjectPeer sends packets to the peers that own their destinations, without the hook. Each is one complete IP packet with its
+// checksums. Packets without an owner are dropped and counted; packets larger than the path MTU are fragmented. It may be called
+// from any goroutine.
+func (t *Tunnel) InjectPeer(pkts ...[]byte) error { return t.dev.InjectPeer(pkts...) }
 
 // Stats reads the counters and the offloads in use.
 func (t *Tunnel) Stats() Stats {
-	s := t.stats.read()
-	s.Offload = feature(t.dev.feat.Load()).names()
-	if b, ok := t.bind.(*bind); ok {
-		s.Offload = append(s.Offload, b.offloads()...)
-	}
+	s := t.stats.Read()
+	s.Offload = append(t.dev.Features(), t.offloads()...)
 	return s
 }
 
-// Delete removes the TUN device of that name from the host, for uninstalling. A device that is not there is fine;
-// one that is no multi-queue TUN is not ours and stays.
+// Delete removes the TUN device of that name from the host, for uninstalling. It succeeds if there is no such device. It fails while
+// another process holds the lock, and for a device that is no multi-queue TUN: warren has not created that.
 func Delete(name, lockFile string) error {
-	k := linuxKernel{}
-	if _, err := k.mtu(name); err != nil {
+	k := tunfd.Linux{}
+	if _, err := k.MTU(name); err != nil {
 		return nil
 	}
 	lock, err := lockDevice(lockFile)
@@ -186,9 +220,9 @@ func Delete(name, lockFile string) error {
 		return err
 	}
 	defer lock.Close()
-	q, err := k.attach(name, true)
+	q, err := k.Attach(name, true)
 	if err != nil {
-		return attachError(name, err)
+		return tundev.AttachError(name, err)
 	}
-	return errors.Join(q.setPersist(false), q.close())
+	return errors.Join(q.SetPersist(false), q.Close())
 }

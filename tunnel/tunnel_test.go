@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/tunnel/internal/tuntest"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 )
@@ -20,27 +21,27 @@ func portOf(addr string) uint16 { return netip.MustParseAddrPort(addr).Port() }
 // crossing sends super-packets and single packets of all kinds both ways and compares every byte.
 func crossing(t *testing.T, a, b *node) {
 	t.Helper()
-	for _, s := range []spec{tcpSpec(4, 1, pattern(50000)), tcpSpec(6, 9, pattern(61000)), udpSpec(4, 1, pattern(40000)), udpSpec(6, 3, pattern(30000))} {
+	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(50000)), tuntest.TCP(6, 9, tuntest.Pattern(61000)), tuntest.UDP(4, 1, tuntest.Pattern(40000)), tuntest.UDP(6, 3, tuntest.Pattern(30000))} {
 		for _, way := range []struct{ from, to *node }{{a, b}, {b, a}} {
 			s := s
 			if way.from == b {
-				s.src, s.dst = s.dst, s.src
+				s.Src, s.Dst = s.Dst, s.Src
 			}
-			want, same := naive(s, 1300), false
+			want, same := s.Segments(1300), false
 			for range 3 { // the kernel may change the order of datagrams on loopback when a thread changes CPUs
-				way.to.queue().taken()
-				way.from.queue().feed(s.super(1300))
+				way.to.queue().Taken()
+				way.from.queue().Feed(s.Super(1300))
 				var got [][]byte
 				wait(t, "segments at the other end", func() bool {
-					got = append(got, segmentsOf(t, way.to.queue().taken())...)
+					got = append(got, segmentsOf(t, way.to.queue().Taken())...)
 					return len(got) >= len(want)
 				})
-				if same = sameStream(got, want); same {
+				if same = tuntest.Same(got, want); same {
 					break
 				}
 			}
 			if !same {
-				t.Errorf("proto %d: stream differs at the other end", s.proto)
+				t.Errorf("proto %d: stream differs at the other end", s.Proto)
 			}
 		}
 	}
@@ -94,8 +95,8 @@ func TestPrefixMoves(t *testing.T) {
 	go func() {
 		defer close(fed)
 		for ctx.Err() == nil {
-			if len(a.queue().in) < 100 {
-				a.queue().feed(packet.Vnet{}, mark)
+			if len(a.queue().In) < 100 {
+				a.queue().Feed(packet.Vnet{}, mark)
 			}
 		}
 	}()
@@ -119,12 +120,12 @@ func TestNextEndpoint(t *testing.T) {
 	a, b := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil), startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil)
 	must(t, b.SetPeers([]Peer{a.peer("a", ipsA)}))
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.99:1", "192.0.2.2:1")}))
-	a.queue().feed(packet.Vnet{}, mark)
+	a.queue().Feed(packet.Vnet{}, mark)
 	wait(t, "the handshake over the second address", func() bool { return !a.Peers()[0].LastHandshake.IsZero() })
 	if e := a.Peers()[0].Endpoint; e.String() != "192.0.2.2:1" || a.Stats().Rotations == 0 {
 		t.Errorf("endpoint %v after %d rotations", e, a.Stats().Rotations)
 	}
-	wait(t, "the packet", func() bool { return len(b.queue().taken()) > 0 })
+	wait(t, "the packet", func() bool { return len(b.queue().Taken()) > 0 })
 }
 
 // TestRoamingSurvivesSetPeers: a peer that moved keeps its new address until the wish for it changes.
@@ -138,9 +139,9 @@ func TestRoamingSurvivesSetPeers(t *testing.T) {
 	n.hosts[netip.MustParseAddrPort("198.51.100.7:9")] = n.hosts[bb.addr]
 	bb.addr = netip.MustParseAddrPort("198.51.100.7:9")
 	n.mu.Unlock()
-	back := tcpSpec(4, 1, pattern(10))
-	back.src, back.dst = back.dst, back.src
-	b.queue().feed(packet.Vnet{}, back.bytes())
+	back := tuntest.TCP(4, 1, tuntest.Pattern(10))
+	back.Src, back.Dst = back.Dst, back.Src
+	b.queue().Feed(packet.Vnet{}, back.Bytes())
 	wait(t, "the new address", func() bool { return a.Peers()[0].Endpoint.String() == "198.51.100.7:9" })
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
 	if e := a.Peers()[0].Endpoint; e.String() != "198.51.100.7:9" {
@@ -161,14 +162,14 @@ func TestLossyNetwork(t *testing.T) {
 	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
 	settle(t, a, b)
 	want := map[string]bool{}
-	s := tcpSpec(6, 1, pattern(60000))
-	for _, x := range naive(s, 1000) {
+	s := tuntest.TCP(6, 1, tuntest.Pattern(60000))
+	for _, x := range s.Segments(1000) {
 		want[string(x)] = true
 	}
-	a.queue().feed(s.super(1000))
+	a.queue().Feed(s.Super(1000))
 	seen := 0
 	wait(t, "what the network did not lose", func() bool {
-		for _, x := range segmentsOf(t, b.queue().taken()) {
+		for _, x := range segmentsOf(t, b.queue().Taken()) {
 			if !want[string(x)] {
 				t.Fatal("a segment that was never sent")
 			}
@@ -182,11 +183,11 @@ func TestForeignSourceIsCounted(t *testing.T) {
 	n := newNetwork()
 	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
 	settle(t, a, b)
-	s := udpSpec(4, 1, pattern(10))
-	s.src = "10.99.0.1:1"
-	a.queue().feed(packet.Vnet{}, s.bytes())
+	s := tuntest.UDP(4, 1, tuntest.Pattern(10))
+	s.Src = "10.99.0.1:1"
+	a.queue().Feed(packet.Vnet{}, s.Bytes())
 	wait(t, "the drop", func() bool { return b.Stats().Drops["source_not_allowed"] == 1 })
-	if len(b.queue().taken()) != 0 {
+	if len(b.queue().Taken()) != 0 {
 		t.Error("it got through")
 	}
 }
@@ -195,7 +196,7 @@ func TestPeerWithoutEndpointIsCounted(t *testing.T) {
 	n := newNetwork()
 	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
 	must(t, a.SetPeers([]Peer{{Name: "b", PublicKey: key(3), AllowedIPs: ipsB}}))
-	a.queue().feed(packet.Vnet{}, mark)
+	a.queue().Feed(packet.Vnet{}, mark)
 	wait(t, "the drop", func() bool { return a.Stats().Drops["no_endpoint"] == 1 })
 }
 
@@ -205,13 +206,13 @@ func TestClockWentBack(t *testing.T) {
 	n := newNetwork()
 	var later atomic.Bool // three minutes later: no session counts
 	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
-	b := startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil, func(t *Tunnel) {
-		t.forgetSession = func(at time.Time) bool { return later.Load() || sessionGone(at) }
+	b := startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil, func(_ *Config, p *parts) {
+		p.sessionGone = func(at time.Time) bool { return later.Load() || sessionGone(at) }
 	})
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
 	must(t, b.SetPeers([]Peer{a.peer("a", ipsA, "192.0.2.1:1")}))
 	settle(t, a, b)
-	peer := b.engine.LookupPeer(device.NoisePublicKey(a.PublicKey()))
+	peer := b.wg.LookupPeer(device.NoisePublicKey(a.PublicKey()))
 	var first atomic.Pointer[[]byte]
 	record := func(from, _ netip.AddrPort, d []byte) bool {
 		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType && from.Addr() == netip.MustParseAddr("192.0.2.1") && first.Load() == nil {
@@ -221,10 +222,10 @@ func TestClockWentBack(t *testing.T) {
 		return false
 	}
 	n.serial(&record)
-	other := a.engine.LookupPeer(device.NoisePublicKey(b.PublicKey()))
+	other := a.wg.LookupPeer(device.NoisePublicKey(b.PublicKey()))
 	other.ExpireCurrentKeypairs()
-	a.queue().feed(packet.Vnet{}, mark)
-	wait(t, "a handshake of a", func() bool { return first.Load() != nil && len(b.queue().taken()) > 0 })
+	a.queue().Feed(packet.Vnet{}, mark)
+	wait(t, "a handshake of a", func() bool { return first.Load() != nil && len(b.queue().Taken()) > 0 })
 
 	was := b.Peers()[0].LastHandshake
 	replay := func() { // what b gets from a is now always older than what it had
@@ -248,20 +249,20 @@ func TestClockWentBack(t *testing.T) {
 // settle waits until packets get through both ways. The first ones may be lost to handshakes that cross.
 func settle(t *testing.T, a, b *node) {
 	t.Helper()
-	back := udpSpec(4, 1, []byte("settle"))
-	back.src, back.dst = back.dst, back.src
+	back := tuntest.UDP(4, 1, []byte("settle"))
+	back.Src, back.Dst = back.Dst, back.Src
 	for _, way := range []struct {
 		from, to *node
 		b        []byte
-	}{{a, b, mark}, {b, a, back.bytes()}} {
-		way.to.queue().taken()
+	}{{a, b, mark}, {b, a, back.Bytes()}} {
+		way.to.queue().Taken()
 		last := time.Time{}
 		wait(t, "the way to be open", func() bool {
 			if time.Since(last) > 100*time.Millisecond {
-				way.from.queue().feed(packet.Vnet{}, way.b)
+				way.from.queue().Feed(packet.Vnet{}, way.b)
 				last = time.Now()
 			}
-			return len(way.to.queue().taken()) > 0
+			return len(way.to.queue().Taken()) > 0
 		})
 	}
 }
@@ -287,10 +288,10 @@ func TestCrossedHandshakes(t *testing.T) {
 	n.serial(&hold)
 	must(t, b.SetPeers([]Peer{a.peer("a", ipsA, "192.0.2.1:1")}))
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
-	back := udpSpec(4, 1, []byte("x"))
-	back.src, back.dst = back.dst, back.src
-	a.queue().feed(packet.Vnet{}, mark)
-	b.queue().feed(packet.Vnet{}, back.bytes())
+	back := tuntest.UDP(4, 1, []byte("x"))
+	back.Src, back.Dst = back.Dst, back.Src
+	a.queue().Feed(packet.Vnet{}, mark)
+	b.queue().Feed(packet.Vnet{}, back.Bytes())
 	settle(t, a, b)
 	if r := a.Stats().Rotations + b.Stats().Rotations; r != 0 {
 		t.Errorf("the engine's five seconds have passed %d times", r)
@@ -300,7 +301,7 @@ func TestCrossedHandshakes(t *testing.T) {
 func TestSecondProcessIsRefused(t *testing.T) {
 	n := newNetwork()
 	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
-	other, err := newTunnel(a.cfg, &fakeKernel{}, n.bind("192.0.2.1:2"))
+	other, err := newTunnel(a.cfg, parts{kernel: &tuntest.Kernel{}, bind: n.bind("192.0.2.1:2")})
 	must(t, err)
 	if err := other.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "held by process") {
 		t.Errorf("second run: %v", err)
@@ -313,7 +314,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 
 func TestConfigReportsEverything(t *testing.T) {
 	_, err := New(Config{Name: "much/too/long/name", MTU: 5, Queues: 999, Source4: netip.MustParseAddr("fd00::1"), Source6: netip.MustParseAddr("10.0.0.1")})
-	for _, want := range []string{"device name", "MTU 5", "queues 999", "no private key", "not IPv4", "not IPv6"} {
+	for _, want := range []string{"device name", "MTU 5", "queues 999", "no private key", "expected an IPv4 address", "expected an IPv6 address"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not mention %q", err, want)
 		}
@@ -328,7 +329,7 @@ func TestRunReportsWhatFails(t *testing.T) {
 	} {
 		noLeaks(t)
 		cfg.Name, cfg.PrivateKey, cfg.ListenPort = "test9", testKey(t, 9), 1
-		tn, err := newTunnel(cfg.withDefaults(), &fakeKernel{}, newNetwork().bind("192.0.2.1:1"))
+		tn, err := newTunnel(cfg.withDefaults(), parts{kernel: &tuntest.Kernel{}, bind: newNetwork().bind("192.0.2.1:1")})
 		must(t, err)
 		if err := tn.Run(context.Background()); err == nil {
 			t.Errorf("%s: no error", name)
@@ -340,8 +341,8 @@ func TestSetMTU(t *testing.T) {
 	a := startNode(t, 1, newNetwork().bind("192.0.2.1:1"), 1, nil)
 	must(t, a.SetPeers([]Peer{{Name: "b", PublicKey: key(3), AllowedIPs: ipsB, MTU: 1400}}))
 	must(t, a.SetMTU(1300))
-	if a.k.mtuSet != 1300 || a.Peers()[0].MTU != 1300 {
-		t.Errorf("device %d, peer %d", a.k.mtuSet, a.Peers()[0].MTU)
+	if a.k.MTUSet != 1300 || a.Peers()[0].MTU != 1300 {
+		t.Errorf("device %d, peer %d", a.k.MTUSet, a.Peers()[0].MTU)
 	}
 	if a.SetMTU(1) == nil {
 		t.Error("MTU 1 was taken")

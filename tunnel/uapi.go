@@ -1,151 +1,121 @@
 package tunnel
 
 import (
-	"bufio"
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
-	"path/filepath"
-	"strings"
-	"sync"
+	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel/internal/uapi"
 	"golang.org/x/sys/unix"
 )
 
-// The socket for wg(8) (https://www.wireguard.com/xplatform/). "get" is the engine's own answer. "set" may not
-// change anything that the cluster decides: see uapiset.go.
+// uapiDevice decides about requests of wg(8). "wg set", "wg syncconf" and "wg setconf" may repeat what is configured, and set the
+// endpoint of a peer (roaming does the same, and a handshake that fails undoes it). Key, port and mark belong to the agent: EPERM.
+// New peers come from the store or from `warren peer add`: EPERM. Every other setting of a peer belongs to the store. Such a change
+// is answered with success, not passed to the WireGuard device, and logged, so no session and no packet is lost to it.
+type uapiDevice struct{ t *Tunnel }
 
-const (
-	uapiClients = 8               // connections served at a time
-	uapiTimeout = 5 * time.Second // for one request and its answer
-	uapiLimit   = 1 << 20         // bytes of one request
-)
-
-// listenUAPI makes the socket, replacing one that a dead process left.
-func listenUAPI(dir, name string) (*net.UnixListener, error) {
-	path := filepath.Join(dir, name+".sock")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make folder for the WireGuard socket: %w", err)
-	}
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("socket %s: another process answers on it", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	// Until here only root could connect too: connecting needs write permission, which the umask denies to others.
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("protect %s: %w", path, err)
-	}
-	return l, nil
-}
-
-func (t *Tunnel) serveUAPI(ctx context.Context, l *net.UnixListener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
-	slots := make(chan struct{}, uapiClients)
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept on the WireGuard socket: %w", err)
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			c.Close()
-			continue
-		}
-		wg.Go(func() {
-			defer func() { c.Close(); <-slots }()
-			end := context.AfterFunc(ctx, func() { c.Close() })
-			defer end()
-			t.converse(c)
-		})
-	}
-}
-
-// converse answers requests on one connection until it ends.
-func (t *Tunnel) converse(c net.Conn) {
-	for {
-		if err := c.SetDeadline(time.Now().Add(uapiTimeout)); err != nil {
-			return
-		}
-		// A reader per request bounds what one may send; wg(8) waits for the answer before it asks again.
-		in := bufio.NewReaderSize(io.LimitReader(c, uapiLimit), 4096)
-		if !t.request(in, c) {
-			return
-		}
-	}
-}
-
-// request answers one operation and reports whether another may follow.
-func (t *Tunnel) request(in *bufio.Reader, out io.Writer) bool {
-	op, err := readLine(in)
-	if err != nil {
-		return false
-	}
-	var text string
-	switch op {
-	case "get=1":
-		if end, err := readLine(in); err != nil || end != "" {
-			return false
-		}
-		text, err = t.uapiGet()
-	case "set=1":
-		err = t.uapiSet(in)
-	default:
-		return false
-	}
-	_, werr := fmt.Fprintf(out, "%serrno=%d\n\n", text, errnoOf(err))
-	return werr == nil && !errors.Is(err, errProtocol)
-}
-
-var errProtocol = errors.New("not the WireGuard configuration protocol")
-
-// readLine reads one line without its end. Lines are short: the longest is a key or an address.
-func readLine(in *bufio.Reader) (string, error) {
-	line, err := in.ReadSlice('\n')
-	if err != nil {
-		return "", errProtocol
-	}
-	return strings.TrimSuffix(string(line), "\n"), nil
-}
-
-// errnoOf is what wg(8) prints as the reason; it expects the number below zero, as the engine's own socket sends it.
-func errnoOf(err error) int {
-	var errno unix.Errno
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &errno):
-		return -int(errno)
-	case errors.Is(err, errProtocol):
-		return -int(unix.EPROTO)
-	}
-	return -int(unix.EIO)
-}
-
-func (t *Tunnel) uapiGet() (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.engine == nil {
+// Get returns the WireGuard device's own answer.
+func (u uapiDevice) Get() (string, error) {
+	u.t.mu.Lock()
+	defer u.t.mu.Unlock()
+	if u.t.wg == nil {
 		return "", unix.ENODEV
 	}
-	return t.engine.IpcGet()
+	return u.t.wg.IpcGet()
+}
+
+// Set carries out a request, completely or not at all.
+func (u uapiDevice) Set(r uapi.Request) error {
+	t := u.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.wg == nil {
+		return unix.ENODEV
+	}
+	if err := t.permitted(r); err != nil {
+		t.cfg.Log.Warn("refused a change through the WireGuard socket", "err", err)
+		return err
+	}
+	named := map[model.Key]bool{}
+	for i := range r.Peers {
+		p := &r.Peers[i]
+		s := t.states[p.Key]
+		if s == nil {
+			continue
+		}
+		named[p.Key] = true
+		if p.Endpoint.IsValid() && !p.Remove {
+			if err := t.configure(s.want.Name, "set", keyLine(p.Key)+"endpoint="+p.Endpoint.String()+"\n"); err != nil {
+				return err
+			}
+		}
+		if what := deviation(p, s.want); what != "" {
+			t.cfg.Log.Warn("ignored a change through the WireGuard socket: peers are set by the cluster", "peer", s.want.Name, "object", what)
+		}
+	}
+	if r.ReplacePeers {
+		for _, w := range t.want {
+			if !named[w.PublicKey] {
+				t.cfg.Log.Warn("ignored a change through the WireGuard socket: peers are set by the cluster", "peer", w.Name, "object", "peer")
+			}
+		}
+	}
+	return nil
+}
+
+// permitted returns an error for changes that must not be answered with success.
+func (t *Tunnel) permitted(r uapi.Request) error {
+	if r.PrivateKey != nil && *r.PrivateKey != t.cfg.PrivateKey {
+		return fmt.Errorf("private key: it is created once and cannot be changed: %w", unix.EPERM)
+	}
+	if r.ListenPort != nil && *r.ListenPort != t.cfg.ListenPort {
+		return fmt.Errorf("listen port %d: set it in the agent's configuration: %w", *r.ListenPort, unix.EPERM)
+	}
+	if r.Mark != nil && *r.Mark != 0 {
+		return fmt.Errorf("mark %d: not supported: %w", *r.Mark, unix.EPERM)
+	}
+	for _, p := range r.Peers {
+		if t.states[p.Key] == nil && !p.Remove && !p.UpdateOnly && p.Key != t.public {
+			return fmt.Errorf("peer %s: use warren peer add: %w", p.Key, unix.EPERM)
+		}
+	}
+	return nil
+}
+
+// deviation names what the request would change about a peer, or "".
+func deviation(p *uapi.RequestPeer, want Peer) string {
+	ips := slices.Clone(want.AllowedIPs)
+	if p.ReplaceIPs {
+		ips = nil
+	}
+	ips = append(ips, p.AddIPs...)
+	ips = slices.DeleteFunc(ips, func(c netip.Prefix) bool { return slices.Contains(p.LessIPs, c) })
+	switch {
+	case p.Remove:
+		return "peer"
+	case p.PresharedKey != nil && *p.PresharedKey != want.PresharedKey:
+		return "preshared key"
+	case p.Keepalive != nil && *p.Keepalive != want.Keepalive.Truncate(time.Second):
+		return "persistent keepalive"
+	case !samePrefixes(ips, want.AllowedIPs):
+		return "allowed ips"
+	}
+	return ""
+}
+
+func samePrefixes(a, b []netip.Prefix) bool {
+	for _, c := range a {
+		if !slices.Contains(b, c) {
+			return false
+		}
+	}
+	for _, c := range b {
+		if !slices.Contains(a, c) {
+			return false
+		}
+	}
+	return true
 }

@@ -62,7 +62,7 @@ func (s *Store) Peers() (out []tunnel.Peer) {
 			continue // Validate refuses it, so the file was edited by hand
 		}
 		out = append(out, tunnel.Peer{Name: p.Name, PublicKey: k, Endpoints: p.Endpoints, AllowedIPs: p.AllowedIPs,
-			Keepalive: time.Duration(p.Keepalive) * time.Second, Foreign: true})
+			Keepalive: time.Duration(p.Keepalive) * time.Second, External: true})
 	}
 	return out
 }

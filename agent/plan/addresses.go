@@ -171,7 +171,7 @@ func (p *Plan) balancer(in *Input) servicelb.Self {
 func (p *Plan) peerNodeAddrs(in *Input) (out []netip.Addr) {
 	for _, peer := range p.Peers {
 		for _, a := range peer.AllowedIPs {
-			if a.IsSingleIP() && !peer.Foreign && !netx.Contains(in.Cluster.PodCIDRs, a.Addr()) {
+			if a.IsSingleIP() && !peer.External && !netx.Contains(in.Cluster.PodCIDRs, a.Addr()) {
 				out = append(out, a.Addr())
 			}
 		}

@@ -37,7 +37,7 @@ func announced(in *Input, peers []tunnel.Peer) (d announce.Desired) {
 func announcePeers(in *Input, peers []tunnel.Peer, f model.Family) (out []announce.Peer) {
 	for _, p := range peers {
 		for _, c := range p.AllowedIPs {
-			if !p.Foreign && netx.Contains(in.Cluster.PodCIDRs, c.Addr()) && model.FamilyOf(c.Addr()) == f {
+			if !p.External && netx.Contains(in.Cluster.PodCIDRs, c.Addr()) && model.FamilyOf(c.Addr()) == f {
 				out = append(out, announce.Peer{Name: p.Name, Addr: PodNetAddr(c)})
 				break
 			}

@@ -20,7 +20,7 @@ func TestOtherNetworks_UnclaimedPodCIDRs_SkipTheTUN(t *testing.T) {
 	peers := []tunnel.Peer{
 		{Name: "n2", AllowedIPs: []netip.Prefix{p("10.42.2.0/24"), p("192.0.2.2/32")}},
 		{Name: "n4", AllowedIPs: []netip.Prefix{p("10.42.4.0/24")}},
-		{Name: "laptop", Foreign: true, AllowedIPs: []netip.Prefix{p("10.42.5.0/24")}}}
+		{Name: "laptop", External: true, AllowedIPs: []netip.Prefix{p("10.42.5.0/24")}}}
 	in.Snapshot = &model.Snapshot{Nodes: []model.Node{{Name: "n2", Alive: true}, {Name: "n4"}},
 		Blocks: []model.Block{{CIDR: p("10.42.6.0/24"), Node: "n4"}, {CIDR: p("10.42.7.0/24"), Node: "n7"}}}
 	x := Plan{Peers: peers}

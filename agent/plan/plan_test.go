@@ -223,7 +223,7 @@ func TestMake_Endpoints_ConfiguredBeforeUnderlay(t *testing.T) {
 // An external peer is part of the plan, and the same input gives the same plan twice.
 func TestMake_ExternalPeer_IsInThePlanTwice(t *testing.T) {
 	in := testInput()
-	in.External = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(9), AllowedIPs: []netip.Prefix{pfx("10.99.0.5/32")}, Foreign: true}}
+	in.External = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(9), AllowedIPs: []netip.Prefix{pfx("10.99.0.5/32")}, External: true}}
 	a, b := mustMake(t, in).text(), mustMake(t, in).text()
 	if a != b {
 		t.Error("two plans of one input differ")

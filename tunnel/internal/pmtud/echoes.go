@@ -1,0 +1,65 @@
+package pmtud
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	"github.com/warrennet/warren/internal/packet"
+)
+
+// Echoes matches ICMP echo replies to the requests under way. The zero value is ready; a nil Echoes matches nothing.
+type Echoes struct {
+	id   atomic.Uint32 // identifier of the requests with bit 16 set; 0 before the first
+	mu   sync.Mutex
+	seq  uint16
+	wait map[uint16]chan struct{}
+}
+
+// used marks that Echoes has an identifier.
+const used = 1 << 16
+
+// lateReplies is the number of requests whose late replies are still recognised.
+const lateReplies = 64
+
+// begin returns identifier and sequence number of a request, and the channel that receives its reply.
+func (e *Echoes) begin() (id, seq uint16, answer chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.wait == nil {
+		e.wait = map[uint16]chan struct{}{}
+		e.id.Store(used | rand.Uint32N(used))
+	}
+	e.seq++
+	answer = make(chan struct{}, 1)
+	e.wait[e.seq] = answer
+	return uint16(e.id.Load()), e.seq, answer
+}
+
+func (e *Echoes) end(seq uint16) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.wait, seq)
+}
+
+// Answered reports whether a packet from a peer is the reply to a probe or control; such a packet ends here.
+func (e *Echoes) Answered(pkt *packet.Packet) bool {
+	if e == nil {
+		return false
+	}
+	id, request, ok := pkt.Echo()
+	if !ok || request || used|uint32(id) != e.id.Load() {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seq := pkt.EchoSequence()
+	if e.seq-seq >= lateReplies {
+		return false
+	}
+	select {
+	case e.wait[seq] <- struct{}{}:
+	default: // late, or a duplicate
+	}
+	return true
+}

@@ -1,6 +1,0 @@
-//go:build race
-
-package tunnel
-
-// raceOn: under the race detector sync.Pool forgets at random, so allocations cannot be counted.
-const raceOn = true
