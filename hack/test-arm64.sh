@@ -9,4 +9,4 @@ GOARCH=arm64 go vet ./cmd/... ./agent
 # Tests that start processes of their own are left out, since those would have to be emulated, too.
 GOARCH=arm64 go test -count=1 -exec qemu-aarch64-static \
   -skip 'Offload|Kernel|UnderlayMTU|Adoption|OnlyCiphertext|StockPeer|WG|Delete|Router|SeveralUnderlay' \
-  ./internal/packet ./servicelb ./ipam ./internal/store/disk ./dns ./tunnel "$@"
+  ./internal/packet ./servicelb ./servicelb/internal/... ./ipam ./internal/store/disk ./dns ./tunnel "$@"

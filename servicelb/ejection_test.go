@@ -14,7 +14,7 @@ import (
 type rig struct {
 	*testing.T
 	*Balancer
-	a     places
+	a     testAddrs
 	svc   model.Service
 	parts []model.EndpointSlice
 	maker *Builder
@@ -24,7 +24,7 @@ type rig struct {
 }
 
 // newRig makes a Service with n backends on another node.
-func newRig(t *testing.T, a places, n int, annotations map[string]string) *rig {
+func newRig(t *testing.T, a testAddrs, n int, annotations map[string]string) *rig {
 	r := &rig{T: t, a: a, maker: &Builder{}, down: map[netip.Addr]bool{}, port: 1024, last: ip(a.outside)}
 	var backends []string
 	for i, x := 0, ip(a.far); i < n; i, x = i+1, x.Next() {
@@ -63,7 +63,7 @@ func (r *rig) syn(client string) *packet.Packet {
 	return p
 }
 
-// answer is what the backend says to the packet.
+// answer sends the backend's answer to a packet.
 func (r *rig) answer(p *packet.Packet) {
 	r.Helper()
 	flags := uint8(packet.SYN | packet.ACK)
@@ -88,12 +88,12 @@ func (r *rig) calls(n int) map[netip.Addr]int {
 
 var eject5 = map[string]string{EjectAnnotation: "5"}
 
-// A backend that refuses is chosen five times and then not for ten seconds; one connection tries it, then not for
-// twenty; the next trial succeeds and it is back. Whatever the algorithm.
-func TestEjection(t *testing.T) {
+// A backend that refuses is selected five times and then not for ten seconds. One connection tries it, then none for
+// twenty seconds. The next trial succeeds and the backend is selected again. So with every algorithm.
+func TestEjection_BackendRefuses_EjectedThenTried(t *testing.T) {
 	for _, algo := range []string{"random", "round-robin", "least-connections", "maglev", "affinity"} {
 		t.Run(algo, func(t *testing.T) {
-			both(t, func(t *testing.T, a places) {
+			eachFamily(t, func(t *testing.T, a testAddrs) {
 				r := newRig(t, a, 3, map[string]string{EjectAnnotation: "5", Annotation: algo})
 				if algo == "affinity" {
 					r.svc.Affinity = time.Hour
@@ -121,13 +121,13 @@ func TestEjection(t *testing.T) {
 					p := r.syn(r.last.String())
 					if p.Dst == bad {
 						trials++
-						defer r.answer(p) // later than anybody waits
+						defer r.answer(p) // after every timeout
 					}
 				}
 				if trials != 1 {
 					t.Fatalf("%d connections try at once", trials)
 				}
-				reached("a trial goes on", 0)
+				reached("during a trial", 0)
 				r.clock.Add(table.TrialTime)
 				reached("another trial", 1)
 				r.clock.Add(19)
@@ -148,8 +148,8 @@ func TestEjection(t *testing.T) {
 	}
 }
 
-// Without the annotation nothing is ejected, nor for other protocols, nor by successes in between.
-func TestEjectionIsOptional(t *testing.T) {
+// Nothing is ejected without the annotation, nor if connections succeed in between.
+func TestEjection_WithoutAnnotationOrFailuresInARow_None(t *testing.T) {
 	a := families["4"]
 	for _, value := range []string{"", "0", "-1", "many", "5000"} {
 		r := newRig(t, a, 3, map[string]string{EjectAnnotation: value})
@@ -172,9 +172,9 @@ func TestEjectionIsOptional(t *testing.T) {
 	}
 }
 
-// More than half of the backends are never out: neither by failures, nor when the others go.
-func TestEjectionSpares(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// Never more than half of the backends are ejected: neither by failures, nor when other backends are removed.
+func TestEjection_AllBackendsFail_HalfRemain(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		for n, most := range map[int]int{1: 0, 2: 1, 3: 1, 4: 2, 5: 2} {
 			r := newRig(t, a, n, eject5)
 			for i := range n {
@@ -195,16 +195,16 @@ func TestEjectionSpares(t *testing.T) {
 			}
 			r.Set(r.maker.Build(testSelf(), r.snap()))
 			if count := r.calls(100); len(count) < 2 {
-				t.Errorf("of what is left, only %v is chosen", count)
+				t.Errorf("of the remaining backends only %v is selected", count)
 			}
 		}
 	})
 }
 
-// A connection fails once: when its SYN is repeated after three seconds, when it ends without an answer, or when an error
-// says that nobody is there; a packet that was too large says nothing.
-func TestEjectionWithoutAnswers(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A connection counts as one failure: when its SYN is repeated after three seconds, when it ends without an answer, or at
+// an ICMP destination unreachable. "Fragmentation needed" is no failure.
+func TestEjection_UnansweredConnection_CountsOnce(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		repeat := func(r *rig, p *packet.Packet, client string) {
 			q := mk(packet.ProtoTCP, at(client, p.SrcPort), at(a.vip, 80), packet.SYN)
 			want(t, r.Balancer, r.Outbound(q), packet.VerdictPeer, "SYN again")
@@ -260,7 +260,7 @@ func TestEjectionWithoutAnswers(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		r.answer(p)
-		unreachable(r, p, packet.NoHost) // of a connection that stands
+		unreachable(r, p, packet.NoHost) // of an established connection
 		if got := r.Ejections(); len(got) != 0 {
 			t.Errorf("%+v", got)
 		}
@@ -272,7 +272,7 @@ func TestEjectionWithoutAnswers(t *testing.T) {
 	})
 }
 
-// tooBig is an ICMP error that says a packet did not fit.
+// tooBig is the ICMP error for a packet that was too large.
 func tooBig(p *packet.Packet, from netip.Addr) *packet.Packet {
 	e := errorAbout(p, from)
 	if e.Version == 4 {
@@ -283,9 +283,9 @@ func tooBig(p *packet.Packet, from netip.Addr) *packet.Packet {
 	return parsed(e.Buf)
 }
 
-// What is known of a backend outlives changes of its Service, of the node and of others; not the annotation, nor the
-// backend itself. Connections that stand go on.
-func TestEjectionThroughChanges(t *testing.T) {
+// The record of a backend survives changes of its Service, of the node and of other objects. It ends with the annotation
+// and with the backend. Established connections continue.
+func TestEjection_TableChanges_RecordsRetained(t *testing.T) {
 	a := families["4"]
 	r := newRig(t, a, 3, eject5)
 	old := r.syn(a.pod)
@@ -311,7 +311,7 @@ func TestEjectionThroughChanges(t *testing.T) {
 	set()
 	is("another node came", 1)
 	p := mk(packet.ProtoTCP, at(a.pod, old.SrcPort), at(a.vip, 80), packet.ACK)
-	if want(t, r.Balancer, r.Outbound(p), packet.VerdictPeer, "a connection that stands"); p.Destination() != old.Destination() {
+	if want(t, r.Balancer, r.Outbound(p), packet.VerdictPeer, "an established connection"); p.Destination() != old.Destination() {
 		t.Errorf("it went to %v", p.Destination())
 	}
 	r.svc.Annotations = nil
@@ -330,9 +330,9 @@ func TestEjectionThroughChanges(t *testing.T) {
 	is("the backend is a new one", 0)
 }
 
-// Sessions leave a backend that is out, and stay where they went.
-func TestEjectionMovesSessions(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A session leaves an ejected backend and stays at the new one.
+func TestEjection_SessionAffinity_SessionMovesAndStays(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		r := newRig(t, a, 3, eject5)
 		r.svc.Affinity = time.Hour
 		r.Set(r.maker.Build(testSelf(), r.snap()))
@@ -347,14 +347,14 @@ func TestEjectionMovesSessions(t *testing.T) {
 		}
 		next := r.syn(a.pod).Dst
 		if next == home {
-			t.Fatal("the session stays at a backend that is out")
+			t.Fatal("the session stays at an ejected backend")
 		}
 		r.clock.Add(1000)
 		delete(r.down, home)
 		for range 20 {
 			p := r.syn(a.pod)
 			if p.Dst != next {
-				t.Fatalf("the session went on from %v to %v", next, p.Dst)
+				t.Fatalf("the session moved from %v to %v", next, p.Dst)
 			}
 			r.answer(p)
 		}

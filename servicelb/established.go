@@ -43,10 +43,8 @@ func (b *Balancer) established(v *view, p *packet.Packet, k *conntrack.Key, in i
 		b.addToMeter(v, e.Entry, e.Dir)
 	}
 	to := e.Tuple(e.Dir.Opposite())
-	if in == fromHost && b.renewOffload(v, &e) {
-		c := candidateOf(&e)
-		e.Unlock()
-		b.assignSlot(v, &c)
+	if in == fromHost && b.offloads.Enabled() {
+		b.renewOffload(v, &e)
 	} else {
 		e.Unlock()
 	}

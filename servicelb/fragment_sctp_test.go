@@ -40,8 +40,8 @@ func sctpFragments(src, dst netip.AddrPort, id uint32, payload int) (out []*pack
 	return out
 }
 
-// together is what a receiver makes of fragments, in any order.
-func together(t *testing.T, fragments []*packet.Packet) (src, dst netip.AddrPort, l4 []byte) {
+// reassemble is what a receiver does with fragments, in any order.
+func reassemble(t *testing.T, fragments []*packet.Packet) (src, dst netip.AddrPort, l4 []byte) {
 	t.Helper()
 	for _, p := range fragments {
 		if intact(t, p); p.Src != fragments[0].Src || p.Dst != fragments[0].Dst || p.FragID != fragments[0].FragID {
@@ -60,9 +60,9 @@ func together(t *testing.T, fragments []*packet.Packet) (src, dst netip.AddrPort
 	return src, dst, l4
 }
 
-// SCTP in fragments passes a Service whose port is not its target's, both ways, with a checksum that is right.
-func TestSCTPInFragments(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// Fragmented SCTP passes a Service whose port differs from the target port, in both directions, with a correct checksum.
+func TestFragment_SCTPPortsChanged_ChecksumCorrect(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 8080, a.far)))
 		var sent []*packet.Packet
 		var where packet.Verdict
@@ -87,7 +87,7 @@ func TestSCTPInFragments(t *testing.T) {
 				if len(sent) != len(fragments) || where != c.to {
 					t.Fatalf("%d of %d fragments went, the first one %v", len(sent), len(fragments), where)
 				}
-				src, dst, l4 := together(t, sent)
+				src, dst, l4 := reassemble(t, sent)
 				if sumIntact(t, src.Addr(), dst.Addr(), packet.ProtoSCTP, l4); src != c.as || dst != c.at || len(l4) != 12+payload {
 					t.Fatalf("%v -> %v with %d bytes", src, dst, len(l4))
 				}
@@ -102,13 +102,14 @@ func TestSCTPInFragments(t *testing.T) {
 	})
 }
 
-// What keeps its ports does not wait; what waits in vain makes room; nothing waits where nobody could send it.
-func TestSCTPFragmentsAreHeldInBounds(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A first fragment is held only if its ports change and a send function is set. The oldest held fragment is dropped when
+// too many wait.
+func TestFragment_SCTPFirstFragments_HeldInBounds(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		b := newBalancer(t, 256, tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 80, a.far)))
 		want(t, b, b.Outbound(sctpFragments(at(a.pod, 4000), at(a.vip, 80), 1, 600)[0]), packet.VerdictPeer, "the same ports")
 		b.Set(tableOf(service("web", packet.ProtoSCTP, a.vip, 80, 8080, a.far)))
-		want(t, b, b.Outbound(sctpFragments(at(a.pod, 4001), at(a.vip, 80), 2, 600)[0]), packet.VerdictDrop, "nobody sends")
+		want(t, b, b.Outbound(sctpFragments(at(a.pod, 4001), at(a.vip, 80), 2, 600)[0]), packet.VerdictDrop, "no send function")
 		sent := 0
 		b.SendBy(func([]byte, packet.Verdict) { sent++ })
 		before := b.Stats().Dropped["fragment"]
@@ -116,7 +117,7 @@ func TestSCTPFragmentsAreHeldInBounds(t *testing.T) {
 			want(t, b, b.Outbound(sctpFragments(at(a.pod, 4002), at(a.vip, 80), 100+i, 600)[0]), packet.VerdictDrop, "first without a last")
 		}
 		if n := b.Stats().Dropped["fragment"] - before; n != 100-uint64(len(b.sctpHeads.list)) {
-			t.Fatalf("%d gave way", n)
+			t.Fatalf("%d were dropped", n)
 		}
 		b.clock.Add(fragmentTimeout + 1)
 		late := sctpFragments(at(a.pod, 4002), at(a.vip, 80), 199, 600)[1]

@@ -42,8 +42,8 @@ func fragmentOf(src, dst netip.AddrPort, id uint32, first bool) *packet.Packet {
 	return p
 }
 
-func TestFragments(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+func TestFragment_LaterFragments_TranslatedLikeTheFirst(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
 		client, vip := at(a.pod, 4000), at(a.vip, 80)
 		want(t, b, b.Outbound(fragmentOf(client, vip, 1, false)), packet.VerdictDrop, "later before first")
@@ -67,10 +67,10 @@ func TestFragments(t *testing.T) {
 		}
 		want(t, b, b.Outbound(fragmentOf(client, at(a.far, 9), 4, false)), packet.VerdictPeer, "later, to a Pod")
 		want(t, b, b.Inbound(fragmentOf(at(a.far, 9), client, 4, false)), packet.VerdictReflect, "later, from a Pod")
-		want(t, b, b.Outbound(fragmentOf(client, at(a.endpoint, 9), 4, false)), packet.VerdictDrop, "later, to the world")
-		want(t, b, b.Outbound(fragmentOf(client, at(a.endpoint, 9), 5, true)), packet.VerdictReflect, "first, to the world")
+		want(t, b, b.Outbound(fragmentOf(client, at(a.endpoint, 9), 4, false)), packet.VerdictDrop, "later, to an external network")
+		want(t, b, b.Outbound(fragmentOf(client, at(a.endpoint, 9), 5, true)), packet.VerdictReflect, "first, to an external network")
 		p = fragmentOf(client, at(a.endpoint, 9), 5, false)
-		want(t, b, b.Outbound(p), packet.VerdictReflect, "later, to the world")
+		want(t, b, b.Outbound(p), packet.VerdictReflect, "later, to an external network")
 		if p.Src != ip(a.node) {
 			t.Fatal(p.Src)
 		}
@@ -79,7 +79,7 @@ func TestFragments(t *testing.T) {
 	})
 }
 
-func TestUDPWithoutChecksum(t *testing.T) {
+func TestUDPFlow_NoChecksum_StaysWithout(t *testing.T) {
 	a := families["4"]
 	b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)))
 	p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 80), 0)
@@ -90,10 +90,10 @@ func TestUDPWithoutChecksum(t *testing.T) {
 	}
 }
 
-// A datagram to a node port that arrived in fragments is handed over whole by the host: a new flow, a known one, a refusal;
-// what is for nobody here stays the host's.
-func TestDatagramFromHost(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// The host passes on a datagram to a node port that it has reassembled: it opens a flow, belongs to one, or is rejected.
+// A datagram without frontend is left to the host.
+func TestFromHost_ReassembledDatagram_HandledLikeAPacket(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, a.far)
 		svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
 		b := newBalancer(t, 64, tableOf(svc, parts))
@@ -105,7 +105,7 @@ func TestDatagramFromHost(t *testing.T) {
 				t.Fatal(p.Destination())
 			}
 		}
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, at(a.node, 30081), 0)), packet.VerdictDrop, "nobody's")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, at(a.node, 30081), 0)), packet.VerdictDrop, "no frontend")
 		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 9), node, 0)), packet.VerdictDrop, "spoofed")
 		b.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
 		want(t, b, b.FromHost(mk(packet.ProtoUDP, client, node, 0)), packet.VerdictDrop, "no Service")

@@ -8,8 +8,8 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// TestHostPorts: the same number on several addresses and protocols leads to several Pods.
-func TestHostPorts(t *testing.T) {
+// The same host port on several addresses and protocols belongs to several Pods.
+func TestHostPort_SameNumberOnSeveralAddresses_SeveralPods(t *testing.T) {
 	a := families["4"]
 	pod := func(name, node, addr string, ports ...model.HostPort) model.Pod {
 		return model.Pod{ObjectName: model.ObjectName{Namespace: "d", Name: name}, Node: node, Addrs: []netip.Addr{ip(addr)}, HostPorts: ports}
@@ -17,7 +17,7 @@ func TestHostPorts(t *testing.T) {
 	s := snap(nil, nil)
 	s.Pods = []model.Pod{
 		pod("any", "n1", "10.42.1.7", model.HostPort{Protocol: model.TCP, HostPort: 8080, ContainerPort: 80}),
-		pod("elsewhere", "n2", "10.42.2.7", model.HostPort{Protocol: model.TCP, HostPort: 9090, ContainerPort: 80}),
+		pod("remote", "n2", "10.42.2.7", model.HostPort{Protocol: model.TCP, HostPort: 9090, ContainerPort: 80}),
 		pod("local", "n1", "10.42.1.8", model.HostPort{Protocol: model.TCP, HostPort: 8081, ContainerPort: 81, HostIP: ip("127.0.0.1")}),
 		pod("node", "n1", "10.42.1.9", model.HostPort{Protocol: model.TCP, HostPort: 8081, ContainerPort: 82, HostIP: ip(a.node)}),
 		pod("udp", "n1", "10.42.1.10", model.HostPort{Protocol: model.UDP, HostPort: 8080, ContainerPort: 83}),
@@ -41,7 +41,7 @@ func TestHostPorts(t *testing.T) {
 		}
 		want(t, b, b.Outbound(p), packet.VerdictReflect, c.back)
 		if intact(t, p); p.Destination() != netip.MustParseAddrPort(c.back) {
-			t.Errorf("%s:%d leads to %v, want %s", c.dst, c.port, p.Destination(), c.back)
+			t.Errorf("%s:%d is forwarded to %v, want %s", c.dst, c.port, p.Destination(), c.back)
 		}
 	}
 	next := *s
@@ -56,8 +56,8 @@ func TestHostPorts(t *testing.T) {
 	want(t, b, b.Outbound(p), packet.VerdictReply, "a connection to the Pod that had it")
 }
 
-func TestHealthCheckNodePort(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+func TestHealthCheckNodePort_ExternalClient_ReachesAgent(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
 		svc.HealthCheckNodePort = 31000
 		self := testSelf()

@@ -50,7 +50,7 @@ func isPortUnreachable(p *packet.Packet) bool {
 }
 
 // isHostError reports whether an ICMP error is about traffic of the host itself, or traffic that the host routes between
-// networks that are not Pod networks. Policy routing cannot tell such an error from one about a flow.
+// networks that are not Pod networks. Policy routing rules match such an error as well as one about a flow.
 func (v *view) isHostError(p *packet.Packet) bool {
 	return !v.IsPod(p.Src) && !v.IsPod(p.Dst) && !v.IsExternalPeer(p.Dst)
 }

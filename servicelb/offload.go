@@ -38,23 +38,24 @@ func offloadable(flags conntrack.Flags, status conntrack.Status) bool {
 	return false
 }
 
-// renewOffload arms the slot of a flow that the table has just confirmed. It reports whether the flow has no slot and
-// should get one. The flow is locked.
-func (b *Balancer) renewOffload(v *view, e *conntrack.Locked) (wantsSlot bool) {
-	if !b.offloads.Enabled() {
-		return false
-	}
+// renewOffload arms the slot of a flow that the table has just confirmed, or gives it a slot, and unlocks the flow.
+func (b *Balancer) renewOffload(v *view, e *conntrack.Locked) {
 	ok := offloadable(e.Flags(), e.Status())
 	slot, shared := b.offloads.Of(e.Slot)
 	switch {
 	case slot == nil:
-		return ok && b.offloads.MayAssign(e.Slot) && (e.Dir == conntrack.Original || e.Proto() != packet.ProtoUDP)
+		if ok && b.offloads.MayAssign(e.Slot) && (e.Dir == conntrack.Original || e.Proto() != packet.ProtoUDP) {
+			c := newCandidate(e.Slot, e.Status(), e.Tuples(), e.Proto())
+			e.Unlock()
+			b.assignSlot(v, &c)
+			return
+		}
 	case !ok:
 		b.offloads.Leave(e.Slot) // the flow is closing: the balancer must see every packet
 	case shared.Armed.Load() == 0:
 		b.arm(v, slot, shared)
 	}
-	return false
+	e.Unlock()
 }
 
 // arm lets the program forward a flow, unless the table or the Pods have changed since the flow was confirmed. The flow
@@ -71,11 +72,7 @@ func (b *Balancer) arm(v *view, slot *offload.Slot, shared *offload.State) {
 	}
 }
 
-// candidateOf copies what a slot is assigned from. The flow is locked.
-func candidateOf(e *conntrack.Locked) offload.Candidate {
-	return newCandidate(e.Slot, e.Status(), e.Tuples(), e.Proto())
-}
-
+// newCandidate describes a flow to assign a slot to.
 func newCandidate(flow uint32, status conntrack.Status, tuples [2]conntrack.Tuple, proto uint8) offload.Candidate {
 	return offload.Candidate{Flow: flow, Incarnation: status.Incarnation(), Proto: proto, Unanswered: status.HalfOpen(),
 		Original: offload.Tuple(tuples[conntrack.Original]), Reply: offload.Tuple(tuples[conntrack.Reply])}

@@ -17,11 +17,11 @@ import (
 	"github.com/warrennet/warren/servicelb/offload"
 )
 
-// kernel is a fast path whose program runs in the kernel on frames made here. A nil one carries nothing.
+// kernel runs the offload program in the kernel on frames that the tests make. A nil one offloads nothing.
 type kernel struct {
-	path    *offload.Program
-	pods    map[netip.Addr]offload.Pod
-	carried int
+	path      *offload.Program
+	pods      map[netip.Addr]offload.Pod
+	forwarded int
 }
 
 func newKernel(t testing.TB, size int) *kernel {
@@ -60,8 +60,8 @@ func (k *kernel) balancer(t testing.TB, max int, table *Table) *Balancer {
 	return b
 }
 
-// carries lets the kernel have a packet that a Pod sends. If it carries the packet, p is what the other Pod gets.
-func (k *kernel) carries(t testing.TB, b *Balancer, p *packet.Packet) bool {
+// forwards runs the program on a packet that a Pod sends. If the program forwards it, p is what the other Pod receives.
+func (k *kernel) forwards(t testing.TB, b *Balancer, p *packet.Packet) bool {
 	t.Helper()
 	if k == nil || p.Proto != packet.ProtoTCP && p.Proto != packet.ProtoUDP {
 		return false
@@ -81,11 +81,11 @@ func (k *kernel) carries(t testing.TB, b *Balancer, p *packet.Packet) bool {
 	}
 	if !carried {
 		if !bytes.Equal(frame, out) {
-			t.Errorf("the kernel has changed a packet that it did not carry:\n%x\n%x", frame, out)
+			t.Errorf("the program has changed a packet that it passed on:\n%x\n%x", frame, out)
 		}
 		return false
 	}
-	k.carried++
+	k.forwarded++
 	ttl := p.TTL()
 	*p = *parsed(out[14:])
 	to := k.pods[p.Dst]
@@ -103,18 +103,18 @@ type ends struct {
 	client, vip, back netip.AddrPort
 }
 
-func newEnds(t *testing.T, a places, proto uint8, size int) *ends {
+func newEnds(t *testing.T, a testAddrs, proto uint8, size int) *ends {
 	k := newKernel(t, size)
 	x := &ends{kernel: k, client: netip.AddrPortFrom(ip(a.pod).Next(), 4000), vip: at(a.vip, 80), back: at(a.pod, 8080)}
 	x.Balancer = k.balancer(t, 64, tableOf(service("web", proto, a.vip, 80, 8080, a.pod)))
 	return x
 }
 
-// send passes a packet by the kernel or the balancer. It says who had it, and what became of it.
+// send passes a packet to the eBPF program and, if that passes it on, to the balancer. It returns which one has forwarded it.
 func (x *ends) send(t *testing.T, proto uint8, src, dst netip.AddrPort, flags uint8) (inKernel bool, v packet.Verdict, p *packet.Packet) {
 	t.Helper()
 	p = mk(proto, src, dst, flags)
-	if x.carries(t, x.Balancer, p) {
+	if x.forwards(t, x.Balancer, p) {
 		intact(t, p)
 		return true, packet.VerdictReflect, p
 	}
@@ -122,11 +122,11 @@ func (x *ends) send(t *testing.T, proto uint8, src, dst netip.AddrPort, flags ui
 	return false, v, p
 }
 
-// must sends a packet of a way, which has to arrive translated, by the kernel or not.
-func (x *ends) must(t *testing.T, proto uint8, way conntrack.Direction, flags uint8, inKernel bool, what string) {
+// must sends a packet in a direction. It must arrive translated, by the eBPF program or not.
+func (x *ends) must(t *testing.T, proto uint8, dir conntrack.Direction, flags uint8, inKernel bool, what string) {
 	t.Helper()
 	src, dst, to := x.client, x.vip, [2]netip.AddrPort{x.client, x.back}
-	if way == reply {
+	if dir == reply {
 		src, dst, to = x.back, x.client, [2]netip.AddrPort{x.vip, x.client}
 	}
 	by, v, p := x.send(t, proto, src, dst, flags)
@@ -134,7 +134,7 @@ func (x *ends) must(t *testing.T, proto uint8, way conntrack.Direction, flags ui
 		t.Fatalf("%s: %v %v -> %v; counters %v", what, v, p.Source(), p.Destination(), nonzero(x.Stats().Dropped))
 	}
 	if by != inKernel {
-		t.Fatalf("%s: carried by the kernel: %v, expected %v", what, by, inKernel)
+		t.Fatalf("%s: forwarded by the program: %v, expected %v", what, by, inKernel)
 	}
 }
 
@@ -154,7 +154,7 @@ func (x *ends) state(t *testing.T) string {
 	return flows[0].State
 }
 
-// tidy checks that nothing is left in the path.
+// tidy checks that no slot is left in use.
 func (x *ends) tidy(t *testing.T) {
 	t.Helper()
 	x.watchOffloads()
@@ -164,8 +164,8 @@ func (x *ends) tidy(t *testing.T) {
 	}
 }
 
-func TestOffloadOfAConnection(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+func TestOffload_Connection_StatesAndTrafficFollow(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
 		if s := x.state(t); s != "tcp-open" {
@@ -181,7 +181,7 @@ func TestOffloadOfAConnection(t *testing.T) {
 			t.Errorf("traffic %+v, %d offloads", got, s.Offloaded)
 		}
 		if !x.Flows(nil, 0)[0].Offloaded {
-			t.Error("the flow's list does not say that the kernel carries it")
+			t.Error("the flow is not listed as offloaded")
 		}
 		x.must(t, packet.ProtoTCP, reply, packet.FIN|packet.ACK, true, "FIN")
 		if s := x.state(t); s != "tcp-half-closed" {
@@ -196,37 +196,37 @@ func TestOffloadOfAConnection(t *testing.T) {
 	})
 }
 
-// A table that says the same stops no connection; one without the backend ends it, at its first packet.
-func TestTablesStopOffloads(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A table with the same backend ends no connection. A table without the backend resets both ends at once.
+func TestOffload_BackendRemoved_BothEndsReset(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
 		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, ip(a.pod).Next().Next().String())))
 		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "the first packet under a new table")
 		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "an answer")
-		var told []*packet.Packet
-		x.SendBy(func(b []byte, to packet.Verdict) { told = append(told, parsed(bytes.Clone(b))) })
+		var resets []*packet.Packet
+		x.SendBy(func(b []byte, to packet.Verdict) { resets = append(resets, parsed(bytes.Clone(b))) })
 		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, ip(a.pod).Next().Next().String())))
-		if len(told) != 2 || told[0].TCPFlags != packet.RST || told[0].Source() != x.vip || told[0].Destination() != x.client ||
-			told[1].TCPFlags != packet.RST || told[1].Source() != x.client || told[1].Destination() != x.back {
-			t.Fatalf("told %+v", told)
+		if len(resets) != 2 || resets[0].TCPFlags != packet.RST || resets[0].Source() != x.vip || resets[0].Destination() != x.client ||
+			resets[1].TCPFlags != packet.RST || resets[1].Source() != x.client || resets[1].Destination() != x.back {
+			t.Fatalf("resets %+v", resets)
 		}
-		for _, p := range told {
+		for _, p := range resets {
 			if intact(t, p); binary.BigEndian.Uint32(p.Buf[p.L4+4:]) != 1000 {
 				t.Errorf("a RST that %v does not expect", p.Destination())
 			}
 		}
 		by, v, p := x.send(t, packet.ProtoTCP, x.client, x.vip, packet.ACK)
 		if by || v != packet.VerdictReply || p.TCPFlags&packet.RST == 0 {
-			t.Fatalf("the backend is gone: carried %v, verdict %v", by, v)
+			t.Fatalf("the backend is gone: forwarded by the program: %v, verdict %v", by, v)
 		}
 		x.tidy(t)
 	})
 }
 
 // Datagrams from one port follow the Service from backend to backend.
-func TestOffloadOfDatagrams(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+func TestOffload_UDPExchange_FollowsTheService(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoUDP, 8)
 		x.must(t, packet.ProtoUDP, original, 0, false, "a question")
 		x.must(t, packet.ProtoUDP, reply, 0, false, "its answer")
@@ -235,7 +235,7 @@ func TestOffloadOfDatagrams(t *testing.T) {
 		x.must(t, packet.ProtoUDP, original, 0, true, "the third question")
 		x.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 8080)))
 		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v != packet.VerdictReply {
-			t.Fatalf("no backend: carried %v, verdict %v", by, v)
+			t.Fatalf("no backend: forwarded by the program: %v, verdict %v", by, v)
 		}
 		x.back = netip.AddrPortFrom(ip(a.pod).Next().Next(), 9090)
 		x.Set(tableOf(service("web", packet.ProtoUDP, a.vip, 80, 9090, x.back.Addr().String())))
@@ -245,21 +245,21 @@ func TestOffloadOfDatagrams(t *testing.T) {
 		x.must(t, packet.ProtoUDP, original, 0, true, "and the next")
 		x.Set(Build(testSelf(), snap(nil, nil)))
 		if by, v, _ := x.send(t, packet.ProtoUDP, x.client, x.vip, 0); by || v == packet.VerdictReflect {
-			t.Fatalf("no Service: carried %v, verdict %v", by, v)
+			t.Fatalf("no Service: forwarded by the program: %v, verdict %v", by, v)
 		}
 		x.tidy(t)
 	})
 }
 
-// A client that takes the same port again while the table has not heard of the FINs yet gets a new flow, and the kernel
-// carries that one.
-func TestOffloadOfAReusedPort(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A client reuses its port before the FINs that the program has forwarded were folded: it gets a new flow, and that is
+// offloaded.
+func TestOffload_ClientReusesPort_NewFlow(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		for range 5 {
 			x.open(t)
-			for _, way := range []conntrack.Direction{original, reply} {
-				_, carried, err := x.path.TestRun(frameOf(x.client, x.vip, x.back, way, packet.FIN|packet.ACK))
+			for _, dir := range []conntrack.Direction{original, reply} {
+				_, carried, err := x.path.TestRun(frameOf(x.client, x.vip, x.back, dir, packet.FIN|packet.ACK))
 				if err != nil || !carried {
 					t.Fatalf("FIN: carried %v, %v", carried, err)
 				}
@@ -271,9 +271,9 @@ func TestOffloadOfAReusedPort(t *testing.T) {
 	})
 }
 
-func frameOf(client, vip, back netip.AddrPort, way conntrack.Direction, flags uint8) []byte {
+func frameOf(client, vip, back netip.AddrPort, dir conntrack.Direction, flags uint8) []byte {
 	p := mk(packet.ProtoTCP, client, vip, flags)
-	if way == reply {
+	if dir == reply {
 		p = mk(packet.ProtoTCP, back, client, flags)
 	}
 	frame := append(make([]byte, 12), 0x08, 0x00)
@@ -283,15 +283,15 @@ func frameOf(client, vip, back netip.AddrPort, way conntrack.Direction, flags ui
 	return append(frame, p.Buf...)
 }
 
-// A RST is believed after gigabytes of which the balancer has seen nothing.
-func TestResetAfterAOffload(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A RST is accepted after gigabytes that only the program has seen.
+func TestOffload_RSTAfterUnseenBytes_Accepted(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
 		far := mk(packet.ProtoTCP, x.back, x.client, packet.ACK)
 		seqAck(far, 1000, 3<<30)
-		if !x.carries(t, x.Balancer, far) {
-			t.Fatal("not carried")
+		if !x.forwards(t, x.Balancer, far) {
+			t.Fatal("not forwarded")
 		}
 		rst := mk(packet.ProtoTCP, x.client, x.vip, packet.RST)
 		seqAck(rst, 3<<30, 0)
@@ -304,17 +304,17 @@ func TestResetAfterAOffload(t *testing.T) {
 	})
 }
 
-// Both ends of a connection may end it by a RST that the kernel carries; one in answer to a SYN is a refusal.
-func TestOffloadOfAReset(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
-		for _, way := range []conntrack.Direction{original, reply} {
+// Either end may end a connection by a RST that the program forwards. A RST in answer to a SYN is a refusal.
+func TestOffload_RSTForwarded_FlowReset(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
+		for _, dir := range []conntrack.Direction{original, reply} {
 			x := newEnds(t, a, packet.ProtoTCP, 8)
 			x.open(t)
-			x.must(t, packet.ProtoTCP, way, packet.RST, true, "RST")
+			x.must(t, packet.ProtoTCP, dir, packet.RST, true, "RST")
 			if s := x.state(t); s != "tcp-reset" {
 				t.Errorf("%s after the RST", s)
 			}
-			x.must(t, packet.ProtoTCP, way.Opposite(), packet.ACK, false, "a segment that crossed it")
+			x.must(t, packet.ProtoTCP, dir.Opposite(), packet.ACK, false, "a segment that crossed it")
 			x.tidy(t)
 		}
 		x := newEnds(t, a, packet.ProtoTCP, 8)
@@ -335,9 +335,9 @@ func seqAck(p *packet.Packet, seq, ack uint32) {
 	p.FixChecksum()
 }
 
-// What has no shortcut: hairpins, the node's own connections, remote backends, what goes to the world, DNS.
-func TestWithoutOffload(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// Not offloaded: hairpins, the node's own connections, remote backends, egress, DNS.
+func TestOffload_FlowsOfOtherKinds_NotOffloaded(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		k := newKernel(t, 8)
 		var svcs []model.Service
 		var slices []model.EndpointSlice
@@ -357,20 +357,20 @@ func TestWithoutOffload(t *testing.T) {
 			{"a hairpin", a.pod, at(a.vip, 80), packet.ProtoTCP},
 			{"the node", a.node, at(a.vip, 80), packet.ProtoTCP},
 			{"a remote backend", other, at(ip(a.vip).Next().String(), 80), packet.ProtoTCP},
-			{"the world", other, at(a.outside, 80), packet.ProtoTCP},
+			{"egress", other, at(a.outside, 80), packet.ProtoTCP},
 			{"DNS", other, at(ip(a.vip).Next().Next().String(), 53), packet.ProtoUDP},
 		} {
 			flags := uint8(packet.SYN)
 			for range 3 {
 				p := mk(c.proto, at(c.from, 4000), c.to, flags)
-				if k.carries(t, b, p) {
-					t.Errorf("%s: the kernel carries it", c.what)
+				if k.forwards(t, b, p) {
+					t.Errorf("%s: the program forwards it", c.what)
 				}
 				if v := b.Outbound(p); v != packet.VerdictReflect && v != packet.VerdictPeer {
 					t.Errorf("%s: %v", c.what, v)
 				}
 				answer := mk(c.proto, p.Destination(), p.Source(), packet.SYN|packet.ACK)
-				if in := b.Inbound; p.Dst == ip(a.far) || c.what == "the world" {
+				if in := b.Inbound; p.Dst == ip(a.far) || c.what == "egress" {
 					in(answer)
 				} else {
 					b.Outbound(answer)
@@ -384,9 +384,9 @@ func TestWithoutOffload(t *testing.T) {
 	})
 }
 
-// When all places are taken further flows go the long way, and as they become free, the next ones get them. The last
-// quarter is not for connections that nobody has answered.
-func TestOffloadPlacesAreFew(t *testing.T) {
+// Without a free slot the agent forwards further flows. Freed slots are assigned again. The last quarter is reserved for
+// connections that were answered.
+func TestOffload_SlotsScarce_LastQuarterForAnsweredFlows(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	for port := uint16(1); port <= 20; port++ {
@@ -394,7 +394,7 @@ func TestOffloadPlacesAreFew(t *testing.T) {
 		want(t, x.Balancer, x.Outbound(p), packet.VerdictReflect, "SYN")
 	}
 	if n := x.Stats().Offloaded; n != 6 {
-		t.Errorf("%d places for connections without an answer, expected 6 of 8", n)
+		t.Errorf("%d slots for connections without an answer, expected 6 of 8", n)
 	}
 	x.must(t, packet.ProtoTCP, original, packet.SYN, false, "SYN")
 	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, false, "SYN and ACK")
@@ -404,13 +404,13 @@ func TestOffloadPlacesAreFew(t *testing.T) {
 		x.watchOffloads()
 	}
 	if n, used := x.Stats().Offloaded, x.offloads.Used(); n != 1 || used != 1 {
-		t.Errorf("%d offloads, %d places, after nobody has answered the rest", n, used)
+		t.Errorf("%d offloaded flows, %d slots in use, after the other connections were not answered", n, used)
 	}
 	x.must(t, packet.ProtoTCP, original, packet.ACK, true, "data")
 }
 
-// A flow that finds all places taken goes the long way until one is free.
-func TestOffloadWaitsForAPlace(t *testing.T) {
+// A flow without a free slot is forwarded by the agent until one is free.
+func TestOffload_NoSlotFree_AgentForwardsUntilOneIs(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 1)
 	x.open(t)
@@ -419,22 +419,22 @@ func TestOffloadWaitsForAPlace(t *testing.T) {
 	x.must(t, packet.ProtoTCP, original, packet.SYN, false, "SYN")
 	x.must(t, packet.ProtoTCP, reply, packet.SYN|packet.ACK, false, "SYN and ACK")
 	for range 3 {
-		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "without a place")
+		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "without a slot")
 	}
 	if !x.offloads.Full() {
-		t.Error("every packet asks for a place")
+		t.Error("every packet tries to get a slot")
 	}
 	x.client = first
 	x.must(t, packet.ProtoTCP, original, packet.RST, true, "the first connection ends")
 	x.watchOffloads()
 	x.watchOffloads()
 	x.client = second
-	x.must(t, packet.ProtoTCP, original, packet.ACK, false, "the place is free")
-	x.must(t, packet.ProtoTCP, original, packet.ACK, true, "and taken")
+	x.must(t, packet.ProtoTCP, original, packet.ACK, false, "the slot is free")
+	x.must(t, packet.ProtoTCP, original, packet.ACK, true, "and assigned")
 }
 
-// A flow that the kernel refuses is the agent's.
-func TestOffloadIsRefused(t *testing.T) {
+// The agent forwards a flow that the kernel refuses.
+func TestOffload_KernelRefuses_AgentForwards(t *testing.T) {
 	a := families["4"]
 	var log bytes.Buffer
 	x := newEnds(t, a, packet.ProtoTCP, 1)
@@ -445,7 +445,7 @@ func TestOffloadIsRefused(t *testing.T) {
 	b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
 	b.SetPods(x.pods)
 	x.Balancer = b
-	var strange [2]offload.Translation // fills the kernel's table
+	var strange [2]offload.Translation // fills the program's map
 	strange[1].In.SrcPort = 1
 	if err := x.path.Put(0, 7, packet.ProtoTCP, &strange); err != nil {
 		t.Fatal(err)
@@ -460,9 +460,9 @@ func TestOffloadIsRefused(t *testing.T) {
 	}
 }
 
-// A Pod that is not where it was is not reached by the old way.
-func TestOffloadsWhenPodsMove(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A Pod with another interface is not reached by the old one.
+func TestOffload_PodMoves_NewInterfaceUsed(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.open(t)
 		pods := map[netip.Addr]offload.Pod{}
@@ -470,7 +470,7 @@ func TestOffloadsWhenPodsMove(t *testing.T) {
 			pods[k] = v
 		}
 		x.SetPods(pods)
-		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "the first packet after a look at the Pods")
+		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "the first packet after SetPods")
 		moved := map[netip.Addr]offload.Pod{}
 		for k, v := range pods {
 			moved[k] = v
@@ -481,20 +481,20 @@ func TestOffloadsWhenPodsMove(t *testing.T) {
 		x.kernel.pods = moved
 		x.SetPods(moved)
 		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "the Pod has another interface")
-		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "which leads to the new one")
+		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "through the new interface")
 		delete(moved, x.back.Addr())
 		x.SetPods(moved)
-		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "the Pod is gone")
-		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "and stays so")
+		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "the Pod was deleted")
+		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "and the next packet")
 		x.SetPods(pods)
 		x.kernel.pods = pods
-		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "it is known again")
+		x.must(t, packet.ProtoTCP, original, packet.ACK, false, "the Pod is back")
 		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "and the flow is offloaded again")
 	})
 }
 
-// An answer that only the kernel has seen lets an ejected backend back.
-func TestOffloadsCountForEjection(t *testing.T) {
+// An answer that only the program has seen counts as a success.
+func TestOffload_AnswerSeenByProgramOnly_ClearsFailures(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	svc, slices := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, ip(a.pod).Next().Next().String())
@@ -521,9 +521,9 @@ func TestOffloadsCountForEjection(t *testing.T) {
 	}
 }
 
-// The flows of the process before are in the path with the first table, before any packet.
-func TestOffloadsAreAdopted(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// Restored flows are offloaded with the first table, before any packet.
+func TestOffload_FlowsRestored_OffloadedBeforeAnyPacket(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		file := filepath.Join(t.TempDir(), "flows")
 		table := tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod))
 		x := newEnds(t, a, packet.ProtoTCP, 8)
@@ -557,9 +557,9 @@ func TestOffloadsAreAdopted(t *testing.T) {
 	})
 }
 
-// A flow whose handshake only the last process's shortcut has seen is an open one for the next.
-func TestOffloadBeforeAdoption(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// Only the program of the previous process has seen the handshake: the next process treats the flow as open.
+func TestOffload_HandshakeSeenByPreviousProcess_FlowOpen(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		x := newEnds(t, a, packet.ProtoTCP, 8)
 		x.must(t, packet.ProtoTCP, original, packet.SYN, false, "SYN")
 		p := mk(packet.ProtoTCP, x.back, x.client, packet.ACK|packet.PSH)
@@ -570,8 +570,8 @@ func TestOffloadBeforeAdoption(t *testing.T) {
 	})
 }
 
-// Packets, tables, Pods, ticks and ends of flows at once: no place is lost.
-func TestOffloadsUnderLoad(t *testing.T) {
+// Packets, tables, Pods, ticks and ends of flows at once: no slot is lost.
+func TestOffload_EverythingConcurrently_NoSlotLost(t *testing.T) {
 	a := families["4"]
 	k := newKernel(t, 64)
 	b := k.balancer(t, 256, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))

@@ -11,9 +11,9 @@ import (
 	"github.com/warrennet/warren/servicelb/internal/table"
 )
 
-// oracle is the meaning of Services, slow and simple: it looks at the objects themselves for every packet, keeps
-// flows in a list, and knows nothing of tables. Where the translator may choose, the oracle says among what, and
-// believes the choice if it is one of these.
+// oracle is a slow and simple model of Services. For every packet it examines the objects themselves. Its flows are a list,
+// and it has no tables. Where the balancer may select, the oracle has the set of allowed results and adopts the selected
+// one.
 type oracle struct {
 	self     Self
 	snap     *model.Snapshot
@@ -42,8 +42,8 @@ type oflow struct {
 	fin, alive    [2]bool
 }
 
-// forecast is what must become of a packet: a verdict, and for one that goes on also where from and to. choice, if
-// set, judges a new flow.
+// forecast is the expected result of a packet: a verdict, and for a forwarded packet its source and destination. choice, if
+// set, checks a new flow.
 type forecast struct {
 	verdict  packet.Verdict
 	src, dst netip.AddrPort
@@ -177,7 +177,7 @@ func (o *oracle) pool(s *model.Service, p *model.ServicePort, kind string, v6, o
 	return pool, false
 }
 
-// packet says what must become of a packet.
+// packet returns the expected result of a packet.
 func (o *oracle) packet(in ingress, proto uint8, src, dst netip.AddrPort, flags uint8) forecast {
 	if o.forged(in, src.Addr(), dst.Addr()) {
 		return forecast{verdict: packet.VerdictDrop}
@@ -270,7 +270,7 @@ func (o *oracle) source(client, backend netip.Addr, masq bool) (want netip.Addr,
 		if client != backend {
 			return client, false
 		}
-	case o.here(backend) && !o.local(backend): // from elsewhere to a Pod of this node
+	case o.here(backend) && !o.local(backend): // from a remote Pod or an external client to a Pod of this node
 		return client, false
 	}
 	return snat, false
@@ -522,8 +522,8 @@ func (d dice) slice(svc, name string) model.EndpointSlice {
 	return s
 }
 
-// way throws a packet's addresses: of a flow in either direction, or any.
-func (d dice) way(o *oracle) (in ingress, proto uint8, src, dst netip.AddrPort) {
+// path generates the addresses of a packet: those of a flow in either direction, or random ones.
+func (d dice) path(o *oracle) (in ingress, proto uint8, src, dst netip.AddrPort) {
 	if len(o.flows) > 0 && d.yes(60) {
 		f := o.flows[d(len(o.flows))]
 		src, dst = f.orig[0], f.orig[1]

@@ -8,14 +8,14 @@ import (
 	"github.com/warrennet/warren/servicelb/internal/conntrack"
 )
 
-// When a Service goes, whoever sends first gets the answer, and the other end a RST that it believes: from the address it
-// knows, with the number it expects.
-func TestBothEndsLearn(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// When a Service is deleted, the end that sends first gets an answer, and the other end gets a RST that it accepts: from
+// the address that it uses, with the sequence number that it expects.
+func TestPeerReset_ServiceDeleted_OtherEndReset(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		for _, c := range []struct {
 			what, client, backend string
-			way                   conntrack.Direction
-			to                    packet.Verdict // the farewell
+			dir                   conntrack.Direction
+			to                    packet.Verdict // of the RST to the other end
 		}{
 			{"the client of a remote backend sends", a.pod, a.far, original, packet.VerdictPeer},
 			{"the client of a local backend sends", ip(a.pod).Next().String(), a.pod, original, packet.VerdictReflect},
@@ -43,7 +43,7 @@ func TestBothEndsLearn(t *testing.T) {
 			b.Set(Build(testSelf(), snap(nil, nil)))
 			last := mk(packet.ProtoTCP, client, vip, packet.ACK)
 			from, dst := seen, back
-			if c.way == reply {
+			if c.dir == reply {
 				last, from, dst = mk(packet.ProtoTCP, back, seen, packet.ACK), vip, client
 			} else {
 				in = b.Outbound
@@ -58,8 +58,8 @@ func TestBothEndsLearn(t *testing.T) {
 	})
 }
 
-// Nobody is told about a connection that never stood, nor by an address that the node does not have any more.
-func TestNoFarewell(t *testing.T) {
+// No RST is sent about a connection that was never answered, nor from an address that the node no longer has.
+func TestPeerReset_NeverAnsweredOrAddressRemoved_NotSent(t *testing.T) {
 	a := families["4"]
 	self := testSelf()
 	b := newBalancer(t, 64, Build(self, snap(nil, nil)))

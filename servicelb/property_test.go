@@ -10,8 +10,8 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// TestAgainstOracle throws clusters and packets, and compares the translator with the oracle.
-func TestAgainstOracle(t *testing.T) {
+// Random clusters and packets: the balancer agrees with the oracle.
+func TestBalancer_RandomHistory_AgreesWithOracle(t *testing.T) {
 	rounds := uint64(150)
 	if testing.Short() {
 		rounds = 10
@@ -25,8 +25,8 @@ func TestAgainstOracle(t *testing.T) {
 	}
 }
 
-// The kernel, where it carries a packet, does what the oracle says, and neither tables nor ends of flows escape it.
-func TestOffloadsAgainstOracle(t *testing.T) {
+// Where the program forwards a packet the result agrees with the oracle, through changes of tables and ends of flows.
+func TestOffload_RandomHistory_AgreesWithOracle(t *testing.T) {
 	rounds, carried := uint64(50), 0
 	if testing.Short() {
 		rounds = 5
@@ -37,15 +37,15 @@ func TestOffloadsAgainstOracle(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
-		carried += k.carried
+		carried += k.forwarded
 	}
 	if carried < 20*int(rounds) {
-		t.Errorf("the kernel has carried %d packets in %d rounds", carried, rounds)
+		t.Errorf("the program has forwarded %d packets in %d rounds", carried, rounds)
 	}
 }
 
-// FuzzAgainstOracle lets the fuzzer throw the dice.
-func FuzzAgainstOracle(f *testing.F) {
+// The fuzzer generates the random numbers.
+func FuzzBalancer_History_AgreesWithOracle(f *testing.F) {
 	f.Add([]byte("warren"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := rand.New(rand.NewPCG(uint64(len(data)), 1))
@@ -69,7 +69,7 @@ func history(t *testing.T, d dice, packets int, k *kernel) {
 		if d(40) == 0 && (k == nil || d.yes(25)) {
 			o.change(t, d, &builder, b)
 		}
-		in, proto, src, dst := d.way(o)
+		in, proto, src, dst := d.path(o)
 		if f := o.near(d); k != nil && f != nil && d.yes(70) {
 			in, proto, src, dst = fromHost, f.proto, f.orig[0], f.orig[1]
 			if d.yes(50) {
@@ -86,7 +86,7 @@ func history(t *testing.T, d dice, packets int, k *kernel) {
 		if in == fromPeer {
 			got = b.Inbound
 		}
-		v, carried := packet.VerdictReflect, in == fromHost && k.carries(t, b, p)
+		v, carried := packet.VerdictReflect, in == fromHost && k.forwards(t, b, p)
 		if !carried {
 			v = got(p)
 		}
@@ -165,7 +165,7 @@ func judge(t *testing.T, want forecast, v packet.Verdict, p *packet.Packet) {
 	}
 }
 
-// leaks: no packet with a Pod's address may go to the world.
+// leaks reports a packet with a Pod's own address that would leave to an external network.
 func (o *oracle) leaks(t *testing.T, v packet.Verdict, p *packet.Packet) {
 	if (v == packet.VerdictPeer || v == packet.VerdictReflect) && o.pods(p.Src) && o.world(p.Dst) {
 		t.Errorf("a Pod's address leaves: %v -> %v", p.Source(), p.Destination())

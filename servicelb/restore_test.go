@@ -8,9 +8,9 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// A table from the node's disk may be older than the flows that were adopted: it ends none of them. The next one does.
-func TestKeptTableEndsNothing(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A table from the node's disk may be older than the restored flows: it ends none of them. The next table may.
+func TestSetKept_OldTable_EndsNoRestoredFlow(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		path := filepath.Join(t.TempDir(), "flows")
 		open := func() *Balancer {
 			b, err := New(Config{FlowFile: path, MaxFlows: 64})
@@ -38,11 +38,11 @@ func TestKeptTableEndsNothing(t *testing.T) {
 		empty := Build(testSelf(), snap(nil, nil))
 		b.SetKept(empty)
 		b.Set(empty)
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), packet.VerdictReply, "data under the first one that knows")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), packet.VerdictReply, "data under the first current table")
 	})
 }
 
-func TestAdoption(t *testing.T) {
+func TestNew_FlowFile_FlowsRestored(t *testing.T) {
 	a := families["4"]
 	path := filepath.Join(t.TempDir(), "flows")
 	table := tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far))
@@ -74,12 +74,12 @@ func TestAdoption(t *testing.T) {
 		}
 		b = start(max)
 		if n := len(b.Flows(nil, 0)); n != 10 {
-			t.Fatalf("%d flows adopted", n)
+			t.Fatalf("%d flows restored", n)
 		}
 		want(t, b, ack(b, 4000), packet.VerdictDrop, "before the first table")
 		b.Set(table)
 		for i := range uint16(10) {
-			want(t, b, ack(b, 4000+i), packet.VerdictPeer, "after adoption")
+			want(t, b, ack(b, 4000+i), packet.VerdictPeer, "after restoring")
 		}
 		if f := b.Flows(nil, 1); f[0].State != "tcp-open" || f[0].Client.Addr() != ip(a.pod) {
 			t.Fatal(f)
@@ -89,9 +89,9 @@ func TestAdoption(t *testing.T) {
 
 func (b *Balancer) room() int { return b.flows.Len() }
 
-// Sessions outlive the process: a client goes on where its newest connection is, though a hash would choose otherwise.
-func TestSessionsAreAdopted(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// Sessions survive the process: a client keeps the backend of its newest connection, although a hash would select another.
+func TestNew_FlowFile_SessionsRestored(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		path := filepath.Join(t.TempDir(), "flows")
 		other := ip(a.far).Next().String()
 		table := func(backends ...string) *Table {
@@ -113,7 +113,7 @@ func TestSessionsAreAdopted(t *testing.T) {
 				each(c)
 			}
 		}
-		b.clock.Store(b.now() - 20) // adoption believes no times to come
+		b.clock.Store(b.now() - 20) // a flow of a later time is not restored
 		b.Set(table(a.far))
 		clients(func(c netip.Addr) { open(c, 4000) })
 		b.clock.Add(10)
@@ -122,7 +122,7 @@ func TestSessionsAreAdopted(t *testing.T) {
 		b.clock.Add(10)
 		all := table(a.far, other)
 		b.Set(all)
-		clients(func(c netip.Addr) { open(c, 4000) }) // the older connection goes on, and says nothing
+		clients(func(c netip.Addr) { open(c, 4000) }) // the older connection continues and is not the newest
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +133,7 @@ func TestSessionsAreAdopted(t *testing.T) {
 		b.Set(all)
 		clients(func(c netip.Addr) {
 			if got := open(c, 4002); got != ip(other) {
-				t.Fatalf("%v went on at %v", c, got)
+				t.Fatalf("%v continued at %v", c, got)
 			}
 		})
 	})

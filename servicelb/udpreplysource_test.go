@@ -9,9 +9,9 @@ import (
 	"github.com/warrennet/warren/servicelb/internal/conntrack"
 )
 
-// Whatever address of the node a Pod of another node calls, the answer of a server that is bound to none comes from there.
-func TestAnswersComeFromTheAddressCalled(t *testing.T) {
-	both(t, func(t *testing.T, a places) {
+// A Pod of another node sends to any address of this node: the reply of a server that is bound to none comes from there.
+func TestUDPReplySource_UnboundServer_RepliesFromCalledAddress(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		self := testSelf()
 		second := ip(a.node).Next().Next().Next()
 		self.Addrs = append(self.Addrs, second)
@@ -35,7 +35,7 @@ func TestAnswersComeFromTheAddressCalled(t *testing.T) {
 			}
 			answer(client, called, "answer")
 			answer(client, called, "one more")
-			answer(other, podNet, "to who has not called")
+			answer(other, podNet, "to a port that has not called")
 		}
 		for id, first := range []bool{true, false} {
 			p := fragmentOf(netip.AddrPortFrom(podNet, 53), client, 7, first)
@@ -45,7 +45,7 @@ func TestAnswersComeFromTheAddressCalled(t *testing.T) {
 			}
 		}
 		p := mk(packet.ProtoUDP, at(a.node, 53), client, 0)
-		want(t, b, b.Outbound(p), packet.VerdictPeer, "of a server that is bound")
+		want(t, b, b.Outbound(p), packet.VerdictPeer, "of a server that is bound to an address")
 		if p.Src != ip(a.node) {
 			t.Fatal(p.Src)
 		}
@@ -54,8 +54,8 @@ func TestAnswersComeFromTheAddressCalled(t *testing.T) {
 	})
 }
 
-// A flood of calls from everywhere leaves the cache at its size, and the newest call is always known.
-func TestCallsAreBounded(t *testing.T) {
+// A flood of calls does not grow the cache, and the newest call is always found.
+func TestUDPCallCache_Flood_NewestCallFound(t *testing.T) {
 	var c udpCallCache
 	for i := range uint32(100_000) {
 		k := udpCallKey{netip.AddrFrom4([4]byte{10, 42, byte(i >> 8), byte(i)}), uint16(i), 53}

@@ -37,7 +37,7 @@ const maxEntrySize = 128
 
 const _ = uint(maxEntrySize - entrySize)
 
-// Flags say how a flow is translated and which backends it may have.
+// Flags are how a flow is translated and which backends it may have.
 type Flags uint8
 
 // The flags. They are stored in the flow file: their values are part of its layout.

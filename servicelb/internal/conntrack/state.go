@@ -71,7 +71,7 @@ func (s Status) Live() bool { return s.State() > stateEnding }
 // Failed reports whether the backend of a TCPSyn flow is known not to answer.
 func (s Status) Failed() bool { return s&bitFailed != 0 }
 
-// Incarnation tells the flows that have had one slot apart.
+// Incarnation distinguishes the flows that have had one slot, one after another.
 func (s Status) Incarnation() uint32 { return uint32(s) / incarnation }
 
 func (s Status) with(state State) Status { return s&^stateMask | Status(state) }

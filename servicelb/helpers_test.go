@@ -96,7 +96,7 @@ func slowSum(b []byte) uint16 {
 	return uint16(s)
 }
 
-// intact verifies every checksum of a packet by full recomputation, and that the parsed fields say what the bytes say.
+// intact verifies every checksum of a packet by full recomputation, and that the parsed fields equal the bytes.
 func intact(t testing.TB, p *packet.Packet) {
 	t.Helper()
 	sound(t, p)
@@ -241,4 +241,31 @@ func nodeOf(a netip.Addr) string {
 
 func tableOf(svc model.Service, parts []model.EndpointSlice) *Table {
 	return Build(testSelf(), snap([]model.Service{svc}, parts))
+}
+
+// at joins an address and a port.
+func at(a string, port uint16) netip.AddrPort { return netip.AddrPortFrom(ip(a), port) }
+
+// eachFamily runs a test in both families.
+func eachFamily(t *testing.T, f func(t *testing.T, a testAddrs)) {
+	for fam, a := range families {
+		t.Run(fam, func(t *testing.T) { f(t, a) })
+	}
+}
+
+func want(t *testing.T, b *Balancer, got, want packet.Verdict, what string) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: %v, want %v; counters %v", what, got, want, nonzero(b.Stats().Dropped))
+	}
+}
+
+func nonzero(m map[string]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for k, n := range m {
+		if n != 0 {
+			out[k] = n
+		}
+	}
+	return out
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/warrennet/warren/servicelb/internal/traffic"
 )
 
-// Every packet of either way is counted once, whether its flow lives, has ended, or filled its counters; what belongs to
-// no Service any more is among the others.
-func TestServiceTraffic(t *testing.T) {
+// Every packet of either direction is counted once, whether its flow exists, has ended, or has filled its counters.
+// Packets of deleted Services are counted among the others.
+func TestTraffic_BothDirections_EachPacketCountedOnce(t *testing.T) {
 	a := families["4"]
 	b := newBalancer(t, 64, tableOf(service("web", packet.ProtoUDP, a.vip, 53, 5353, a.pod)))
 	var in, out Volume
@@ -34,8 +34,8 @@ func TestServiceTraffic(t *testing.T) {
 		}
 	}
 	exchange(1000, 3)
-	is("a living flow", 1)
-	is("asked again", 1)
+	is("an existing flow", 1)
+	is("read again", 1)
 	exchange(1001, 1<<15+7)
 	is("full counters", 2)
 	b.clock.Add(1000)
@@ -52,8 +52,8 @@ func TestServiceTraffic(t *testing.T) {
 	}
 }
 
-// At most so many Services have names; nothing is lost, and no sum shrinks while Services change sides.
-func TestBusiestServicesHaveNames(t *testing.T) {
+// At most MaxServices have names. Nothing is lost, and no sum shrinks when a Service gets or loses its name.
+func TestTraffic_ManyServices_BusiestNamedNoSumShrinks(t *testing.T) {
 	a := families["4"]
 	const services = traffic.MaxServices + 20
 	b := newBalancer(t, 4096, Build(testSelf(), many(services)))
@@ -94,8 +94,8 @@ func allOf(b *Balancer) (n uint64) {
 	return n
 }
 
-// Counting, asking and ending go on at once.
-func TestServiceTrafficInParallel(t *testing.T) {
+// Packets, reads and sweeps at once.
+func TestTraffic_ConcurrentPacketsAndSweeps_AllCounted(t *testing.T) {
 	a := families["4"]
 	b := newBalancer(t, 4096, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
 	var all sync.WaitGroup

@@ -14,9 +14,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestFlood: one Pod opens connections without end. Connections that stand go on, others get in, and the table ends
-// where it should.
-func TestFlood(t *testing.T) {
+// One Pod opens connections without end. Established connections continue, other clients are admitted, and the table does
+// not exceed its capacity.
+func TestFlowTable_FloodOfOneClient_OtherClientsAdmitted(t *testing.T) {
 	a := families["4"]
 	for _, answered := range []bool{false, true} {
 		const size = 4096
@@ -45,7 +45,7 @@ func TestFlood(t *testing.T) {
 			}
 		}
 		for i := range uint16(100) {
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "a standing connection")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "an established connection")
 		}
 		if b.room() > size {
 			t.Fatal(b.room())
@@ -54,8 +54,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestFloodOfSources: many sources flood; what closes and what is half-open makes room, what stands stays.
-func TestFloodOfSources(t *testing.T) {
+// Many clients flood. Closing and half-open flows are reclaimed, established ones remain.
+func TestFlowTable_FloodOfClients_EstablishedFlowsRemain(t *testing.T) {
 	a := families["4"]
 	b := newBalancer(t, 512, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
 	src := netip.MustParseAddr("20.0.0.1")
@@ -63,7 +63,7 @@ func TestFloodOfSources(t *testing.T) {
 		src = src.Next()
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "SYN")
 	}
-	for src = ip("30.0.0.1"); ; src = src.Next() { // all of it stands
+	for src = ip("30.0.0.1"); ; src = src.Next() { // until all flows are established
 		p := mk(packet.ProtoTCP, netip.AddrPortFrom(src, 1), at(a.vip, 80), packet.SYN)
 		if b.Outbound(p) != packet.VerdictPeer {
 			break
@@ -78,7 +78,7 @@ func TestFloodOfSources(t *testing.T) {
 	last := b.Flows(nil, 0)
 	for _, f := range last {
 		if f.State == "tcp-open" {
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK)), packet.VerdictPeer, "standing")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, f.Client, f.Service, packet.ACK)), packet.VerdictPeer, "established")
 		}
 	}
 	b.flows.Sweep(b.now() + 25*3600)
@@ -96,8 +96,8 @@ func (b *Balancer) sound(t *testing.T) {
 	}
 }
 
-// TestTogether runs everything at once, for the race detector.
-func TestTogether(t *testing.T) {
+// Everything at once, for the race detector.
+func TestBalancer_EverythingConcurrently_Consistent(t *testing.T) {
 	a := families["4"]
 	b := newBalancer(t, 256, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))
 	ctx, stop := context.WithCancel(context.Background())
@@ -132,12 +132,12 @@ func TestTogether(t *testing.T) {
 	b.sound(t)
 }
 
-// TestNoAllocations: neither a packet of a known flow, nor a new flow, nor an answer allocates.
-func TestNoAllocations(t *testing.T) {
+// Neither a packet of a flow, nor a new flow, nor an answer allocates.
+func TestPacketPath_AllKinds_NoAllocations(t *testing.T) {
 	if raceOn {
 		t.Skip("the race detector allocates and empties pools")
 	}
-	both(t, func(t *testing.T, a places) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
 		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
 		svc.Affinity, svc.Annotations = 60e9, eject5
 		udp, more := service("udp", packet.ProtoUDP, a.vip, 80, 8080, a.far)
@@ -173,4 +173,33 @@ func TestNoAllocations(t *testing.T) {
 		again("fragment", fragmentOf(at(a.pod, 1), at(a.vip, 80), 1, true), b.Outbound, nil)
 		again("later fragment", fragmentOf(at(a.pod, 1), at(a.vip, 80), 1, false), b.Outbound, nil)
 	})
+}
+
+// A full table ends idle exchanges to admit new flows.
+func TestFlowTable_Full_ReclaimsIdleFlows(t *testing.T) {
+	a := families["4"]
+	b := newBalancer(t, 64, tableOf(service("dns", packet.ProtoUDP, a.vip, 5353, 53, a.pod)))
+	src := ip("20.0.0.1")
+	exchange := func() packet.Verdict {
+		src = src.Next()
+		p := mk(packet.ProtoUDP, netip.AddrPortFrom(src, 1), at(a.vip, 5353), 0)
+		v := b.Outbound(p)
+		if v == packet.VerdictReflect {
+			b.Outbound(mk(packet.ProtoUDP, p.Destination(), p.Source(), 0))
+		}
+		return v
+	}
+	for range 64 {
+		want(t, b, exchange(), packet.VerdictReflect, "a slot is free")
+	}
+	want(t, b, exchange(), packet.VerdictDrop, "all are busy")
+	b.clock.Add(21)
+	for range 64 {
+		want(t, b, exchange(), packet.VerdictReflect, "idle ones make room")
+	}
+	want(t, b, exchange(), packet.VerdictDrop, "all are busy again")
+	b.sound(t)
+	if s := b.Stats(); s.Services["d/dns"].Connections != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 || s.Dropped["table_full"] != 2 {
+		t.Fatal(s.Services, s.Opened, s.Flows, nonzero(s.Dropped))
+	}
 }

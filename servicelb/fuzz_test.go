@@ -7,9 +7,9 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// FuzzPackets: whatever the bytes are, nothing panics, no checksum that was right becomes wrong, no Pod's address
-// leaves, and nothing is sent to a Service address untranslated.
-func FuzzPackets(f *testing.F) {
+// Whatever the bytes are: nothing panics, no correct checksum becomes wrong, no Pod's own address leaves, and nothing is
+// sent to a Service address untranslated.
+func FuzzBalancer_HostilePackets_NoLeak(f *testing.F) {
 	for _, a := range families {
 		for _, p := range []*packet.Packet{
 			mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN), mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 80), 0),

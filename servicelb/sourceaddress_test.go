@@ -9,19 +9,19 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// places are the addresses of one family that the matrix is made of.
-type places struct {
+// testAddrs are the addresses of one family that the tests use. far is a Pod of another node.
+type testAddrs struct {
 	vip, node, peer, pod, far, outside, endpoint, snat, loop string
 }
 
-var families = map[string]places{
+var families = map[string]testAddrs{
 	"4": {"10.43.0.5", "192.168.0.1", "192.168.0.2", "10.42.1.5", "10.42.2.5", "203.0.113.9", "198.51.100.7", "10.42.1.1", "127.0.0.1"},
 	"6": {"fd43::5", "fd00::1", "fd00::2", "fd42:0:0:1::5", "fd42:0:0:2::5", "2001:db8::9", "2001:db8:1::7", "fd42:0:0:1::1", ""},
 }
 
-// TestWhoseSource is the matrix of DESIGN.md section 2: what the backend sees, where the packet goes, and that the
-// answer comes back to the client from the address it had asked.
-func TestWhoseSource(t *testing.T) {
+// The matrix of sourceFor: which source address the backend sees, where the packet goes, and that the reply returns to the
+// client from the address that it has sent to.
+func TestSourceAddress_ClientsAndBackends_Matrix(t *testing.T) {
 	const keep, snat, masq = "keep", "snat", "masq"
 	for fam, a := range families {
 		for _, c := range []struct {
@@ -74,8 +74,8 @@ func TestWhoseSource(t *testing.T) {
 	}
 }
 
-// TestFarPodToNodePort: a Pod of another node asks this node's port through the tunnel.
-func TestFarPodToNodePort(t *testing.T) {
+// A Pod of another node sends to a node port of this node through the tunnel.
+func TestNodePort_PodOfAnotherNode_AnsweredThroughTunnel(t *testing.T) {
 	for fam, a := range families {
 		for _, backend := range []string{a.pod, a.far, a.node, a.peer} {
 			t.Run(fam+"/"+backend, func(t *testing.T) {
