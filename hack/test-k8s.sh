@@ -26,8 +26,13 @@ down() { [ -n "${KEEP:-}" ] || "$rig/down.sh"; }
 trap down EXIT
 "$rig/down.sh" >/dev/null 2>&1 || true
 "$rig/up.sh"
-go test -tags k8s -count=1 -timeout 30m -v -skip TestMigration "$@" ./test/k8s
-[ $# -eq 0 ] || exit 0
+if [ $# -gt 0 ]; then
+  go test -tags k8s -count=1 -timeout 30m -v -skip TestMigration "$@" ./test/k8s
+  exit
+fi
+go test -tags k8s -count=1 -timeout 30m -v -skip 'TestMigration|TestUninstall' ./test/k8s
+# Afterwards, since it removes warren from a node of the cluster that the other tests use.
+WARREN_K8S_DEPLOYED=1 go test -tags k8s -count=1 -timeout 10m -v -run TestUninstall ./test/k8s
 go test -tags k8s -count=1 -v ./test/k8s/dns
 "$rig/down.sh"
 export FAMILIES=ipv4

@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -152,7 +153,7 @@ func TestAPIServerAway(t *testing.T) {
 		}
 	}
 	defer resume()
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // the duration of a fault, not a wait: watches are open and silent
 	killAgent(t, "n2")
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		for _, from := range []string{"n1", "n2", "n3"} {
@@ -205,10 +206,12 @@ func TestNodeCutOff(t *testing.T) {
 	}
 	link("down")
 	defer link("up")
-	time.Sleep(5 * time.Second)
-	if _, err := fromPod(ns, web["n1"].Name, "curl", "-fsS", "-m", "2", "http://"+web["n3"].IP+":8080/hostname"); err == nil {
-		t.Error("the node that was cut off still answers")
-	}
+	testutil.EventuallyWithin(t, 30*time.Second, "the isolated node does not answer", func() error {
+		if _, err := fromPod(ns, web["n1"].Name, "curl", "-fsS", "-m", "2", "http://"+web["n3"].IP+":8080/hostname"); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
 	if _, err := fromPod(ns, web["n1"].Name, curlArgs("http://"+web["n2"].IP+":8080/hostname")...); err != nil {
 		t.Errorf("the others suffer: %v", err)
 	}

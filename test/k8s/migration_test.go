@@ -28,18 +28,7 @@ func TestMigration(t *testing.T) {
 		for _, n := range slices.Sorted(maps.Keys(m.stop)) {
 			m.stop[n]()
 		}
-		may := map[string][]string{
-			// A connection through a Service lives in the tables of whoever translated it.
-			"kube-proxy off n1": {"kept"}, "kube-proxy off n2": {"kept"}, "kube-proxy off n3": {"kept"}, "kube-proxy again": {"kept", "node port of"},
-		}
-		for _, n := range nodes {
-			// A request by one node's port to a Pod of another is under way while the way between the two becomes another.
-			may["agent on "+n] = []string{"node port of"}
-			// Between its agent's end and its uninstallation a node has no way to others' Pods; and a question to a CoreDNS
-			// that is about to end may stay without an answer, which a datagram is not sent again for.
-			may[n+" drained"], may[n+" back on flannel"] = []string{"name from"}, []string{"name from", "from node " + n}
-		}
-		m.probers.report(t, may)
+		m.probers.report(t, migrationAllowances())
 	})
 	before := map[string]string{}
 	for _, n := range nodes {
@@ -69,6 +58,26 @@ func TestMigration(t *testing.T) {
 			}
 		}
 	}
+}
+
+// migrationAllowances are the failed requests that each phase tolerates. The numbers are the most that ten runs had
+// (docs/kubernetes.md), with a margin of a few requests.
+func migrationAllowances() map[string][]allowance {
+	const inFlight, kept, names = 4, 6, 12
+	out := map[string][]allowance{
+		"kube-proxy again": {{"kept", kept}, {"node port of", inFlight}},
+	}
+	for _, n := range nodes {
+		// A connection through a Service lives in the flow table of the proxy that translated it.
+		out["kube-proxy off "+n] = []allowance{{"kept", kept}}
+		// A request to a node port of one node for a Pod of another may be in flight while the path between the two changes.
+		out["agent on "+n] = []allowance{{"node port of", inFlight}}
+		// A DNS query to a CoreDNS Pod that ends may remain without an answer, and the resolver does not repeat it in time.
+		out[n+" drained"] = []allowance{{"name from", names}}
+		// Between the end of its agent and its uninstallation a node has no route to Pods of other nodes.
+		out[n+" back on flannel"] = []allowance{{"name from", names}, {"from node " + n, inFlight}}
+	}
+	return out
 }
 
 type migration struct {
@@ -230,10 +239,14 @@ func doctorOn(t *testing.T, node string) map[string]string {
 		if p.Node != node {
 			continue
 		}
-		raw, _ := tryKubectl("-n", "warren-system", "exec", p.Name, "-c", "agent", "--", "/warren", "doctor", "-o", "json")
+		// The doctor exits with an error if it has findings; its output is complete nevertheless.
+		raw, failed := tryKubectl("-n", "warren-system", "exec", p.Name, "-c", "agent", "--", "/warren", "doctor", "-o", "json")
 		var found []struct{ Check, Level, Text string }
 		if err := json.Unmarshal([]byte(raw), &found); err != nil {
-			t.Fatalf("%v: %s", err, raw)
+			t.Fatalf("doctor on %s: %v: %q: %v", node, err, raw, failed)
+		}
+		if failed != nil && !slices.ContainsFunc(found, func(f struct{ Check, Level, Text string }) bool { return f.Level == "problem" }) {
+			t.Fatalf("doctor on %s: %v", node, failed)
 		}
 		out := map[string]string{}
 		for _, f := range found {

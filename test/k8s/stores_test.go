@@ -50,7 +50,10 @@ func TestBothStoresAway(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30088)
-	time.Sleep(3 * time.Second) // agents keep what they know on disk once a second
+	testutil.EventuallyWithin(t, 30*time.Second, "n2's agent persists the Service", func() error {
+		_, err := try("n2", "grep", "-q", ip, "/var/lib/warren/snapshot.json")
+		return err
+	})
 	resumeAPI := hang(t, apiPid)
 	defer resumeAPI()
 	resumeEtcd := hang(t, etcdPid)

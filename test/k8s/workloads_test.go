@@ -122,7 +122,8 @@ spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %[2]s, ar
 	})
 	for _, n := range []string{"8", "2", "6", "1", "4"} {
 		kubectl(t, "-n", ns, "scale", "deployment/web", "--replicas="+n)
-		time.Sleep(4 * time.Second)
+		kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=60s")
+		time.Sleep(time.Second) // of load with this number of replicas
 	}
 	if err := load(); err != nil {
 		t.Errorf("a request failed while replicas came and went: %v", err)
