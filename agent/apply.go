@@ -47,7 +47,7 @@ func (x *applier) apply() {
 	if x.socks.set(p) {
 		x.kick()
 	}
-	x.pool.SetStrangers(p.Unmanaged)
+	x.pool.SetUnmanaged(p.Unmanaged)
 	changed, err := x.setHost(p, look)
 	x.pods.set(x.Agent, p.Offload, look)
 	// After the rules: a flow whose replies are not redirected yet would break.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/httpserve"
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 )
@@ -75,9 +77,9 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(metricApplied, float64(st.Applied))
 	gauge(metricProblems, float64(len(st.Problems)))
 	gauge(metricPods, float64(st.Pods))
-	for _, family := range []string{"ipv4", "ipv6"} {
-		if free, _, blocks := m.a.pool.Room(family == "ipv4"); blocks > 0 {
-			gauge(metricFree, float64(free), family)
+	for _, f := range model.Families {
+		if free, _, blocks := m.a.pool.Room(f); blocks > 0 {
+			gauge(metricFree, float64(free), strings.ToLower(f.String()))
 		}
 	}
 	gauge(metricMTU, float64(st.MTU))

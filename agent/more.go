@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/ipam"
 )
 
@@ -36,7 +37,7 @@ func (a *Agent) extend(ctx context.Context, needs func(free, largest int) bool) 
 	}
 	var ranges []netip.Prefix
 	for _, r := range a.cluster().PodCIDRs {
-		free, largest, blocks := a.pool.Room(r.Addr().Is4())
+		free, largest, blocks := a.pool.Room(model.FamilyOf(r.Addr()))
 		switch {
 		case blocks == 0 || !needs(free, largest):
 		case blocks >= a.cfg.MaxBlocks:

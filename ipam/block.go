@@ -1,3 +1,10 @@
+// Package ipam assigns Pod CIDRs to nodes and addresses to Pods.
+//
+// Blocks: ClaimBlocks and ClaimMore claim Pod CIDRs for this node in the store, by one transaction per claim. A block
+// belongs to a node name and the identity on that node's disk, without a lease; it is never released here.
+//
+// Addresses: Pool assigns the addresses of the node's blocks to attachments. It owns the journal on disk and never needs
+// the store. No method starts a goroutine, and no packet passes through the package.
 package ipam
 
 import (
@@ -13,24 +20,26 @@ import (
 	"github.com/warrennet/warren/internal/netx"
 )
 
-// BlockStore is where blocks are claimed: one transaction creates all or none.
+// BlockStore is the store's part in claims.
 type BlockStore interface {
 	// Blocks lists all claims and the store's revision at that moment.
 	Blocks(ctx context.Context) (all []model.Block, revision int64, err error)
-	// ClaimBlocks creates all of want if none exists (won), else returns what is claimed now.
+	// ClaimBlocks creates all of want in one transaction if none of them exists. Otherwise it creates none, and returns won
+	// false and all current claims.
 	ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, revision int64, err error)
 }
 
-// Owner is who claims: a node name and the identity kept on that node's disk.
+// Owner identifies the node that claims: its name and the identity on its disk.
 type Owner struct{ Node, Identity string }
 
-// ErrNoFreeBlock says that every block of a Pod range has an owner.
+// ErrNoFreeBlock: every block of a Pod range has an owner.
 var ErrNoFreeBlock = errors.New("no free block")
 
-// ClaimBlocks returns the blocks that owner holds, one per Pod range of the cluster at least, claiming what is missing.
-// A claim has no lease: it ends only by release. A request whose outcome is unknown (timeout) is safe to repeat,
-// because the owner finds its own block again. The blocks in prefer are taken where they are free: a node that comes
-// back after the store lost its data claims what its Pods already use. The revision is that of the last answer.
+// ClaimBlocks returns all blocks of the owner. In each Pod range of the cluster where the owner has none, it claims one.
+//
+// Blocks in prefer are claimed where they are free: after the store lost its data, a node claims the blocks that its Pods
+// use. A claim has no lease and ends only by release. A request whose outcome is unknown (timeout) may be repeated,
+// because the owner then finds its own block. The revision is that of the store's last response.
 func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, prefer []netip.Prefix) ([]netip.Prefix, int64, error) {
 	have, rev, err := s.Blocks(ctx)
 	if err != nil {
@@ -38,12 +47,12 @@ func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, pr
 	}
 	for try := 0; ; try++ {
 		mine, missing := owned(c, have, o)
-		want := again(c, have, o, prefer)
+		want := preferred(c, have, o, prefer)
 		if len(missing)+len(want) == 0 {
 			return mine, rev, nil
 		}
 		if want == nil {
-			if want, err = pick(c, missing, have, o, try, fromStart); err != nil {
+			if want, err = choose(c, missing, have, o, try, fromStart); err != nil {
 				return mine, rev, err
 			}
 		}
@@ -60,14 +69,14 @@ func ClaimBlocks(ctx context.Context, s BlockStore, c model.Cluster, o Owner, pr
 	}
 }
 
-// ClaimMore claims one more block in each of ranges, for a node whose blocks there are full. It looks from the end of the
-// range: the beginning is where first blocks are taken, and where another network may have set some aside for nodes that
-// have not come over yet.
+// ClaimMore claims one more block in each of ranges, for a node whose blocks there are full. It searches from the end of
+// the range. The first blocks of nodes are at the start of the range, and another CNI plugin may use some of those on nodes
+// that are not migrated yet.
 func ClaimMore(ctx context.Context, s BlockStore, c model.Cluster, o Owner, ranges []netip.Prefix) ([]netip.Prefix, int64, error) {
 	have, _, err := s.Blocks(ctx)
 	for try := 0; err == nil; try++ {
 		var want []model.Block
-		if want, err = pick(c, ranges, have, o, try, fromEnd); err != nil {
+		if want, err = choose(c, ranges, have, o, try, fromEnd); err != nil {
 			break
 		}
 		won, now, rev, cerr := s.ClaimBlocks(ctx, want)
@@ -102,8 +111,8 @@ func owned(c model.Cluster, have []model.Block, o Owner) (mine, missing []netip.
 	return mine, missing
 }
 
-// again returns claims for those preferred blocks that lie in the cluster's ranges and overlap nobody's block.
-func again(c model.Cluster, have []model.Block, o Owner, prefer []netip.Prefix) (out []model.Block) {
+// preferred returns claims for the preferred blocks that are inside the cluster's ranges and overlap no claimed block.
+func preferred(c model.Cluster, have []model.Block, o Owner, prefer []netip.Prefix) (out []model.Block) {
 	for _, p := range prefer {
 		inside := slices.ContainsFunc(c.PodCIDRs, func(r netip.Prefix) bool { return r.Overlaps(p) })
 		if inside && !slices.ContainsFunc(have, func(b model.Block) bool { return b.CIDR.Overlaps(p) }) {
@@ -113,21 +122,24 @@ func again(c model.Cluster, have []model.Block, o Owner, prefer []netip.Prefix) 
 	return out
 }
 
+// newBlock returns the claim of a prefix.
 func newBlock(p netip.Prefix, o Owner) model.Block {
 	return model.Block{CIDR: p, Node: o.Node, Identity: o.Identity, Claimed: time.Now().UTC().Truncate(time.Second)}
 }
 
-// pick chooses one index that is free in every missing range, so that both families of a node carry the same number
-// (10.42.3.0/24 and fd42:0:0:3::/64). The first try takes the lowest, which people like; later tries choose at random
-// among a window that doubles, so that n racing nodes need a constant number of transactions each.
-func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, try int, from end) ([]model.Block, error) {
+// choose returns claims for one block number that is free in every missing range. Both families of a node get the same
+// number: 10.42.3.0/24 and fd42:0:0:3::/64.
+//
+// The first try takes the number nearest to the end from. Later tries choose at random from a window that doubles with each
+// try, so that n nodes that claim at once need a constant number of transactions each.
+func choose(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, try int, from end) ([]model.Block, error) {
 	window := 1
 	if try > 0 {
 		window = 4 << min(try, 12)
 	}
 	free := freeIndexes(c, missing, have, window, from)
 	if len(free) == 0 {
-		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or take a larger Pod range", ErrNoFreeBlock, missing)
+		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or use a larger Pod range", ErrNoFreeBlock, missing)
 	}
 	i := free[rand.IntN(len(free))]
 	out := make([]model.Block, 0, len(missing))
@@ -137,21 +149,21 @@ func pick(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner, 
 	return out, nil
 }
 
-// end is the end of a range that is looked at first.
-type end bool
+// end is the end of a range where the search starts.
+type end uint8
 
 const (
-	fromStart end = false
-	fromEnd   end = true
+	fromStart end = iota
+	fromEnd
 )
 
-// freeIndexes returns up to limit block numbers that are free in all ranges, the nearest to that end first.
+// freeIndexes returns up to limit block numbers that are free in all ranges, the nearest to the end from first.
 func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, limit int, from end) []int {
 	taken := make(map[netip.Prefix]bool, len(have))
-	var odd []netip.Prefix // blocks of another size than the cluster's: compared one by one
+	var otherSize []netip.Prefix // blocks of another size than the cluster's: compared one by one
 	for _, b := range have {
 		if taken[b.CIDR] = true; b.CIDR.Bits() != c.Bits(b.CIDR) {
-			odd = append(odd, b.CIDR)
+			otherSize = append(otherSize, b.CIDR)
 		}
 	}
 	var out []int
@@ -161,20 +173,21 @@ func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, lim
 		if from == fromEnd {
 			i = n - 1 - k
 		}
-		if isFree(c, ranges, taken, odd, i) {
+		if isFree(c, ranges, taken, otherSize, i) {
 			out = append(out, i)
 		}
 	}
 	return out
 }
 
-func isFree(c model.Cluster, ranges []netip.Prefix, taken map[netip.Prefix]bool, odd []netip.Prefix, i int) bool {
+// isFree reports whether block number i overlaps no claimed block in any range.
+func isFree(c model.Cluster, ranges []netip.Prefix, taken map[netip.Prefix]bool, otherSize []netip.Prefix, i int) bool {
 	for _, r := range ranges {
 		b := netx.NthPrefix(r, c.Bits(r), uint64(i))
 		if taken[b] {
 			return false
 		}
-		for _, o := range odd {
+		for _, o := range otherSize {
 			if o.Overlaps(b) {
 				return false
 			}
@@ -183,12 +196,12 @@ func isFree(c model.Cluster, ranges []netip.Prefix, taken map[netip.Prefix]bool,
 	return true
 }
 
-// maxBlocks bounds the search in a huge IPv6 range.
-const maxBlocks = 1 << 20
+// maxNumbers bounds the search for a free block number in a large IPv6 range.
+const maxNumbers = 1 << 20
 
 // blockCount is the number of blocks that every range has.
 func blockCount(c model.Cluster, ranges []netip.Prefix) int {
-	n := maxBlocks
+	n := maxNumbers
 	for _, r := range ranges {
 		if bits := c.Bits(r) - r.Bits(); bits < 20 {
 			n = min(n, 1<<max(bits, 0))

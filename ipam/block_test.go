@@ -27,7 +27,7 @@ func owner(i int) ipam.Owner {
 	return ipam.Owner{Node: fmt.Sprintf("n%d", i), Identity: fmt.Sprintf("id%d", i)}
 }
 
-// counted counts the requests that claims cost.
+// counted counts the requests to the store.
 type counted struct {
 	ipam.BlockStore
 	n atomic.Int64
@@ -55,7 +55,7 @@ func claim(t *testing.T, s ipam.BlockStore, c model.Cluster, o ipam.Owner, prefe
 	return got
 }
 
-func TestClaimBlocks(t *testing.T) {
+func TestClaimBlocks_EachFamily_ClaimsLowestFree(t *testing.T) {
 	url := etcdtest.Start(t)
 	p := netip.MustParsePrefix
 	for _, tc := range []struct {
@@ -90,19 +90,19 @@ func TestClaimBlocks(t *testing.T) {
 	}
 }
 
-func TestClaimPrefersWhatTheNodeHeld(t *testing.T) {
+func TestClaimBlocks_StoreLostData_ClaimsPreferred(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "prefer")
 	c := cluster("10.42.0.0/16", "fd42::/48")
 	held := []netip.Prefix{netip.MustParsePrefix("10.42.7.0/24"), netip.MustParsePrefix("fd42:0:0:7::/64")}
 	if got := claim(t, s, c, owner(1), held...); !slices.Equal(got, held) {
-		t.Errorf("after the store lost its data: %v, expected what the disk says %v", got, held)
+		t.Errorf("after the store lost its data: %v, expected the preferred %v", got, held)
 	}
 	if got := claim(t, s, c, owner(2), held...); slices.Contains(got, held[0]) || slices.Contains(got, held[1]) {
-		t.Errorf("%v overlaps what node 1 holds", got)
+		t.Errorf("%v overlaps the blocks of node 1", got)
 	}
 }
 
-func TestClaimFullRange(t *testing.T) {
+func TestClaimBlocks_RangeFull_ReturnsErrNoFreeBlock(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "full")
 	c := cluster("10.42.0.0/23")
 	claim(t, s, c, owner(1))
@@ -119,8 +119,8 @@ func TestClaimFullRange(t *testing.T) {
 	}
 }
 
-// A release must never free the block of another identity under the same name.
-func TestReleaseIsFenced(t *testing.T) {
+// A release must never free the block of another identity with the same node name.
+func TestDeleteNode_OtherIdentity_ReleasesNothing(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "fence")
 	c := cluster("10.42.0.0/16")
 	claim(t, s, c, owner(1))
@@ -129,7 +129,7 @@ func TestReleaseIsFenced(t *testing.T) {
 	}
 }
 
-func TestRacingNodesGetDistinctBlocks(t *testing.T) {
+func TestClaimBlocks_ManyNodesAtOnce_GetDistinctBlocks(t *testing.T) {
 	url := etcdtest.Start(t)
 	for _, n := range []int{8, 64} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -164,14 +164,14 @@ func TestRacingNodesGetDistinctBlocks(t *testing.T) {
 			perNode := float64(s.n.Load()) / float64(n)
 			t.Logf("%d nodes at once: %.1f store requests per node", n, perNode)
 			if perNode > 8 {
-				t.Errorf("%.1f store requests per node with %d racing: expected a small constant", perNode, n)
+				t.Errorf("%.1f store requests per node with %d nodes at once: expected a small constant", perNode, n)
 			}
 		})
 	}
 }
 
-// A further block comes from the end of the range, in the families asked for only, and stays the node's.
-func TestClaimMore(t *testing.T) {
+// Another block is claimed at the end of the range, only in the given families, and belongs to the node from then on.
+func TestClaimMore_LastBlocks_AreClaimedOnce(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "more")
 	c := cluster("10.42.0.0/22", "fd42::/48")
 	ctx := context.Background()
@@ -206,7 +206,7 @@ func TestClaimMore(t *testing.T) {
 		}
 	}
 	if won != 2 || full != 2 {
-		t.Errorf("%d of 4 nodes got one of the last two blocks and %d were told that none is left", won, full)
+		t.Errorf("%d of 4 nodes got one of the last two blocks and %d got ErrNoFreeBlock", won, full)
 	}
 	freed, err := s.DeleteNode(ctx, "n1", "")
 	if err != nil || len(freed) != 3 {
@@ -214,8 +214,8 @@ func TestClaimMore(t *testing.T) {
 	}
 }
 
-// A store that was restored from a backup may know one of a node's blocks and not the other: Pods use both.
-func TestClaimAgainWhatTheStoreForgot(t *testing.T) {
+// A store that was restored from a backup may have one of a node's blocks and lack another. Pods use both.
+func TestClaimBlocks_StoreRestored_ClaimsMissingBlock(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "forgot")
 	c := cluster("10.42.0.0/16")
 	held := append(claim(t, s, c, owner(1)), netip.MustParsePrefix("10.42.200.0/24"))
@@ -224,6 +224,6 @@ func TestClaimAgainWhatTheStoreForgot(t *testing.T) {
 	}
 	taken := claim(t, s, c, owner(2), netip.MustParsePrefix("10.42.9.0/24"))
 	if got := claim(t, s, c, owner(1), append(held, taken...)...); !slices.Equal(got, held) {
-		t.Errorf("%v, expected %v without %v, which is another node's", got, held, taken)
+		t.Errorf("%v, expected %v without %v, which belongs to another node", got, held, taken)
 	}
 }

@@ -13,46 +13,49 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// Pool hands out the node's Pod addresses from the blocks the node owns, one per family, and remembers them in a
-// journal on disk. Addresses go round: a fresh one is never the one just freed while others are left.
+// Pool assigns Pod addresses from the blocks of this node, one per family, and persists them in a journal. A Pool is safe
+// for concurrent use; the journal is its alone.
 //
-// Writing an event is one write(2) without fsync. A killed agent loses nothing by it, because the kernel holds what
-// was written; a power loss may lose the tail, but then every Pod is gone as well, which the boot id tells.
+// Addresses are assigned in ascending order, and from the start again after the last one. So an address that was just
+// released is assigned last.
+//
+// An event is one write(2) without fsync. A killed agent loses nothing, because the kernel holds the written data. A power
+// loss may lose the end of the journal, but then no Pod survives either; the boot id shows it.
 type Pool struct {
 	mu        sync.Mutex
 	journal   *journal
-	spans     []*span // the node's blocks, in the order of the families and of their claiming
+	spans     []*span // the node's blocks, by family in the cluster's order, then in the order of their claims
 	records   map[api.Attachment]Record
 	holder    map[netip.Addr]api.Attachment
-	strangers map[netip.Addr]bool // of another network's Pods
-	warn      []string
+	unmanaged map[netip.Addr]bool // addresses of unmanaged Pods
+	problems  []string
 }
 
-// PoolConfig says where a pool lives.
+// PoolConfig holds the parameters of a Pool. Dir and BootID are required.
 type PoolConfig struct {
 	Dir string // state directory; the journal is Dir/pods.journal
-	// BootID is the kernel's boot id; records of another boot are dropped, the cursors are kept.
+	// BootID is the kernel's boot id. Records of another boot are dropped; the position in each block is kept.
 	BootID string
-	// Blocks are the node's blocks, the cluster's preferred family first. They may be set later.
+	// Blocks are the node's blocks, the cluster's preferred family first. SetBlocks may set them later.
 	Blocks []netip.Prefix
 }
 
-// JournalName is the file in the state directory that holds the node's Pods.
+// JournalName is the name of the journal in the state directory.
 const JournalName = "pods.journal"
 
-// OpenPool reads the journal, or begins one.
+// OpenPool reads the journal or creates it. Problems lists what was wrong with it.
 func OpenPool(c PoolConfig) (*Pool, error) {
 	if c.BootID == "" {
-		return nil, errors.New("open the address pool: no boot id given")
+		return nil, errors.New("open address pool: BootID is empty, expected the kernel's boot id")
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open the address pool: %w", err)
+		return nil, fmt.Errorf("open address pool: %w", err)
 	}
 	j, state, err := openJournal(filepath.Join(c.Dir, JournalName), c.BootID)
 	if err != nil {
-		return nil, fmt.Errorf("open the address pool: %w", err)
+		return nil, fmt.Errorf("open address pool: %w", err)
 	}
-	p := &Pool{journal: j, records: state.records, holder: map[netip.Addr]api.Attachment{}, warn: state.problems}
+	p := &Pool{journal: j, records: state.records, holder: map[netip.Addr]api.Attachment{}, problems: state.problems}
 	for at, r := range p.records {
 		for _, a := range r.Addresses {
 			p.holder[a] = at
@@ -65,18 +68,19 @@ func OpenPool(c PoolConfig) (*Pool, error) {
 	return p, nil
 }
 
-// Close ends the use of the journal file. Records stay.
+// Close closes the journal. The records remain on disk.
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.journal.close()
 }
 
-// Problems lists what was wrong with the journal when it was opened. A damaged file was set aside under the name
-// that the message gives; every line that could be read was taken up.
-func (p *Pool) Problems() []string { return slices.Clone(p.warn) }
+// Problems lists what was wrong with the journal when it was opened. A copy of a damaged journal is kept in the file that
+// the problem names. Every valid line was read.
+func (p *Pool) Problems() []string { return slices.Clone(p.problems) }
 
-// SetBlocks replaces the blocks that fresh addresses come from. Records with addresses elsewhere stay until released.
+// SetBlocks replaces the blocks from which addresses are assigned. Records with addresses of other blocks remain until
+// they are released.
 func (p *Pool) SetBlocks(blocks []netip.Prefix) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,39 +102,39 @@ func (p *Pool) SetBlocks(blocks []netip.Prefix) error {
 	for a := range p.holder {
 		p.mark(a, true)
 	}
-	for a := range p.strangers {
+	for a := range p.unmanaged {
 		p.mark(a, true)
 	}
 	for _, a := range p.journal.cursors {
-		p.point(a)
+		p.moveCursor(a)
 	}
 	return nil
 }
 
-// SetStrangers names the addresses of the blocks that Pods of another network hold, which this pool must not give away.
-func (p *Pool) SetStrangers(list []netip.Addr) {
+// SetUnmanaged replaces the list of addresses of unmanaged Pods, which this pool must not assign.
+func (p *Pool) SetUnmanaged(list []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := map[netip.Addr]bool{}
 	for _, a := range list {
-		if _, ours := p.holder[a]; !ours {
+		if _, held := p.holder[a]; !held {
 			now[a] = true
 		}
 	}
-	for a := range p.strangers {
-		if _, ours := p.holder[a]; !now[a] && !ours {
+	for a := range p.unmanaged {
+		if _, held := p.holder[a]; !now[a] && !held {
 			p.mark(a, false)
 		}
 	}
 	for a := range now {
 		p.mark(a, true)
 	}
-	p.strangers = now
+	p.unmanaged = now
 }
 
-// Reserve gives the attachment of r its addresses and writes the record down, not yet committed. A record that exists
-// is returned as it is, with fresh false.
-func (p *Pool) Reserve(r Record) (got Record, fresh bool, err error) {
+// Reserve assigns addresses to the attachment of r and persists the record, not yet committed: those in r.Requested, else
+// free ones. An attachment that has a record already gets that one unchanged, with isNew false.
+func (p *Pool) Reserve(r Record) (got Record, isNew bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if have, ok := p.records[r.Attachment]; ok {
@@ -150,13 +154,13 @@ func (p *Pool) Reserve(r Record) (got Record, fresh bool, err error) {
 	return r.clone(), true, nil
 }
 
-// Commit marks a reservation as a standing interface.
+// Commit records that the interface of a reservation is configured, with the MAC of the Pod's end.
 func (p *Pool) Commit(at api.Attachment, mac string) (Record, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r, ok := p.records[at]
 	if !ok {
-		return Record{}, fmt.Errorf("commit %s: no address is reserved for it", Name(at))
+		return Record{}, fmt.Errorf("commit %s: it has no reservation", Name(at))
 	}
 	r.Committed, r.MAC = true, mac
 	if err := p.put(r, false); err != nil {
@@ -165,12 +169,12 @@ func (p *Pool) Commit(at api.Attachment, mac string) (Record, error) {
 	return r.clone(), nil
 }
 
-// Adopt takes up a live interface that has no record, with the addresses it holds.
+// Adopt makes a committed record for an interface that exists without one, with the addresses that it has.
 func (p *Pool) Adopt(r Record) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, ok := p.records[r.Attachment]; ok {
-		return fmt.Errorf("adopt %s: it has a record", Name(r.Attachment))
+		return fmt.Errorf("adopt %s: it has a record already", Name(r.Attachment))
 	}
 	if err := r.check(); err != nil {
 		return err
@@ -233,10 +237,10 @@ func (p *Pool) live() []Record {
 	return out
 }
 
-// put writes a record down, and only then lets it count. A fresh one moves the cursors.
-func (p *Pool) put(r Record, fresh bool) error {
-	if err := p.journal.append(event{Put: &r, Fresh: fresh}, p.live); err != nil {
-		return fmt.Errorf("record %s: %w", Name(r.Attachment), err)
+// put persists a record, then applies it. isNew moves the cursors.
+func (p *Pool) put(r Record, isNew bool) error {
+	if err := p.journal.append(event{Put: &r, Fresh: isNew}, p.live); err != nil {
+		return fmt.Errorf("write record of %s: %w", Name(r.Attachment), err)
 	}
 	p.records[r.Attachment] = r
 	for _, a := range r.Addresses {
@@ -244,7 +248,7 @@ func (p *Pool) put(r Record, fresh bool) error {
 		p.mark(a, true)
 	}
 	for _, a := range p.journal.cursors {
-		p.point(a)
+		p.moveCursor(a)
 	}
 	return nil
 }

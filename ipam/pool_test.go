@@ -44,16 +44,16 @@ func openTest(t *testing.T, dir, boot string, blocks ...string) *Pool {
 	return p
 }
 
-func reserve(t *testing.T, p *Pool, i int, asked ...string) Record {
+func reserve(t *testing.T, p *Pool, i int, requested ...string) Record {
 	t.Helper()
-	r, _, err := p.Reserve(Record{Attachment: at(i), Requested: addrs(asked...)})
+	r, _, err := p.Reserve(Record{Attachment: at(i), Requested: addrs(requested...)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func TestPoolGoesRound(t *testing.T) {
+func TestPool_ReleasedAddress_IsAssignedLast(t *testing.T) {
 	p := openTest(t, t.TempDir(), "b1", "10.42.7.0/29") // .3 .4 .5 .6 are for Pods
 	for i, want := range []string{"10.42.7.3", "10.42.7.4"} {
 		if got := reserve(t, p, i).Addresses[0].String(); got != want {
@@ -75,22 +75,24 @@ func TestPoolGoesRound(t *testing.T) {
 	}
 }
 
-func TestPoolTwoFamiliesInOrder(t *testing.T) {
+func TestPool_TwoFamilies_AddressesInOrderOfBlocks(t *testing.T) {
 	for _, blocks := range [][]string{{"10.42.7.0/24", "fd42::7:0/112"}, {"fd42:0:0:7::/64", "10.42.7.0/24"}} {
-		p := openTest(t, t.TempDir(), "b1", blocks...)
-		r := reserve(t, p, 1)
-		if len(r.Addresses) != 2 {
-			t.Fatalf("%v: %v", blocks, r.Addresses)
-		}
-		for i, a := range r.Addresses {
-			if b := netip.MustParsePrefix(blocks[i]); !b.Contains(a) {
-				t.Errorf("address %d is %s, want one of %s", i, a, b)
+		t.Run(blocks[0], func(t *testing.T) {
+			p := openTest(t, t.TempDir(), "b1", blocks...)
+			r := reserve(t, p, 1)
+			if len(r.Addresses) != 2 {
+				t.Fatalf("addresses %v, want one per block %v", r.Addresses, blocks)
 			}
-		}
+			for i, a := range r.Addresses {
+				if b := netip.MustParsePrefix(blocks[i]); !b.Contains(a) {
+					t.Errorf("address %d is %s, want one of %s", i, a, b)
+				}
+			}
+		})
 	}
 }
 
-func TestPoolSeveralBlocks(t *testing.T) {
+func TestPool_SeveralBlocks_AreUsedInTurn(t *testing.T) {
 	p := openTest(t, t.TempDir(), "b1", "10.42.7.0/29", "10.42.9.0/29")
 	for i := range 8 {
 		reserve(t, p, i)
@@ -114,10 +116,10 @@ func TestPoolSeveralBlocks(t *testing.T) {
 	}
 }
 
-func TestPoolRefusesRequests(t *testing.T) {
+func TestReserve_RequestedAddress_IsAssignedOrRefused(t *testing.T) {
 	p := openTest(t, t.TempDir(), "b1", "10.42.7.0/24", "fd42:0:0:7::/64")
 	reserve(t, p, 1, "10.42.7.77")
-	for _, c := range []struct{ asked, want string }{
+	for _, c := range []struct{ requested, want string }{
 		{"10.42.7.77", "address 10.42.7.77 is held by container c1, interface eth0"},
 		{"10.42.7.0", "is reserved in block 10.42.7.0/24"},
 		{"10.42.7.1", "is reserved"},
@@ -127,26 +129,28 @@ func TestPoolRefusesRequests(t *testing.T) {
 		{"fd42:0:0:7::2", "is reserved"},
 		{"10.42.8.5", "is in none of this node's blocks [10.42.7.0/24 fd42:0:0:7::/64]"},
 	} {
-		_, _, err := p.Reserve(Record{Attachment: at(2), Requested: addrs(c.asked)})
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: error %v, want %q", c.asked, err, c.want)
-		}
+		t.Run(c.requested, func(t *testing.T) {
+			_, _, err := p.Reserve(Record{Attachment: at(2), Requested: addrs(c.requested)})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
 	}
-	r := reserve(t, p, 3, "fd42:0:0:7:1:2:3:4") // beyond the span that fresh addresses come from
+	r := reserve(t, p, 3, "fd42:0:0:7:1:2:3:4") // outside of the part of the block that is assigned without request
 	if r.Addresses[1].String() != "fd42::7:1:2:3:4" || r.Addresses[0].String() != "10.42.7.3" {
-		t.Errorf("one asked for, one chosen: %v", r.Addresses)
+		t.Errorf("one requested, one chosen: %v", r.Addresses)
 	}
 	if _, _, err := p.Reserve(Record{Attachment: at(4), Requested: addrs("10.42.7.8", "10.42.7.9")}); err == nil {
-		t.Error("two addresses of one family were given")
+		t.Error("two addresses of one family were assigned")
 	}
 }
 
-func TestPoolIsIdempotent(t *testing.T) {
+func TestReserve_Repeated_ReturnsSameRecord(t *testing.T) {
 	p := openTest(t, t.TempDir(), "b1", "10.42.7.0/24")
 	first := reserve(t, p, 1)
-	again, fresh, err := p.Reserve(Record{Attachment: at(1), PodName: "other"})
-	if err != nil || fresh || !cmp.Equal(first, again, compareNetip) {
-		t.Fatalf("second reserve: %v fresh=%v %v", again, fresh, err)
+	again, isNew, err := p.Reserve(Record{Attachment: at(1), PodName: "other"})
+	if err != nil || isNew || !cmp.Equal(first, again, compareNetip) {
+		t.Fatalf("second reserve: %v isNew=%v %v", again, isNew, err)
 	}
 	if _, err := p.Commit(at(2), ""); err == nil {
 		t.Fatal("committed what was never reserved")
@@ -156,7 +160,7 @@ func TestPoolIsIdempotent(t *testing.T) {
 	}
 }
 
-func TestPoolSurvivesAndForgets(t *testing.T) {
+func TestOpenPool_Reboot_DropsRecordsKeepsCursor(t *testing.T) {
 	dir := t.TempDir()
 	p := openTest(t, dir, "b1", "10.42.7.0/24")
 	reserve(t, p, 1)
@@ -180,9 +184,9 @@ func TestPoolSurvivesAndForgets(t *testing.T) {
 	}
 }
 
-func TestPoolRefusesNewerLayout(t *testing.T) {
+func TestOpenPool_NewerLayout_IsRefused(t *testing.T) {
 	dir := t.TempDir()
-	line, _ := checkedLine(map[string]any{"v": 2, "boot": "b1", "what": "ever"})
+	line, _ := checkedLine(map[string]any{"v": 2, "boot": "b1", "unknown": "field"})
 	os.WriteFile(filepath.Join(dir, JournalName), line, 0o600)
 	_, err := OpenPool(PoolConfig{Dir: dir, BootID: "b1"})
 	var newer *model.ErrNewer
@@ -191,7 +195,7 @@ func TestPoolRefusesNewerLayout(t *testing.T) {
 	}
 }
 
-func TestPoolSetsDamageAside(t *testing.T) {
+func TestOpenPool_DamagedLine_KeepsOthersAndCopy(t *testing.T) {
 	dir := t.TempDir()
 	p := openTest(t, dir, "b1", "10.42.7.0/24")
 	for i := range 3 {
@@ -216,11 +220,13 @@ func TestPoolSetsDamageAside(t *testing.T) {
 	}
 }
 
-func TestPoolTooSmallBlocks(t *testing.T) {
+func TestOpenPool_BlockTooSmall_IsRefused(t *testing.T) {
 	for _, b := range []string{"10.42.7.0/30", "10.42.7.0/31", "10.42.7.0/32", "fd42::/127"} {
-		if _, err := OpenPool(PoolConfig{Dir: t.TempDir(), BootID: "b", Blocks: prefixes(b)}); err == nil {
-			t.Errorf("block %s was taken", b)
-		}
+		t.Run(b, func(t *testing.T) {
+			if _, err := OpenPool(PoolConfig{Dir: t.TempDir(), BootID: "b", Blocks: prefixes(b)}); err == nil || !strings.Contains(err.Error(), b) {
+				t.Errorf("error %v, want one that names the block", err)
+			}
+		})
 	}
 }
 
@@ -246,28 +252,28 @@ func BenchmarkPoolAddress(b *testing.B) {
 	}
 }
 
-func TestPoolRoom(t *testing.T) {
+func TestRoom_ReserveAndUnmanaged_CountFreeAddresses(t *testing.T) {
 	p := openTest(t, t.TempDir(), "b1", "10.42.7.0/29", "fd42:0:0:7::/64")
-	room := func(v4 bool, free, largest, blocks int) {
+	room := func(f model.Family, free, largest, blocks int) {
 		t.Helper()
-		if f, l, b := p.Room(v4); f != free || l != largest || b != blocks {
-			t.Errorf("room (IPv4 %v): %d free, largest %d, %d blocks; expected %d, %d, %d", v4, f, l, b, free, largest, blocks)
+		if got, l, b := p.Room(f); got != free || l != largest || b != blocks {
+			t.Errorf("%s: %d free, largest %d, %d blocks; expected %d, %d, %d", f, got, l, b, free, largest, blocks)
 		}
 	}
-	room(true, 4, 4, 1)
-	room(false, 65533, 65533, 1)
+	room(model.IPv4, 4, 4, 1)
+	room(model.IPv6, 65533, 65533, 1)
 	for i := range 4 {
 		reserve(t, p, i)
 	}
-	room(true, 0, 4, 1)
-	room(false, 65529, 65533, 1)
+	room(model.IPv4, 0, 4, 1)
+	room(model.IPv6, 65529, 65533, 1)
 	if err := p.SetBlocks(prefixes("10.42.7.0/29", "fd42:0:0:7::/64", "10.42.9.0/24")); err != nil {
 		t.Fatal(err)
 	}
-	room(true, 252, 252, 2)
+	room(model.IPv4, 252, 252, 2)
 	if r := reserve(t, p, 4); r.Addresses[0].String() != "10.42.9.3" || !strings.HasPrefix(r.Addresses[1].String(), "fd42:0:0:7:") {
-		t.Errorf("after another block came: %v", r.Addresses)
+		t.Errorf("after SetBlocks with another block: %v", r.Addresses)
 	}
-	p.SetStrangers(addrs("10.42.9.9"))
-	room(true, 250, 252, 2)
+	p.SetUnmanaged(addrs("10.42.9.9"))
+	room(model.IPv4, 250, 252, 2)
 }

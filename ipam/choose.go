@@ -4,14 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/model"
 )
 
-// ErrNoBlock says that the node has no block to take an address from yet.
+// ErrNoBlock: the node has no block yet from which to assign an address.
 var ErrNoBlock = errors.New("this node has no Pod CIDR yet")
 
-// HeldError says that a requested address belongs to somebody else.
+// HeldError: a requested address belongs to another attachment.
 type HeldError struct {
 	Addr netip.Addr
 	By   api.Attachment
@@ -21,17 +23,17 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("address %s is held by %s", e.Addr, Name(e.By))
 }
 
-// FullError says that no address is left in a family.
+// FullError: the blocks of a family have no free address.
 type FullError struct {
 	Blocks []netip.Prefix
-	Pods   int // that hold addresses of these blocks
+	Pods   int // with addresses of these blocks
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("no address is left in %v: %d Pods hold them all", e.Blocks, e.Pods)
+	return fmt.Sprintf("no address is free in %v: %d Pods have them all", e.Blocks, e.Pods)
 }
 
-// RequestError says why a requested address cannot be given to anybody.
+// RequestError: no Pod can get the requested address, because of Why.
 type RequestError struct {
 	Addr netip.Addr
 	Why  string
@@ -39,38 +41,39 @@ type RequestError struct {
 
 func (e *RequestError) Error() string { return fmt.Sprintf("requested address %s %s", e.Addr, e.Why) }
 
-// families lists the families of the blocks in their order: true stands for IPv4.
-func (p *Pool) families() (out []bool) {
+// families lists the families of the blocks in the order of the blocks.
+func (p *Pool) families() (out []model.Family) {
 	for _, s := range p.spans {
-		if v4 := s.block.Addr().Is4(); len(out) == 0 || (len(out) == 1 && out[0] != v4) {
-			out = append(out, v4)
+		if !slices.Contains(out, s.family()) {
+			out = append(out, s.family())
 		}
 	}
 	return out
 }
 
-// choose picks one address per family: the requested one, else the next free one. It changes nothing.
+// choose selects one address per family: the requested one, else the next free one. It changes nothing.
 func (p *Pool) choose(requested []netip.Addr) ([]netip.Addr, error) {
 	fams := p.families()
 	if len(fams) == 0 {
 		return nil, ErrNoBlock
 	}
-	asked := map[bool]netip.Addr{}
+	var wanted [len(model.Families)]netip.Addr
 	for _, a := range requested {
-		if other, ok := asked[a.Is4()]; ok && other != a {
-			return nil, &RequestError{a, fmt.Sprintf("comes beside %s: a Pod has one address per family", other)}
+		f := model.FamilyOf(a)
+		if other := wanted[f]; other.IsValid() && other != a {
+			return nil, &RequestError{a, fmt.Sprintf("conflicts with %s: a Pod has one address per family", other)}
 		}
 		if err := p.allowed(a); err != nil {
 			return nil, err
 		}
-		asked[a.Is4()] = a
+		wanted[f] = a
 	}
 	var out []netip.Addr
-	for _, v4 := range fams {
-		a, ok := asked[v4]
-		if !ok {
+	for _, f := range fams {
+		a := wanted[f]
+		if !a.IsValid() {
 			var err error
-			if a, err = p.next(v4); err != nil {
+			if a, err = p.next(f); err != nil {
 				return nil, err
 			}
 		}
@@ -79,13 +82,13 @@ func (p *Pool) choose(requested []netip.Addr) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// allowed says whether an address may be given out on request.
+// allowed returns an error when a Pod must not have the requested address.
 func (p *Pool) allowed(a netip.Addr) error {
 	if by, ok := p.holder[a]; ok {
 		return &HeldError{a, by}
 	}
-	if p.strangers[a] {
-		return &RequestError{a, "belongs to a Pod of another network on this node"}
+	if p.unmanaged[a] {
+		return &RequestError{a, "belongs to an unmanaged Pod of this node"}
 	}
 	var blocks []netip.Prefix
 	for _, s := range p.spans {
@@ -100,12 +103,12 @@ func (p *Pool) allowed(a netip.Addr) error {
 	return &RequestError{a, fmt.Sprintf("is in none of this node's blocks %v", blocks)}
 }
 
-// next finds the free address that follows the one given out last, over all blocks of the family.
-func (p *Pool) next(v4 bool) (netip.Addr, error) {
+// next returns the next free address after the one assigned last, over all blocks of the family.
+func (p *Pool) next(f model.Family) (netip.Addr, error) {
 	var spans []*span
 	at := 0
 	for _, s := range p.spans {
-		if s.block.Addr().Is4() == v4 {
+		if s.family() == f {
 			if s.current {
 				at = len(spans)
 			}
@@ -122,26 +125,28 @@ func (p *Pool) next(v4 bool) (netip.Addr, error) {
 			return s.addr(n), nil
 		}
 	}
-	s := spans[at] // what lies before the cursor comes last
+	s := spans[at] // the addresses before the cursor are assigned last
 	if n, ok := s.free(s.first, s.cursor); ok {
 		return s.addr(n), nil
 	}
 	return netip.Addr{}, p.full(spans)
 }
 
-// Room says how many addresses of a family are free and how many its largest block has; blocks is how many it has.
-func (p *Pool) Room(v4 bool) (free, largest, blocks int) {
+// Room returns how many addresses of a family are free, the number of addresses of its largest block, and its number of
+// blocks.
+func (p *Pool) Room(f model.Family) (free, largest, blocks int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.spans {
-		if s.block.Addr().Is4() == v4 {
-			n, size := s.left()
+		if s.family() == f {
+			n, size := s.room()
 			free, largest, blocks = free+n, max(largest, size), blocks+1
 		}
 	}
 	return free, largest, blocks
 }
 
+// full returns the error for blocks without a free address.
 func (p *Pool) full(spans []*span) error {
 	e := &FullError{}
 	for _, s := range spans {
@@ -155,6 +160,7 @@ func (p *Pool) full(spans []*span) error {
 	return e
 }
 
+// mark marks an address of any block as used or free.
 func (p *Pool) mark(a netip.Addr, used bool) {
 	for _, s := range p.spans {
 		if s.block.Contains(a) {
@@ -163,10 +169,10 @@ func (p *Pool) mark(a netip.Addr, used bool) {
 	}
 }
 
-// point makes a the address given out last in its family.
-func (p *Pool) point(a netip.Addr) {
+// moveCursor makes a the address that was assigned last in its family.
+func (p *Pool) moveCursor(a netip.Addr) {
 	for _, s := range p.spans {
-		if s.block.Addr().Is4() == a.Is4() {
+		if s.family() == model.FamilyOf(a) {
 			s.current = s.block.Contains(a)
 			if s.current {
 				s.cursor, _ = s.offset(a)

@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/model"
 )
 
-// Record is what the node keeps of one Pod interface, from its reservation to its release.
+// Record describes one attachment, from its reservation to its release.
 type Record struct {
 	api.Attachment
 	Network      string            `json:"network,omitempty"` // name of the CNI network configuration
@@ -19,40 +20,41 @@ type Record struct {
 	PodNamespace string            `json:"podNamespace,omitempty"`
 	PodName      string            `json:"podName,omitempty"`
 	PodUID       string            `json:"podUID,omitempty"`
-	Addresses    []netip.Addr      `json:"addresses"`           // at most one per family, the cluster's order
-	Requested    []netip.Addr      `json:"requested,omitempty"` // those of them that were asked for
+	Addresses    []netip.Addr      `json:"addresses"`           // at most one per family, in the cluster's order
+	Requested    []netip.Addr      `json:"requested,omitempty"` // those of Addresses that the runtime requested
 	HostIfName   string            `json:"hostIfName"`
 	MAC          string            `json:"mac,omitempty"` // of the Pod's end
 	Labels       map[string]string `json:"labels,omitempty"`
 	DNS          api.DNS           `json:"dns,omitzero"`
 	PortMappings []api.PortMapping `json:"portMappings,omitempty"`
-	Probe        *api.Probe        `json:"probe,omitempty"` // of readiness; replaced, never written to
+	Probe        *api.Probe        `json:"probe,omitempty"` // readiness probe; replaced, never written to
 	Created      time.Time         `json:"created,omitzero"`
-	// Committed is true once the interface stands. A record without it belongs to an ADD that is under way, or was.
+	// Committed is true once the interface is configured. Before, the record is the reservation of an ADD that is in
+	// progress or was interrupted.
 	Committed bool `json:"committed,omitempty"`
-	// Adopted says that the record was made from an interface that was found without one.
+	// Adopted is true for a record that was made from an existing interface without one.
 	Adopted bool `json:"adopted,omitempty"`
 }
 
-// Name writes an attachment for people.
+// Name returns the text for an attachment in log messages and errors.
 func Name(a api.Attachment) string {
 	return fmt.Sprintf("container %s, interface %s", a.ContainerID, a.IfName)
 }
 
-// check refuses a record that nobody could release or that no packet could reach.
+// check refuses a record without the key of a release, or with addresses that no Pod can have.
 func (r Record) check() error {
 	if r.ContainerID == "" || r.IfName == "" {
 		return errors.New("a record needs a container id and an interface name")
 	}
 	if len(r.Addresses) > 2 {
-		return fmt.Errorf("record of %s has %d addresses, at most one per family is allowed", Name(r.Attachment), len(r.Addresses))
+		return fmt.Errorf("record of %s has %d addresses, expected at most one per family", Name(r.Attachment), len(r.Addresses))
 	}
 	for _, a := range r.Addresses {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
-			return fmt.Errorf("record of %s: %q is no plain address", Name(r.Attachment), a)
+			return fmt.Errorf("record of %s: address %q: expected an IPv4 or IPv6 address without zone", Name(r.Attachment), a)
 		}
 	}
-	if len(r.Addresses) == 2 && r.Addresses[0].Is4() == r.Addresses[1].Is4() {
+	if len(r.Addresses) == 2 && model.FamilyOf(r.Addresses[0]) == model.FamilyOf(r.Addresses[1]) {
 		return fmt.Errorf("record of %s has two addresses of one family", Name(r.Attachment))
 	}
 	return nil

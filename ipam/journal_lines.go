@@ -3,6 +3,7 @@ package ipam
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net/netip"
@@ -13,10 +14,10 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// The journal is text, for people who look into it: eight hex digits of CRC-32C over the rest of the line, a space,
-// JSON, a line feed. JSON has no raw line feed, so a line is whole or it is not.
+// The journal is text, so that an operator can read it. A line is eight hexadecimal digits with the CRC-32C of the rest of
+// the line, a space, JSON and a line feed. JSON contains no unescaped line feed, so a line feed always ends a line.
 
-// journalVersion is the layout this program writes. A newer one is refused.
+// journalVersion is the version of the layout that this program writes. A newer version is refused.
 const journalVersion = 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -25,11 +26,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type header struct {
 	Version int          `json:"v"`
 	Boot    string       `json:"boot"`
-	Cursors []netip.Addr `json:"cursors,omitempty"` // addresses given out last, one per family
+	Cursors []netip.Addr `json:"cursors,omitempty"` // address assigned last, one per family
 }
 
-// event is any other line: a record that holds from now on, or an attachment whose record ends. Fresh tells a record
-// whose addresses were just given out from one that is only written again; it moves the cursors.
+// event is any other line: a new or changed record, or the attachment of a record that is deleted. Fresh is true for a
+// record whose addresses were just assigned; it moves the cursors.
 type event struct {
 	Put   *Record         `json:"put,omitempty"`
 	Fresh bool            `json:"fresh,omitempty"`
@@ -49,8 +50,8 @@ func checkedLine(v any) ([]byte, error) {
 	return append(append(line, raw...), '\n'), nil
 }
 
-// unchecked splits a line; sound is false when the checksum does not fit.
-func unchecked(line []byte) (raw []byte, sound bool) {
+// splitLine returns the JSON of a line; valid is false when the checksum does not match.
+func splitLine(line []byte) (raw []byte, valid bool) {
 	if len(line) < 9 || line[8] != ' ' {
 		return nil, false
 	}
@@ -58,22 +59,22 @@ func unchecked(line []byte) (raw []byte, sound bool) {
 	return line[9:], err == nil && uint32(sum) == crc32.Checksum(line[9:], castagnoli)
 }
 
-// journalState is what a journal says.
+// journalState is the content of a journal.
 type journalState struct {
 	boot     string
-	cursors  map[bool]netip.Addr
+	cursors  map[model.Family]netip.Addr
 	records  map[api.Attachment]Record
 	events   int
-	good     int64 // bytes up to the end of the last sound line
-	damaged  bool  // more than a torn tail is wrong
+	good     int64 // bytes up to the end of the last valid line
+	damaged  bool  // a line before the last valid one is invalid
 	problems []string
 }
 
-// readJournal takes up every sound line. What is behind the last sound line is a torn write and no damage; a bad line
-// before a sound one is. Only a newer layout is an error.
+// readJournal reads every valid line. Data after the last valid line is an interrupted write. An invalid line before a
+// valid one is damage. Only a newer layout is an error.
 func readJournal(data []byte) (*journalState, error) {
-	s := &journalState{cursors: map[bool]netip.Addr{}, records: map[api.Attachment]Record{}}
-	bad := 0 // line number of the first bad line that waits for a verdict
+	s := &journalState{cursors: map[model.Family]netip.Addr{}, records: map[api.Attachment]Record{}}
+	bad := 0 // number of the first invalid line since the last valid one, 0 for none
 	pos := int64(0)
 	for n := 1; len(data) > 0; n++ {
 		line, rest, whole := bytes.Cut(data, []byte("\n"))
@@ -103,36 +104,37 @@ func readJournal(data []byte) (*journalState, error) {
 			s.good = pos
 		}
 	}
-	if s.good == 0 && pos > 0 { // not even the header was sound
+	if s.good == 0 && pos > 0 { // no line is valid
 		s.damaged = true
 		s.problems = append(s.problems, "the journal's header is damaged")
 	}
 	return s, nil
 }
 
-// header reads the first line. A version is believed even where the checksum is wrong: refusing is the safe side.
+// header reads the first line. A newer version is refused even where the checksum does not match: the checksum of a newer
+// layout may be another one.
 func (s *journalState) header(line []byte, whole bool) (bool, error) {
-	raw, sound := unchecked(line)
+	raw, valid := splitLine(line)
 	var h header
 	if json.Unmarshal(raw, &h) == nil && h.Version > journalVersion {
 		return false, &model.ErrNewer{Have: h.Version, Know: journalVersion}
 	}
-	if !sound || !whole || h.Version < 1 {
+	if !valid || !whole || h.Version < 1 {
 		return false, nil
 	}
 	s.boot = h.Boot
 	for _, a := range h.Cursors {
 		if a.IsValid() {
-			s.cursors[a.Is4()] = a
+			s.cursors[model.FamilyOf(a)] = a
 		}
 	}
 	return true, nil
 }
 
-// event applies one line; an error explains a line that is sound but senseless.
+// event applies one line. err describes a line with a valid checksum and invalid content.
 func (s *journalState) event(line []byte) (bool, error) {
-	raw, sound := unchecked(line)
-	if !sound {
+	raw, valid := splitLine(line)
+	if !valid {
 		return false, nil
 	}
 	var e event
@@ -149,25 +151,25 @@ func (s *journalState) event(line []byte) (bool, error) {
 	case e.Del != nil:
 		delete(s.records, *e.Del)
 	default:
-		return false, fmt.Errorf("neither put nor del")
+		return false, errors.New("expected put or del, found neither")
 	}
 	s.events++
 	return true, nil
 }
 
-// moveCursors makes fresh addresses the ones given out last, but not those that were asked for.
-func (e event) moveCursors(cursors map[bool]netip.Addr) {
+// moveCursors records the addresses that were assigned last. Requested addresses do not count.
+func (e event) moveCursors(cursors map[model.Family]netip.Addr) {
 	if e.Put == nil || !e.Fresh {
 		return
 	}
 	for _, a := range e.Put.Addresses {
 		if !slices.Contains(e.Put.Requested, a) {
-			cursors[a.Is4()] = a
+			cursors[model.FamilyOf(a)] = a
 		}
 	}
 }
 
-func sortedAddrs(m map[bool]netip.Addr) []netip.Addr {
+func sortedAddrs(m map[model.Family]netip.Addr) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range m {
 		out = append(out, a)

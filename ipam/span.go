@@ -5,23 +5,25 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+
+	"github.com/warrennet/warren/internal/model"
 )
 
 const (
-	// reservedHead are the first addresses of a block, which no Pod gets: the network address, the node's own Pod
-	// network address and its SNAT address.
+	// reservedHead is the number of addresses at the start of a block that no Pod gets: the network address, the node's
+	// Pod-net address and the SNAT address.
 	reservedHead = 3
-	// maxSpan bounds how much of a block is given out: 65,536 addresses are far beyond what a node can run.
+	// maxSpan bounds the part of a block that is assigned: no node runs 65,536 Pods.
 	maxSpan = 1 << 16
 )
 
-// span is one block with a bit per address that is in use, and the place of the address given out last.
+// span is one block with a bit per used address, and the position of the address assigned last.
 type span struct {
 	block       netip.Prefix
 	used        []uint64
-	first, last uint32 // offsets that Pods may have
-	cursor      uint32 // offset given out last; the next one is looked for behind it
-	current     bool   // the family's last address came from this block
+	first, last uint32 // offsets that are assigned to Pods
+	cursor      uint32 // offset assigned last; the search for the next one starts after it
+	current     bool   // the address of the family that was assigned last is of this block
 }
 
 func newSpan(b netip.Prefix) (*span, error) {
@@ -39,12 +41,15 @@ func newSpan(b netip.Prefix) (*span, error) {
 		last-- // the broadcast address
 	}
 	if last < reservedHead {
-		return nil, fmt.Errorf("block %s is too small: %d addresses are reserved and none is left for Pods", b, reservedHead)
+		return nil, fmt.Errorf("block %s is too small: its first %d addresses are reserved and none is left for Pods", b, reservedHead)
 	}
 	return &span{block: b, used: make([]uint64, (size+63)/64), first: reservedHead, last: last, cursor: reservedHead - 1}, nil
 }
 
-// offset is the distance of a from the block's beginning; ok is false beyond what the span covers.
+// family returns the family of the block.
+func (s *span) family() model.Family { return model.FamilyOf(s.block.Addr()) }
+
+// offset returns the distance of a from the start of the block. ok is false outside of the span.
 func (s *span) offset(a netip.Addr) (uint32, bool) {
 	if !s.block.Contains(a) {
 		return 0, false
@@ -62,6 +67,7 @@ func (s *span) offset(a netip.Addr) (uint32, bool) {
 	return n, n < uint32(len(s.used)*64)
 }
 
+// addr returns the address at an offset.
 func (s *span) addr(n uint32) netip.Addr {
 	if s.block.Addr().Is4() {
 		b := s.block.Addr().As4()
@@ -73,7 +79,7 @@ func (s *span) addr(n uint32) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// reserved says whether an address inside the block is none that a Pod may ask for.
+// reserved reports whether an address of the block can be assigned to no Pod, not even on request.
 func (s *span) reserved(a netip.Addr) bool {
 	n, ok := s.offset(a)
 	if ok {
@@ -93,8 +99,8 @@ func (s *span) mark(a netip.Addr, used bool) {
 	}
 }
 
-// left counts the addresses that Pods can still have, and all that they can have.
-func (s *span) left() (free, size int) {
+// room returns the number of free addresses and of all that can be assigned.
+func (s *span) room() (free, size int) {
 	size = int(s.last-s.first) + 1
 	free = size
 	for i, w := range s.used {
@@ -113,7 +119,7 @@ func (s *span) left() (free, size int) {
 	return free, size
 }
 
-// free finds the first unused offset in from..to, a word of 64 addresses at a time.
+// free returns the first unused offset in from..to. It tests 64 addresses at a time.
 func (s *span) free(from, to uint32) (uint32, bool) {
 	for n := max(from, s.first); n <= min(to, s.last); {
 		w := ^s.used[n/64] >> (n % 64)

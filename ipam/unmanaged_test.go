@@ -8,8 +8,8 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// Addresses that another network's Pods hold are not given away, and are free again once those are gone.
-func TestStrangers(t *testing.T) {
+// Addresses of unmanaged Pods are not assigned. They are free again when SetUnmanaged no longer lists them.
+func TestPool_AddressesOfUnmanagedPods_AreNotAssigned(t *testing.T) {
 	p, err := OpenPool(PoolConfig{Dir: t.TempDir(), BootID: "b", Blocks: []netip.Prefix{netip.MustParsePrefix("10.42.7.0/29")}})
 	if err != nil {
 		t.Fatal(err)
@@ -24,20 +24,20 @@ func TestStrangers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.SetStrangers([]netip.Addr{first.Addresses[0], a("10.42.7.4"), a("10.42.7.5")})
+	p.SetUnmanaged([]netip.Addr{first.Addresses[0], a("10.42.7.4"), a("10.42.7.5")})
 	if second, err := reserve("c2"); err != nil || second.Addresses[0] != a("10.42.7.6") {
-		t.Errorf("%v %v: expected the address behind the strangers'", second.Addresses, err)
+		t.Errorf("%v %v: expected the address after those of unmanaged Pods", second.Addresses, err)
 	}
 	var refused *RequestError
 	if _, err := reserve("c3", a("10.42.7.5")); !errors.As(err, &refused) {
-		t.Errorf("a stranger's address on request: %v", err)
+		t.Errorf("request for the address of an unmanaged Pod: %v", err)
 	}
 	var full *FullError
 	if _, err := reserve("c4"); !errors.As(err, &full) {
 		t.Errorf("the pool should be full: %v", err)
 	}
-	p.SetStrangers([]netip.Addr{a("10.42.7.5")})
+	p.SetUnmanaged([]netip.Addr{a("10.42.7.5")})
 	if third, err := reserve("c5"); err != nil || third.Addresses[0] != a("10.42.7.4") {
-		t.Errorf("%v %v: expected the address that the stranger left", third.Addresses, err)
+		t.Errorf("%v %v: expected the address that was freed", third.Addresses, err)
 	}
 }

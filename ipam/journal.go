@@ -9,28 +9,30 @@ import (
 
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/atomicfile"
+	"github.com/warrennet/warren/internal/model"
 )
 
-// compactAfter is how many events are added before the journal is rewritten; live records count on top, so the cost
-// per event stays constant.
+// compactAfter is how many events are appended before the journal is rewritten, in addition to twice the number of
+// records. So the cost per event does not depend on the number of records.
 const compactAfter = 2048
 
-func limit(live int) int { return 2*live + compactAfter }
+// limit is the number of events at which a journal with that many records is rewritten.
+func limit(records int) int { return 2*records + compactAfter }
 
-// journal is the append-only file of a pool: a header line, then one event per line, each with a checksum in front
-// (pool_lines.go). A rewritten journal is put in place by rename.
+// journal is the append-only file of a pool: a header line, then one event per line, each with a checksum
+// (journal_lines.go). It is rewritten by atomic replacement.
 type journal struct {
 	path    string
 	boot    string
 	f       *os.File
-	size    int64 // of the good part; what follows is a torn write
+	size    int64 // of the valid part; data after it is an interrupted write
 	events  int
-	limit   int                 // number of events at which it is rewritten
-	cursors map[bool]netip.Addr // by family (true: IPv4): the address given out last
-	broken  bool                // the file's end is unknown: rewrite before the next event
+	limit   int                         // number of events at which it is rewritten
+	cursors map[model.Family]netip.Addr // the address assigned last
+	broken  bool                        // a failed write may have left data after size: rewrite before the next event
 }
 
-// openJournal reads the file at path; records of another boot are left behind.
+// openJournal reads the file at path. It drops the records of another boot.
 func openJournal(path, boot string) (*journal, *journalState, error) {
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -44,9 +46,9 @@ func openJournal(path, boot string) (*journal, *journalState, error) {
 	if state.damaged {
 		aside := path + ".damaged"
 		if err := os.WriteFile(aside, data, 0o600); err != nil {
-			return nil, nil, fmt.Errorf("set the damaged journal aside: %w", err)
+			return nil, nil, fmt.Errorf("copy damaged journal: %w", err)
 		}
-		state.problems = append(state.problems, "the damaged journal was kept as "+aside)
+		state.problems = append(state.problems, "a copy of the damaged journal is in "+aside)
 	}
 	if state.boot != boot {
 		clear(state.records)
@@ -57,7 +59,7 @@ func openJournal(path, boot string) (*journal, *journalState, error) {
 	return j, state, j.rewrite(values(state.records))
 }
 
-// resume goes on behind the last good line and cuts off what a killed writer left there.
+// resume continues after the last valid line and truncates the file there.
 func (j *journal) resume(s *journalState) error {
 	f, err := os.OpenFile(j.path, os.O_WRONLY, 0o600)
 	if err != nil {
@@ -71,7 +73,7 @@ func (j *journal) resume(s *journalState) error {
 	return nil
 }
 
-// append writes one event. A failed write is taken back, so that a full disk leaves no half line before a whole one.
+// append writes one event. A failed write is undone, so that no incomplete line precedes the next event.
 func (j *journal) append(e event, live func() []Record) error {
 	if j.f == nil {
 		return os.ErrClosed
@@ -98,8 +100,8 @@ func (j *journal) append(e event, live func() []Record) error {
 	return nil
 }
 
-// compact rewrites the journal when most of it is dead. The event just written is not in live yet. A failure is no
-// harm: the old file goes on.
+// compact rewrites the journal when most of its events are outdated. live does not contain the event e that was just
+// written. After a failure the old file remains in use.
 func (j *journal) compact(e event, live []Record) {
 	kept := live[:0]
 	for _, r := range live {
@@ -115,7 +117,7 @@ func (j *journal) compact(e event, live []Record) {
 	}
 }
 
-// rewrite puts a journal in place that holds these records and nothing else.
+// rewrite replaces the journal by one with these records only.
 func (j *journal) rewrite(live []Record) error {
 	var b bytes.Buffer
 	h, err := header{Version: journalVersion, Boot: j.boot, Cursors: sortedAddrs(j.cursors)}.line()

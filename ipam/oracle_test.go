@@ -15,17 +15,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/model"
 )
 
-// oracle is the pool as one would explain it: lists, no bits, no cursor arithmetic.
+// oracle is a pool as one would explain it: with lists, without bit maps and cursor arithmetic.
 type oracle struct {
-	order map[bool][]netip.Addr // all addresses of a family that Pods may have, in the order they are given out
-	last  map[bool]netip.Addr
+	order map[model.Family][]netip.Addr // all addresses of a family for Pods, in the order of assignment
+	last  map[model.Family]netip.Addr
 	held  map[api.Attachment]Record
 }
 
 func newOracle(blocks []netip.Prefix) *oracle {
-	o := &oracle{map[bool][]netip.Addr{}, map[bool]netip.Addr{}, map[api.Attachment]Record{}}
+	o := &oracle{map[model.Family][]netip.Addr{}, map[model.Family]netip.Addr{}, map[api.Attachment]Record{}}
 	for _, b := range blocks {
 		var all []netip.Addr
 		for a := b.Addr(); b.Contains(a); a = a.Next() {
@@ -34,7 +35,8 @@ func newOracle(blocks []netip.Prefix) *oracle {
 		if b.Addr().Is4() {
 			all = all[:len(all)-1]
 		}
-		o.order[b.Addr().Is4()] = append(o.order[b.Addr().Is4()], all[3:]...)
+		f := model.FamilyOf(b.Addr())
+		o.order[f] = append(o.order[f], all[3:]...)
 	}
 	return o
 }
@@ -48,9 +50,9 @@ func (o *oracle) taken(a netip.Addr) bool {
 	return false
 }
 
-func (o *oracle) next(v4 bool) (netip.Addr, bool) {
-	all := o.order[v4]
-	from := slices.Index(all, o.last[v4]) + 1
+func (o *oracle) next(f model.Family) (netip.Addr, bool) {
+	all := o.order[f]
+	from := slices.Index(all, o.last[f]) + 1
 	for i := range all {
 		if a := all[(from+i)%len(all)]; !o.taken(a) {
 			return a, true
@@ -59,15 +61,15 @@ func (o *oracle) next(v4 bool) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (o *oracle) reserve(k api.Attachment, asked netip.Addr) ([]netip.Addr, bool) {
+func (o *oracle) reserve(k api.Attachment, requested netip.Addr) ([]netip.Addr, bool) {
 	if r, ok := o.held[k]; ok {
 		return r.Addresses, true
 	}
 	var out []netip.Addr
-	for _, v4 := range []bool{true, false} {
-		a, ok := o.next(v4)
-		if asked.IsValid() && asked.Is4() == v4 {
-			a, ok = asked, !o.taken(asked) && slices.Contains(o.order[v4], asked)
+	for _, f := range model.Families {
+		a, ok := o.next(f)
+		if requested.IsValid() && model.FamilyOf(requested) == f {
+			a, ok = requested, !o.taken(requested) && slices.Contains(o.order[f], requested)
 		}
 		if !ok {
 			return nil, false
@@ -75,13 +77,13 @@ func (o *oracle) reserve(k api.Attachment, asked netip.Addr) ([]netip.Addr, bool
 		out = append(out, a)
 	}
 	r := Record{Attachment: k, Addresses: out}
-	if asked.IsValid() {
-		r.Requested = []netip.Addr{asked}
+	if requested.IsValid() {
+		r.Requested = []netip.Addr{requested}
 	}
 	o.held[k] = r
 	for _, a := range out {
-		if a != asked {
-			o.last[a.Is4()] = a
+		if a != requested {
+			o.last[model.FamilyOf(a)] = a
 		}
 	}
 	return out, true
@@ -107,7 +109,7 @@ func cmpString(a, b string) int {
 }
 
 func (o *oracle) clone() *oracle {
-	c := &oracle{o.order, map[bool]netip.Addr{}, map[api.Attachment]Record{}}
+	c := &oracle{o.order, map[model.Family]netip.Addr{}, map[api.Attachment]Record{}}
 	for k, v := range o.last {
 		c.last[k] = v
 	}
@@ -117,9 +119,9 @@ func (o *oracle) clone() *oracle {
 	return c
 }
 
-// TestPoolAgainstOracle does random calls and kills the pool at random bytes of its writes. After a kill inside the
-// last write the pool must be where it was before or after that call, never anywhere else.
-func TestPoolAgainstOracle(t *testing.T) {
+// Random calls, and kills at random bytes of a write. After a kill inside the last write the pool must have its state from
+// before or from after that call.
+func TestPool_RandomCallsAndKills_EqualsOracle(t *testing.T) {
 	blocks := prefixes("10.42.7.0/28", "fd42::7:0/122", "10.42.9.0/29")
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -142,7 +144,7 @@ func TestPoolAgainstOracle(t *testing.T) {
 					continue
 				}
 				p.Close()
-				if now := fileSize(t, path); now > size && rng.IntN(2) == 0 { // not where it was just compacted
+				if now := fileSize(t, path); now > size && rng.IntN(2) == 0 { // not after a compaction
 					cut := size + rng.Int64N(now-size+1)
 					if err := os.Truncate(path, cut); err != nil {
 						t.Fatal(err)
@@ -153,7 +155,7 @@ func TestPoolAgainstOracle(t *testing.T) {
 				}
 				p = open()
 				if len(p.Problems()) > 0 {
-					t.Fatalf("step %d: a torn tail counts as damage: %v", step, p.Problems())
+					t.Fatalf("step %d: an interrupted write is reported as damage: %v", step, p.Problems())
 				}
 				if diff := cmp.Diff(o.records(), p.Records(), compareNetip); diff != "" {
 					t.Fatalf("step %d, after a kill (-oracle +pool):\n%s", step, diff)
@@ -169,18 +171,18 @@ func oneCall(t *testing.T, rng *rand.Rand, step int, p *Pool, o *oracle) {
 	k := at(rng.IntN(24))
 	switch rng.IntN(5) {
 	case 0, 1:
-		var asked netip.Addr
+		var requested netip.Addr
 		if rng.IntN(4) == 0 {
-			asked = netip.AddrFrom4([4]byte{10, 42, 7, byte(rng.IntN(18))})
+			requested = netip.AddrFrom4([4]byte{10, 42, 7, byte(rng.IntN(18))})
 		}
 		var req []netip.Addr
-		if asked.IsValid() {
-			req = []netip.Addr{asked}
+		if requested.IsValid() {
+			req = []netip.Addr{requested}
 		}
-		want, ok := o.reserve(k, asked)
+		want, ok := o.reserve(k, requested)
 		got, _, err := p.Reserve(Record{Attachment: k, Requested: req})
 		if ok != (err == nil) || (ok && !slices.Equal(want, got.Addresses)) {
-			t.Fatalf("step %d: reserve %s asking for %v: pool %v %v, oracle %v %v", step, Name(k), req, got.Addresses, err, want, ok)
+			t.Fatalf("step %d: reserve %s with request %v: pool %v %v, oracle %v %v", step, Name(k), req, got.Addresses, err, want, ok)
 		}
 	case 2:
 		r, ok := o.held[k]
@@ -209,8 +211,8 @@ func fileSize(t *testing.T, path string) int64 {
 	return st.Size()
 }
 
-// TestPoolCompacts holds the file's size: a node that plugs and unplugs for years must not fill its disk.
-func TestPoolCompacts(t *testing.T) {
+// The size of the journal stays bounded: a node attaches and detaches Pods for years.
+func TestPool_ManyEvents_CompactsJournal(t *testing.T) {
 	dir := t.TempDir()
 	p := openTest(t, dir, "b1", "10.42.7.0/24")
 	for i := range 3 {
@@ -226,13 +228,13 @@ func TestPoolCompacts(t *testing.T) {
 		t.Errorf("the journal has grown to %d bytes with 3 records in it", size)
 	}
 	want := p.Records()
-	last := p.journal.cursors[true]
+	last := p.journal.cursors[model.IPv4]
 	p.Close()
 	p = openTest(t, dir, "b1", "10.42.7.0/24")
 	if diff := cmp.Diff(want, p.Records(), compareNetip); diff != "" {
 		t.Error(diff)
 	}
-	if got := p.journal.cursors[true]; got != last {
+	if got := p.journal.cursors[model.IPv4]; got != last {
 		t.Errorf("cursor %s after compaction and restart, want %s", got, last)
 	}
 }
@@ -248,7 +250,7 @@ func FuzzPoolJournal(f *testing.F) {
 	f.Add([]byte("00000000 {}\n"), false)
 	f.Add([]byte("{\"v\":1}\n{\"put\":{\"containerID\":\"a\",\"ifName\":\"b\",\"addresses\":[\"1.2.3.4\"]}}\n{\"del\":{}}\n"), true)
 	f.Fuzz(func(t *testing.T, data []byte, sign bool) {
-		if sign { // the fuzzer does not guess checksums
+		if sign { // the fuzzer does not find checksums
 			var b []byte
 			for line := range bytes.Lines(data) {
 				b = append(fmt.Appendf(b, "%08x ", crc32.Checksum(bytes.TrimSuffix(line, []byte("\n")), castagnoli)), line...)

@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// A changed record keeps what the pool goes by, and outlives the process.
-func TestChangeIsKept(t *testing.T) {
+func TestChange_Labels_KeepsKeyFieldsAndSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	p := openTest(t, dir, "b1", "10.42.7.0/28")
 	r := reserve(t, p, 1)
@@ -21,7 +20,7 @@ func TestChangeIsKept(t *testing.T) {
 		t.Errorf("%+v %v", got, err)
 	}
 	if _, err := p.Change(at(9), func(*Record) {}); err == nil {
-		t.Error("an unknown attachment was changed")
+		t.Error("an attachment without a record was changed")
 	}
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
