@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,10 +23,12 @@ import (
 	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/agent/extpeers"
 	"github.com/warrennet/warren/agent/hostio"
+	"github.com/warrennet/warren/agent/localpods"
+	"github.com/warrennet/warren/agent/membership"
 	"github.com/warrennet/warren/agent/plan"
-	"github.com/warrennet/warren/agent/probe"
 	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/cni/veth"
+	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
@@ -61,32 +62,17 @@ type Agent struct {
 	proxyAPI  *hostio.KubeProxyAPI // nil without Kubernetes
 	pool      *ipam.Pool
 	plug      *cniserver.Server
-	probes    *probe.Prober
-	probing   sync.Mutex // one look at which Pods are probed at a time
+	member    *membership.Member
+	pods      *localpods.Pods
 	links     *veth.Kernel
 	external  *extpeers.Store
 	announcer atomic.Pointer[announce.Announcer] // nil before the tunnel is up
 
-	clusterNow  atomic.Pointer[model.Cluster]
-	blocks      atomic.Pointer[[]netip.Prefix]
-	dirty       atomic.Bool // the kernel's network configuration has changed since the last look
-	refiltered  atomic.Bool // the packet filter's chains have
-	arrived     arrival
-	wanted      atomic.Pointer[model.Node] // how the node should be registered
-	applied     atomic.Pointer[appliedState]
-	joinProblem atomic.Value // string: why the node cannot join, "" when it did
-
-	roomProblem atomic.Value // string: why a node whose blocks fill gets no other, "" when it does or need not
-
-	claiming     sync.Mutex // one claim of blocks at a time
-	verified     bool       // cluster configuration compared; only the member goroutine uses it
-	claimedAt    int64      // store revision of the last claim; claiming guards it
-	registeredAt int64      // store revision of the last write of the node's record; only the member goroutine uses it
-	publishedAt  int64      // store revision of the last write of a Pod; likewise
-	claimed      chan struct{}
-	haveBlocks   sync.Once
-	kicked       chan struct{} // wakes the apply loop
-	rejoin       chan struct{} // wakes the member loop
+	dirty      atomic.Bool // the kernel's network configuration has changed since the last look
+	refiltered atomic.Bool // the packet filter's chains have
+	arrived    arrival
+	applied    atomic.Pointer[appliedState]
+	kicked     chan struct{} // wakes the apply loop
 }
 
 // appliedState is what the last apply did.
@@ -100,11 +86,7 @@ type appliedState struct {
 
 // New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
 func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
-	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), claimed: make(chan struct{}),
-		kicked: make(chan struct{}, 1), rejoin: make(chan struct{}, 1)}
-	a.probes = probe.New(a.kick)
-	a.joinProblem.Store("")
-	a.roomProblem.Store("")
+	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir), kicked: make(chan struct{}, 1)}
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
 		return nil, err
@@ -122,9 +104,12 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 		Disk: a.disk, Changed: a.snapshotChanged, Log: log}); err != nil {
 		return nil, err
 	}
-	if err := a.remember(); err != nil {
+	if a.member, err = membership.New(a.memberConfig()); err != nil {
 		return nil, err
 	}
+	a.pods = localpods.New(localpods.Config{Node: cfg.NodeName, Zone: cfg.Zone, Kubernetes: a.kube != nil, Records: a.records,
+		Edit:     func(at api.Attachment, edit func(*ipam.Record)) (ipam.Record, error) { return a.pool.Change(at, edit) },
+		Snapshot: a.source.Load, Changed: a.kick})
 	a.names = clusterdns.New(a.dnsConfig())
 	if a.kube != nil {
 		a.proxyAPI = hostio.NewKubeProxyAPI(hostio.KubeProxyConfig{Healthz: cfg.Kubernetes.Healthz, Metrics: cfg.Kubernetes.ProxyMetrics,
@@ -135,22 +120,6 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-// remember loads the blocks and the cluster's settings of the last run.
-func (a *Agent) remember() error {
-	blocks, err := a.disk.Blocks()
-	if err != nil {
-		return err
-	}
-	if len(blocks) > 0 {
-		a.blocks.Store(&blocks)
-		a.haveBlocks.Do(func() { close(a.claimed) })
-	}
-	if snap := a.source.Load(); snap != nil {
-		a.setCluster(snap.Cluster)
-	}
-	return nil
 }
 
 // Run works until ctx ends or something fails that only a person can mend. It leaves the data plane standing.
@@ -169,18 +138,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.reconcileOnce() // before the first ADD can be given an address that a live interface holds
 	g.Go(func() error { return a.serve(ctx, listener) })
 	g.Go(func() error { a.source.Run(ctx); return nil })
-	g.Go(func() error { a.alive(ctx); return nil })
 	if a.kube != nil {
 		g.Go(func() error { a.proxyAPI.Run(ctx); return nil })
 	}
 	if a.cfg.ClusterFile() != "" {
 		g.Go(func() error { a.followClusterFile(ctx); return nil })
 	}
-	if a.kube == nil {
-		g.Go(func() error { a.allocateLB(ctx); return nil })
-		g.Go(func() error { a.probes.Run(ctx); return nil })
-	}
-	g.Go(func() error { return a.member(ctx) })
+	g.Go(func() error { a.pods.Run(ctx); return nil })
+	g.Go(func() error { return a.member.Run(ctx) })
 	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })
 	if a.cfg.Metrics != "" {
@@ -201,7 +166,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-a.claimed:
+	case <-a.member.Claimed():
 	}
 	a.warnOverlaps()
 	under, err := a.underlay(hostnet.Observe)
@@ -238,7 +203,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		a.tun = t
 		a.path.open(a.lb, t)
 		a.lb.SendBy(a.inject)
-		socks := newSockets(func() []netip.Prefix { return a.cluster().PodCIDRs }, a.log)
+		socks := newSockets(func() []netip.Prefix { return a.member.Cluster().PodCIDRs }, a.log)
 		g.Go(func() error { return a.names.Run(ctx) })
 		g.Go(func() error { return a.announceLB(ctx) })
 		for _, f := range in.Families() {
@@ -297,11 +262,10 @@ func (a *Agent) snapshotChanged() {
 
 // kick asks for an apply soon; many kicks make one.
 func (a *Agent) kick() {
-	for _, c := range []chan struct{}{a.kicked, a.rejoin} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+	a.member.Wake()
+	select {
+	case a.kicked <- struct{}{}:
+	default:
 	}
 }
 
@@ -317,29 +281,16 @@ func (a *Agent) chainsChanged() {
 	a.kernelChanged()
 }
 
-func (a *Agent) cluster() model.Cluster {
-	if c := a.clusterNow.Load(); c != nil {
-		return *c
-	}
-	return a.cfg.Cluster
-}
-
-func (a *Agent) setCluster(c model.Cluster) {
-	if len(c.PodCIDRs) > 0 {
-		a.clusterNow.Store(&c)
-	}
-}
-
 // port is the node's own UDP port: what was set here, else the cluster's.
 func (a *Agent) port() uint16 {
 	if a.cfg.Given("port") {
 		return a.cfg.Cluster.Port
 	}
-	return a.cluster().Port
+	return a.member.Cluster().Port
 }
 
 func (a *Agent) warnOverlaps() {
-	over, others, err := hostnet.Overlaps(a.cluster().PodCIDRs)
+	over, others, err := hostnet.Overlaps(a.member.Cluster().PodCIDRs)
 	if err != nil {
 		a.log.Warn("cannot compare the Pod ranges with the host's routes", "err", err)
 	}

@@ -27,8 +27,8 @@ func lbService(name, addr string, more func(*model.Service)) model.Service {
 	return s
 }
 
-// A Service waits only while an address could be its; `warren lb` gives the reasons of the others.
-func TestWaitingServices(t *testing.T) {
+// The view has the reason why each waiting Service has no address.
+func TestLBView_WaitingServices_ReasonsAndPoolUse(t *testing.T) {
 	snap := &model.Snapshot{}
 	for i := range 3 {
 		snap.Nodes = append(snap.Nodes, model.Node{Name: fmt.Sprintf("n%d", i+1)})
@@ -38,10 +38,6 @@ func TestWaitingServices(t *testing.T) {
 		lbService("c", "", func(s *model.Service) { s.LBClass = "example.com/lb" }),
 		lbService("d", "", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RequestAnnotation: "198.51.100.1"} }),
 		lbService("e", "", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RequestAnnotation: "?"} })}
-	got := waitingServices(snap)
-	if len(got) != 1 || !got[model.ObjectName{Namespace: "d", Name: "b"}] {
-		t.Errorf("%v wait, expected d/b alone", got)
-	}
 	snap.Services = append(snap.Services, lbService("named", "", func(s *model.Service) { s.LBElsewhere = true }))
 	lb := lbView(snap, &announce.View{Addresses: []announce.Seen{{Addr: ip("198.51.100.1"), Owner: "n2", Epoch: 3, State: "idle"}}})
 	if p := lb.Pools[0]; p.Used != 1 || p.Free != 1 || !slices.Equal(p.Addresses, []string{"198.51.100.1-198.51.100.2"}) {
@@ -51,23 +47,11 @@ func TestWaitingServices(t *testing.T) {
 		t.Errorf("address %+v", a)
 	}
 	if n := len(lb.Services); n != 4 {
-		t.Errorf("%d Services, expected those of warren's class that nobody else serves", n)
+		t.Errorf("%d Services, expected those of warren's class that no other controller serves", n)
 	}
 	for i, want := range []string{"", "about to be given", "198.51.100.1 is held by service d/a", "is not an IP address"} {
 		if why := strings.Join(lb.Services[i].Pending, "; "); (want == "") != (why == "") || !strings.Contains(why, want) {
-			t.Errorf("%s waits because of %q, expected %q", lb.Services[i].Service, why, want)
+			t.Errorf("%s pending: %q, expected %q", lb.Services[i].Service, why, want)
 		}
-	}
-	first := 0
-	for _, n := range []string{"n1", "n2", "n3"} {
-		for i := range snap.Nodes {
-			snap.Nodes[i].Alive = true
-		}
-		if firstFor(snap, n, model.ObjectName{Namespace: "d", Name: "b"}) {
-			first++
-		}
-	}
-	if first != 1 {
-		t.Errorf("%d nodes go first", first)
 	}
 }

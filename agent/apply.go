@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"net/netip"
 	"reflect"
 	"slices"
 	"sync/atomic"
@@ -71,7 +70,7 @@ func (x *applier) apply() {
 // input collects everything that the plan depends on. look means that the whole plan is to be compared with the kernel.
 func (x *applier) input() (in plan.Input, snap *model.Snapshot, look bool, err error) {
 	cached := x.source.ServicesCached() // before the snapshot is read, so that newer Services are at worst taken for cached ones
-	snap = x.source.WithPods(x.source.Load(), x.published())
+	snap = x.source.WithPods(x.source.Load(), x.Agent.pods.Attached())
 	host, look, err := x.observe(snap)
 	if err != nil {
 		return in, snap, look, err
@@ -156,25 +155,17 @@ func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, changed int, err er
 	if ready {
 		x.becameReady()
 	}
-	if old := x.wanted.Load(); old == nil || !reflect.DeepEqual(*old, p.Node) {
-		x.wanted.Store(&p.Node)
-		select {
-		case x.rejoin <- struct{}{}:
-		default:
-		}
+	if last == nil || !reflect.DeepEqual(last.plan.Node, p.Node) {
+		x.member.SetRecord(p.Node)
 	}
 	x.source.Save(snap)
 }
 
 // self is this node's identity and settings.
 func (a *Agent) self() plan.Self {
-	var blocks []netip.Prefix
-	if b := a.blocks.Load(); b != nil {
-		blocks = *b
-	}
-	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: blocks,
+	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: a.member.Blocks(),
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.cluster(), External: a.external.Peers(), DNS: a.names.Addresses(),
+		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(), DNS: a.names.Addresses(),
 		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,
 		Kubernetes: a.kube != nil, Announce: a.cfg.LBAnnounce, AnnounceLinks: len(a.cfg.LBInterfaces) > 0}
 }

@@ -52,7 +52,7 @@ func (a *Agent) writeConflist() error {
 
 // becameReady is called once, after the first plan was applied as a whole.
 func (a *Agent) becameReady() {
-	a.log.Info("ready", "node", a.cfg.NodeName, "podCIDRs", *a.blocks.Load(), "mtu", a.applied.Load().plan.MTU)
+	a.log.Info("ready", "node", a.cfg.NodeName, "podCIDRs", a.member.Blocks(), "mtu", a.applied.Load().plan.MTU)
 	systemd.Notify(systemd.Ready)
 }
 

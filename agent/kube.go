@@ -2,18 +2,14 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"net/netip"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/warrennet/warren/agent/clusterdns"
 	"github.com/warrennet/warren/agent/config"
-	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/agent/membership"
 	"github.com/warrennet/warren/internal/model"
-	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/internal/store/kube"
 	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/ipam"
@@ -44,53 +40,6 @@ func (a *Agent) apiServers(c config.Kubernetes) []string {
 	out, err := kube.Candidates{Configured: c.Servers, HostIP: c.HostIP, Cached: cached}.List()
 	if err != nil {
 		a.log.Warn("ignoring invalid addresses of API servers", "err", err)
-	}
-	return out
-}
-
-// firstClaim bounds how long a new node waits for the API server, whose podCIDRs for it it would rather have than any
-// block.
-const firstClaim = 10 * time.Second
-
-// preferred are the blocks that Kubernetes has set aside for this node (Node.spec.podCIDRs): those that lie in the Pod
-// ranges and have the size of a block.
-func (a *Agent) preferred(ctx context.Context) (out []netip.Prefix) {
-	if a.kube == nil {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
-	case <-a.source.FirstObjects():
-	case <-time.After(firstClaim):
-	}
-	c := a.cluster()
-	for _, p := range a.source.Node().PodCIDRs {
-		if netx.Contains(c.PodCIDRs, p.Addr()) && p.Bits() == c.Bits(p) {
-			out = append(out, p)
-			continue
-		}
-		a.log.Warn("Kubernetes gave this node a Pod CIDR that warren cannot use; the node takes another block",
-			"podCIDR", p, "podCIDRs", c.PodCIDRs, "blockBits", c.BlockBits)
-	}
-	return out
-}
-
-// unclaimed are the Pod CIDRs of the Node object that none of the node's blocks is, each with the reason.
-func unclaimed(want, have []netip.Prefix, c model.Cluster, blocks []model.Block) (out []api.Unclaimed) {
-	for _, p := range want {
-		if slices.Contains(have, p) {
-			continue
-		}
-		why := "it was free only after this node had claimed another"
-		switch i := slices.IndexFunc(blocks, func(b model.Block) bool { return b.CIDR.Overlaps(p) }); {
-		case !netx.Contains(c.PodCIDRs, p.Addr()):
-			why = fmt.Sprintf("it is outside of the Pod ranges %v", c.PodCIDRs)
-		case p.Bits() != c.Bits(p):
-			why = fmt.Sprintf("blocks are /%d", c.Bits(p))
-		case i >= 0:
-			why = fmt.Sprintf("node %s has it", blocks[i].Node)
-		}
-		out = append(out, api.Unclaimed{CIDR: p, Why: why})
 	}
 	return out
 }
@@ -158,7 +107,7 @@ func (a *Agent) proxyHealth() (updated time.Time, eligible bool) {
 func (a *Agent) dnsConfig() clusterdns.Config {
 	c := &a.cfg
 	out := clusterdns.Config{Addresses: c.ClusterDNS, LogQueries: c.DNS.LogQueries, Kubernetes: a.kube != nil,
-		Cluster: a.cluster, Blocks: a.ownBlocks, Pods: func() []ipam.Record { return a.plug.Pods() }, SaveNameservers: a.disk.SetNameservers, Log: a.log}
+		Cluster: a.member.Cluster, Blocks: a.member.Blocks, Pods: a.records, SaveNameservers: a.disk.SetNameservers, Log: a.log}
 	out.DNS = c.DNSServer()
 	if len(c.DNS.Autopath) > 0 {
 		out.Autopath = c.DNS.Autopaths
@@ -166,10 +115,14 @@ func (a *Agent) dnsConfig() clusterdns.Config {
 	return out
 }
 
-// ownBlocks are this node's Pod CIDRs, none before the first claim.
-func (a *Agent) ownBlocks() []netip.Prefix {
-	if b := a.blocks.Load(); b != nil {
-		return *b
-	}
-	return nil
+// memberConfig is the configuration of this node's membership.
+func (a *Agent) memberConfig() membership.Config {
+	c := &a.cfg
+	return membership.Config{Node: c.NodeName, Identity: a.identity, Cluster: c.Cluster, Agree: c.Agree, ServiceCIDRs: c.ServiceCIDRs,
+		MaxBlocks: c.MaxBlocks, Kubernetes: a.kube != nil, Store: a.store, Disk: a.disk, Source: a.source,
+		Pool: func() membership.Pool { return a.pool }, Pods: func() map[model.ObjectName]model.Pod { return a.pods.Attached() },
+		Changed: a.kick, Log: a.log}
 }
+
+// records are those of the attached Pods.
+func (a *Agent) records() []ipam.Record { return a.plug.Pods() }

@@ -60,7 +60,7 @@ func (x *applier) look() error {
 
 // underlay is what the host has, or what the configuration replaces it by.
 func (a *Agent) underlay(observe func([]netip.Prefix) (hostnet.Underlay, error)) (hostnet.Underlay, error) {
-	under, err := observe(a.cluster().PodCIDRs)
+	under, err := observe(a.member.Cluster().PodCIDRs)
 	if len(a.cfg.NodeAddresses) > 0 {
 		under.Addrs = a.cfg.NodeAddresses
 	}

@@ -2,10 +2,10 @@ package agent
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"github.com/warrennet/warren/agent/cniserver"
+	"github.com/warrennet/warren/agent/localpods"
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/hostnet"
@@ -19,11 +19,7 @@ func (a *Agent) openPlug() error {
 	if err != nil {
 		return err
 	}
-	var blocks []netip.Prefix
-	if b := a.blocks.Load(); b != nil {
-		blocks = *b
-	}
-	if a.pool, err = ipam.OpenPool(ipam.PoolConfig{Dir: a.cfg.StateDir, BootID: boot, Blocks: blocks}); err != nil {
+	if a.pool, err = ipam.OpenPool(ipam.PoolConfig{Dir: a.cfg.StateDir, BootID: boot, Blocks: a.member.Blocks()}); err != nil {
 		return err
 	}
 	for _, p := range a.pool.Problems() {
@@ -34,16 +30,16 @@ func (a *Agent) openPlug() error {
 	}
 	a.plug = cniserver.New(cniserver.Config{
 		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: plan.TablePods, Protocol: hostnet.Protocol,
-		DNS: a.names.PodConfig, Ready: a.notReady, More: a.roomForMore, Changed: a.podsChanged,
+		DNS: a.names.PodConfig, Ready: a.notReady, More: a.member.Grow, Changed: a.podsChanged,
 		Added: func(took time.Duration) { plugging.Observe(took.Seconds()) }, Log: a.log,
 	})
-	a.setProbes()
+	a.pods.Update()
 	return nil
 }
 
 // podsChanged follows the Pods that came and went.
 func (a *Agent) podsChanged() {
-	a.setProbes()
+	a.pods.Update()
 	a.kick()
 }
 
@@ -83,7 +79,7 @@ func (a *Agent) reconcileOnce() {
 func (a *Agent) localPods() (out []plan.Pod) {
 	for _, r := range a.plug.Pods() {
 		mac, _ := veth.ParseMAC(r.MAC) // zero while the interface is being made
-		out = append(out, plan.Pod{Link: r.HostIfName, MAC: mac, Addrs: r.Addresses, HostPorts: hostPorts(r.PortMappings)})
+		out = append(out, plan.Pod{Link: r.HostIfName, MAC: mac, Addrs: r.Addresses, HostPorts: localpods.HostPorts(r.PortMappings)})
 	}
 	return out
 }

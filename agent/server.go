@@ -73,7 +73,7 @@ func (a *Agent) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"GET " + api.StatusPath:     func(w http.ResponseWriter, _ *http.Request) { reply(w, a.status()) },
 		"GET " + api.ReadyPath:      a.serveReady,
-		"GET " + api.PodsPath:       func(w http.ResponseWriter, _ *http.Request) { reply(w, a.podList()) },
+		"GET " + api.PodsPath:       func(w http.ResponseWriter, _ *http.Request) { reply(w, a.pods.List()) },
 		"POST " + api.PodLabelsPath: a.labelPod,
 		"POST " + api.PodProbePath:  a.probePod,
 		"GET " + api.EnvPath:        a.serveEnv,
@@ -110,8 +110,8 @@ func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 // notReady says what is missing before a Pod can be plugged, "" when nothing is.
 func (a *Agent) notReady() string {
-	if a.blocks.Load() == nil {
-		if why, _ := a.joinProblem.Load().(string); why != "" {
+	if a.member.Blocks() == nil {
+		if why := a.member.JoinProblem(); why != "" {
 			return "no Pod CIDR yet: " + why
 		}
 		return "no Pod CIDR yet: waiting for the store"
@@ -127,18 +127,18 @@ func (a *Agent) notReady() string {
 }
 
 func (a *Agent) status() api.Status {
-	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.cluster().Name, Store: a.source.Store().State(),
-		PodRanges: a.cluster().PodCIDRs, DNS: a.names.Addresses(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
+	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.member.Cluster().Name, Store: a.source.Store().State(),
+		PodRanges: a.member.Cluster().PodCIDRs, DNS: a.names.Addresses(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
 		Offload: a.offload.state()}
 	if why := a.notReady(); why != "" {
 		st.Problems = append(st.Problems, why)
 	} else {
 		st.Ready = true
 	}
-	if why, _ := a.joinProblem.Load().(string); why != "" && st.Ready {
+	if why := a.member.JoinProblem(); why != "" && st.Ready {
 		st.Problems = append(st.Problems, why)
 	}
-	if why, _ := a.roomProblem.Load().(string); why != "" {
+	if why := a.member.RoomProblem(); why != "" {
 		st.Problems = append(st.Problems, "the Pod CIDRs are nearly full: "+why)
 	}
 	if !st.Store.Connected && st.Store.Error != "" {
@@ -153,16 +153,11 @@ func (a *Agent) status() api.Status {
 	if a.proxyAPI != nil {
 		st.Problems = append(st.Problems, a.proxyAPI.Problems()...)
 	}
-	if b := a.blocks.Load(); b != nil {
-		st.PodCIDRs = *b
-	}
+	st.PodCIDRs = a.member.Blocks()
 	st.Pods = len(a.localPods())
 	snap := a.source.Load()
 	if snap != nil {
-		st.Revision, st.ServiceCIDRs = snap.Revision, snap.ServiceCIDRs
-		if len(st.PodCIDRs) > 0 {
-			st.Unclaimed = unclaimed(a.source.Node().PodCIDRs, st.PodCIDRs, a.cluster(), snap.Blocks)
-		}
+		st.Revision, st.ServiceCIDRs, st.Unclaimed = snap.Revision, snap.ServiceCIDRs, a.member.Unclaimed(snap)
 	}
 	if s := a.applied.Load(); s != nil {
 		st.Applied, st.MTU, st.Addresses = s.revision, s.plan.MTU, s.plan.Node.Addresses
