@@ -1,22 +1,11 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/warrennet/warren/servicelb/announce"
 )
-
-// announceLB announces load balancer addresses until ctx ends.
-func (a *Agent) announceLB(ctx context.Context) error {
-	x := announce.New(a.cfg.NodeName, announce.Timing{}, a.log)
-	a.announcer.Store(x)
-	a.kick()
-	return x.Run(ctx)
-}
 
 // announceProblems are what stands between this node and its announcements.
 func (a *Agent) announceProblems() (out []string) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/warrennet/warren/agent/apply"
 	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/systemd"
 )
@@ -12,8 +13,8 @@ import (
 // ConflistName sorts before the files of other plugins: runtimes take the first one of the directory.
 const ConflistName = "05-warren.conflist"
 
-// conflist is the CNI network configuration list of warren. A plain 1.1.0 would be refused by older runtimes, which do
-// not look at cniVersions.
+// conflist is the CNI network configuration list of warren. Older runtimes ignore
+// cniVersions and refuse 1.1.0, so cniVersion is 1.0.0.
 func (a *Agent) conflist() ([]byte, error) {
 	plugin := map[string]any{
 		"type":         "warren-cni",
@@ -30,7 +31,7 @@ func (a *Agent) conflist() ([]byte, error) {
 	}, "", "  ")
 }
 
-// writeConflist puts the file in place once Pods can be plugged. It stays across restarts; only Uninstall removes it.
+// writeConflist writes the file once Pods can be attached. It stays when the agent stops; only Uninstall removes it.
 func (a *Agent) writeConflist() error {
 	if a.cfg.CNIConfDir == "" {
 		return nil
@@ -50,15 +51,15 @@ func (a *Agent) writeConflist() error {
 	return atomicfile.Write(path, raw, 0o644)
 }
 
-// becameReady is called once, after the first plan was applied as a whole.
-func (a *Agent) becameReady() {
-	a.log.Info("ready", "node", a.cfg.NodeName, "podCIDRs", a.member.Blocks(), "mtu", a.applied.Load().plan.MTU)
-	systemd.Notify(systemd.Ready)
-}
-
-// offerPlugin lets runtimes find the plugin.
+// offerPlugin lets runtimes find the plugin. It is called before the node reports that Pods can be attached.
 func (a *Agent) offerPlugin() {
 	if err := a.writeConflist(); err != nil {
 		a.log.Error("cannot write the CNI conflist; runtimes will not find warren", "err", err)
 	}
+}
+
+// becameReady is called once, after the first plan is applied as a whole.
+func (a *Agent) becameReady(s *apply.State) {
+	a.log.Info("ready", "node", a.cfg.NodeName, "cidrs", a.member.Blocks(), "mtu", s.Plan.MTU)
+	systemd.Notify(systemd.Ready)
 }

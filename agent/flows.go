@@ -36,8 +36,8 @@ func flowOf(f servicelb.Flow) api.Flow {
 
 func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Frontend{}
-	if s := a.applied.Load(); s != nil {
-		for _, f := range s.plan.Table.Frontends() {
+	if s := a.loop.State(); s != nil {
+		for _, f := range s.Plan.Table.Frontends() {
 			out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind, Protocol: model.Protocol(f.Proto).String(),
 				Address: f.Address, Backends: f.Backends, External: f.External})
 		}

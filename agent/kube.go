@@ -97,8 +97,8 @@ func (a *Agent) keepAPIServers(servers []string) {
 // proxyHealth is what kube-proxy's health port reports: the time of the last apply, zero before the first one that succeeded, and
 // whether the Node object stays.
 func (a *Agent) proxyHealth() (updated time.Time, eligible bool) {
-	if s := a.applied.Load(); s != nil && s.first {
-		updated = s.at
+	if s := a.loop.State(); s != nil && s.Ready {
+		updated = s.At
 	}
 	return updated, !a.source.Node().Deleting
 }

@@ -93,10 +93,10 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(metricHandshake, at, p.Name)
 	}
-	if s := m.a.applied.Load(); s != nil {
+	if s := m.a.loop.State(); s != nil {
 		m.a.path.use(func(lb *servicelb.Balancer, tun *tunnel.Tunnel) {
 			tunnelCollect(ch, tun.Stats())
-			servicesCollect(ch, lb.Stats(), s.plan.Table.Len())
+			servicesCollect(ch, lb.Stats(), s.Plan.Table.Len())
 		})
 	}
 	if x := m.a.announcer.Load(); x != nil {

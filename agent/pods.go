@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/ipam"
 )
 
-// openPlug takes up the Pods of the node's last run and prepares the plugin's side of the API.
+// openPlug loads the attachments of the node's last run and prepares the server of the CNI plugin.
 func (a *Agent) openPlug() error {
 	boot, err := disk.BootID()
 	if err != nil {
@@ -23,7 +23,7 @@ func (a *Agent) openPlug() error {
 		return err
 	}
 	for _, p := range a.pool.Problems() {
-		a.log.Warn("the Pods' journal had problems", "problem", p)
+		a.log.Warn("recovered damaged Pod journal", "problem", p)
 	}
 	if a.links, err = veth.NewKernel(plan.TablePods); err != nil {
 		return err
@@ -37,20 +37,20 @@ func (a *Agent) openPlug() error {
 	return nil
 }
 
-// podsChanged follows the Pods that came and went.
+// podsChanged is called after a Pod was attached or detached.
 func (a *Agent) podsChanged() {
 	a.pods.Update()
 	a.kick()
 }
 
 func (a *Agent) podMTU() int {
-	if s := a.applied.Load(); s != nil {
-		return s.plan.MTU
+	if s := a.loop.State(); s != nil {
+		return s.Plan.MTU
 	}
 	return plan.MinMTU
 }
 
-// orphanCheck is how often records are compared with the interfaces that really exist: runtimes may never call GC.
+// orphanCheck is how often attachments are compared with the existing interfaces: a runtime may never call GC.
 const orphanCheck = 30 * time.Second
 
 func (a *Agent) reconcilePods(ctx context.Context) {
@@ -67,16 +67,16 @@ func (a *Agent) reconcilePods(ctx context.Context) {
 func (a *Agent) reconcileOnce() {
 	r, err := a.plug.Reconcile()
 	if err != nil {
-		a.log.Warn("cannot compare the Pods' records with their interfaces", "err", err)
+		a.log.Warn("cannot compare attachments with the existing interfaces", "err", err)
 	}
 	if !r.Empty() {
-		a.log.Info("the Pods' records and interfaces differed", "released", len(r.Released), "undone", len(r.Undone),
+		a.log.Info("reconciled attachments with the existing interfaces", "released", len(r.Released), "undone", len(r.Undone),
 			"adopted", len(r.Adopted), "problem", r.Unknown)
 	}
 }
 
-// localPods are the attachments on this node, those included that CNI ADD has not finished.
-func (a *Agent) localPods() (out []plan.Pod) {
+// attachments are the Pods of this node as the host has them, those included that CNI ADD has not finished.
+func (a *Agent) attachments() (out []plan.Pod) {
 	for _, r := range a.plug.Pods() {
 		mac, _ := veth.ParseMAC(r.MAC) // zero while the interface is being made
 		out = append(out, plan.Pod{Link: r.HostIfName, MAC: mac, Addrs: r.Addresses, HostPorts: localpods.HostPorts(r.PortMappings)})

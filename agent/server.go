@@ -116,12 +116,12 @@ func (a *Agent) notReady() string {
 		}
 		return "no Pod CIDR yet: waiting for the store"
 	}
-	s := a.applied.Load()
+	s := a.loop.State()
 	if s == nil {
 		return "the tunnel is coming up"
 	}
-	if !s.first {
-		return "the first plan could not be applied: " + s.err.Error()
+	if !s.Ready {
+		return "the first plan could not be applied: " + s.Err.Error()
 	}
 	return ""
 }
@@ -129,7 +129,7 @@ func (a *Agent) notReady() string {
 func (a *Agent) status() api.Status {
 	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: a.member.Cluster().Name, Store: a.source.Store().State(),
 		PodRanges: a.member.Cluster().PodCIDRs, DNS: a.names.Addresses(), PublicKey: publicKey(a.key).String(), Port: a.port(), Interface: a.cfg.Interface,
-		Offload: a.offload.state()}
+		Offload: a.offload.get()}
 	if why := a.notReady(); why != "" {
 		st.Problems = append(st.Problems, why)
 	} else {
@@ -154,18 +154,18 @@ func (a *Agent) status() api.Status {
 		st.Problems = append(st.Problems, a.proxyAPI.Problems()...)
 	}
 	st.PodCIDRs = a.member.Blocks()
-	st.Pods = len(a.localPods())
+	st.Pods = len(a.plug.Pods())
 	snap := a.source.Load()
 	if snap != nil {
 		st.Revision, st.ServiceCIDRs, st.Unclaimed = snap.Revision, snap.ServiceCIDRs, a.member.Unclaimed(snap)
 	}
-	if s := a.applied.Load(); s != nil {
-		st.Applied, st.MTU, st.Addresses = s.revision, s.plan.MTU, s.plan.Node.Addresses
-		st.Problems = append(st.Problems, s.plan.Problems...)
-		if s.err != nil {
-			st.Problems = append(st.Problems, "not applied: "+s.err.Error())
+	if s := a.loop.State(); s != nil {
+		st.Applied, st.MTU, st.Addresses = s.Revision, s.Plan.MTU, s.Plan.Node.Addresses
+		st.Problems = append(st.Problems, s.Plan.Problems...)
+		if s.Err != nil {
+			st.Problems = append(st.Problems, "not applied: "+s.Err.Error())
 		}
-		st.Peers = a.peerStatus(snap, s.plan)
+		st.Peers = a.peerStatus(snap, s.Plan)
 		a.path.use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) { st.Tunnel = tun.Stats() })
 		st.Problems = append(st.Problems, peerProblems(st.Peers)...)
 		st.Problems = append(st.Problems, a.announceProblems()...)

@@ -74,7 +74,6 @@ func TestDataPath_StopWhileHandlersRead_UnmapsAfterThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.lb = lb
 	a.path.open(lb, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -104,7 +103,7 @@ func TestDataPath_StopWhileHandlersRead_UnmapsAfterThem(t *testing.T) {
 		})
 	}
 	time.Sleep(100 * time.Millisecond)
-	a.closeBalancer() // while all of them run
+	a.closeBalancer(lb) // while all of them run
 	time.Sleep(20 * time.Millisecond)
 	cancel()
 	clients.Wait()

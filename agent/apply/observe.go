@@ -1,4 +1,4 @@
-package agent
+package apply
 
 import (
 	"net"
@@ -23,63 +23,62 @@ type hostView struct {
 }
 
 // observe reads the host if it is time. look means that the whole plan is to be compared with the kernel, too.
-func (x *applier) observe(snap *model.Snapshot) (h plan.Host, look bool, err error) {
+func (x *applier) observe(self plan.Self, snap *model.Snapshot, pods []plan.Pod) (h plan.Host, look bool, err error) {
 	v := &x.view
-	last := x.applied.Load()
-	look = x.dirty.Swap(false) || last == nil || last.err != nil || time.Since(v.at) >= reassert
+	last := x.State()
+	look = x.dirty.Swap(false) || last == nil || last.Err != nil || time.Since(v.at) >= reassert
 	if look {
-		if err := x.look(); err != nil {
+		if err := x.look(self); err != nil {
 			x.dirty.Store(true)
 			return h, true, err
 		}
 	}
-	x.pods.observe(x.Agent, look)
+	x.pods.observe(pods, look)
 	h = v.Host
-	h.Underlay = x.ordered(h.Underlay)
+	if self.Kubernetes {
+		h.Underlay.Addrs = x.cfg.Source.OrderAddresses(h.Underlay.Addrs)
+	}
 	h.HealthPorts = x.socks.checks.Ports()
 	h.PodLinks = x.pods.links
-	if x.cfg.LBAnnounce && hasLBAddresses(snap) {
-		h.Links = x.announceLinks(h.Underlay)
+	if self.Announce && hasLBAddresses(snap) {
+		h.Links = announceLinks(h.Underlay, x.cfg.AnnounceLinks)
 	}
 	return h, look, nil
 }
 
 // look reads addresses, listeners and, after a change of the packet filter, the chains of a kube-proxy.
-func (x *applier) look() error {
+func (x *applier) look(self plan.Self) error {
 	v := &x.view
-	under, err := x.underlay(v.observe)
+	under, err := x.underlay(self.Cluster.PodCIDRs, v.observe)
 	if err != nil {
 		return err
 	}
-	if x.refiltered.Swap(false) || x.applied.Load() == nil {
+	if x.chains.Swap(false) || x.State() == nil {
 		v.KubeProxy = x.seesKubeProxy()
 	}
 	v.Underlay, v.Listeners, v.at = under, hostio.Listeners(hostio.Inodes(x.socks.sinks, x.socks.relays)), time.Now()
 	return nil
 }
 
-// underlay is what the host has, or what the configuration replaces it by.
-func (a *Agent) underlay(observe func([]netip.Prefix) (hostnet.Underlay, error)) (hostnet.Underlay, error) {
-	under, err := observe(a.member.Cluster().PodCIDRs)
-	if len(a.cfg.NodeAddresses) > 0 {
-		under.Addrs = a.cfg.NodeAddresses
+// Underlay reads what the host has for the tunnel before the first apply.
+func (l *Loop) Underlay(ranges []netip.Prefix) (hostnet.Underlay, error) {
+	return l.underlay(ranges, hostnet.Observe)
+}
+
+// underlay is what the host has outside of the Pod ranges, with the addresses that the configuration may replace.
+func (l *Loop) underlay(ranges []netip.Prefix, observe func([]netip.Prefix) (hostnet.Underlay, error)) (hostnet.Underlay, error) {
+	under, err := observe(ranges)
+	if len(l.cfg.NodeAddresses) > 0 {
+		under.Addrs = l.cfg.NodeAddresses
 	}
 	return under, err
 }
 
-// ordered puts the addresses first by which Kubernetes identifies the node.
-func (a *Agent) ordered(under hostnet.Underlay) hostnet.Underlay {
-	if a.kube != nil {
-		under.Addrs = a.source.OrderAddresses(under.Addrs)
-	}
-	return under
-}
-
 // seesKubeProxy looks for a kube-proxy's chains. If they cannot be listed it reports none.
-func (a *Agent) seesKubeProxy() bool {
+func (x *applier) seesKubeProxy() bool {
 	chains, err := hostnet.Chains()
 	if err != nil {
-		a.log.Warn("cannot list the packet filter's chains to find a kube-proxy", "err", err)
+		x.log.Warn("cannot list the packet filter's chains to find a kube-proxy", "err", err)
 	}
 	return slices.ContainsFunc(chains, hostnet.Chain.KubeProxy)
 }
@@ -90,10 +89,10 @@ func hasLBAddresses(snap *model.Snapshot) bool {
 
 // announceLinks are the links to announce on: those named in the configuration, else those with an address of the node. Links
 // without carrier do not count.
-func (a *Agent) announceLinks(under hostnet.Underlay) (out []announce.Link) {
-	names, configured := under.Links, len(a.cfg.LBInterfaces) > 0
-	if configured {
-		names = a.cfg.LBInterfaces
+func announceLinks(under hostnet.Underlay, names []string) (out []announce.Link) {
+	configured := len(names) > 0
+	if !configured {
+		names = under.Links
 	}
 	for _, name := range names {
 		ifc, err := net.InterfaceByName(name)

@@ -1,4 +1,4 @@
-package agent
+package apply
 
 import (
 	"log/slog"
@@ -6,7 +6,6 @@ import (
 
 	"github.com/warrennet/warren/agent/hostio"
 	"github.com/warrennet/warren/agent/plan"
-	"github.com/warrennet/warren/internal/packet"
 )
 
 // sockets are the agent's sockets on the host that follow the plan. The apply loop holds them; the raw sockets have goroutines of
@@ -19,9 +18,9 @@ type sockets struct {
 	reassembled *hostio.Reassembled
 }
 
-func newSockets(ranges func() []netip.Prefix, log *slog.Logger) *sockets {
+func newSockets(ranges func() []netip.Prefix, reassembled *hostio.Reassembled, log *slog.Logger) *sockets {
 	return &sockets{log: log, checks: hostio.NewHealthChecks(ranges, log), relays: hostio.NewLoopback6(log), sinks: hostio.NewUDPSinks(log),
-		reassembled: hostio.NewReassembled()}
+		reassembled: reassembled}
 }
 
 // set opens and closes sockets. It reports whether listeners were opened whose ports the next plan needs.
@@ -39,27 +38,4 @@ func (s *sockets) close() {
 	s.checks.Close()
 	s.relays.Close()
 	s.sinks.Close()
-}
-
-// fromHost translates a packet that a raw socket received for one of the node's own addresses, and sends it on if it belongs to a
-// flow.
-func (a *Agent) fromHost(pkt []byte) {
-	var p packet.Packet
-	if p.Parse(pkt) == packet.OK {
-		a.inject(p.Buf, a.lb.FromHost(&p))
-	}
-}
-
-// inject sends a packet that the load balancer built or translated.
-func (a *Agent) inject(pkt []byte, to packet.Verdict) {
-	var err error
-	switch to {
-	case packet.VerdictReflect, packet.VerdictReply:
-		err = a.tun.InjectHost(pkt)
-	case packet.VerdictPeer:
-		err = a.tun.InjectPeer(pkt)
-	}
-	if err != nil {
-		a.log.Debug("cannot send a packet of the load balancer", "err", err)
-	}
 }

@@ -1,22 +1,24 @@
-package agent
+package apply
 
 import (
 	"errors"
+	"log/slog"
+	"net/netip"
 	"reflect"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/warrennet/warren/agent/plan"
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
-	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/servicelb"
 )
 
 // applier brings the kernel, the tunnel, the load balancer and the agent's sockets to the plan. Only the apply loop holds it.
 type applier struct {
-	*Agent
+	*Loop
+	DataPath
+	log    *slog.Logger
 	tables tableCache
 	view   hostView
 	pods   offloadPods
@@ -24,8 +26,10 @@ type applier struct {
 	last   *plan.Plan // nil before the first
 }
 
-func newApplier(a *Agent, socks *sockets) *applier {
-	return &applier{Agent: a, view: hostView{observe: hostnet.Observe}, socks: socks}
+func newApplier(l *Loop, d DataPath) *applier {
+	log := l.cfg.Log
+	return &applier{Loop: l, DataPath: d, log: log, view: hostView{observe: hostnet.Observe}, pods: offloadPods{program: d.Offload, log: log},
+		socks: newSockets(func() []netip.Prefix { return l.cfg.Self().Cluster.PodCIDRs }, d.Reassembled, log)}
 }
 
 // apply makes one plan from the newest snapshot and applies it. Nothing is changed before the plan exists.
@@ -44,24 +48,22 @@ func (x *applier) apply() {
 	}
 	x.report(p)
 	if x.socks.set(p) {
-		x.kick()
+		x.Kick() // the next plan has the new listeners' ports
 	}
-	x.pool.SetUnmanaged(p.Unmanaged)
+	x.Pool.SetUnmanaged(p.Unmanaged)
 	changed, err := x.setHost(p, look)
-	x.pods.set(x.Agent, p.Offload, look)
+	x.setOffload(p.Offload, look)
 	// After the rules: a flow whose replies are not redirected yet would break.
 	switch p.Services {
 	case plan.ServicesCurrent:
-		x.lb.Set(p.Table)
+		x.Balancer.Set(p.Table)
 	case plan.ServicesCached:
-		x.lb.SetKept(p.Table)
+		x.Balancer.SetKept(p.Table)
 	}
-	if d := x.announcer.Load(); d != nil {
-		d.Set(p.Announce)
-	}
+	x.Announcer.Set(p.Announce)
 	x.setNames(p, snap)
 	if !arrived.IsZero() && err == nil {
-		programming.Observe(time.Since(arrived).Seconds())
+		x.cfg.Measure(time.Since(arrived))
 	}
 	x.last = p
 	x.finish(p, snap, changed, err)
@@ -69,14 +71,15 @@ func (x *applier) apply() {
 
 // input collects everything that the plan depends on. look means that the whole plan is to be compared with the kernel.
 func (x *applier) input() (in plan.Input, snap *model.Snapshot, look bool, err error) {
-	cached := x.source.ServicesCached() // before the snapshot is read, so that newer Services are at worst taken for cached ones
-	snap = x.source.WithPods(x.source.Load(), x.Agent.pods.Attached())
-	host, look, err := x.observe(snap)
+	cached := x.cfg.Source.ServicesCached() // before the snapshot is read, so that newer Services are at worst taken for cached ones
+	snap = x.cfg.Source.WithPods(x.cfg.Source.Load(), x.cfg.Pods())
+	self, pods := x.cfg.Self(), x.cfg.Attachments()
+	host, look, err := x.observe(self, snap, pods)
 	if err != nil {
 		return in, snap, look, err
 	}
-	in = plan.Input{Self: x.self(), Host: host, Snapshot: snap, ServicesCached: cached, Pods: x.localPods(),
-		ReportedPods: x.source.ReportedPods(), Compile: x.tables.build}
+	in = plan.Input{Self: self, Host: host, Snapshot: snap, ServicesCached: cached, Pods: pods,
+		ReportedPods: x.cfg.Source.ReportedPods(), Compile: x.tables.build}
 	if x.last != nil {
 		in.FallbackSNAT = x.last.FallbackSNAT
 	}
@@ -89,8 +92,8 @@ func (x *applier) setHost(p *plan.Plan, look bool) (changed int, err error) {
 	if !look && x.holds(p) {
 		return 0, nil
 	}
-	errs := []error{x.tun.SetMTU(p.MTU), x.tun.SetPeers(p.Peers)}
-	changed, err = x.host.Set(p.Host)
+	errs := []error{x.Tunnel.SetMTU(p.MTU), x.Tunnel.SetPeers(p.Peers)}
+	changed, err = x.cfg.Host.Set(p.Host)
 	return changed, errors.Join(append(errs, err)...)
 }
 
@@ -101,10 +104,10 @@ func (x *applier) holds(p *plan.Plan) bool {
 
 // setNames updates the DNS server.
 func (x *applier) setNames(p *plan.Plan, snap *model.Snapshot) {
-	x.names.SetClients(p.DNSClients)
-	x.names.SetSnapshot(snap)
-	x.names.UpdateSearches()
-	x.names.SetUpstreams(x.source.Nameservers())
+	x.cfg.Names.SetClients(p.DNSClients)
+	x.cfg.Names.SetSnapshot(snap)
+	x.cfg.Names.UpdateSearches()
+	x.cfg.Names.SetUpstreams(x.cfg.Source.Nameservers())
 }
 
 // report logs what is new in a plan.
@@ -133,41 +136,32 @@ func (x *applier) report(p *plan.Plan) {
 
 // finish publishes what was applied and offers the snapshot for the disk.
 func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, changed int, err error) {
-	last := x.applied.Load()
-	now := &appliedState{plan: p, at: time.Now(), err: err, first: err == nil || last != nil && last.first}
+	last := x.State()
+	now := &State{Plan: p, At: time.Now(), Err: err, Ready: err == nil || last != nil && last.Ready}
 	if snap != nil {
-		now.revision = snap.Revision
+		now.Revision = snap.Revision
 	}
-	ready := now.first && (last == nil || !last.first)
+	ready := now.Ready && (last == nil || !last.Ready)
 	if ready {
-		x.offerPlugin() // before the node reports that Pods can be attached
+		x.cfg.BeforeReady()
 	}
-	x.applied.Store(now)
-	if err != nil && (last == nil || last.err == nil || last.err.Error() != err.Error()) {
+	x.state.Store(now)
+	if ready {
+		x.cfg.Ready(now)
+	}
+	if err != nil && (last == nil || last.Err == nil || last.Err.Error() != err.Error()) {
 		x.log.Error("cannot apply the whole configuration; retrying", "err", err)
 	}
-	if err == nil && last != nil && last.err != nil {
+	if err == nil && last != nil && last.Err != nil {
 		x.log.Info("configuration applied; previous errors resolved")
 	}
-	if changed > 0 && last != nil && last.err == nil && reflect.DeepEqual(last.plan.Host, p.Host) {
+	if changed > 0 && last != nil && last.Err == nil && reflect.DeepEqual(last.Plan.Host, p.Host) {
 		x.log.Info("reverted external changes to host network configuration", "changes", changed)
 	}
-	if ready {
-		x.becameReady()
+	if last == nil || !reflect.DeepEqual(last.Plan.Node, p.Node) {
+		x.cfg.Record(p.Node)
 	}
-	if last == nil || !reflect.DeepEqual(last.plan.Node, p.Node) {
-		x.member.SetRecord(p.Node)
-	}
-	x.source.Save(snap)
-}
-
-// self is this node's identity and settings.
-func (a *Agent) self() plan.Self {
-	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: a.member.Blocks(),
-		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(), DNS: a.names.Addresses(),
-		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,
-		Kubernetes: a.kube != nil, Announce: a.cfg.LBAnnounce, AnnounceLinks: len(a.cfg.LBInterfaces) > 0}
+	x.cfg.Source.Save(snap)
 }
 
 // tableCache keeps the last table: the loop runs every few seconds, and most runs have the same Services. When the snapshot
@@ -184,25 +178,4 @@ func (c *tableCache) build(me servicelb.Self, snap *model.Snapshot) *servicelb.T
 		c.self, c.snap, c.table = me, snap, c.builder.Build(me, snap)
 	}
 	return c.table
-}
-
-// arrival is the time of the oldest change that is not applied yet. Watches mark it, the apply loop takes it.
-type arrival struct{ ns atomic.Int64 } // Unix time, 0 for none
-
-// mark notes that a change has arrived now.
-func (t *arrival) mark() { t.ns.CompareAndSwap(0, time.Now().UnixNano()) }
-
-// take returns the time and clears it; it is zero without a change.
-func (t *arrival) take() time.Time {
-	if ns := t.ns.Swap(0); ns != 0 {
-		return time.Unix(0, ns)
-	}
-	return time.Time{}
-}
-
-// restore puts a time back that take returned: its change was not applied.
-func (t *arrival) restore(at time.Time) {
-	if !at.IsZero() {
-		t.ns.Store(at.UnixNano())
-	}
 }

@@ -1,0 +1,82 @@
+package apply
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/warrennet/warren/agent/plan"
+	"github.com/warrennet/warren/agent/snapshot"
+	"github.com/warrennet/warren/internal/hostnet"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/disk"
+)
+
+// An apply that ends before a plan exists has applied nothing: the change that woke it still waits, and the time until it is
+// applied counts from its arrival.
+func TestApply_EndsWithoutAPlan_KeepsTheArrival(t *testing.T) {
+	for name, observe := range map[string]func([]netip.Prefix) (hostnet.Underlay, error){
+		"the host cannot be read": func([]netip.Prefix) (hostnet.Underlay, error) { return hostnet.Underlay{}, errors.New("no netlink") },
+		"other networks before the first snapshot": func([]netip.Prefix) (hostnet.Underlay, error) {
+			return hostnet.Underlay{UnmanagedRemote: []netip.Prefix{netip.MustParsePrefix("10.42.9.0/24")}}, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := slog.New(slog.DiscardHandler)
+			source, err := snapshot.New(snapshot.Config{Disk: disk.Dir(t.TempDir()), Changed: func() {}, Log: log})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := New(Config{Self: func() plan.Self { return plan.Self{} }, Source: source, Log: log,
+				Pods: func() map[model.ObjectName]model.Pod { return nil }, Attachments: func() []plan.Pod { return nil }})
+			x := newApplier(l, DataPath{})
+			defer x.socks.close()
+			x.view.observe = observe
+			l.SnapshotChanged()
+			before := l.arrived.ns.Load()
+			l.SnapshotChanged() // a second change does not replace the first one's time
+			x.apply()
+			if got := l.arrived.ns.Load(); got != before || before == 0 {
+				t.Errorf("arrived at %d, expected %d", got, before)
+			}
+			if l.State() != nil {
+				t.Error("a plan is applied")
+			}
+		})
+	}
+}
+
+func TestArrival_Restore_OldestChangeWins(t *testing.T) {
+	var a arrival
+	if !a.take().IsZero() {
+		t.Error("a change without a mark")
+	}
+	a.mark()
+	first := a.take()
+	a.mark()
+	a.restore(first)
+	if got := a.take(); !got.Equal(first) {
+		t.Errorf("%v, expected the restored %v", got, first)
+	}
+	a.restore(time.Time{})
+	if !a.take().IsZero() {
+		t.Error("restoring nothing is a change")
+	}
+}
+
+// The same snapshot and node give the same table, and a change of the node another one.
+func TestTableCache_SameInput_ReturnsTheSameTable(t *testing.T) {
+	in := plan.Input{Snapshot: &model.Snapshot{}}
+	var c tableCache
+	in.Compile = c.build
+	first, _ := plan.Make(in)
+	if second, _ := plan.Make(in); second.Table != first.Table {
+		t.Error("compiled again")
+	}
+	in.Zone = "z"
+	if third, _ := plan.Make(in); third.Table == first.Table {
+		t.Error("not compiled again")
+	}
+}
