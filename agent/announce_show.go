@@ -34,7 +34,7 @@ func lbView(snap *model.Snapshot, v *announce.View) api.LB {
 	for i := range snap.Pools {
 		out.Pools = append(out.Pools, poolView(&snap.Pools[i], taken))
 	}
-	seen := map[netip.Addr]announce.Seen{}
+	seen := map[netip.Addr]announce.AddressView{}
 	if v != nil {
 		for _, s := range v.Addresses {
 			seen[s.Addr] = s

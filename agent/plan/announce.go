@@ -28,7 +28,7 @@ func announced(in *Input, peers []tunnel.Peer) (d announce.Desired) {
 	}
 	slices.SortFunc(d.Addresses, func(a, b announce.Address) int { return a.Addr.Compare(b.Addr) })
 	if len(d.Addresses) > 0 && in.Announce {
-		d.Links, d.Any = in.Links, in.AnnounceLinks
+		d.Links, d.AnyLink = in.Links, in.AnnounceLinks
 	}
 	return d
 }

@@ -7,244 +7,256 @@ import (
 	"time"
 )
 
-// state is how far this node is with an address.
+// state is the state of an address on this node.
 type state uint8
 
 const (
 	idle state = iota
 	probing
-	waiting // something stood in the way; trying again later
+	waiting // another machine has the address; probing starts again later
 	announcing
 )
 
-// address is one address as this node sees it.
+// address is one address with this node's view of its announcement.
 type address struct {
-	addr  netip.Addr
-	nodes []string // that may announce it, nil for all
-	state state
-	epoch uint64 // of our own claim while announcing
-	top   uint64 // the highest epoch ever heard of
+	addr         netip.Addr
+	nodes        []string // nodes that may announce it, nil: all
+	state        state
+	epoch        uint64 // of this node's claim while announcing
+	highestEpoch uint64 // of all claims received
 
-	vacant      time.Time // nobody announces it since
-	last        string    // the node that announced it last
-	announcedAt time.Time // when that one did
-	next        time.Time // when the next probe, announcement or try is due
-	count       int       // of probes or announcements sent
-	lans        []string  // joined, while probing or announcing
-	note        string    // what is in the way, or was
-	noteUntil   time.Time
-	mute        string // the node that the note is about, "" when it is about none
-	foreign     mac    // who else has it
-	defended    time.Time
+	unownedSince  time.Time // since then no node announces it
+	lastOwner     string    // the node that announced it last
+	lastAnnounced time.Time // when that node did
+	due           time.Time // of the next probe, announcement or attempt
+	sent          int       // probes, then announcements
+	links         []string  // with joined groups, while probing or announcing
+	note          string    // the reason why it is not announced, or a duplicate
+	noteUntil     time.Time
+	silentNode    string // the node that answers on the link without heartbeats, "" for none
+	duplicate     mac    // of a machine outside of the cluster that has the address
+	lastDefended  time.Time
 }
 
-// rival is the strongest claim of another healthy candidate.
-type rival struct {
+// claimant is a node with its claim.
+type claimant struct {
 	node  string
 	epoch uint64
 }
 
-func (c *core) rival(a *address) (r rival) {
+// winsOver compares two claims to an address: the higher epoch wins, then the higher rank.
+func (r claimant) winsOver(o claimant, addr netip.Addr) bool {
+	return r.epoch > o.epoch || r.epoch == o.epoch && ranksBefore(addr, r.node, o.node)
+}
+
+// strongestClaim returns the claim of a healthy node that wins over all other claims (rule 4).
+func (c *core) strongestClaim(a *address) (r claimant) {
 	for n, m := range c.members {
-		if x, ok := m.claims[a.addr]; ok && m.healthy && (r.node == "" || x.epoch > r.epoch || x.epoch == r.epoch && before(a.addr, n, r.node)) {
-			r = rival{n, x.epoch}
+		if x, ok := m.claims[a.addr]; ok && m.healthy {
+			if c := (claimant{n, x.epoch}); r.node == "" || c.winsOver(r, a.addr) {
+				r = c
+			}
 		}
 	}
 	return r
 }
 
-// mayHere and may report whether this node, or another one, is a candidate.
-func (c *core) mayHere(a *address) bool {
-	return (a.nodes == nil || slices.Contains(a.nodes, c.me)) && len(c.on(a.addr)) > 0
+// isCandidate reports whether this node is a candidate (rule 1).
+func (c *core) isCandidate(a *address) bool {
+	return (a.nodes == nil || slices.Contains(a.nodes, c.node)) && len(c.linksFor(a.addr)) > 0
 }
 
-func (c *core) may(name string, m *member, a *address) bool {
-	return m.healthy && (a.nodes == nil || slices.Contains(a.nodes, name)) && (m.last.any && len(m.last.macs) > 0 || within(m.last.subnets, a.addr))
+// memberIsCandidate reports whether another node is a candidate (rule 1).
+func (c *core) memberIsCandidate(name string, m *member, a *address) bool {
+	allowed := a.nodes == nil || slices.Contains(a.nodes, name)
+	return m.healthy && allowed && (m.last.anyLink && len(m.last.macs) > 0 || holdsHost(m.last.subnets, a.addr))
 }
 
-// rank is how many healthy candidates go before this node.
+// rank is the number of candidates of higher rank than this node.
 func (c *core) rank(a *address) (n int) {
 	for name, m := range c.members {
-		if c.may(name, m, a) && before(a.addr, name, c.me) {
+		if c.memberIsCandidate(name, m, a) && ranksBefore(a.addr, name, c.node) {
 			n++
 		}
 	}
 	return n
 }
 
-// step decides about one address (the rules are in core.go).
+// step applies the rules of election.go to one address.
 func (c *core) step(now time.Time, a *address) {
-	r := c.rival(a)
+	r := c.strongestClaim(a)
 	if r.node != "" || a.state == announcing || !c.settled(now) {
-		a.vacant = now
+		a.unownedSince = now
 	}
 	if now.After(a.noteUntil) {
-		a.note, a.foreign = "", nobody
+		a.note, a.duplicate = "", zeroMAC
 	}
-	if !c.mayHere(a) {
+	if !c.isCandidate(a) {
 		c.stop(a, "")
 		return
 	}
 	if a.state == announcing {
-		a.announcedAt = now
-		if r.node != "" && (r.epoch > a.epoch || r.epoch == a.epoch && before(a.addr, r.node, c.me)) {
+		a.lastAnnounced = now
+		if r.node != "" && r.winsOver(claimant{c.node, a.epoch}, a.addr) {
 			c.stop(a, "")
 			return
 		}
-		c.repeat(now, a)
+		c.announceIfDue(now, a)
 		return
 	}
-	if !c.turnHere(now, a, r) {
+	if !c.shouldBegin(now, a, r) {
 		if a.state == probing {
 			c.stop(a, "")
 		}
 		return
 	}
 	switch {
-	case a.state == idle, a.state == waiting && !now.Before(a.next):
-		c.begin(now, a)
-	case a.state == probing && !now.Before(a.next):
-		c.probed(now, a)
+	case a.state == idle, a.state == waiting && !now.Before(a.due):
+		c.startProbing(now, a)
+	case a.state == probing && !now.Before(a.due):
+		c.continueProbing(now, a)
 	}
 }
 
-// turnHere reports whether this node should begin to announce.
-func (c *core) turnHere(now time.Time, a *address, r rival) bool {
+// shouldBegin reports whether this node should begin to announce (rules 2 and 5).
+func (c *core) shouldBegin(now time.Time, a *address, r claimant) bool {
 	switch {
 	case !c.settled(now):
 		return false
 	case r.node == "":
-		return now.Sub(a.vacant) >= time.Duration(c.rank(a))*c.t.Patience
+		return now.Sub(a.unownedSince) >= time.Duration(c.rank(a))*c.timing.TakeoverDelay
 	}
-	return now.Sub(c.calmFrom) >= c.t.Calm && c.rank(a) == 0
+	return now.Sub(c.lastReturn) >= c.timing.StableTime && c.rank(a) == 0
 }
 
-// begin joins the groups and sends the first probe.
-func (c *core) begin(now time.Time, a *address) {
+// startProbing joins the groups and sends the first probe. One probe is enough when a node announced the address a moment ago.
+func (c *core) startProbing(now time.Time, a *address) {
 	c.stop(a, "")
-	a.state, a.count, a.lans = probing, 1, c.on(a.addr)
-	c.each(a, actJoin)
-	c.each(a, actProbe)
-	a.next = now.Add(c.t.Probe)
-	if !a.announcedAt.IsZero() && now.Sub(a.announcedAt) < 10*c.t.Dead {
-		a.count, a.next = probes, now.Add(c.t.Handover)
+	a.state, a.sent, a.links = probing, 1, c.linksFor(a.addr)
+	c.emit(a, actJoin)
+	c.emit(a, actProbe)
+	a.due = now.Add(c.timing.ProbeInterval)
+	if !a.lastAnnounced.IsZero() && now.Sub(a.lastAnnounced) < 10*c.timing.DeadInterval {
+		a.sent, a.due = probeCount, now.Add(c.timing.HandoverProbe)
 	}
 }
 
-// probed sends the next probe, or after the last one begins to announce: nobody has objected.
-func (c *core) probed(now time.Time, a *address) {
-	if a.count < probes {
-		a.count++
-		a.next = now.Add(c.t.Probe)
-		c.each(a, actProbe)
+// continueProbing sends the next probe. After the last one it begins to announce: no machine has answered.
+func (c *core) continueProbing(now time.Time, a *address) {
+	if a.sent < probeCount {
+		a.sent++
+		a.due = now.Add(c.timing.ProbeInterval)
+		c.emit(a, actProbe)
 		return
 	}
-	if a.last != "" && a.last != c.me {
+	if a.lastOwner != "" && a.lastOwner != c.node {
 		c.stats.Takeovers++
 	}
-	a.last = c.me
-	a.top++
-	a.state, a.epoch, a.count, a.next, a.note = announcing, a.top, 0, now, ""
-	c.hasty = true // whoever else announces it shall hear of it at once
-	c.repeat(now, a)
+	a.lastOwner = c.node
+	a.highestEpoch++
+	a.state, a.epoch, a.sent, a.due, a.note = announcing, a.highestEpoch, 0, now, ""
+	c.urgent = true // another node may announce it: send the new epoch at once
+	c.announceIfDue(now, a)
 }
 
-// repeat announces when it is time to.
-func (c *core) repeat(now time.Time, a *address) {
-	if now.Before(a.next) {
+// announceIfDue sends an announcement when the time for it has come.
+func (c *core) announceIfDue(now time.Time, a *address) {
+	if now.Before(a.due) {
 		return
 	}
-	c.each(a, actAnnounce)
-	a.count++
-	if a.count < len(burst) {
-		a.next = now.Add(burst[a.count] - burst[a.count-1])
+	c.emit(a, actAnnounce)
+	a.sent++
+	if a.sent < len(initialAnnouncements) {
+		a.due = now.Add(initialAnnouncements[a.sent] - initialAnnouncements[a.sent-1])
 		return
 	}
-	a.next = now.Add(c.t.Repeat)
+	a.due = now.Add(c.timing.AnnounceInterval)
 }
 
-// stop goes back to idle, whatever the state; the note says why.
+// stop returns an address to idle from any state. note is the reason, "" keeps the previous one.
 func (c *core) stop(a *address, note string) {
-	if a.lans != nil {
-		c.each(a, actLeave)
+	if a.links != nil {
+		c.emit(a, actLeave)
 	}
 	if a.state == announcing {
-		c.hasty = true
+		c.urgent = true
 	}
 	if note != "" {
 		a.note = note
 	}
-	a.state, a.lans, a.epoch = idle, nil, 0
+	a.state, a.links, a.epoch = idle, nil, 0
 }
 
-func (c *core) each(a *address, do act) {
-	for _, l := range a.lans {
-		c.out = append(c.out, action{do: do, lan: l, addr: a.addr})
+// emit adds an action for every link of the address.
+func (c *core) emit(a *address, do act) {
+	for _, l := range a.links {
+		c.actions = append(c.actions, action{do: do, link: l, addr: a.addr})
 	}
 }
 
-// saw takes in what was said on a link.
-func (c *core) saw(now time.Time, on string, s sighting) {
-	for _, l := range c.lans {
-		if l.hw == s.hw {
-			return // ourselves, by another link of the same LAN
+// observe processes an ARP packet or a neighbor message that arrived on a link.
+func (c *core) observe(now time.Time, link string, o observation) {
+	for _, l := range c.links {
+		if l.mac == o.mac {
+			return // sent by this node, on another link of the same network
 		}
 	}
-	if a := c.addrs[s.asked]; a != nil && slices.Contains(a.lans, on) {
+	if a := c.addresses[o.target]; a != nil && slices.Contains(a.links, link) {
 		switch {
 		case a.state == announcing:
-			c.out = append(c.out, action{do: actAnswer, lan: on, addr: a.addr, to: s})
-		case !s.asker.IsValid():
-			c.other(now, a, s.hw) // somebody else probes for it at the same time
+			c.actions = append(c.actions, action{do: actAnswer, link: link, addr: a.addr, request: o})
+		case !o.requester.IsValid():
+			c.conflict(now, a, o.mac) // another machine probes for it at the same time
 		}
 	}
-	if a := c.addrs[s.claimed]; a != nil && slices.Contains(a.lans, on) {
-		c.other(now, a, s.hw)
+	if a := c.addresses[o.claimed]; a != nil && slices.Contains(a.links, link) {
+		c.conflict(now, a, o.mac)
 	}
 }
 
-// other is told that somebody else has, or wants, an address that we want.
-func (c *core) other(now time.Time, a *address, hw mac) {
-	name, m := c.owner(hw)
+// conflict handles a machine that claims, or probes for, an address that this node probes for or announces.
+func (c *core) conflict(now time.Time, a *address, hw mac) {
+	name, m := c.memberByMAC(hw)
 	if m != nil && m.healthy {
-		return // heartbeats settle that
+		return // its heartbeats decide
 	}
 	if m != nil {
-		note := fmt.Sprintf("node %s answers for it, but its heartbeats do not arrive", name)
-		if a.state == probing || before(a.addr, name, c.me) {
-			c.wait(now, a, note, c.t.Patience)
-			a.mute = name
+		note := fmt.Sprintf("node %s answers for the address, but its heartbeats do not arrive", name)
+		if a.state == probing || ranksBefore(a.addr, name, c.node) {
+			c.backOff(now, a, note, c.timing.TakeoverDelay)
+			a.silentNode = name
 		}
 		return
 	}
-	if a.foreign != hw {
-		a.foreign = hw
+	if a.duplicate != hw {
+		a.duplicate = hw
 		c.stats.Duplicates++
 	}
-	note := fmt.Sprintf("%s, which is no node of the cluster, has the address too", hw)
+	note := fmt.Sprintf("duplicate address: %s, which is not a node of the cluster, has it too", hw)
 	if a.state == probing {
-		c.wait(now, a, note, c.t.Retry)
+		c.backOff(now, a, note, c.timing.DuplicateRetry)
 		return
 	}
-	// It was ours first, and clients use it: defend it, but not in a fight without end (RFC 5227 section 2.4, case c).
-	a.note, a.noteUntil = note, now.Add(6*c.t.Retry)
-	if now.Sub(a.defended) >= c.t.Repeat {
-		a.defended = now
-		c.each(a, actAnnounce)
+	// Clients use the address on this node: defend it, at a limited rate (RFC 5227 section 2.4, case c).
+	a.note, a.noteUntil = note, now.Add(6*c.timing.DuplicateRetry)
+	if now.Sub(a.lastDefended) >= c.timing.AnnounceInterval {
+		a.lastDefended = now
+		c.emit(a, actAnnounce)
 	}
 }
 
-func (c *core) wait(now time.Time, a *address, note string, d time.Duration) {
+// backOff stops an address and starts probing again after d, with all probes.
+func (c *core) backOff(now time.Time, a *address, note string, d time.Duration) {
 	c.stop(a, note)
-	a.state, a.next, a.noteUntil, a.vacant = waiting, now.Add(d), now.Add(2*d), now
-	a.announcedAt, a.mute = time.Time{}, "" // the next probe is a thorough one
+	a.state, a.due, a.noteUntil, a.unownedSince = waiting, now.Add(d), now.Add(2*d), now
+	a.lastAnnounced, a.silentNode = time.Time{}, "" // the next attempt sends all probes
 }
 
-// speaks ends the waiting for a node that answered on the LAN only: its heartbeats arrive again and settle the rest.
-func (c *core) speaks(node string) {
-	for _, a := range c.addrs {
-		if a.mute == node {
-			a.mute = ""
+// heartbeatsResumed ends the wait for a node that answered on the link without heartbeats: claims decide again.
+func (c *core) heartbeatsResumed(node string) {
+	for _, a := range c.addresses {
+		if a.silentNode == node {
+			a.silentNode = ""
 			if a.state == waiting {
 				c.stop(a, "")
 				a.note = ""
@@ -253,8 +265,8 @@ func (c *core) speaks(node string) {
 	}
 }
 
-// owner finds the member that has a MAC.
-func (c *core) owner(hw mac) (string, *member) {
+// memberByMAC returns the member that has, or had, a MAC address.
+func (c *core) memberByMAC(hw mac) (string, *member) {
 	for n, m := range c.members {
 		if m.macs[hw] {
 			return n, m

@@ -9,12 +9,17 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/warrennet/warren/internal/model"
 )
 
-// Port is the UDP port of heartbeats, below the ports that are steered to the tunnel.
+// Port is the UDP port of heartbeats. It is below every port that policy routing redirects to the tunnel.
 const Port = 9552
 
-// Link is a network link to announce on.
+// queueLen bounds the heartbeats and the observations that wait for the loop of Run.
+const queueLen = 64
+
+// Link is a network link on which addresses are announced.
 type Link struct {
 	Name    string
 	Index   int
@@ -22,43 +27,43 @@ type Link struct {
 	Subnets []netip.Prefix // of the link's own addresses
 }
 
-// Desired is what should be announced, with whom and where.
+// Desired is which addresses to announce, together with which nodes, on which links.
 type Desired struct {
-	// Self is the address that heartbeats come from: this node's in the Pod network, so that the tunnel carries them.
+	// Self is the source address of heartbeats: this node's Pod-net address, so that they go through the tunnel.
 	Self  netip.Addr
 	Peers []Peer
 	Links []Link
-	// Any announces addresses that lie in no link's subnet on all of the links.
-	Any       bool
+	// AnyLink announces an address that is in no link's subnet on all links.
+	AnyLink   bool
 	Addresses []Address
 }
 
-// Announcer is one node's part. New prepares it, Run does everything.
+// Announcer announces addresses for one node. Its methods may be called from any goroutine.
 type Announcer struct {
 	node   string
 	log    *slog.Logger
 	timing Timing
 
-	mu   sync.Mutex
-	want *Desired // not yet taken over
-	wake chan struct{}
+	mu      sync.Mutex
+	desired *Desired
+	wake    chan struct{} // desired has changed
 
-	view atomic.Pointer[View]
-	mine atomic.Pointer[map[netip.Addr]bool] // what sightings may be about
+	view      atomic.Pointer[View]
+	addresses atomic.Pointer[map[netip.Addr]bool] // readers drop observations about other addresses
 }
 
-// New prepares an announcer; it touches nothing.
+// New returns an announcer. It opens and starts nothing.
 func New(node string, t Timing, log *slog.Logger) *Announcer {
 	a := &Announcer{node: node, log: log, timing: t, wake: make(chan struct{}, 1)}
 	a.view.Store(&View{})
-	a.mine.Store(&map[netip.Addr]bool{})
+	a.addresses.Store(&map[netip.Addr]bool{})
 	return a
 }
 
-// Set says what is wanted from now on. It does not wait.
+// Set replaces the desired state. It does not wait for Run to apply it.
 func (a *Announcer) Set(d Desired) {
 	a.mu.Lock()
-	a.want = &d
+	a.desired = &d
 	a.mu.Unlock()
 	select {
 	case a.wake <- struct{}{}:
@@ -66,40 +71,39 @@ func (a *Announcer) Set(d Desired) {
 	}
 }
 
-// View returns what this node sees.
+// View returns the present state of all announcements, as received by this node.
 func (a *Announcer) View() View { return *a.view.Load() }
 
-// heardBeat and seen are what the readers hand to the loop.
-type heardBeat struct {
-	from netip.Addr
-	beat beat
+type receivedHeartbeat struct {
+	from      netip.Addr
+	heartbeat heartbeat
 }
 
-type seen struct {
-	on string
-	s  sighting
+type linkObservation struct {
+	link        string
+	observation observation
 }
 
-// loop is what Run works with; only its goroutine uses it.
-type loop struct {
+// runner is the state of Run. Only its goroutine uses it; readers send on the two channels.
+type runner struct {
 	*Announcer
 	core  *core
 	links map[string]*link
-	conn  *net.UDPConn
+	conn  *net.UDPConn // of heartbeats, on address self
 	self  netip.Addr
 
-	beats   chan heardBeat
-	sights  chan seen
-	readers sync.WaitGroup
-	failed  map[string]string // by subject, so that each failure is logged once
+	heartbeats   chan receivedHeartbeat
+	observations chan linkObservation
+	readers      sync.WaitGroup
+	failed       map[string]string // last error by object: each failure is logged once
 }
 
-// Run announces until ctx ends. What it leaves behind is nothing: addresses are never given to the host.
+// Run announces until ctx ends. It leaves nothing behind: the host never has the addresses.
 func (a *Announcer) Run(ctx context.Context) error {
-	l := &loop{Announcer: a, core: newCore(a.node, a.timing, time.Now()), links: map[string]*link{},
-		beats: make(chan heardBeat, 64), sights: make(chan seen, 64), failed: map[string]string{}}
+	l := &runner{Announcer: a, core: newCore(a.node, a.timing, time.Now()), links: map[string]*link{}, failed: map[string]string{},
+		heartbeats: make(chan receivedHeartbeat, queueLen), observations: make(chan linkObservation, queueLen)}
 	defer l.close()
-	t := time.NewTicker(l.core.t.Beat / 3)
+	t := time.NewTicker(l.core.timing.HeartbeatInterval / 3)
 	defer t.Stop()
 	for {
 		select {
@@ -107,63 +111,63 @@ func (a *Announcer) Run(ctx context.Context) error {
 			return nil
 		case <-a.wake:
 			a.mu.Lock()
-			d := a.want
+			d := a.desired
 			a.mu.Unlock()
 			l.set(d)
-		case b := <-l.beats:
-			l.core.heard(time.Now(), b.from, b.beat)
-		case s := <-l.sights:
-			l.core.saw(time.Now(), s.on, s.s)
+		case h := <-l.heartbeats:
+			l.core.receive(time.Now(), h.from, h.heartbeat)
+		case o := <-l.observations:
+			l.core.observe(time.Now(), o.link, o.observation)
 		case <-t.C:
 			l.core.tick(time.Now())
-			l.show()
+			l.publish()
 		}
-		l.carryOut(l.core.take())
+		l.execute(l.core.takeActions())
 	}
 }
 
-// set opens and closes what the links need and tells the core.
-func (l *loop) set(d *Desired) {
-	mine := map[netip.Addr]bool{}
+// set opens and closes the sockets of links and passes the desired state to the core.
+func (l *runner) set(d *Desired) {
+	addresses := map[netip.Addr]bool{}
 	for _, x := range d.Addresses {
-		mine[x.Addr] = true
+		addresses[x.Addr] = true
 	}
-	l.mine.Store(&mine)
-	l.closeOthers(d.Links)
-	var lans []lan
+	l.addresses.Store(&addresses)
+	l.closeRemoved(d.Links)
+	var links []localLink
 	for _, w := range d.Links {
 		if k := l.open(w); k != nil {
-			lans = append(lans, k.lan)
+			links = append(links, k.localLink)
 		}
 	}
-	l.core.set(time.Now(), d.Addresses, d.Peers, lans, d.Any)
+	l.core.set(time.Now(), electorate{addresses: d.Addresses, peers: d.Peers, links: links, anyLink: d.AnyLink})
 	l.listen(d.Self)
 	l.core.tick(time.Now())
-	l.show()
+	l.publish()
 }
 
-// closeOthers closes the links that are gone, or whose device is another one now. Their groups are left before.
-func (l *loop) closeOthers(want []Link) {
-	stays := func(name string) bool {
-		return slices.ContainsFunc(want, func(w Link) bool {
-			hw, _ := parseMAC(w.MAC)
+// closeRemoved closes links that were removed, or whose device was recreated. The core leaves their groups before.
+func (l *runner) closeRemoved(desired []Link) {
+	unchanged := func(name string) bool {
+		return slices.ContainsFunc(desired, func(w Link) bool {
+			mac, _ := parseMAC(w.MAC)
 			k := l.links[name]
-			return w.Name == name && k != nil && k.index == w.Index && k.hw == hw
+			return w.Name == name && k != nil && k.index == w.Index && k.mac == mac
 		})
 	}
-	l.core.setLANs(slices.DeleteFunc(slices.Clone(l.core.lans), func(x lan) bool { return !stays(x.name) }))
-	l.carryOut(l.core.take())
+	l.core.setLinks(slices.DeleteFunc(slices.Clone(l.core.links), func(x localLink) bool { return !unchanged(x.name) }))
+	l.execute(l.core.takeActions())
 	for n, k := range l.links {
-		if !stays(n) {
+		if !unchanged(n) {
 			k.close()
 			delete(l.links, n)
 		}
 	}
 }
 
-// open makes sure that a link's sockets are open; nil if it is no Ethernet link or they cannot be.
-func (l *loop) open(w Link) *link {
-	hw, ok := parseMAC(w.MAC)
+// open opens the sockets of a link, once. It returns nil when the link is not Ethernet or its sockets cannot be opened.
+func (l *runner) open(w Link) *link {
+	mac, ok := parseMAC(w.MAC)
 	if !ok {
 		return nil
 	}
@@ -171,17 +175,17 @@ func (l *loop) open(w Link) *link {
 		k.subnets = w.Subnets
 		return k
 	}
-	k, err := openLink(lan{w.Name, hw, w.Subnets}, w.Index)
-	l.problem("open "+w.Name, err)
+	k, err := openLink(localLink{w.Name, mac, w.Subnets}, w.Index)
+	l.logFailure("link "+w.Name, err)
 	if err != nil {
 		return nil
 	}
 	l.links[w.Name] = k
 	for _, f := range k.files {
 		l.readers.Go(func() {
-			k.read(f, func(s sighting) {
-				if m := *l.mine.Load(); m[s.asked] || m[s.claimed] {
-					l.hand(seen{w.Name, s})
+			k.read(f, func(o observation) {
+				if m := *l.addresses.Load(); m[o.target] || m[o.claimed] {
+					l.deliver(linkObservation{w.Name, o})
 				}
 			})
 		})
@@ -189,16 +193,16 @@ func (l *loop) open(w Link) *link {
 	return k
 }
 
-// hand passes a sighting on; in a flood some are lost, and asked again.
-func (l *loop) hand(s seen) {
+// deliver passes an observation to the loop of Run. When the queue is full it is dropped; hosts repeat their requests.
+func (l *runner) deliver(o linkObservation) {
 	select {
-	case l.sights <- s:
+	case l.observations <- o:
 	default:
 	}
 }
 
 // listen opens the heartbeat socket on the node's present address.
-func (l *loop) listen(self netip.Addr) {
+func (l *runner) listen(self netip.Addr) {
 	if l.conn != nil && l.self == self || !self.IsValid() {
 		return
 	}
@@ -207,38 +211,41 @@ func (l *loop) listen(self netip.Addr) {
 		l.conn = nil
 	}
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(self, Port)))
-	l.problem("heartbeats", err)
+	l.logFailure("heartbeat socket", err)
 	if err != nil {
-		return // tried again with the next Set
+		return // the next Set tries again
 	}
 	l.conn, l.self = conn, self
-	l.readers.Go(func() {
-		buf := make([]byte, maxBeat+1)
-		for {
-			n, from, err := conn.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			b, err := decodeBeat(buf[:n])
-			if err != nil || from.Port() != Port {
-				continue
-			}
-			select {
-			case l.beats <- heardBeat{from.Addr().Unmap(), b}:
-			default:
-			}
-		}
-	})
+	l.readers.Go(func() { l.readHeartbeats(conn) })
 }
 
-// carryOut does what the core decided. A failure is told once and does not stop the rest.
-func (l *loop) carryOut(list []action) {
-	for _, x := range list {
-		if x.do == actBeat {
-			l.beat(x)
+// readHeartbeats passes heartbeats to the loop of Run until the socket is closed.
+func (l *runner) readHeartbeats(conn *net.UDPConn) {
+	buf := make([]byte, maxHeartbeatLen+1)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		h, err := decodeHeartbeat(buf[:n])
+		if err != nil || from.Port() != Port {
 			continue
 		}
-		k := l.links[x.lan]
+		select {
+		case l.heartbeats <- receivedHeartbeat{from.Addr().Unmap(), h}:
+		default:
+		}
+	}
+}
+
+// execute does what the core decided. A failure is logged once and does not prevent the other actions.
+func (l *runner) execute(list []action) {
+	for _, x := range list {
+		if x.do == actHeartbeat {
+			l.sendHeartbeat(x)
+			continue
+		}
+		k := l.links[x.link]
 		if k == nil {
 			continue
 		}
@@ -249,59 +256,60 @@ func (l *loop) carryOut(list []action) {
 		case actLeave:
 			err = k.leave(x.addr)
 		default:
-			for _, f := range frames(k.hw, x) {
+			for _, f := range frames(k.mac, x) {
 				if e := k.send(f); e != nil {
 					err = e
 				}
 			}
 		}
-		l.problem("announce "+x.addr.String(), err)
+		l.logFailure("address "+x.addr.String(), err)
 	}
 }
 
-// frames are what an action puts on the wire.
-func frames(hw mac, x action) [][]byte {
-	v4 := x.addr.Is4()
+// frames returns the frames of an action that sends.
+func frames(from mac, x action) [][]byte {
+	family := model.FamilyOf(x.addr)
 	switch {
-	case x.do == actProbe && v4:
-		return [][]byte{arpProbe(hw, x.addr)}
+	case x.do == actProbe && family == model.IPv4:
+		return [][]byte{arpProbe(from, x.addr)}
 	case x.do == actProbe:
-		return [][]byte{ndProbe(hw, x.addr)}
-	case x.do == actAnnounce && v4:
-		return arpAnnounce(hw, x.addr)
+		return [][]byte{ndProbe(from, x.addr)}
+	case x.do == actAnnounce && family == model.IPv4:
+		return arpAnnounce(from, x.addr)
 	case x.do == actAnnounce:
-		return [][]byte{ndAnnounce(hw, x.addr)}
-	case v4:
-		return [][]byte{arpAnswer(hw, x.addr, x.to)}
+		return [][]byte{ndAnnounce(from, x.addr)}
+	case family == model.IPv4:
+		return [][]byte{arpAnswer(from, x.addr, x.request)}
 	}
-	return [][]byte{ndAnswer(hw, x.addr, x.to)}
+	return [][]byte{ndAnswer(from, x.addr, x.request)}
 }
 
-func (l *loop) beat(x action) {
+func (l *runner) sendHeartbeat(x action) {
 	if l.conn == nil {
 		return
 	}
-	raw := x.beat.encode()
+	raw := x.heartbeat.encode()
 	for _, m := range l.core.members {
-		if m.addr.IsValid() && (x.all || !l.core.slow(m)) {
-			_, _ = l.conn.WriteToUDPAddrPort(raw, netip.AddrPortFrom(m.addr, Port)) // one that is lost is one that is missed
+		if m.addr.IsValid() && (x.toAll || !l.core.linkless(m)) {
+			// An error counts as a lost heartbeat: DeadInterval tolerates two in a row.
+			_, _ = l.conn.WriteToUDPAddrPort(raw, netip.AddrPortFrom(m.addr, Port))
 		}
 	}
 }
 
-// problem logs a failure when it begins.
-func (l *loop) problem(what string, err error) {
+// logFailure logs the failure of an object when it begins or changes.
+func (l *runner) logFailure(object string, err error) {
 	if err == nil {
-		delete(l.failed, what)
+		delete(l.failed, object)
 		return
 	}
-	if l.failed[what] != err.Error() {
-		l.failed[what] = err.Error()
-		l.log.Warn("cannot announce load balancer addresses as wanted", "what", what, "err", err)
+	if l.failed[object] != err.Error() {
+		l.failed[object] = err.Error()
+		l.log.Warn("cannot apply announcement configuration", "object", object, "err", err)
 	}
 }
 
-func (l *loop) close() {
+func (l *runner) close() {
 	if l.conn != nil {
 		l.conn.Close()
 	}

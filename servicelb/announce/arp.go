@@ -5,69 +5,76 @@ import (
 	"net/netip"
 )
 
-// ARP for IPv4 over Ethernet (RFC 826): hardware 1, protocol 0x0800, lengths 6 and 4, operation, then sender MAC, sender
-// address, target MAC, target address.
-const (
-	arpLen     = 28
-	arpRequest = 1
-	arpReply   = 2
-)
-
-func parseARP(s sighting, b []byte) (sighting, bool) {
-	if len(b) < arpLen || binary.BigEndian.Uint16(b) != 1 || binary.BigEndian.Uint16(b[2:]) != etherIPv4 || b[4] != 6 || b[5] != 4 {
-		return s, false
+// parseARP completes o from an ARP packet.
+func parseARP(o observation, b []byte) (observation, bool) {
+	if len(b) < arpLen || binary.BigEndian.Uint16(b) != arpHardware || binary.BigEndian.Uint16(b[2:]) != etherIPv4 ||
+		b[4] != arpHardwareLen || b[5] != arpProtocolLen {
+		return o, false
 	}
 	sender, target := netip.AddrFrom4([4]byte(b[14:18])), netip.AddrFrom4([4]byte(b[24:28]))
-	copy(s.hw[:], b[8:14])
-	if s.hw[0]&1 != 0 || s.hw == nobody {
-		return s, false
+	copy(o.mac[:], b[arpSenderOffset:])
+	if o.mac[0]&1 != 0 || o.mac == zeroMAC {
+		return o, false
 	}
 	if !sender.IsUnspecified() {
-		s.claimed = sender
+		o.claimed = sender
 	}
-	switch binary.BigEndian.Uint16(b[6:]) {
+	switch binary.BigEndian.Uint16(b[arpOpOffset:]) {
 	case arpRequest:
 		if sender == target {
-			return s, true // an announcement (RFC 5227 section 3)
+			return o, true // an announcement (RFC 5227 section 3)
 		}
-		s.asked = target
+		o.target = target
 		if !sender.IsUnspecified() {
-			s.asker = sender
+			o.requester = sender
 		}
 	case arpReply:
 	default:
-		return s, false
+		return o, false
 	}
-	return s, true
+	return o, true
 }
 
-func arp(dst, src mac, op uint16, sha mac, spa netip.Addr, tha mac, tpa netip.Addr) []byte {
-	b := ethernet(make([]byte, 0, 60), dst, src, etherARP)
-	b = binary.BigEndian.AppendUint16(b, 1)
+// arpPacket is an ARP packet that this package sends. The sender's MAC address is also the source of the frame.
+type arpPacket struct {
+	to        mac // destination of the frame
+	operation uint16
+	senderMAC mac
+	sender    netip.Addr
+	targetMAC mac
+	target    netip.Addr
+}
+
+// frame returns the packet in an Ethernet frame.
+func (p arpPacket) frame() []byte {
+	b := ethernet(make([]byte, 0, etherMinLen), p.to, p.senderMAC, etherARP)
+	b = binary.BigEndian.AppendUint16(b, arpHardware)
 	b = binary.BigEndian.AppendUint16(b, etherIPv4)
-	b = append(b, 6, 4)
-	b = binary.BigEndian.AppendUint16(b, op)
-	b = append(append(b, sha[:]...), spa.AsSlice()...)
-	b = append(append(b, tha[:]...), tpa.AsSlice()...)
-	return b[:60] // Ethernet's least, without its check sequence; the rest is zero
+	b = append(b, arpHardwareLen, arpProtocolLen)
+	b = binary.BigEndian.AppendUint16(b, p.operation)
+	b = append(append(b, p.senderMAC[:]...), p.sender.AsSlice()...)
+	b = append(append(b, p.targetMAC[:]...), p.target.AsSlice()...)
+	return b[:etherMinLen] // the padding is zero
 }
 
-// arpProbe asks whether anybody has the address (RFC 5227 section 2.1.1).
+// arpProbe queries whether another machine has the address (RFC 5227 section 2.1.1).
 func arpProbe(from mac, a netip.Addr) []byte {
-	return arp(broadcast, from, arpRequest, from, netip.IPv4Unspecified(), nobody, a)
+	return arpPacket{to: broadcast, operation: arpRequest, senderMAC: from, sender: netip.IPv4Unspecified(), target: a}.frame()
 }
 
-// arpAnnounce says that the address is here, as a request (RFC 5227 section 2.3) and as a reply: some hosts take only one
-// of them.
+// arpAnnounce announces the address as a request (RFC 5227 section 2.3) and as a reply. Some hosts accept only one of them.
 func arpAnnounce(from mac, a netip.Addr) [][]byte {
-	return [][]byte{arp(broadcast, from, arpRequest, from, a, nobody, a), arp(broadcast, from, arpReply, from, a, broadcast, a)}
+	p := arpPacket{to: broadcast, operation: arpRequest, senderMAC: from, sender: a, target: a}
+	request := p.frame()
+	p.operation, p.targetMAC = arpReply, broadcast
+	return [][]byte{request, p.frame()}
 }
 
-// arpAnswer tells the asker of s that the address is here.
-func arpAnswer(from mac, a netip.Addr, s sighting) []byte {
-	to := s.asker
+// arpAnswer answers a request for the address.
+func arpAnswer(from mac, a netip.Addr, request observation) []byte {
+	to := request.requester
 	if !to.IsValid() {
 		to = netip.IPv4Unspecified()
 	}
-	return arp(s.hw, from, arpReply, from, a, s.hw, to)
+	return arpPacket{to: request.mac, operation: arpReply, senderMAC: from, sender: a, targetMAC: request.mac, target: to}.frame()
 }

@@ -15,44 +15,36 @@ func (m mac) String() string {
 
 var (
 	broadcast = mac{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	nobody    = mac{}
+	zeroMAC   = mac{}
 )
 
-// EtherTypes.
-const (
-	etherIPv4 = 0x0800
-	etherARP  = 0x0806
-	etherIPv6 = 0x86dd
-)
-
-const etherLen = 14
-
-// sighting is what one ARP packet or neighbour message says. Invalid addresses say nothing.
-type sighting struct {
-	hw      mac        // who speaks
-	asked   netip.Addr // whom it looks for
-	asker   netip.Addr // with which address; invalid: it has none yet, so it probes (RFC 5227 1.1, RFC 4862 5.4.2)
-	claimed netip.Addr // the address it says it has
+// observation is the content of one ARP packet or neighbor message. An address that the message does not have is invalid.
+type observation struct {
+	mac       mac        // of the sender
+	target    netip.Addr // the address that is queried
+	requester netip.Addr // of a query; invalid in a probe for duplicates (RFC 5227 section 1.1, RFC 4862 section 5.4.2)
+	claimed   netip.Addr // the address that the sender has
 }
 
-// parseFrame reads a frame with ARP or a neighbour message in it; ok is false for everything else.
-func parseFrame(b []byte) (s sighting, ok bool) {
+// parseFrame parses a frame with an ARP packet or a neighbor message. ok is false for every other frame.
+func parseFrame(b []byte) (o observation, ok bool) {
 	if len(b) < etherLen {
-		return s, false
+		return o, false
 	}
-	copy(s.hw[:], b[6:12])
-	if s.hw[0]&1 != 0 || s.hw == nobody {
-		return s, false // no sender has a group's address
+	copy(o.mac[:], b[6:12])
+	if o.mac[0]&1 != 0 || o.mac == zeroMAC {
+		return o, false // a group address is never a source
 	}
 	switch binary.BigEndian.Uint16(b[12:]) {
 	case etherARP:
-		return parseARP(s, b[etherLen:])
+		return parseARP(o, b[etherLen:])
 	case etherIPv6:
-		return parseNeighbour(s, b[etherLen:])
+		return parseNeighbor(o, b[etherLen:])
 	}
-	return s, false
+	return o, false
 }
 
+// ethernet adds an Ethernet header.
 func ethernet(b []byte, dst, src mac, kind uint16) []byte {
 	b = append(append(b, dst[:]...), src[:]...)
 	return binary.BigEndian.AppendUint16(b, kind)

@@ -10,36 +10,37 @@ import (
 	"time"
 )
 
-// world is a LAN and a tunnel between nodes with a clock of its own: whole histories in no time.
-type world struct {
+// simNetwork is a link and a tunnel between nodes, with a simulated clock.
+type simNetwork struct {
 	t     testing.TB
 	now   time.Time
 	rand  *rand.Rand
 	nodes []*simNode
 	addrs []Address
-	// lanCut and tunCut hold pairs of nodes that do not hear each other, lower number first.
+	// lanCut and tunCut hold pairs of nodes without a connection, lower number first.
 	lanCut, tunCut map[[2]int]bool
-	loss           float64
-	foreign        map[netip.Addr]bool // a machine outside of the cluster has these
-	mail           []func()
-	answers        []int // who answered the question under way
-	beats          int   // heartbeats that arrived
+	lossRate       float64
+	external       map[netip.Addr]bool // addresses of a machine outside of the cluster
+	inbox          []func()
+	answers        []int // nodes that answered the present request
+	heartbeats     int   // heartbeats that arrived
 }
 
 type simNode struct {
-	i    int
-	name string
-	up   bool
-	mute bool // it has no link to announce on
-	core *core
+	i        int
+	name     string
+	up       bool
+	linkless bool // it has no link to announce on
+	core     *core
 }
 
 const simStep = 50 * time.Millisecond
 
 var simLAN = netip.MustParsePrefix("192.0.2.0/24")
 
-func newWorld(t testing.TB, seed uint64, nodes, addrs int) *world {
-	w := &world{t: t, now: time.Unix(1e9, 0), rand: rand.New(rand.NewPCG(seed, 2)), lanCut: map[[2]int]bool{}, tunCut: map[[2]int]bool{}, foreign: map[netip.Addr]bool{}}
+func newSimNetwork(t testing.TB, seed uint64, nodes, addrs int) *simNetwork {
+	w := &simNetwork{t: t, now: time.Unix(1e9, 0), rand: rand.New(rand.NewPCG(seed, 2)), lanCut: map[[2]int]bool{}, tunCut: map[[2]int]bool{},
+		external: map[netip.Addr]bool{}}
 	for i := range addrs {
 		w.addrs = append(w.addrs, Address{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)})})
 	}
@@ -47,173 +48,174 @@ func newWorld(t testing.TB, seed uint64, nodes, addrs int) *world {
 		w.nodes = append(w.nodes, &simNode{i: i, name: fmt.Sprintf("n%d", i)})
 	}
 	for i := range nodes {
-		w.start(i)
+		w.restart(i)
 	}
 	return w
 }
 
-func simMAC(i int) mac          { return mac{2, 0, 0, 0, 0, byte(i)} }
-func simAddr(i int) netip.Addr  { return netip.AddrFrom4([4]byte{10, 42, byte(i), 1}) }
-func pair(i, j int) [2]int      { return [2]int{min(i, j), max(i, j)} }
-func (w *world) lost() bool     { return w.rand.Float64() < w.loss }
-func (n *simNode) owns() string { return strings.Join(n.owned(), " ") }
+func simMAC(i int) mac           { return mac{2, 0, 0, 0, 0, byte(i)} }
+func simAddr(i int) netip.Addr   { return netip.AddrFrom4([4]byte{10, 42, byte(i), 1}) }
+func pair(i, j int) [2]int       { return [2]int{min(i, j), max(i, j)} }
+func (w *simNetwork) lost() bool { return w.rand.Float64() < w.lossRate }
+func (n *simNode) owns() string  { return strings.Join(n.owned(), " ") }
 
 func (n *simNode) owned() (out []string) {
 	for _, k := range n.core.order {
-		if n.core.addrs[k].state == announcing {
+		if n.core.addresses[k].state == announcing {
 			out = append(out, k.String())
 		}
 	}
 	return out
 }
 
-// start begins a node anew, as a restarted agent does.
-func (w *world) start(i int) {
+// restart starts a node without state, as after a restart of its agent.
+func (w *simNetwork) restart(i int) {
 	n := w.nodes[i]
 	n.up, n.core = true, newCore(n.name, Timing{}, w.now)
 	w.set(i)
 }
 
-func (w *world) set(i int) {
+func (w *simNetwork) set(i int) {
 	var peers []Peer
 	for _, o := range w.nodes {
 		if o.i != i {
 			peers = append(peers, Peer{o.name, simAddr(o.i)})
 		}
 	}
-	lans := []lan{{"eth0", simMAC(i), []netip.Prefix{simLAN}}}
-	if w.nodes[i].mute {
-		lans = nil
+	links := []localLink{{"eth0", simMAC(i), []netip.Prefix{simLAN}}}
+	if w.nodes[i].linkless {
+		links = nil
 	}
-	w.nodes[i].core.set(w.now, w.addrs, peers, lans, false)
+	w.nodes[i].core.set(w.now, electorate{addresses: w.addrs, peers: peers, links: links})
 }
 
-// run lets the time pass.
-func (w *world) run(d time.Duration) {
+// advance advances the clock and delivers messages.
+func (w *simNetwork) advance(d time.Duration) {
 	for end := w.now.Add(d); w.now.Before(end); {
 		w.now = w.now.Add(simStep)
-		mail := w.mail
-		w.mail = nil
+		mail := w.inbox
+		w.inbox = nil
 		for _, deliver := range mail {
 			deliver()
 		}
 		for _, n := range w.nodes {
 			if n.up {
 				n.core.tick(w.now)
-				w.carryOut(n)
+				w.execute(n)
 			}
 		}
 	}
 }
 
-func (w *world) carryOut(n *simNode) {
-	for _, x := range n.core.take() {
+func (w *simNetwork) execute(n *simNode) {
+	for _, x := range n.core.takeActions() {
 		switch x.do {
-		case actBeat:
-			w.beat(n, x)
+		case actHeartbeat:
+			w.sendHeartbeat(n, x)
 		case actProbe:
-			w.onLAN(n.i, sighting{hw: simMAC(n.i), asked: x.addr})
-			if w.foreign[x.addr] && !w.lost() {
-				w.mail = append(w.mail, func() { w.see(n, sighting{hw: simMAC(99), claimed: x.addr}) })
+			w.multicast(n.i, observation{mac: simMAC(n.i), target: x.addr})
+			if w.external[x.addr] && !w.lost() {
+				w.inbox = append(w.inbox, func() { w.deliver(n, observation{mac: simMAC(99), claimed: x.addr}) })
 			}
 		case actAnnounce:
-			w.onLAN(n.i, sighting{hw: simMAC(n.i), claimed: x.addr})
+			w.multicast(n.i, observation{mac: simMAC(n.i), claimed: x.addr})
 		case actAnswer:
-			s := sighting{hw: simMAC(n.i), claimed: x.addr}
+			s := observation{mac: simMAC(n.i), claimed: x.addr}
 			for _, o := range w.nodes {
-				if simMAC(o.i) == x.to.hw {
-					w.mail = append(w.mail, func() { w.see(o, s) })
+				if simMAC(o.i) == x.request.mac {
+					w.inbox = append(w.inbox, func() { w.deliver(o, s) })
 				}
 			}
-			if x.to.hw == simMAC(98) {
+			if x.request.mac == simMAC(98) {
 				w.answers = append(w.answers, n.i)
 			}
 		}
 	}
 }
 
-func (w *world) beat(n *simNode, x action) {
-	got, err := decodeBeat(x.beat.encode())
+func (w *simNetwork) sendHeartbeat(n *simNode, x action) {
+	got, err := decodeHeartbeat(x.heartbeat.encode())
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, o := range w.nodes {
-		if o != n && (x.all || !n.core.slow(n.core.members[o.name])) && !w.tunCut[pair(n.i, o.i)] && !w.lost() {
-			w.mail = append(w.mail, func() {
+		if o != n && (x.toAll || !n.core.linkless(n.core.members[o.name])) && !w.tunCut[pair(n.i, o.i)] && !w.lost() {
+			w.inbox = append(w.inbox, func() {
 				if o.up {
-					w.beats++
-					o.core.heard(w.now, simAddr(n.i), got)
-					w.carryOut(o)
+					w.heartbeats++
+					o.core.receive(w.now, simAddr(n.i), got)
+					w.execute(o)
 				}
 			})
 		}
 	}
 }
 
-func (w *world) onLAN(from int, s sighting) {
+func (w *simNetwork) multicast(from int, s observation) {
 	for _, o := range w.nodes {
 		if o.i != from && !w.lanCut[pair(from, o.i)] && !w.lost() {
-			w.mail = append(w.mail, func() { w.see(o, s) })
+			w.inbox = append(w.inbox, func() { w.deliver(o, s) })
 		}
 	}
 }
 
-func (w *world) see(n *simNode, s sighting) {
+func (w *simNetwork) deliver(n *simNode, s observation) {
 	if n.up {
-		n.core.saw(w.now, "eth0", s)
-		w.carryOut(n)
+		n.core.observe(w.now, "eth0", s)
+		w.execute(n)
 	}
 }
 
-// ask is a client's question who has an address; it returns the nodes that answer.
-func (w *world) ask(a netip.Addr) []int {
+// request is a client's ARP request for an address. It returns the nodes that answer.
+func (w *simNetwork) request(a netip.Addr) []int {
 	w.answers = nil
 	for _, n := range w.nodes {
-		w.see(n, sighting{hw: simMAC(98), asker: netip.AddrFrom4([4]byte{192, 0, 2, 9}), asked: a})
+		w.deliver(n, observation{mac: simMAC(98), requester: netip.AddrFrom4([4]byte{192, 0, 2, 9}), target: a})
 	}
 	return w.answers
 }
 
-// best is the node that an address belongs to while all are well.
-func (w *world) best(a Address) int {
+// expectedOwner is the node of the highest rank for an address.
+func (w *simNetwork) expectedOwner(a Address) int {
 	best := -1
 	for _, n := range w.nodes {
-		if n.up && !n.mute && (a.Nodes == nil || slices.Contains(a.Nodes, n.name)) && (best < 0 || before(a.Addr, n.name, w.nodes[best].name)) {
+		candidate := n.up && !n.linkless && (a.Nodes == nil || slices.Contains(a.Nodes, n.name))
+		if candidate && (best < 0 || ranksBefore(a.Addr, n.name, w.nodes[best].name)) {
 			best = n.i
 		}
 	}
 	return best
 }
 
-// calm checks that every address is answered for by the one node it belongs to.
-func (w *world) calm(when string) {
+// checkOwners checks that only the expected owner answers for every address.
+func (w *simNetwork) checkOwners(when string) {
 	w.t.Helper()
 	for _, a := range w.addrs {
 		want := []int{}
-		if b := w.best(a); b >= 0 && !w.foreign[a.Addr] {
+		if b := w.expectedOwner(a); b >= 0 && !w.external[a.Addr] {
 			want = append(want, b)
 		}
-		if got := w.ask(a.Addr); !slices.Equal(got, want) {
-			w.t.Errorf("%s: %s is answered for by %v, expected %v", when, a.Addr, got, want)
+		if got := w.request(a.Addr); !slices.Equal(got, want) {
+			w.t.Errorf("%s: %s is announced by %v, expected %v", when, a.Addr, got, want)
 		}
 	}
 }
 
-func (w *world) cut(i, j int, lan, tunnel bool) {
+func (w *simNetwork) cut(i, j int, lan, tunnel bool) {
 	w.lanCut[pair(i, j)], w.tunCut[pair(i, j)] = lan, tunnel
 }
 
-func (w *world) healAll() {
+func (w *simNetwork) repairAll() {
 	clear(w.lanCut)
 	clear(w.tunCut)
 }
 
-// The addresses spread, each has one owner; when a node dies its addresses answer again within a second and the others
-// do not move; when it comes back it gets its own back, and no address is without an answer meanwhile.
-func TestTakeoverAndReturn(t *testing.T) {
-	w := newWorld(t, 1, 4, 24)
-	w.run(5 * time.Second)
-	w.calm("at the start")
+// The addresses spread over the nodes, one owner each. When a node fails, another node answers for its addresses within a
+// second, and no other address moves. When the node returns it gets its addresses back, and some node always answers.
+func TestElection_NodeFailsAndReturns_AddressesMoveAndComeBack(t *testing.T) {
+	w := newSimNetwork(t, 1, 4, 24)
+	w.advance(5 * time.Second)
+	w.checkOwners("at the start")
 	for _, n := range w.nodes {
 		if c := len(n.owned()); c < 2 || c > 12 {
 			t.Errorf("%s has %d of 24 addresses", n.name, c)
@@ -226,10 +228,10 @@ func TestTakeoverAndReturn(t *testing.T) {
 			kept[n.i] = n.owns()
 		}
 		w.nodes[dead].up = false
-		w.run(time.Second)
+		w.advance(time.Second)
 		for _, s := range was {
-			if got := w.ask(netip.MustParseAddr(s)); len(got) != 1 {
-				t.Errorf("a second after the death of n%d %s is answered for by %v", dead, s, got)
+			if got := w.request(netip.MustParseAddr(s)); len(got) != 1 {
+				t.Errorf("a second after the failure of n%d %s is announced by %v", dead, s, got)
 			}
 		}
 		for _, n := range w.nodes {
@@ -237,107 +239,107 @@ func TestTakeoverAndReturn(t *testing.T) {
 				t.Errorf("n%d lost some of %s", n.i, kept[n.i])
 			}
 		}
-		w.run(5 * time.Second)
-		w.calm("after a death")
-		w.start(dead)
+		w.advance(5 * time.Second)
+		w.checkOwners("after a failure")
+		w.restart(dead)
 		for range 200 {
-			w.run(simStep)
+			w.advance(simStep)
 			for _, a := range w.addrs {
-				if got := w.ask(a.Addr); len(got) == 0 {
-					t.Fatalf("%s is without an answer while n%d comes back", a.Addr, dead)
+				if got := w.request(a.Addr); len(got) == 0 {
+					t.Fatalf("%s is not announced while n%d returns", a.Addr, dead)
 				}
 			}
 		}
-		w.calm("after a return")
+		w.checkOwners("after a return")
 	}
 }
 
-// A restarted agent that nobody has heard of yet takes nothing away.
-func TestRestartTakesNothing(t *testing.T) {
-	w := newWorld(t, 1, 3, 12)
-	w.run(5 * time.Second)
+// A restarted agent announces nothing before it has received heartbeats, or has waited for ListenTime.
+func TestElection_RestartedNodeIsolated_AnnouncesNothing(t *testing.T) {
+	w := newSimNetwork(t, 1, 3, 12)
+	w.advance(5 * time.Second)
 	w.nodes[0].up = false
-	w.run(3 * time.Second)
-	w.start(0)
+	w.advance(3 * time.Second)
+	w.restart(0)
 	w.cut(0, 1, true, true)
 	w.cut(0, 2, true, true)
-	w.run(900 * time.Millisecond) // alone for less than it listens
+	w.advance(900 * time.Millisecond) // isolated for less than ListenTime
 	if got := w.nodes[0].owns(); got != "" {
-		t.Errorf("it announces %s before it heard anybody", got)
+		t.Errorf("it announces %s before it received a heartbeat", got)
 	}
 }
 
-// Both sides of a partition serve; healed, one is left, the one with the higher epoch first.
-func TestPartition(t *testing.T) {
-	w := newWorld(t, 1, 4, 16)
-	w.run(5 * time.Second)
+// Both sides of a partition announce. After the partition one node is left, first the one with the higher epoch.
+func TestElection_Partition_BothSidesAnnounceThenOne(t *testing.T) {
+	w := newSimNetwork(t, 1, 4, 16)
+	w.advance(5 * time.Second)
 	for _, i := range []int{0, 1} {
 		for _, j := range []int{2, 3} {
 			w.cut(i, j, true, true)
 		}
 	}
-	w.run(10 * time.Second)
+	w.advance(10 * time.Second)
 	for _, a := range w.addrs {
-		if got := w.ask(a.Addr); len(got) != 2 || got[0] > 1 || got[1] < 2 {
-			t.Errorf("in two halves %s is answered for by %v, expected one of each", a.Addr, got)
+		if got := w.request(a.Addr); len(got) != 2 || got[0] > 1 || got[1] < 2 {
+			t.Errorf("in two halves %s is announced by %v, expected one of each", a.Addr, got)
 		}
 	}
-	w.healAll()
-	w.run(500 * time.Millisecond)
+	w.repairAll()
+	w.advance(500 * time.Millisecond)
 	for _, a := range w.addrs {
-		if got := w.ask(a.Addr); len(got) != 1 {
-			t.Errorf("half a second after the healing %s is answered for by %v", a.Addr, got)
+		if got := w.request(a.Addr); len(got) != 1 {
+			t.Errorf("half a second after the partition %s is announced by %v", a.Addr, got)
 		}
 	}
-	w.run(10 * time.Second)
-	w.calm("healed")
+	w.advance(10 * time.Second)
+	w.checkOwners("repaired")
 }
 
-// The tunnel is cut and the LAN is not: who answers on the LAN lives, and keeps what it has.
-func TestTunnelCut(t *testing.T) {
-	w := newWorld(t, 1, 3, 12)
-	w.run(5 * time.Second)
+// The tunnel fails and the link does not: a node that answers on the link is alive and keeps its addresses.
+func TestElection_TunnelFails_NodeThatAnswersOnTheLinkKeepsItsAddresses(t *testing.T) {
+	w := newSimNetwork(t, 1, 3, 12)
+	w.advance(5 * time.Second)
 	before := w.nodes[0].owns()
 	w.cut(0, 1, false, true)
 	w.cut(0, 2, false, true)
-	w.run(20 * time.Second)
+	w.advance(20 * time.Second)
 	if got := w.nodes[0].owns(); got != before {
 		t.Errorf("n0 has %s, had %s", got, before)
 	}
-	w.calm("tunnel cut")
-	w.healAll()
-	w.run(10 * time.Second)
-	w.calm("healed")
+	w.checkOwners("tunnel cut")
+	w.repairAll()
+	w.advance(10 * time.Second)
+	w.checkOwners("repaired")
 	// Cut as a whole first, so that both announce; then only the LAN heals.
 	w.cut(0, 1, true, true)
 	w.cut(0, 2, true, true)
-	w.run(5 * time.Second)
+	w.advance(5 * time.Second)
 	w.cut(0, 1, false, true)
 	w.cut(0, 2, false, true)
-	w.run(30 * time.Second)
+	w.advance(30 * time.Second)
 	for _, a := range w.addrs {
-		if got := w.ask(a.Addr); len(got) != 1 {
-			t.Errorf("%s is answered for by %v without heartbeats", a.Addr, got)
+		if got := w.request(a.Addr); len(got) != 1 {
+			t.Errorf("%s is announced by %v without heartbeats", a.Addr, got)
 		}
 	}
 }
 
-// An address that a foreign machine has is never announced, and is as soon as that machine is gone; one that turns up
-// later is defended and reported.
-func TestDuplicates(t *testing.T) {
-	w := newWorld(t, 1, 3, 4)
+// An address of an external machine is not announced until that machine is gone. A duplicate that appears later is reported,
+// and the address is defended.
+func TestElection_DuplicateOutsideTheCluster_NotAnnouncedOrDefended(t *testing.T) {
+	w := newSimNetwork(t, 1, 3, 4)
 	a := w.addrs[0].Addr
-	w.foreign[a] = true
+	w.external[a] = true
 	for range 400 {
-		w.run(simStep)
-		if got := w.ask(a); len(got) > 0 {
-			t.Fatalf("%v answer for an address that somebody else has", got)
+		w.advance(simStep)
+		if got := w.request(a); len(got) > 0 {
+			t.Fatalf("%v answer for an address of another machine", got)
 		}
 	}
-	w.calm("with a duplicate")
+	w.checkOwners("with a duplicate")
 	var notes []string
 	for _, n := range w.nodes {
-		if x := n.core.addrs[a]; x.note != "" {
+		if x := n.core.addresses[a]; x.note != "" {
 			notes = append(notes, x.note)
 		}
 		if n.core.stats.Duplicates > 3 {
@@ -345,21 +347,21 @@ func TestDuplicates(t *testing.T) {
 		}
 	}
 	if len(notes) == 0 || !strings.Contains(notes[0], simMAC(99).String()) {
-		t.Errorf("nobody says who has it: %v", notes)
+		t.Errorf("no note names the machine that has the address: %v", notes)
 	}
-	delete(w.foreign, a)
-	w.run(15 * time.Second)
-	w.calm("without it")
-	n := w.nodes[w.best(w.addrs[0])]
-	w.see(n, sighting{hw: simMAC(99), claimed: a})
-	if n.core.addrs[a].state != announcing || n.core.addrs[a].note == "" {
-		t.Errorf("a late duplicate: state %v note %q", n.core.addrs[a].state, n.core.addrs[a].note)
+	delete(w.external, a)
+	w.advance(15 * time.Second)
+	w.checkOwners("without it")
+	n := w.nodes[w.expectedOwner(w.addrs[0])]
+	w.deliver(n, observation{mac: simMAC(99), claimed: a})
+	if n.core.addresses[a].state != announcing || n.core.addresses[a].note == "" {
+		t.Errorf("a late duplicate: state %v note %q", n.core.addresses[a].state, n.core.addresses[a].note)
 	}
 }
 
-// Only nodes with an endpoint announce an address with policy Local; it moves with the endpoint, and is nobody's without.
-func TestLocalCandidates(t *testing.T) {
-	w := newWorld(t, 1, 3, 3)
+// With externalTrafficPolicy Local only nodes with an endpoint announce the address. Without endpoints no node does.
+func TestElection_TrafficPolicyLocal_FollowsEndpoints(t *testing.T) {
+	w := newSimNetwork(t, 1, 3, 3)
 	for _, nodes := range [][]string{{"n2"}, {"n0"}, {}, {"n0", "n1"}, {"n1", "n2"}} {
 		for i := range w.addrs {
 			w.addrs[i].Nodes = nodes
@@ -367,89 +369,89 @@ func TestLocalCandidates(t *testing.T) {
 		for i := range w.nodes {
 			w.set(i)
 		}
-		w.run(6 * time.Second)
-		w.calm(fmt.Sprint("with endpoints on ", nodes))
+		w.advance(6 * time.Second)
+		w.checkOwners(fmt.Sprint("with endpoints on ", nodes))
 	}
 	w.addrs = w.addrs[:1]
 	for i := range w.nodes {
 		w.set(i)
-		w.carryOut(w.nodes[i])
-		if c := len(w.nodes[i].core.addrs); c != 1 {
+		w.execute(w.nodes[i])
+		if c := len(w.nodes[i].core.addresses); c != 1 {
 			t.Errorf("%d addresses are left", c)
 		}
 	}
 }
 
-// A node whose knowledge is old does not know of an address that belongs to it: the next one serves meanwhile.
-func TestIgnorantNode(t *testing.T) {
-	w := newWorld(t, 1, 3, 8)
+// The node of the highest rank has not received a new address: the next node announces it meanwhile.
+func TestElection_FirstNodeHasOldConfiguration_NextNodeAnnounces(t *testing.T) {
+	w := newSimNetwork(t, 1, 3, 8)
 	all := w.addrs
-	w.run(5 * time.Second)
+	w.advance(5 * time.Second)
 	w.addrs = append(slices.Clone(all[1:]), Address{Addr: netip.MustParseAddr("192.0.2.250")})
-	ignorant := w.best(w.addrs[len(w.addrs)-1])
+	outdated := w.expectedOwner(w.addrs[len(w.addrs)-1])
 	for i := range w.nodes {
-		if i != ignorant {
+		if i != outdated {
 			w.set(i)
 		}
 	}
-	w.run(3 * time.Second)
-	if got := w.ask(netip.MustParseAddr("192.0.2.250")); len(got) != 1 || got[0] == ignorant {
-		t.Errorf("the new address is answered for by %v; %d does not know it", got, ignorant)
+	w.advance(3 * time.Second)
+	if got := w.request(netip.MustParseAddr("192.0.2.250")); len(got) != 1 || got[0] == outdated {
+		t.Errorf("the new address is announced by %v; node %d has the old configuration", got, outdated)
 	}
-	w.set(ignorant)
-	w.run(6 * time.Second)
-	w.calm("when all know")
+	w.set(outdated)
+	w.advance(6 * time.Second)
+	w.checkOwners("with the same configuration everywhere")
 }
 
-// More addresses than one heartbeat holds.
-func TestManyAddresses(t *testing.T) {
-	w := newWorld(t, 1, 2, 150)
-	w.run(8 * time.Second)
-	w.calm("at the start")
+// There are more addresses than one heartbeat holds.
+func TestElection_MoreAddressesThanAHeartbeatHolds_AllAnnounced(t *testing.T) {
+	w := newSimNetwork(t, 1, 2, 150)
+	w.advance(8 * time.Second)
+	w.checkOwners("at the start")
 	w.nodes[0].up = false
-	w.run(time.Second)
+	w.advance(time.Second)
 	for _, a := range w.addrs {
-		if got := w.ask(a.Addr); len(got) != 1 {
-			t.Errorf("%s is answered for by %v", a.Addr, got)
+		if got := w.request(a.Addr); len(got) != 1 {
+			t.Errorf("%s is announced by %v", a.Addr, got)
 		}
 	}
-	w.start(0)
-	w.run(10 * time.Second)
-	w.calm("after a return")
+	w.restart(0)
+	w.advance(10 * time.Second)
+	w.checkOwners("after a return")
 }
 
-// Random histories: nodes die and return, pairs lose each other in the tunnel, on the LAN or both, endpoints move, and
-// packets get lost. Whatever happened: some time after the last event every address has the one owner it belongs to.
-func TestRandomHistories(t *testing.T) {
+// Nodes fail and return, pairs of nodes lose the tunnel, the link or both, endpoints move, and packets are lost. Some time
+// after the last event every address has the one owner that the rules give it.
+func TestElection_RandomHistories_OneOwnerAtTheEnd(t *testing.T) {
 	for seed := range uint64(100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			w := newWorld(t, seed, 4, 8)
-			w.loss = []float64{0, 0, 0.02, 0.1}[seed%4]
+			w := newSimNetwork(t, seed, 4, 8)
+			w.lossRate = []float64{0, 0, 0.02, 0.1}[seed%4]
 			for range 25 {
-				w.event()
-				w.run(time.Duration(w.rand.IntN(3000)) * time.Millisecond)
+				w.randomEvent()
+				w.advance(time.Duration(w.rand.IntN(3000)) * time.Millisecond)
 			}
-			w.healAll()
-			w.loss = 0
+			w.repairAll()
+			w.lossRate = 0
 			for _, n := range w.nodes {
 				if !n.up {
-					w.start(n.i)
+					w.restart(n.i)
 				}
 				w.set(n.i)
 			}
-			w.run(25 * time.Second)
-			w.calm("at the end")
+			w.advance(25 * time.Second)
+			w.checkOwners("at the end")
 		})
 	}
 }
 
-func (w *world) event() {
+func (w *simNetwork) randomEvent() {
 	i, j := w.rand.IntN(len(w.nodes)), w.rand.IntN(len(w.nodes))
 	switch w.rand.IntN(6) {
 	case 0:
 		w.nodes[i].up = false
 	case 1:
-		w.start(i)
+		w.restart(i)
 	case 2:
 		w.cut(i, j, true, true)
 	case 3:
@@ -470,115 +472,118 @@ func (w *world) event() {
 	}
 }
 
-// A second failure soon after a restart: the restarted node has heard everybody, so it does not wait for the dead one.
-func TestDeathSoonAfterRestart(t *testing.T) {
-	w := newWorld(t, 1, 2, 8)
-	w.run(5 * time.Second)
+// A second node fails soon after the restart of the first one, which has received heartbeats and does not wait.
+func TestElection_SecondNodeFailsAfterRestart_AddressesMove(t *testing.T) {
+	w := newSimNetwork(t, 1, 2, 8)
+	w.advance(5 * time.Second)
 	w.nodes[0].up = false
-	w.run(2 * time.Second)
-	w.start(0)
-	w.run(400 * time.Millisecond)
+	w.advance(2 * time.Second)
+	w.restart(0)
+	w.advance(400 * time.Millisecond)
 	w.nodes[1].up = false
-	w.run(1500 * time.Millisecond)
+	w.advance(1500 * time.Millisecond)
 	for _, a := range w.addrs {
-		if got := w.ask(a.Addr); len(got) != 1 {
-			t.Errorf("%s is answered for by %v", a.Addr, got)
+		if got := w.request(a.Addr); len(got) != 1 {
+			t.Errorf("%s is announced by %v", a.Addr, got)
 		}
 	}
 }
 
-// Where an address is announced: on the links whose subnet holds it, or on all of them where that was asked for.
-func TestLinks(t *testing.T) {
+// An address is announced on the links whose subnet contains it, or on all links with AnyLink.
+func TestLinksFor_AddressInSubnetOrAnyLink_ReturnsLinks(t *testing.T) {
 	c := newCore("n", Timing{}, time.Now())
-	lans := []lan{{"eth0", us, []netip.Prefix{simLAN}}, {"eth1", them, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}}
+	links := []localLink{
+		{"eth0", ownMAC, []netip.Prefix{simLAN}},
+		{"eth1", otherMAC, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}},
+	}
 	inside, outside := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("203.0.113.7")
 	for _, anyLink := range []bool{false, true} {
-		c.set(time.Now(), []Address{{Addr: inside}, {Addr: outside}}, nil, lans, anyLink)
+		c.set(time.Now(), electorate{addresses: []Address{{Addr: inside}, {Addr: outside}}, links: links, anyLink: anyLink})
 		want := "[]"
 		if anyLink {
 			want = "[eth0 eth1]"
 		}
-		if got := fmt.Sprint(c.on(inside)); got != "[eth1]" {
+		if got := fmt.Sprint(c.linksFor(inside)); got != "[eth1]" {
 			t.Errorf("any %v: an address of eth1's subnet is announced on %s", anyLink, got)
 		}
-		if got := c.on(netip.MustParseAddr("198.51.100.255")); got != nil {
+		if got := c.linksFor(netip.MustParseAddr("198.51.100.255")); got != nil {
 			t.Errorf("any %v: a broadcast address is announced on %s", anyLink, got)
 		}
-		if got := fmt.Sprint(c.on(outside)); got != want {
+		if got := fmt.Sprint(c.linksFor(outside)); got != want {
 			t.Errorf("any %v: an address of no subnet is announced on %s, expected %s", anyLink, got, want)
 		}
 	}
 }
 
-// Nodes without a link announce nothing and cost little, but see who announces; a restarted node does not wait for them.
-func TestMuteNodes(t *testing.T) {
-	w := newWorld(t, 1, 6, 6)
+// Nodes without a link announce nothing and exchange few heartbeats. A restarted node does not wait for them.
+func TestElection_LinklessNodes_FewHeartbeats(t *testing.T) {
+	w := newSimNetwork(t, 1, 6, 6)
 	for i := range w.nodes[2:] {
-		w.nodes[i+2].mute = true
+		w.nodes[i+2].linkless = true
 	}
 	for i := range w.nodes {
-		w.start(i)
+		w.restart(i)
 	}
-	w.run(6 * time.Second)
-	w.calm("at the start")
-	w.beats = 0
-	w.run(10 * time.Second)
-	// Two that announce tell each other 67 times each, all the other pairs 10 times.
-	if most := 2*70 + 28*10 + 30; w.beats > most {
-		t.Errorf("%d heartbeats in ten seconds, expected at most %d", w.beats, most)
+	w.advance(6 * time.Second)
+	w.checkOwners("at the start")
+	w.heartbeats = 0
+	w.advance(10 * time.Second)
+	// Two nodes that announce send 67 heartbeats to each other, all other pairs 10.
+	if most := 2*70 + 28*10 + 30; w.heartbeats > most {
+		t.Errorf("%d heartbeats in ten seconds, expected at most %d", w.heartbeats, most)
 	}
 	for _, n := range w.nodes {
 		for _, m := range n.core.members {
 			if !m.healthy {
-				t.Errorf("%s takes a node for dead", n.name)
+				t.Errorf("%s considers a node unreachable", n.name)
 			}
 		}
 	}
 	for _, a := range w.addrs {
-		if r := w.nodes[5].core.rival(w.nodes[5].core.addrs[a.Addr]); r.node != w.nodes[w.best(a)].name {
-			t.Errorf("n5 sees %q announce %s", r.node, a.Addr)
+		if r := w.nodes[5].core.strongestClaim(w.nodes[5].core.addresses[a.Addr]); r.node != w.nodes[w.expectedOwner(a)].name {
+			t.Errorf("n5 received from %q a claim of %s", r.node, a.Addr)
 		}
 	}
-	w.start(0)
-	w.run(500 * time.Millisecond)
+	w.restart(0)
+	w.advance(500 * time.Millisecond)
 	if !w.nodes[0].core.settled(w.now) {
-		t.Error("half a second after its restart a node still waits for the others")
+		t.Error("half a second after its restart a node still waits for other nodes")
 	}
 }
 
-// An agent that is restarted at once keeps its addresses, so that the connections through them live: also in a cluster
-// with a node that is gone for good.
-func TestQuickRestart(t *testing.T) {
-	for _, dead := range []bool{false, true} {
-		w := newWorld(t, 1, 4, 12)
-		w.nodes[3].up = !dead
-		w.run(8 * time.Second)
+// An agent that restarts at once keeps its addresses, so that connections through them continue. An unreachable node in the
+// cluster does not change that.
+func TestElection_QuickRestart_KeepsAddresses(t *testing.T) {
+	for _, failed := range []bool{false, true} {
+		w := newSimNetwork(t, 1, 4, 12)
+		w.nodes[3].up = !failed
+		w.advance(8 * time.Second)
 		was := w.nodes[0].owns()
 		w.nodes[0].up = false
-		w.run(250 * time.Millisecond)
-		w.start(0)
+		w.advance(250 * time.Millisecond)
+		w.restart(0)
 		for range 120 {
-			w.run(simStep)
+			w.advance(simStep)
 			for _, n := range w.nodes[1:] {
 				for _, a := range n.owned() {
 					if n.up && strings.Contains(" "+was+" ", " "+a+" ") {
-						t.Fatalf("dead node %v: %s took %s", dead, n.name, a)
+						t.Fatalf("unreachable node %v: %s took %s", failed, n.name, a)
 					}
 				}
 			}
 		}
 		if got := w.nodes[0].owns(); got != was {
-			t.Errorf("dead node %v: it had %s and has %s", dead, was, got)
+			t.Errorf("unreachable node %v: it had %s and has %s", failed, was, got)
 		}
 	}
 }
 
-// A node that comes back with its clock set back is heard all the same.
-func TestClockSetBack(t *testing.T) {
-	w := newWorld(t, 1, 3, 9)
-	w.run(5 * time.Second)
-	w.start(0)
-	w.nodes[0].core.born = 1
-	w.run(8 * time.Second)
-	w.calm("with an old clock")
+// A node returns with an earlier clock.
+func TestElection_ClockSetBack_HeartbeatsAccepted(t *testing.T) {
+	w := newSimNetwork(t, 1, 3, 9)
+	w.advance(5 * time.Second)
+	w.restart(0)
+	w.nodes[0].core.started = 1
+	w.advance(8 * time.Second)
+	w.checkOwners("with an old clock")
 }

@@ -2,28 +2,35 @@ package announce
 
 import "time"
 
-// Timing is how patient the announcers are. The zero value of a field means its default; tests have less time.
+// Timing has every interval of the announcers. A field that is zero has its default; tests use shorter ones.
+//
+// A node counts as unreachable for the announcement of addresses when no heartbeat of it arrives for DeadInterval, or for
+// linklessFactor times as long when it has no link to announce on. Only heartbeats decide: neither the handshakes of
+// WireGuard nor the probes of the agent.
 type Timing struct {
-	Beat     time.Duration // between heartbeats
-	Dead     time.Duration // without a heartbeat a node is gone
-	Listen   time.Duration // at the start a node that is silent this long counts as gone
-	Calm     time.Duration // nobody came back for so long: an address may move to the node that it belongs to
-	Patience time.Duration // a node that should announce and does not is passed over after this
-	Probe    time.Duration // between probes for duplicates
-	Handover time.Duration // that one probe waits when the address was announced by a node until now
-	Retry    time.Duration // after a duplicate was found
-	Repeat   time.Duration // between announcements while all is well
+	HeartbeatInterval time.Duration // between two heartbeats to a node
+	DeadInterval      time.Duration // without a heartbeat, then the node is unreachable and its addresses are taken over
+	ListenTime        time.Duration // after the start: a node without a heartbeat for so long counts as unreachable
+	StableTime        time.Duration // without a returned node, then addresses move to the node of the highest rank
+	TakeoverDelay     time.Duration // per rank: a node of lower rank begins so much later
+	ProbeInterval     time.Duration // between two probes for a duplicate address
+	HandoverProbe     time.Duration // wait after the only probe, when a node announced the address a moment ago
+	DuplicateRetry    time.Duration // wait after a duplicate address was found
+	AnnounceInterval  time.Duration // between two unsolicited announcements
 }
 
-// defaults: a node is missed after 0.5 s, and with one short probe its addresses answer again well within a second. An
-// agent that restarts at once listens and probes for 1.6 s at most, less than the others' patience: its addresses stay.
-func (t Timing) defaults() Timing {
+// withDefaults fills in the defaults. A node is unreachable after 0.5 s; after one short probe another node answers for
+// its addresses, in less than a second. An agent that restarts listens and probes for at most 1.6 s, which is less than the
+// TakeoverDelay of the others, so it keeps its addresses.
+func (t Timing) withDefaults() Timing {
 	for _, f := range []struct {
 		at *time.Duration
 		v  time.Duration
-	}{{&t.Beat, 150 * time.Millisecond}, {&t.Dead, 500 * time.Millisecond}, {&t.Listen, time.Second}, {&t.Calm, 3 * time.Second},
-		{&t.Patience, 2 * time.Second}, {&t.Probe, 200 * time.Millisecond}, {&t.Handover, 100 * time.Millisecond},
-		{&t.Retry, 5 * time.Second}, {&t.Repeat, 10 * time.Second}} {
+	}{
+		{&t.HeartbeatInterval, 150 * time.Millisecond}, {&t.DeadInterval, 500 * time.Millisecond}, {&t.ListenTime, time.Second},
+		{&t.StableTime, 3 * time.Second}, {&t.TakeoverDelay, 2 * time.Second}, {&t.ProbeInterval, 200 * time.Millisecond},
+		{&t.HandoverProbe, 100 * time.Millisecond}, {&t.DuplicateRetry, 5 * time.Second}, {&t.AnnounceInterval, 10 * time.Second},
+	} {
 		if *f.at == 0 {
 			*f.at = f.v
 		}
@@ -31,9 +38,9 @@ func (t Timing) defaults() Timing {
 	return t
 }
 
-// probes is how often an address is asked for before its first announcement (RFC 5227 section 2.1.1 says three; its
-// pauses of seconds are for hosts that join a network, not for an address that clients wait for).
-const probes = 3
+// probeCount is how many probes precede the first announcement (RFC 5227 section 2.1.1). The pauses of that section are
+// seconds, for hosts that join a network; clients wait for this address.
+const probeCount = 3
 
-// burst is when the first announcements are sent, counted from the first one: a single one may be lost.
-var burst = []time.Duration{0, 100 * time.Millisecond, 500 * time.Millisecond}
+// initialAnnouncements are the times of the first announcements, from the first one on: a single frame may be lost.
+var initialAnnouncements = []time.Duration{0, 100 * time.Millisecond, 500 * time.Millisecond}

@@ -3,70 +3,67 @@ package announce
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
-// View is what a node sees of the announcements. It is immutable.
+// View is the state of all announcements as received by this node. It is immutable.
 type View struct {
-	Addresses []Seen // sorted by address
-	Nodes     []Node // the others, sorted by name
+	Addresses []AddressView // sorted by address
+	Nodes     []NodeView    // the others, sorted by name
 	Links     []string
 	Stats     Stats
 }
 
-// Seen is one address.
-type Seen struct {
+// AddressView is the state of one address.
+type AddressView struct {
 	Addr  netip.Addr
 	Owner string // the node that announces it, "" for none
 	Epoch uint64
 	State string // of this node: idle, probing, waiting, announcing
 	Links []string
-	Note  string // what is in the way, "" for nothing
+	Note  string // why it is not announced, or a duplicate; "" for nothing
 }
 
-// Node is another node.
-type Node struct {
+// NodeView is the state of another node. Healthy means that its heartbeats arrive (see Timing).
+type NodeView struct {
 	Name    string
 	Healthy bool
 }
 
 var stateNames = map[state]string{idle: "idle", probing: "probing", waiting: "waiting", announcing: "announcing"}
 
-func (l *loop) show() {
+// publish replaces the view and logs what has changed.
+func (l *runner) publish() {
 	c := l.core
 	v := &View{Stats: c.stats}
 	for n, m := range c.members {
-		v.Nodes = append(v.Nodes, Node{n, m.healthy})
+		v.Nodes = append(v.Nodes, NodeView{n, m.healthy})
 		if m.healthy {
 			v.Stats.Healthy++
 		}
 	}
-	slices.SortFunc(v.Nodes, func(a, b Node) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
-	for _, x := range c.lans {
+	slices.SortFunc(v.Nodes, func(a, b NodeView) int { return strings.Compare(a.Name, b.Name) })
+	for _, x := range c.links {
 		v.Links = append(v.Links, x.name)
 	}
 	for _, k := range c.order {
-		a := c.addrs[k]
-		r := c.rival(a)
-		s := Seen{Addr: k, Owner: r.node, Epoch: r.epoch, State: stateNames[a.state], Links: a.lans, Note: a.note}
+		a := c.addresses[k]
+		r := c.strongestClaim(a)
+		s := AddressView{Addr: k, Owner: r.node, Epoch: r.epoch, State: stateNames[a.state], Links: a.links, Note: a.note}
 		if a.state == announcing {
-			s.Owner, s.Epoch = c.me, a.epoch
+			s.Owner, s.Epoch = c.node, a.epoch
 			v.Stats.Announced++
 		}
-		if s.Owner == "" && s.Note == "" && len(c.on(k)) == 0 {
-			s.Note = "it is no host address of any link's subnet here"
+		if s.Owner == "" && s.Note == "" && len(c.linksFor(k)) == 0 {
+			s.Note = "not a host address in the subnet of any link of this node"
 		}
 		v.Addresses = append(v.Addresses, s)
 	}
-	l.tell(l.view.Swap(v), v)
+	l.logChanges(l.view.Swap(v), v)
 }
 
-// tell logs which addresses this node began or ceased to announce.
-func (l *loop) tell(old, now *View) {
+// logChanges logs the addresses that this node began or stopped to announce.
+func (l *runner) logChanges(old, now *View) {
 	was := map[netip.Addr]bool{}
 	for _, s := range old.Addresses {
 		was[s.Addr] = s.State == stateNames[announcing]
@@ -74,16 +71,16 @@ func (l *loop) tell(old, now *View) {
 	for _, s := range now.Addresses {
 		if here := s.State == stateNames[announcing]; here != was[s.Addr] {
 			if here {
-				l.log.Info("announcing", "address", s.Addr, "epoch", s.Epoch, "links", s.Links)
+				l.log.Info("started announcing address", "address", s.Addr, "epoch", s.Epoch, "interface", s.Links)
 			} else {
-				l.log.Info("announcing no more", "address", s.Addr, "now", s.Owner, "note", s.Note)
+				l.log.Info("stopped announcing address", "address", s.Addr, "node", s.Owner, "reason", s.Note)
 			}
 		}
 		delete(was, s.Addr)
 	}
 	for a, here := range was {
 		if here {
-			l.log.Info("announcing no more", "address", a, "now", "", "note", "")
+			l.log.Info("stopped announcing address", "address", a, "node", "", "reason", "address removed")
 		}
 	}
 }
