@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"strings"
 
 	"github.com/warrennet/warren/internal/api"
 )
@@ -143,12 +142,4 @@ func podNet(blocks []netip.Prefix, v4 bool) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
-}
-
-func words[T any](list []T) string {
-	var s []string
-	for _, x := range list {
-		s = append(s, fmt.Sprint(x))
-	}
-	return strings.Join(s, ", ")
 }

@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/warrennet/warren/internal/text"
 	"sigs.k8s.io/yaml"
 )
 
@@ -105,8 +106,8 @@ func kubelet(_ context.Context, n Node) []Finding {
 				return fine("clusterDNS %s is answered on this node", d)
 			}
 		}
-		return []Finding{problem("set clusterDNS in the kubelet's configuration to "+words(n.DNS)+", or dns.addresses of warren to the kubelet's",
-			"%s: clusterDNS is %s, but this node answers %s: Pods resolve no names", f, words(cfg.ClusterDNS), words(n.DNS))}
+		return []Finding{problem("set clusterDNS in the kubelet's configuration to "+text.Join(n.DNS, ", ")+", or dns.addresses of warren to the kubelet's",
+			"%s: clusterDNS is %s, but this node answers %s: Pods resolve no names", f, text.Join(cfg.ClusterDNS, ", "), text.Join(n.DNS, ", "))}
 	}
 	return unknown("no kubelet configuration is visible from here")
 }
@@ -146,7 +147,7 @@ func podCIDRs(_ context.Context, n Node) (out []Finding) {
 	}
 	for _, p := range n.Status.Unclaimed {
 		out = append(out, warning("make Pods anew that another network plugged on this node; warren's own do not mind",
-			"Kubernetes gave this node %s, but warren's Pods here have %s: %s", p.CIDR, words(n.Status.PodCIDRs), p.Why))
+			"Kubernetes gave this node %s, but warren's Pods here have %s: %s", p.CIDR, text.Join(n.Status.PodCIDRs, ", "), p.Why))
 	}
 	return out
 }
@@ -158,7 +159,7 @@ func otherNetwork(_ context.Context, n Node) (out []Finding) {
 		return unknown("cannot list the host's routes: %v", err)
 	}
 	if len(others) > 0 {
-		out = append(out, warning("once no Pod of that network is left, remove it and its interfaces", "another network has routes in the Pod ranges: %s", words(others)))
+		out = append(out, warning("once no Pod of that network is left, remove it and its interfaces", "another network has routes in the Pod ranges: %s", text.Join(others, ", ")))
 	}
 	chains, err := n.Chains()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/text"
 )
 
 // probeTimeout bounds one echo; probes are few.
@@ -21,7 +22,7 @@ func tunnels(ctx context.Context, n Node) (out []Finding) {
 			continue
 		}
 		if err := n.probe(ctx, p, 100); err != nil {
-			out = append(out, problem("open UDP "+words(p.Endpoints)+" between the nodes in both directions (cloud security groups, firewalls, NAT: set `endpoints` and `keepalive`)",
+			out = append(out, problem("open UDP "+text.Join(p.Endpoints, ", ")+" between the nodes in both directions (cloud security groups, firewalls, NAT: set `endpoints` and `keepalive`)",
 				"node %s does not answer through the tunnel (%v); last handshake %s", p.Name, err, ago(p.LastHandshake)))
 			continue
 		}

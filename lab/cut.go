@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// Cut stops every frame between two machines, both ways, as a broken cable would. Heal lets them through again.
+// Cut drops every frame between two machines in both directions, as a broken cable would. Heal undoes it.
 //
-// It is a classic BPF filter per direction on the receiver's switch port that drops the sender's link address: that
-// needs no kernel module, and neither machine can see it.
+// It is a classic BPF filter per direction on the receiver's switch port that drops frames with the sender's link
+// address. It needs no kernel module, and neither machine can see it.
 func (l *Lab) Cut(a, b string) error {
-	return l.bothWays(a, b, func(sw int, port, from string) error {
+	return l.bothDirections(a, b, func(sw int, port, from string) error {
 		if _, err := l.output(sw, "tc", "qdisc", "replace", "dev", port, "clsact"); err != nil {
 			return err
 		}
@@ -26,14 +26,25 @@ func (l *Lab) Cut(a, b string) error {
 
 // Heal undoes Cut. Two machines that are not cut are healed.
 func (l *Lab) Heal(a, b string) error {
-	return l.bothWays(a, b, func(sw int, port, from string) error {
-		_, err := l.output(sw, "tc", "filter", "del", "dev", port, "egress", "pref", pref(from))
-		if err != nil && (strings.Contains(err.Error(), "No such file") || strings.Contains(err.Error(), "Cannot find") || strings.Contains(err.Error(), "not found") ||
-			strings.Contains(err.Error(), "Invalid argument") || strings.Contains(err.Error(), "does not exist")) {
-			return nil
+	return l.bothDirections(a, b, func(sw int, port, from string) error {
+		cut, err := l.hasFilters(sw, port)
+		if err != nil || !cut {
+			return err
 		}
+		filter := []string{"dev", port, "egress", "pref", pref(from)}
+		have, err := l.output(sw, append([]string{"tc", "filter", "show"}, filter...)...)
+		if err != nil || have == "" {
+			return err
+		}
+		_, err = l.output(sw, append([]string{"tc", "filter", "del"}, filter...)...)
 		return err
 	})
+}
+
+// hasFilters reports whether a port of the switch has the qdisc that carries filters.
+func (l *Lab) hasFilters(sw int, port string) (bool, error) {
+	out, err := l.output(sw, "tc", "qdisc", "show", "dev", port, "clsact")
+	return strings.Contains(out, "clsact"), err
 }
 
 // HealAll undoes every Cut.
@@ -43,11 +54,11 @@ func (l *Lab) HealAll() error {
 		return err
 	}
 	for _, m := range append(l.NodeNames(), l.etcdNames()...) {
-		out, err := l.output(sw, "tc", "qdisc", "show", "dev", m, "clsact")
+		cut, err := l.hasFilters(sw, m)
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(out, "clsact") {
+		if !cut {
 			continue
 		}
 		if _, err := l.output(sw, "tc", "qdisc", "del", "dev", m, "clsact"); err != nil {
@@ -57,9 +68,11 @@ func (l *Lab) HealAll() error {
 	return nil
 }
 
+// pref is the preference of the filter that drops frames of a machine.
 func pref(from string) string { return strconv.Itoa(int(hostNumber(from))) }
 
-func (l *Lab) bothWays(a, b string, do func(sw int, port, from string) error) error {
+// bothDirections calls do with the switch's process, the port of the receiver and the name of the sender, once for each direction.
+func (l *Lab) bothDirections(a, b string, do func(sw int, port, from string) error) error {
 	for _, m := range []string{a, b} {
 		if _, err := os.Stat(l.machineDir(m)); m == "" || m == switchName || err != nil {
 			return fmt.Errorf("lab %s has no machine %q; there are %s", l.Name, m, strings.Join(append(l.NodeNames(), l.etcdNames()...), ", "))

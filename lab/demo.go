@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/warrennet/warren/internal/text"
 )
 
 // Demo runs an echo Pod on every node, lets each call each other one, and shows what WireGuard says of it.
@@ -21,7 +23,7 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 				return err
 			}
 		}
-		fmt.Fprintf(w, "pod %-9s on %s: %s\n", p.Name, n, joinAny(p.Addresses))
+		fmt.Fprintf(w, "pod %-9s on %s: %s\n", p.Name, n, text.Join(p.Addresses, " "))
 		pods = append(pods, p)
 	}
 	fmt.Fprintln(w, "\nevery Pod calls every Pod (HTTP; the answer names the client's address, which is kept):")

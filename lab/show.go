@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/text"
 )
 
 // Log opens the log of a node's agent or of an etcd member.
@@ -55,7 +56,7 @@ func (l *Lab) Summary(ctx context.Context, w io.Writer, format string) error {
 	fmt.Fprintln(t, "NODE\tREADY\tADDRESS\tPOD CIDR\tPODS\tMTU\tPEERS")
 	for _, n := range l.NodeNames() {
 		st := all[n]
-		fmt.Fprintf(t, "%s\t%v\t%s\t%s\t%d\t%d\t%s\n", n, st.Ready, joinAny(addrsOf(l.Spec.underlayAddrs(n))), joinAny(st.PodCIDRs), st.Pods, st.MTU, handshakes(st))
+		fmt.Fprintf(t, "%s\t%v\t%s\t%s\t%d\t%d\t%s\n", n, st.Ready, text.Join(addrsOf(l.Spec.underlayAddrs(n)), " "), text.Join(st.PodCIDRs, " "), st.Pods, st.MTU, handshakes(st))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -91,7 +92,7 @@ func (l *Lab) PrintPods(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "POD\tNODE\tADDRESSES\tPID")
 	for _, p := range pods {
-		fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\n", p.Namespace, p.Name, p.Node, joinAny(p.Addresses), p.PID)
+		fmt.Fprintf(t, "%s/%s\t%s\t%s\t%d\n", p.Namespace, p.Name, p.Node, text.Join(p.Addresses, " "), p.PID)
 	}
 	return t.Flush()
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/pki"
+	"github.com/warrennet/warren/internal/text"
 	"sigs.k8s.io/yaml"
 )
 
@@ -220,21 +221,13 @@ func (l *Lab) WaitReady(ctx context.Context) error {
 			if errs[i] = l.waitNode(ctx, n); errs[i] == nil {
 				st, err := l.Status(ctx, n)
 				if errs[i] = err; err == nil {
-					l.out("%-12s %s, Pod CIDR %s, MTU %d", n, joinAny(l.Spec.underlayAddrs(n)), joinAny(st.PodCIDRs), st.MTU)
+					l.out("%-12s %s, Pod CIDR %s, MTU %d", n, text.Join(l.Spec.underlayAddrs(n), " "), text.Join(st.PodCIDRs, " "), st.MTU)
 				}
 			}
 		}()
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-func joinAny[T any](list []T) string {
-	var s []string
-	for _, x := range list {
-		s = append(s, fmt.Sprint(x))
-	}
-	return strings.Join(s, " ")
 }
 
 func (l *Lab) waitNode(ctx context.Context, node string) error {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// apiFlags say how the programs on control-plane nodes reach the API server. Each has an environment variable, which is
-// how the manifests set it.
+// apiFlags are the settings with which the programs on control-plane nodes reach the API server. Each has an environment
+// variable, which the manifests set.
 type apiFlags struct {
 	kubeconfig string
 	servers    []string
@@ -29,22 +29,22 @@ type apiFlags struct {
 func (a *apiFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&a.kubeconfig, "kubeconfig", os.Getenv("WARREN_KUBERNETES_KUBECONFIG"), "file with the API server and credentials (default: the Pod's own)")
-	f.StringSliceVar(&a.servers, "servers", splitList(os.Getenv("WARREN_KUBERNETES_SERVERS")), "addresses of API servers, before those that are found")
+	f.StringSliceVar(&a.servers, "servers", splitList(os.Getenv("WARREN_KUBERNETES_SERVERS")), "addresses of API servers, tried before those found otherwise")
 	f.StringVar(&a.serverName, "server-name", envOr("WARREN_KUBERNETES_SERVER_NAME", kube.DefaultServerName), "name in the API servers' certificates")
 	f.StringVar(&a.hostIP, "host-ip", os.Getenv("WARREN_KUBERNETES_HOST_IP"), "address of this node")
 	f.StringVar(&a.node, "node-name", os.Getenv("WARREN_NODE_NAME"), "name of this node")
-	f.StringSliceVar(&a.configs, "server-files", splitList(os.Getenv("WARREN_KUBERNETES_SERVER_FILES")), "config.yaml and cluster.yaml, for the servers that they name; they may be absent")
+	f.StringSliceVar(&a.configs, "server-files", splitList(os.Getenv("WARREN_KUBERNETES_SERVER_FILES")), "config.yaml and cluster.yaml, which may name API servers; missing files are ignored")
 	f.StringVar(&a.namespace, "namespace", envOr("WARREN_NAMESPACE", "warren-system"), "namespace of warren's own objects")
 }
 
-// known are the API servers to try: those of the flag, of the operator's config.yaml and of cluster.yaml, in this order,
+// candidates are the API servers to try: those of the flag, of the operator's config.yaml and of cluster.yaml, in this order,
 // then those of kube.Candidates.
-func (a *apiFlags) known() (out []string, err error) {
+func (a *apiFlags) candidates() (out []string, err error) {
 	lists := [][]string{a.servers}
 	for _, file := range a.configs {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // the ConfigMap is not there yet
+			continue // the ConfigMap does not exist yet
 		}
 		servers, err := controller.Servers(text)
 		if err != nil {
@@ -55,8 +55,9 @@ func (a *apiFlags) known() (out []string, err error) {
 	return kube.Candidates{Configured: slices.Concat(lists...), HostIP: a.hostIP}.List()
 }
 
+// connect makes a connection that identifies itself with a user agent.
 func (a *apiFlags) connect(agent string) (*kube.Connection, error) {
-	servers, err := a.known()
+	servers, err := a.candidates()
 	if err != nil {
 		return nil, err
 	}
@@ -64,13 +65,13 @@ func (a *apiFlags) connect(agent string) (*kube.Connection, error) {
 		ServerName: a.serverName, UserAgent: agent}, servers)
 }
 
-// followEvery is how often the files are looked at for other servers; the kubelet brings changes within a minute.
+// followEvery is how often the files are read for other servers; the kubelet updates mounted ConfigMaps within a minute.
 const followEvery = 10 * time.Second
 
 // follow keeps the connection's servers up to date with the files, until ctx ends.
 func (a *apiFlags) follow(ctx context.Context, conn *kube.Connection) error {
 	kube.FollowFiles(ctx, a.configs, followEvery, func() {
-		if servers, err := a.known(); err == nil {
+		if servers, err := a.candidates(); err == nil {
 			conn.SetServers(servers)
 		}
 	})

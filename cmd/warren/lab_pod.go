@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/warrennet/warren/internal/text"
 	"github.com/warrennet/warren/lab"
 )
 
@@ -53,7 +54,7 @@ func labPodRunCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "pod %s on %s: %s\n", p.Name, p.Node, words(p.Addresses))
+			fmt.Fprintf(c.OutOrStdout(), "pod %s on %s: %s\n", p.Name, p.Node, dash(text.Join(p.Addresses, " ")))
 			return nil
 		},
 	}

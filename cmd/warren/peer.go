@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/text"
 )
 
 func peerCmd() *cobra.Command {
@@ -76,7 +77,7 @@ func peerListCmd() *cobra.Command {
 			t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "NAME\tPUBLIC KEY\tALLOWED IPS\tENDPOINTS")
 			for _, p := range peers {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, p.PublicKey, words(p.AllowedIPs), words(p.Endpoints))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, p.PublicKey, dash(text.Join(p.AllowedIPs, " ")), dash(text.Join(p.Endpoints, " ")))
 			}
 			return t.Flush()
 		},

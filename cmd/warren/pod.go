@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/text"
 )
 
 func podCmd() *cobra.Command {
@@ -46,7 +47,7 @@ func printPods(c *cobra.Command, format string, pods []api.Pod) error {
 	return render(c.OutOrStdout(), format, pods, func(t io.Writer) {
 		fmt.Fprintln(t, "POD\tADDRESSES\tREADY\tLABELS\tINTERFACE\tPROBE")
 		for _, p := range pods {
-			fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\n", podNameOf(p), words(p.Addresses), p.Ready, dash(labelText(p.Labels)), p.Link, dash(probeText(p)))
+			fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\n", podNameOf(p), dash(text.Join(p.Addresses, " ")), p.Ready, dash(labelText(p.Labels)), p.Link, dash(probeText(p)))
 		}
 	})
 }

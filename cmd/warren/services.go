@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/text"
 )
 
 func envCmd() *cobra.Command {
@@ -67,9 +68,9 @@ func printFrontends(c *cobra.Command, format string, list []api.Frontend) error 
 		for _, f := range list {
 			outside := "same"
 			if f.External != nil {
-				outside = words(f.External)
+				outside = dash(text.Join(f.External, " "))
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, words(f.Backends), outside)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, dash(text.Join(f.Backends, " ")), outside)
 		}
 	})
 }

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/text"
 )
 
 func statusCmd() *cobra.Command {
@@ -56,10 +56,10 @@ func statusText(w io.Writer, st api.Status) {
 	if st.Offload != "active" {
 		fmt.Fprintf(w, "offload  inactive: %s\n", st.Offload)
 	}
-	fmt.Fprintf(w, "Pods     %s\n\n", words(st.PodCIDRs))
+	fmt.Fprintf(w, "Pods     %s\n\n", dash(text.Join(st.PodCIDRs, " ")))
 	fmt.Fprintln(w, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")
 	for _, p := range st.Peers {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, aliveText(p), dash(p.Endpoint), words(p.PodCIDRs), ago(p.LastHandshake),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, aliveText(p), dash(p.Endpoint), dash(text.Join(p.PodCIDRs, " ")), ago(p.LastHandshake),
 			bytesText(p.RxBytes), bytesText(p.TxBytes), mtuText(p))
 	}
 }
@@ -104,14 +104,6 @@ func dash(s string) string {
 		return "-"
 	}
 	return s
-}
-
-func words[T fmt.Stringer](list []T) string {
-	var s []string
-	for _, x := range list {
-		s = append(s, x.String())
-	}
-	return dash(strings.Join(s, " "))
 }
 
 func bytesText(n uint64) string {
