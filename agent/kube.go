@@ -119,7 +119,7 @@ func (a *Agent) dnsConfig() clusterdns.Config {
 func (a *Agent) memberConfig() membership.Config {
 	c := &a.cfg
 	return membership.Config{Node: c.NodeName, Identity: a.identity, Cluster: c.Cluster, Agree: c.Agree, ServiceCIDRs: c.ServiceCIDRs,
-		MaxBlocks: c.MaxBlocks, Kubernetes: a.kube != nil, Store: a.store, Disk: a.disk, Source: a.source,
+		MaxBlocks: c.MaxBlocks, Kubernetes: a.kube != nil, Store: a.store, Objects: a.store.Objects, Disk: a.disk, Source: a.source,
 		Pool: func() membership.Pool { return a.pool }, Pods: func() map[model.ObjectName]model.Pod { return a.pods.Attached() },
 		Changed: a.kick, Log: a.log}
 }

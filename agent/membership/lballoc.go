@@ -47,7 +47,7 @@ func (m *Member) allocateLB(ctx context.Context) {
 			if !goesFirst(snap, m.cfg.Node, n) && time.Since(since[n]) < stepIn {
 				continue
 			}
-			if err := m.cfg.Store.Allocate(ctx, n); err != nil && ctx.Err() == nil {
+			if err := m.cfg.Objects.Allocate(ctx, n); err != nil && ctx.Err() == nil {
 				m.log.Debug("cannot allocate a load balancer address; retrying", "service", n, "err", err)
 			}
 		}

@@ -29,12 +29,16 @@ import (
 type Store interface {
 	ipam.BlockStore
 	EnsureCluster(ctx context.Context, want model.Cluster) (model.Cluster, error)
-	EnsureServiceCIDR(ctx context.Context, ranges []netip.Prefix) error
 	CheckName(ctx context.Context, name, identity string) error
 	PutNode(ctx context.Context, n model.Node) (revision int64, err error)
 	PutPod(ctx context.Context, p model.Pod) (revision int64, err error)
 	DeletePod(ctx context.Context, n model.ObjectName, node string) error
 	KeepAlive(ctx context.Context, name, identity string, ttl time.Duration) error
+}
+
+// Objects is the object store of clusters without Kubernetes.
+type Objects interface {
+	EnsureServiceCIDR(ctx context.Context, ranges []netip.Prefix) error
 	Allocate(ctx context.Context, service model.ObjectName) error
 }
 
@@ -57,6 +61,7 @@ type Config struct {
 	// Kubernetes: the Node object proposes Pod CIDRs, and the API server has the Services and Pods.
 	Kubernetes bool
 	Store      Store
+	Objects    Objects
 	Disk       disk.Dir
 	Source     *snapshot.Source
 	// Pool returns the address pool; it is called by Run and Grow only.
@@ -282,7 +287,7 @@ func (j *joiner) verify(ctx context.Context) error {
 		return err
 	}
 	if !j.cfg.Kubernetes {
-		if err := j.cfg.Store.EnsureServiceCIDR(ctx, serviceRanges(j.cfg.ServiceCIDRs, have)); err != nil {
+		if err := j.cfg.Objects.EnsureServiceCIDR(ctx, serviceRanges(j.cfg.ServiceCIDRs, have)); err != nil {
 			return err
 		}
 	}

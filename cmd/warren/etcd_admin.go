@@ -7,14 +7,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/etcd/admin"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"github.com/warrennet/warren/internal/store/etcd/registry"
 )
 
 // etcdFlags say how to reach the servers. Their defaults are the agent's environment variables, which the manifests set
 // for the etcd Pods as well: there `warren etcd member list` needs no flag.
-type etcdFlags struct{ cfg etcd.Config }
+type etcdFlags struct{ cfg client.Config }
 
 func (e *etcdFlags) add(c *cobra.Command) {
 	f := c.PersistentFlags()
@@ -26,7 +26,7 @@ func (e *etcdFlags) add(c *cobra.Command) {
 
 // do runs f with a client that is closed after it, if any server answers.
 func (e *etcdFlags) do(c *cobra.Command, f func(*admin.Client) error) error {
-	cli, err := etcd.Dial(e.cfg)
+	cli, err := client.Dial(e.cfg)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
 )
 
@@ -43,7 +43,7 @@ func TestEtcdNotifies(t *testing.T) {
 		}
 	}
 	expect("READY=1")
-	cli, err := etcd.Dial(etcd.Config{Endpoints: []string{clients}})
+	cli, err := client.Dial(client.Config{Endpoints: []string{clients}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/etcd/objectstore"
 	"github.com/warrennet/warren/internal/store/objects"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,7 +20,7 @@ import (
 )
 
 // withStore opens the store that the configuration names.
-func withStore(c *cobra.Command, do func(*etcd.Store) error) error {
+func withStore(c *cobra.Command, do func(*objectstore.Store) error) error {
 	cfg, err := loadConfig(c)
 	if err != nil {
 		return err
@@ -29,7 +30,7 @@ func withStore(c *cobra.Command, do func(*etcd.Store) error) error {
 		return err
 	}
 	defer s.Close()
-	return do(s)
+	return do(s.Objects)
 }
 
 func namespaceFlag(c *cobra.Command) {
@@ -52,7 +53,7 @@ func applyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withStore(c, func(s *etcd.Store) error { return applyAll(c, s, list) })
+			return withStore(c, func(s *objectstore.Store) error { return applyAll(c, s, list) })
 		},
 	}
 	fileFlag(c, &file)
@@ -88,7 +89,7 @@ func manifests(c *cobra.Command, file string) ([]objects.Object, error) {
 	return list, errors.Join(errs...)
 }
 
-func applyAll(c *cobra.Command, s *etcd.Store, list []objects.Object) error {
+func applyAll(c *cobra.Command, s *objectstore.Store, list []objects.Object) error {
 	var errs []error
 	for _, k := range objects.Kinds { // ranges before Services, Services before endpoints
 		for _, o := range list {
@@ -108,7 +109,7 @@ func applyAll(c *cobra.Command, s *etcd.Store, list []objects.Object) error {
 }
 
 // printPending says why a Service waits for load balancer addresses.
-func printPending(c *cobra.Command, s *etcd.Store, k objects.Kind, o objects.Object) error {
+func printPending(c *cobra.Command, s *objectstore.Store, k objects.Kind, o objects.Object) error {
 	if svc, ok := o.(*corev1.Service); !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil
 	}
@@ -155,7 +156,7 @@ func deleteCmd() *cobra.Command {
 					targets = append(targets, target{k, namespace(c), n})
 				}
 			}
-			return withStore(c, func(s *etcd.Store) error {
+			return withStore(c, func(s *objectstore.Store) error {
 				var errs []error
 				for _, t := range targets {
 					if err := s.Delete(c.Context(), t.k, t.ns, t.name); err != nil {
@@ -186,7 +187,7 @@ func getCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withStore(c, func(s *etcd.Store) error {
+			return withStore(c, func(s *objectstore.Store) error {
 				list, err := fetch(c, s, k, args[1:], all)
 				if err != nil {
 					return err
@@ -202,7 +203,7 @@ func getCmd() *cobra.Command {
 	return c
 }
 
-func fetch(c *cobra.Command, s *etcd.Store, k objects.Kind, names []string, all bool) ([]objects.Object, error) {
+func fetch(c *cobra.Command, s *objectstore.Store, k objects.Kind, names []string, all bool) ([]objects.Object, error) {
 	if len(names) == 1 {
 		o, err := s.Get(c.Context(), k, namespace(c), names[0])
 		return []objects.Object{o}, err
@@ -317,7 +318,7 @@ func describeCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withStore(c, func(s *etcd.Store) error {
+			return withStore(c, func(s *objectstore.Store) error {
 				o, err := s.Get(c.Context(), k, namespace(c), args[1])
 				if err != nil {
 					return err
@@ -335,7 +336,7 @@ func describeCmd() *cobra.Command {
 }
 
 // describeEndpoints lists the slices given by hand for a Service.
-func describeEndpoints(c *cobra.Command, s *etcd.Store, service string) error {
+func describeEndpoints(c *cobra.Command, s *objectstore.Store, service string) error {
 	k, err := objects.KindNamed("EndpointSlice")
 	if err != nil {
 		return err

@@ -79,7 +79,9 @@ type Node struct {
 	MTU     int    `json:"mtu,omitempty"`
 	Zone    string `json:"zone,omitempty"`
 	Version string `json:"version,omitempty"`
-	// Alive is true while the node renews its lease. It is for people: no tunnel is torn down because of it.
+	// Alive is true while the node renews the lease of its key alive/<name> in etcd, with its identity. It decides which node
+	// allocates load balancer addresses without Kubernetes, which peers the doctor probes, and a problem in `warren status`.
+	// It removes no tunnel, route, Pod or backend.
 	Alive bool `json:"-"`
 }
 

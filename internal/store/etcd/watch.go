@@ -8,30 +8,33 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/etcd/client"
+	"github.com/warrennet/warren/internal/store/etcd/objectstore"
+	"github.com/warrennet/warren/internal/store/etcd/records"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// burst is how long a watch gathers changes before it hands on one snapshot for all of them.
+// burst is how long a watch collects changes before it delivers one snapshot for all of them.
 const burst = 5 * time.Millisecond
 
-// Watch lists everything, hands on the snapshot, and then one more for each burst of changes. It returns when ctx ends
-// or when it can no longer vouch for what it has; the caller calls it again, which lists anew.
+// Watch lists everything and calls on with the snapshot, then once more after each burst of changes. It returns when ctx
+// ends, or when changes may have been missed. The caller then calls it again, which lists everything again.
 func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	rctx, done := request(ctx)
-	list, err := s.cli.Get(rctx, s.prefix, clientv3.WithPrefix())
+	rctx, done := client.Request(ctx)
+	list, err := s.cli.Get(rctx, s.cli.Prefix, clientv3.WithPrefix())
 	done()
 	if err != nil {
-		return fmt.Errorf("list %s: %w", s.prefix, err)
+		return fmt.Errorf("list %s: %w", s.cli.Prefix, err)
 	}
-	t := newTable(s.prefix)
+	t := newTable(s.cli.Prefix)
 	for _, kv := range list.Kvs {
 		t.put(kv)
 	}
 	on(t.snapshot(list.Header.Revision))
-	events := s.cli.Watch(clientv3.WithRequireLeader(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1))
+	events := s.cli.Watch(clientv3.WithRequireLeader(ctx), s.cli.Prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1))
 	var flush <-chan time.Time
 	rev := list.Header.Revision
 	for {
@@ -41,10 +44,10 @@ func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot)) error {
 			on(t.snapshot(rev))
 		case resp, ok := <-events:
 			if !ok {
-				return fmt.Errorf("watch %s: stream ended: %w", s.prefix, context.Cause(ctx))
+				return fmt.Errorf("watch %s: stream ended: %w", s.cli.Prefix, context.Cause(ctx))
 			}
 			if err := resp.Err(); err != nil {
-				return fmt.Errorf("watch %s: %w", s.prefix, err)
+				return fmt.Errorf("watch %s: %w", s.cli.Prefix, err)
 			}
 			for _, e := range resp.Events {
 				t.apply(e)
@@ -56,20 +59,20 @@ func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot)) error {
 	}
 }
 
-// table is the decoded content of the prefix, by key.
+// table is the decoded content of the prefix.
 type table struct {
 	prefix   string
 	cluster  model.Cluster
 	nodes    map[string]model.Node
 	blocks   map[string]model.Block
 	alive    map[string]string // node -> identity
-	objects  objectTable
-	problems map[string]string // key -> why it cannot be used
+	objects  objectstore.Table
+	problems map[string]string // key -> reason
 }
 
 func newTable(prefix string) *table {
 	return &table{prefix: prefix, nodes: map[string]model.Node{}, blocks: map[string]model.Block{},
-		alive: map[string]string{}, objects: newObjectTable(), problems: map[string]string{}}
+		alive: map[string]string{}, objects: objectstore.NewTable(), problems: map[string]string{}}
 }
 
 func (t *table) apply(e *clientv3.Event) {
@@ -91,12 +94,12 @@ func (t *table) drop(key string) {
 	case "alive":
 		delete(t.alive, name)
 	case "objects":
-		t.objects.drop(name)
+		t.objects.Drop(name)
 	}
 }
 
-// put takes one record in. One that cannot be read is a problem to show, and what was known under its key is dropped:
-// a stale half is worse than a gap that says why.
+// put decodes one record. A record that cannot be decoded is a problem of the snapshot, and the previous value of its key
+// is dropped: a missing value with a reason is better than a stale one.
 func (t *table) put(kv *mvccpb.KeyValue) {
 	key := string(kv.Key)
 	kind, name, _ := strings.Cut(strings.TrimPrefix(key, t.prefix), "/")
@@ -104,51 +107,25 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 	var err error
 	switch kind {
 	case "config":
-		err = model.Decode(kv.Value, clusterLayout, &t.cluster)
+		t.cluster, err = records.DecodeCluster(kv.Value)
 	case "nodes":
 		var n model.Node
-		if n, err = decodeNode(kv.Value, name); err == nil {
+		if n, err = records.DecodeNode(kv.Value, name); err == nil {
 			t.nodes[name] = n
 		}
 	case "blocks":
 		var b model.Block
-		if b, err = decodeBlock(kv); err == nil {
+		if b, err = records.DecodeBlock(kv); err == nil {
 			t.blocks[name] = b
 		}
 	case "alive":
 		t.alive[name] = string(kv.Value)
 	case "objects":
-		err = t.objects.put(name, kv)
+		err = t.objects.Put(name, kv)
 	}
 	if err != nil {
 		t.problems[key] = err.Error()
 	}
-}
-
-// maxPerNode bounds the lists in a node's record; a record beyond it is refused whole.
-const maxPerNode = 256
-
-func decodeNode(raw []byte, name string) (model.Node, error) {
-	var n model.Node
-	if err := model.Decode(raw, nodeLayout, &n); err != nil {
-		return n, err
-	}
-	switch {
-	case n.Name != name:
-		return n, fmt.Errorf("names the node %q", n.Name)
-	case n.Identity == "":
-		return n, fmt.Errorf("identity is empty")
-	case n.PublicKey.IsZero():
-		return n, fmt.Errorf("publicKey is empty")
-	case len(n.Endpoints) > maxPerNode || len(n.Addresses) > maxPerNode || len(n.PodCIDRs) > maxPerNode:
-		return n, fmt.Errorf("more than %d endpoints, addresses or podCIDRs", maxPerNode)
-	}
-	for _, p := range n.PodCIDRs {
-		if !p.IsValid() || p != p.Masked() {
-			return n, fmt.Errorf("podCIDRs: %v is not a masked prefix", p)
-		}
-	}
-	return n, nil
 }
 
 func (t *table) snapshot(rev int64) *model.Snapshot {
@@ -162,7 +139,7 @@ func (t *table) snapshot(rev int64) *model.Snapshot {
 		s.Blocks = append(s.Blocks, b)
 	}
 	sort.Slice(s.Blocks, func(i, j int) bool { return s.Blocks[i].CIDR.Compare(s.Blocks[j].CIDR) < 0 })
-	t.objects.fill(s)
+	t.objects.Fill(s)
 	for k, why := range t.problems {
 		s.Problems = append(s.Problems, k+": "+why)
 	}

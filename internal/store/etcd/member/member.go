@@ -17,7 +17,7 @@ import (
 	"strconv"
 
 	"github.com/warrennet/warren/internal/pki"
-	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"github.com/warrennet/warren/internal/store/etcd/registry"
 	"github.com/warrennet/warren/internal/store/etcd/server"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -136,6 +136,6 @@ func (c Config) serverConfig() server.Config {
 }
 
 func (c Config) dial(endpoints []string) (*clientv3.Client, error) {
-	return etcd.Dial(etcd.Config{Endpoints: endpoints,
+	return client.Dial(client.Config{Endpoints: endpoints,
 		CAFile: c.certFile(pki.CAFile), CertFile: c.certFile("tls.crt"), KeyFile: c.certFile("tls.key")})
 }

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/pki"
-	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/etcd/admin"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
 	"github.com/warrennet/warren/internal/store/etcd/registry"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -75,7 +75,7 @@ func (n *nodes) client(endpoints ...string) *clientv3.Client {
 	if err := n.ca.Issue(crt, key, "warren-agent", nil, nil); err != nil {
 		n.t.Fatal(err)
 	}
-	cli, err := etcd.Dial(etcd.Config{Endpoints: endpoints, CAFile: filepath.Join(n.dir, "ca", pki.CAFile), CertFile: crt, KeyFile: key})
+	cli, err := client.Dial(client.Config{Endpoints: endpoints, CAFile: filepath.Join(n.dir, "ca", pki.CAFile), CertFile: crt, KeyFile: key})
 	if err != nil {
 		n.t.Fatal(err)
 	}

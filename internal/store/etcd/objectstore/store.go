@@ -1,9 +1,15 @@
-package etcd
+// Package objectstore is the object store of clusters without Kubernetes: Services, EndpointSlices, Endpoints, ServiceCIDRs and
+// AddressPools below objects/, and the addresses and ports allocated to Services below alloc/.
+//
+// An object is written in one transaction with its allocations. The package owns no goroutine. It does not serve the
+// Kubernetes API, and never writes cluster records (package records).
+package objectstore
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"strings"
 	"time"
 
@@ -18,17 +24,20 @@ import (
 // objectLayout is the layout version of the records under objects/.
 const objectLayout = 1
 
-// ErrNotFound says that there is no such object.
+// ErrNotFound reports that an object does not exist.
 var ErrNotFound = errors.New("not found")
 
-// maxTries bounds how often a write that raced with another one is tried again.
-const maxTries = 32
+// Store reads and writes the objects. Its methods may be called from several goroutines.
+type Store struct{ cli *client.Client }
+
+// New makes a Store of a connection, which the caller closes.
+func New(cli *client.Client) *Store { return &Store{cli} }
 
 func (s *Store) objectKey(k objects.Kind, namespace, name string) string {
 	if k.Namespaced {
-		return s.key("objects", k.Plural, namespace, name)
+		return s.cli.Key("objects", k.Plural, namespace, name)
 	}
-	return s.key("objects", k.Plural, name)
+	return s.cli.Key("objects", k.Plural, name)
 }
 
 // Get returns one object, or ErrNotFound.
@@ -38,7 +47,7 @@ func (s *Store) Get(ctx context.Context, k objects.Kind, namespace, name string)
 }
 
 func (s *Store) get(ctx context.Context, k objects.Kind, namespace, name string) (objects.Object, int64, error) {
-	ctx, cancel := request(ctx)
+	ctx, cancel := client.Request(ctx)
 	defer cancel()
 	key := s.objectKey(k, namespace, name)
 	resp, err := s.cli.Get(ctx, key)
@@ -63,9 +72,9 @@ func decodeObject(k objects.Kind, kv *mvccpb.KeyValue) (objects.Object, error) {
 
 // List returns the objects of a kind in a namespace, or in all for "".
 func (s *Store) List(ctx context.Context, k objects.Kind, namespace string) ([]objects.Object, error) {
-	ctx, cancel := request(ctx)
+	ctx, cancel := client.Request(ctx)
 	defer cancel()
-	prefix := s.key("objects", k.Plural, "")
+	prefix := s.cli.Key("objects", k.Plural, "")
 	if k.Namespaced && namespace != "" {
 		prefix += namespace + "/"
 	}
@@ -84,18 +93,18 @@ func (s *Store) List(ctx context.Context, k objects.Kind, namespace string) ([]o
 	return out, nil
 }
 
-// Applied says what Apply did.
+// Applied is the result of Apply.
 type Applied string
 
-// What Apply can have done.
+// The results of Apply.
 const (
 	Created    Applied = "created"
 	Configured Applied = "configured"
 	Unchanged  Applied = "unchanged"
 )
 
-// Apply validates an object and makes the stored one like it. A Service's addresses and node ports are allocated in the
-// same transaction that writes it: either all of it holds, or nothing changed.
+// Apply validates an object and creates or replaces the stored one. A Service's addresses and node ports are allocated in
+// the same transaction: either everything is written or nothing.
 func (s *Store) Apply(ctx context.Context, o objects.Object) (Applied, error) {
 	k, err := objects.KindOf(o)
 	if err != nil {
@@ -104,17 +113,13 @@ func (s *Store) Apply(ctx context.Context, o objects.Object) (Applied, error) {
 	if err := objects.Validate(o); err != nil {
 		return "", fmt.Errorf("%s %q is invalid: %w", k.Name, o.GetName(), err)
 	}
-	for range maxTries {
-		done, err := s.applyOnce(ctx, k, o)
-		if !errors.Is(err, errRaced) {
-			return done, err
-		}
-	}
-	return "", fmt.Errorf("%s %q: others kept changing the store; try again", k.Name, o.GetName())
+	var done Applied
+	err = retry(fmt.Sprintf("%s %q", k.Name, o.GetName()), func() (err error) {
+		done, err = s.applyOnce(ctx, k, o)
+		return err
+	})
+	return done, err
 }
-
-// errRaced says that a transaction found another state than it was made for.
-var errRaced = errors.New("the store changed meanwhile")
 
 func (s *Store) applyOnce(ctx context.Context, k objects.Kind, want objects.Object) (Applied, error) {
 	old, rev, err := s.get(ctx, k, want.GetNamespace(), want.GetName())
@@ -168,7 +173,7 @@ func (s *Store) applyOnce(ctx context.Context, k objects.Kind, want objects.Obje
 	return Configured, nil
 }
 
-// clone copies an object, so that a retry starts from what the user gave.
+// clone copies an object, so that a retry starts from the user's manifest.
 func clone(k objects.Kind, o objects.Object) (objects.Object, error) {
 	raw, err := objects.Encode(o)
 	if err != nil {
@@ -177,45 +182,25 @@ func clone(k objects.Kind, o objects.Object) (objects.Object, error) {
 	return objects.Decode(k.APIVersion, k.Name, raw)
 }
 
-// transaction gathers what one write needs.
-type transaction struct {
-	cmps []clientv3.Cmp
-	ops  []clientv3.Op
+// Delete removes an object and frees what was allocated for it.
+func (s *Store) Delete(ctx context.Context, k objects.Kind, namespace, name string) error {
+	return retry(fmt.Sprintf("%s %q", k.Plural, name), func() error { return s.deleteOnce(ctx, k, namespace, name) })
 }
 
-func (s *Store) commit(ctx context.Context, t *transaction) error {
-	ctx, cancel := request(ctx)
-	defer cancel()
-	resp, err := s.cli.Txn(ctx).If(t.cmps...).Then(t.ops...).Commit()
+func (s *Store) deleteOnce(ctx context.Context, k objects.Kind, namespace, name string) error {
+	o, rev, err := s.get(ctx, k, namespace, name)
 	if err != nil {
 		return err
 	}
-	if !resp.Succeeded {
-		return errRaced
-	}
-	return nil
-}
-
-// Delete removes an object and frees what was allocated for it.
-func (s *Store) Delete(ctx context.Context, k objects.Kind, namespace, name string) error {
-	for range maxTries {
-		o, rev, err := s.get(ctx, k, namespace, name)
-		if err != nil {
-			return err
+	key := s.objectKey(k, namespace, name)
+	txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}, ops: []clientv3.Op{clientv3.OpDelete(key)}}
+	if svc, ok := o.(*corev1.Service); ok {
+		for _, a := range s.held(svc) {
+			txn.ops = append(txn.ops, clientv3.OpDelete(a))
 		}
-		key := s.objectKey(k, namespace, name)
-		txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}, ops: []clientv3.Op{clientv3.OpDelete(key)}}
-		if svc, ok := o.(*corev1.Service); ok {
-			for _, a := range s.held(svc) {
-				txn.ops = append(txn.ops, clientv3.OpDelete(a))
-			}
-			if err := s.lbRelease(ctx, svc, txn); err != nil {
-				return err
-			}
-		}
-		if err := s.commit(ctx, txn); !errors.Is(err, errRaced) {
+		if err := s.lbRelease(ctx, svc, txn); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("%s %q: others kept changing it; try again", k.Plural, name)
+	return s.commit(ctx, txn)
 }

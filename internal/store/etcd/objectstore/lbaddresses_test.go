@@ -1,4 +1,4 @@
-package etcd_test
+package objectstore_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
+	"github.com/warrennet/warren/internal/store/etcd/objectstore"
 	"github.com/warrennet/warren/internal/store/objects"
 )
 
@@ -43,7 +44,7 @@ func remove(t *testing.T, s *etcd.Store, kind, name string) {
 	t.Helper()
 	k, err := objects.KindNamed(kind)
 	if err == nil {
-		err = s.Delete(context.Background(), k, "default", name)
+		err = s.Objects.Delete(context.Background(), k, "default", name)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +72,7 @@ func TestLoadBalancerAddresses(t *testing.T) {
 	again := func(names ...string) {
 		t.Helper()
 		for _, n := range names {
-			if err := s.Allocate(context.Background(), model.ObjectName{Namespace: "default", Name: n}); err != nil {
+			if err := s.Objects.Allocate(context.Background(), model.ObjectName{Namespace: "default", Name: n}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -81,16 +82,16 @@ func TestLoadBalancerAddresses(t *testing.T) {
 	mustApply(t, s, poolYAML("p", `addresses: [192.0.2.1/32, "fd77::1/128"]`))
 	again("a", "a")
 	expect("a", "192.0.2.1 fd77::1")
-	if done, err := apply(t, s, lbYAML("a", "", "ipFamilyPolicy: PreferDualStack")); done != etcd.Unchanged || err != nil {
+	if done, err := apply(t, s, lbYAML("a", "", "ipFamilyPolicy: PreferDualStack")); done != objectstore.Unchanged || err != nil {
 		t.Errorf("applied again: %v %v", done, err)
 	}
 	mustApply(t, s, lbYAML("b", "", ""))
 	again("b")
 	expect("b", "") // exhausted
-	if why, err := s.Pending(context.Background(), service(t, s, "b")); err != nil || len(why) != 1 || why[0] != "every IPv4 address of p is taken" {
+	if why, err := s.Objects.Pending(context.Background(), service(t, s, "b")); err != nil || len(why) != 1 || why[0] != "every IPv4 address of p is taken" {
 		t.Errorf("b waits because of %q (%v)", why, err)
 	}
-	if why, err := s.Pending(context.Background(), service(t, s, "a")); err != nil || why != nil {
+	if why, err := s.Objects.Pending(context.Background(), service(t, s, "a")); err != nil || why != nil {
 		t.Errorf("a waits because of %q (%v)", why, err)
 	}
 	mustApply(t, s, poolYAML("q", "addresses: [192.0.2.2-192.0.2.3], autoAssign: false"))
@@ -147,8 +148,7 @@ func TestPoolOverlaps(t *testing.T) {
 	if _, err := s.EnsureCluster(ctx, pods); err != nil {
 		t.Fatal(err)
 	}
-	n := node("n1", "id1")
-	n.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.5")}
+	n := model.Node{Name: "n1", Identity: "id1", PublicKey: model.Key{1}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.5")}}
 	if _, err := s.PutNode(ctx, n); err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestLoadBalancerRaces(t *testing.T) {
 		out := map[string]string{}
 		for i := range n {
 			if k, _ := objects.KindNamed("svc"); i%4 == 0 {
-				if _, err := s.Get(context.Background(), k, "default", name(i).Name); errors.Is(err, etcd.ErrNotFound) {
+				if _, err := s.Objects.Get(context.Background(), k, "default", name(i).Name); errors.Is(err, objectstore.ErrNotFound) {
 					continue
 				}
 			}
@@ -205,7 +205,7 @@ func TestLoadBalancerRaces(t *testing.T) {
 		return out
 	}
 	each(func(i int) error {
-		_, err := s.Apply(context.Background(), parse(t, lbYAML(name(i).Name, "", ""))[0])
+		_, err := s.Objects.Apply(context.Background(), parse(t, lbYAML(name(i).Name, "", ""))[0])
 		return err
 	})
 	if got := held(); len(got) != 16 {
@@ -214,15 +214,15 @@ func TestLoadBalancerRaces(t *testing.T) {
 	k, _ := objects.KindNamed("svc")
 	each(func(i int) error {
 		if i%4 == 0 {
-			return s.Delete(context.Background(), k, "default", name(i).Name)
+			return s.Objects.Delete(context.Background(), k, "default", name(i).Name)
 		}
-		return s.Allocate(context.Background(), name(i))
+		return s.Objects.Allocate(context.Background(), name(i))
 	})
 	each(func(i int) error {
 		if i%4 == 0 {
 			return nil
 		}
-		return s.Allocate(context.Background(), name(i))
+		return s.Objects.Allocate(context.Background(), name(i))
 	})
 	if got := held(); len(got) != 16 {
 		t.Errorf("after the deletions %d of 16 addresses are held: %v", len(got), got)
@@ -230,7 +230,7 @@ func TestLoadBalancerRaces(t *testing.T) {
 	var done, refused int
 	var mu sync.Mutex
 	each(func(i int) error {
-		_, err := s.Apply(context.Background(), parse(t, poolYAML(fmt.Sprintf("q%d", i), "addresses: [198.51.100.0/28]"))[0])
+		_, err := s.Objects.Apply(context.Background(), parse(t, poolYAML(fmt.Sprintf("q%d", i), "addresses: [198.51.100.0/28]"))[0])
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil {

@@ -1,4 +1,4 @@
-package etcd
+package objectstore
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-package etcd_test
+package objectstore_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
+	"github.com/warrennet/warren/internal/store/etcd/objectstore"
 	"github.com/warrennet/warren/internal/store/objects"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -24,12 +25,12 @@ func parse(t *testing.T, yaml string) []objects.Object {
 	return out
 }
 
-func apply(t *testing.T, s *etcd.Store, yaml string) (etcd.Applied, error) {
+func apply(t *testing.T, s *etcd.Store, yaml string) (objectstore.Applied, error) {
 	t.Helper()
-	var done etcd.Applied
+	var done objectstore.Applied
 	for _, o := range parse(t, yaml) {
 		var err error
-		if done, err = s.Apply(context.Background(), o); err != nil {
+		if done, err = s.Objects.Apply(context.Background(), o); err != nil {
 			return done, err
 		}
 	}
@@ -42,7 +43,7 @@ func service(t *testing.T, s *etcd.Store, name string) *corev1.Service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := s.Get(context.Background(), k, "default", name)
+	o, err := s.Objects.Get(context.Background(), k, "default", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestServiceAllocations(t *testing.T) {
 		{"lblocal", "type: LoadBalancer, externalTrafficPolicy: Local", 1, 1},
 		{"external", "type: ExternalName, externalName: example.org", 0, 0},
 	} {
-		if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != etcd.Created {
+		if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != objectstore.Created {
 			t.Errorf("%s: %v %v", tc.name, done, err)
 			continue
 		}
@@ -97,7 +98,7 @@ func TestServiceAllocations(t *testing.T) {
 		if (tc.name == "lblocal") != (first.Spec.HealthCheckNodePort != 0) {
 			t.Errorf("%s: health check node port %d", tc.name, first.Spec.HealthCheckNodePort)
 		}
-		if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != etcd.Unchanged {
+		if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != objectstore.Unchanged {
 			t.Errorf("%s applied again: %v %v, expected unchanged", tc.name, done, err)
 		}
 	}
@@ -125,7 +126,7 @@ func TestServiceConflictsAndRelease(t *testing.T) {
 	if _, err := apply(t, s, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: u}\nspec: {type: NodePort, ports: [{port: 80, protocol: UDP, nodePort: %d}]}\n", port)); err != nil {
 		t.Error(err)
 	}
-	if done, err := apply(t, s, svcYAML("a", "type: ClusterIP")); err != nil || done != etcd.Configured {
+	if done, err := apply(t, s, svcYAML("a", "type: ClusterIP")); err != nil || done != objectstore.Configured {
 		t.Errorf("%v %v", done, err)
 	}
 	if svc := service(t, s, "a"); svc.Spec.Ports[0].NodePort != 0 || svc.Spec.ClusterIP != "10.43.0.10" {
@@ -135,10 +136,10 @@ func TestServiceConflictsAndRelease(t *testing.T) {
 		t.Errorf("the released node port: %v", err)
 	}
 	k, _ := objects.KindNamed("Service")
-	if err := s.Delete(context.Background(), k, "default", "a"); err != nil {
+	if err := s.Objects.Delete(context.Background(), k, "default", "a"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Delete(context.Background(), k, "default", "a"); !errors.Is(err, etcd.ErrNotFound) {
+	if err := s.Objects.Delete(context.Background(), k, "default", "a"); !errors.Is(err, objectstore.ErrNotFound) {
 		t.Errorf("deleted twice: %v", err)
 	}
 	if _, err := apply(t, s, svcYAML("b", "clusterIP: 10.43.0.10")); err != nil {
@@ -160,7 +161,7 @@ func TestServiceRaces(t *testing.T) {
 		o := parse(t, svcYAML(fmt.Sprintf("s%d", i), "type: NodePort"))[0]
 		go func() {
 			defer wg.Done()
-			if _, err := s.Apply(context.Background(), o); err != nil {
+			if _, err := s.Objects.Apply(context.Background(), o); err != nil {
 				t.Errorf("service %d: %v", i, err)
 			}
 		}()

@@ -1,18 +1,19 @@
-package etcd
+package objectstore
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/warrennet/warren/internal/store/etcd/client"
+	"github.com/warrennet/warren/internal/store/etcd/records"
 	"net/netip"
+	"strings"
 
 	"github.com/warrennet/warren/internal/lbpool"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/objects"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
-
-func isRaced(err error) bool { return errors.Is(err, errRaced) }
 
 // pools lists the address pools.
 func (s *Store) pools(ctx context.Context) ([]model.AddressPool, error) {
@@ -31,12 +32,12 @@ func (s *Store) pools(ctx context.Context) ([]model.AddressPool, error) {
 	return out, nil
 }
 
-// checkPool refuses a pool whose addresses mean something else already: another pool's, the Pod or Service ranges', a
-// node's own. Its guard makes sure that no other pool came meanwhile.
+// checkPool refuses a pool that overlaps another pool, the Pod or Service ranges, or a node's own address. It adds a
+// comparison to txn that fails if a pool is written concurrently.
 func (s *Store) checkPool(ctx context.Context, p *objects.AddressPool, txn *transaction) error {
-	rctx, cancel := request(ctx)
+	rctx, cancel := client.Request(ctx)
 	defer cancel()
-	prefix := s.key("objects", "addresspools", "")
+	prefix := s.cli.Key("objects", "addresspools", "")
 	head, err := s.cli.Get(rctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
 		return fmt.Errorf("list %s: %w", prefix, err)
@@ -61,7 +62,7 @@ func (s *Store) checkPool(ctx context.Context, p *objects.AddressPool, txn *tran
 	for i, text := range p.Spec.Addresses {
 		r, err := lbpool.ParseRange(text)
 		if err != nil {
-			return err // Validate has seen it before
+			return err // Validate has refused it before
 		}
 		for _, k := range kept {
 			if r.Overlaps(k.addrs) {
@@ -75,22 +76,23 @@ func (s *Store) checkPool(ctx context.Context, p *objects.AddressPool, txn *tran
 	return nil
 }
 
-// reservation is a range that no pool may have.
+// reservation is a range that no pool may contain.
 type reservation struct {
 	addrs model.AddressRange
 	whose string
 }
 
+// reserved lists the Pod and Service ranges and the addresses of nodes.
 func (s *Store) reserved(ctx context.Context) (out []reservation, err error) {
-	ctx, cancel := request(ctx)
+	ctx, cancel := client.Request(ctx)
 	defer cancel()
-	resp, err := s.cli.Txn(ctx).Then(clientv3.OpGet(s.key("config")), clientv3.OpGet(s.key("nodes", ""), clientv3.WithPrefix())).Commit()
+	resp, err := s.cli.Txn(ctx).Then(clientv3.OpGet(s.cli.Key("config")), clientv3.OpGet(s.cli.Key("nodes", ""), clientv3.WithPrefix())).Commit()
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.key("config"), err)
+		return nil, fmt.Errorf("read %s: %w", s.cli.Key("config"), err)
 	}
 	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
-		var c model.Cluster
-		if err := model.Decode(kv.Value, clusterLayout, &c); err != nil {
+		c, err := records.DecodeCluster(kv.Value)
+		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", kv.Key, err)
 		}
 		for _, p := range c.PodCIDRs {
@@ -98,9 +100,9 @@ func (s *Store) reserved(ctx context.Context) (out []reservation, err error) {
 		}
 	}
 	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
-		var n model.Node
-		if model.Decode(kv.Value, nodeLayout, &n) != nil {
-			continue // status shows it
+		n, err := records.DecodeNode(kv.Value, strings.TrimPrefix(string(kv.Key), s.cli.Key("nodes", "")))
+		if err != nil {
+			continue // `warren status` reports it
 		}
 		for _, a := range n.Addresses {
 			out = append(out, reservation{model.AddressRange{First: a, Last: a}, "of node " + n.Name})
@@ -113,7 +115,7 @@ func (s *Store) reserved(ctx context.Context) (out []reservation, err error) {
 	return out, err
 }
 
-// clashes refuses Service ranges that hold addresses of a pool.
+// clashes refuses Service ranges that contain addresses of a pool.
 func (s *Store) clashes(ctx context.Context, cidrs []string) error {
 	pools, err := s.pools(ctx)
 	if err != nil {
@@ -122,7 +124,7 @@ func (s *Store) clashes(ctx context.Context, cidrs []string) error {
 	for i, c := range cidrs {
 		p, err := netip.ParsePrefix(c)
 		if err != nil {
-			return err // Validate has seen it before
+			return err // Validate has refused it before
 		}
 		for _, o := range pools {
 			for _, r := range o.Ranges {

@@ -12,6 +12,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
+	"github.com/warrennet/warren/internal/store/etcd/records"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -95,13 +96,13 @@ func TestNameBelongsToTheLiving(t *testing.T) {
 	go func() { done <- s.KeepAlive(ctx, "n1", "a", 5*time.Second) }()
 	snaps := watching(t, s)
 	until(t, snaps, "a living node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 && x.Nodes[0].Alive })
-	if err := s.KeepAlive(ctx, "n1", "thief", 5*time.Second); !errors.Is(err, etcd.ErrNameTaken) {
+	if err := s.KeepAlive(ctx, "n1", "thief", 5*time.Second); !errors.Is(err, records.ErrNameTaken) {
 		t.Errorf("a thief's liveness: %v, expected ErrNameTaken", err)
 	}
-	if _, err := s.PutNode(ctx, node("n1", "thief")); !errors.Is(err, etcd.ErrNameTaken) {
+	if _, err := s.PutNode(ctx, node("n1", "thief")); !errors.Is(err, records.ErrNameTaken) {
 		t.Errorf("a thief's record: %v, expected ErrNameTaken", err)
 	}
-	if err := s.CheckName(ctx, "n1", "thief"); !errors.Is(err, etcd.ErrNameTaken) {
+	if err := s.CheckName(ctx, "n1", "thief"); !errors.Is(err, records.ErrNameTaken) {
 		t.Errorf("a thief asks first: %v, expected ErrNameTaken", err)
 	}
 	if err := s.CheckName(ctx, "n1", "a"); err != nil {
@@ -235,15 +236,4 @@ func TestServerAway(t *testing.T) {
 	if _, err := etcd.New(etcd.Config{Endpoints: []string{"https://127.0.0.1:1"}, CAFile: "/nonexistent"}); err == nil {
 		t.Error("a missing CA file was accepted")
 	}
-}
-
-func FuzzDecodeRecords(f *testing.F) {
-	f.Add([]byte(`{"v":1,"value":{"name":"n1"}}`))
-	f.Add([]byte(`{"v":-1,"value":null}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		var n model.Node
-		var b model.Block
-		var c model.Cluster
-		_, _, _ = model.Decode(raw, 1, &n), model.Decode(raw, 1, &b), model.Decode(raw, 1, &c) // must not panic
-	})
 }

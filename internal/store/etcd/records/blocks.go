@@ -1,8 +1,9 @@
-package etcd
+package records
 
 import (
 	"context"
 	"fmt"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"net/netip"
 	"sort"
 	"strings"
@@ -12,14 +13,14 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// blockKey writes a CIDR so that it is one path element: 10.42.3.0-24, fd42:0:0:3::-64.
+// blockKey encodes a CIDR as one path element: 10.42.3.0-24, fd42:0:0:3::-64.
 func blockKey(p netip.Prefix) string { return strings.Replace(p.String(), "/", "-", 1) }
 
 // Blocks lists every claimed block, sorted by CIDR, and the revision of the list.
 func (s *Store) Blocks(ctx context.Context) ([]model.Block, int64, error) {
-	ctx, cancel := request(ctx)
+	ctx, cancel := client.Request(ctx)
 	defer cancel()
-	resp, err := s.cli.Get(ctx, s.key("blocks", ""), clientv3.WithPrefix())
+	resp, err := s.cli.Get(ctx, s.cli.Key("blocks", ""), clientv3.WithPrefix())
 	if err != nil {
 		return nil, 0, fmt.Errorf("list blocks: %w", err)
 	}
@@ -27,10 +28,10 @@ func (s *Store) Blocks(ctx context.Context) ([]model.Block, int64, error) {
 	return out, resp.Header.Revision, err
 }
 
-// ClaimBlocks creates all the given blocks in one transaction if none of them exists. It returns false and the blocks
-// that are claimed by now if any did.
+// ClaimBlocks creates all the given blocks in one transaction if none of them exists. If one exists, it returns false and
+// all blocks that are claimed.
 func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, revision int64, err error) {
-	ctx, cancel := request(ctx)
+	ctx, cancel := client.Request(ctx)
 	defer cancel()
 	var cmps []clientv3.Cmp
 	var puts []clientv3.Op
@@ -39,11 +40,11 @@ func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (won bool, 
 		if err != nil {
 			return false, nil, 0, err
 		}
-		key := s.key("blocks", blockKey(b.CIDR))
+		key := s.cli.Key("blocks", blockKey(b.CIDR))
 		cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(key), "=", 0))
 		puts = append(puts, clientv3.OpPut(key, string(raw)))
 	}
-	resp, err := s.cli.Txn(ctx).If(cmps...).Then(puts...).Else(clientv3.OpGet(s.key("blocks", ""), clientv3.WithPrefix())).Commit()
+	resp, err := s.cli.Txn(ctx).If(cmps...).Then(puts...).Else(clientv3.OpGet(s.cli.Key("blocks", ""), clientv3.WithPrefix())).Commit()
 	if err != nil {
 		return false, nil, 0, fmt.Errorf("claim blocks: %w", err)
 	}
@@ -54,12 +55,11 @@ func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (won bool, 
 	return false, now, resp.Header.Revision, err
 }
 
-// decodeBlocks is strict: a block record that cannot be read stops every claim, because a claim that overlooks it
-// could hand the same addresses out twice.
+// decodeBlocks fails on the first record that cannot be decoded. A claim that ignored it could assign its addresses twice.
 func decodeBlocks(kvs []*mvccpb.KeyValue) ([]model.Block, error) {
 	out := make([]model.Block, 0, len(kvs))
 	for _, kv := range kvs {
-		b, err := decodeBlock(kv)
+		b, err := DecodeBlock(kv)
 		if err != nil {
 			return nil, err
 		}
@@ -69,7 +69,8 @@ func decodeBlocks(kvs []*mvccpb.KeyValue) ([]model.Block, error) {
 	return out, nil
 }
 
-func decodeBlock(kv *mvccpb.KeyValue) (model.Block, error) {
+// DecodeBlock reads a block record and checks that its key names the same block.
+func DecodeBlock(kv *mvccpb.KeyValue) (model.Block, error) {
 	var b model.Block
 	if err := model.Decode(kv.Value, blockLayout, &b); err != nil {
 		return b, fmt.Errorf("block record %s: %w", kv.Key, err)
@@ -81,11 +82,4 @@ func decodeBlock(kv *mvccpb.KeyValue) (model.Block, error) {
 		return b, fmt.Errorf("block record %s: names the block %s", kv.Key, b.CIDR)
 	}
 	return b, nil
-}
-
-func aliveUnchanged(key string, living []*mvccpb.KeyValue) clientv3.Cmp {
-	if len(living) == 0 {
-		return clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
-	}
-	return clientv3.Compare(clientv3.ModRevision(key), "=", living[0].ModRevision)
 }

@@ -1,8 +1,9 @@
-package etcd
+package objectstore
 
 import (
 	"context"
 	"fmt"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,26 +15,26 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// lbLayout is the layout version of the records under alloc/lbips/: who holds an address of a pool.
+// lbLayout is the layout version of the records under alloc/lbips/: the Services that hold an address of a pool.
 const lbLayout = 1
 
-// lbHold is the value of such a record. Several Services may share an address; the last one to leave removes it.
+// lbHold is the value of such a record. Several Services may share an address; the release by the last one deletes it.
 type lbHold struct {
 	Uses []lbpool.Use `json:"uses"`
 }
 
-// lbHolds is what was read of them: each address with its holders and the revision that a change of it is based on.
+// lbHolds are all records under alloc/lbips/: the holders of each address and the revision that a change compares with.
 type lbHolds struct {
 	taken lbpool.Taken
 	rev   map[netip.Addr]int64
 }
 
-func (s *Store) lbKey(a netip.Addr) string { return s.key("alloc", "lbips", a.String()) }
+func (s *Store) lbKey(a netip.Addr) string { return s.cli.Key("alloc", "lbips", a.String()) }
 
 func (s *Store) lbHolds(ctx context.Context) (lbHolds, error) {
-	ctx, cancel := request(ctx)
+	ctx, cancel := client.Request(ctx)
 	defer cancel()
-	prefix := s.key("alloc", "lbips", "")
+	prefix := s.cli.Key("alloc", "lbips", "")
 	out := lbHolds{lbpool.Taken{}, map[netip.Addr]int64{}}
 	resp, err := s.cli.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
@@ -53,9 +54,9 @@ func (s *Store) lbHolds(ctx context.Context) (lbHolds, error) {
 	return out, nil
 }
 
-// lbAddresses gives a Service of warren's class its load balancer addresses, as far as the pools have any, and takes them
-// from one that needs none any more. Without an address the Service is written all the same: it waits, and Allocate
-// tries again. The status of a foreign class is not touched.
+// lbAddresses assigns load balancer addresses to a Service of warren's class, as far as the pools have any, and releases
+// those of a Service that needs none any longer. A Service without an address is written as well: Allocate retries later.
+// The status of a Service of another class is not changed.
 func (s *Store) lbAddresses(ctx context.Context, svc, before *corev1.Service, txn *transaction) error {
 	now, had := objects.Service(svc), model.Service{}
 	if before != nil {
@@ -63,7 +64,7 @@ func (s *Store) lbAddresses(ctx context.Context, svc, before *corev1.Service, tx
 	}
 	if !lbpool.Ours(&now) && !lbpool.Ours(&had) {
 		if before != nil && now.Type == model.LoadBalancer && len(svc.Status.LoadBalancer.Ingress) == 0 {
-			svc.Status = before.Status // a manifest says nothing about it
+			svc.Status = before.Status // a manifest has no status
 		}
 		return nil
 	}
@@ -72,13 +73,13 @@ func (s *Store) lbAddresses(ctx context.Context, svc, before *corev1.Service, tx
 		return err
 	}
 	if !lbpool.Ours(&now) {
-		return s.lbHold(txn, holds, lbpool.Use{UID: string(svc.UID)}, nil) // and the new class begins with its own status
+		return s.lbHold(txn, holds, lbpool.Use{UID: string(svc.UID)}, nil) // the controller of the new class writes its own status
 	}
 	pools, err := s.pools(ctx)
 	if err != nil {
 		return err
 	}
-	now.LBAddresses = holds.of(string(svc.UID)) // what a manifest or a stale status claims counts for nothing
+	now.LBAddresses = holds.of(string(svc.UID)) // the records decide, not the status in a manifest
 	r, err := lbpool.RequestOf(&now)
 	var got []netip.Addr
 	if err == nil {
@@ -88,7 +89,7 @@ func (s *Store) lbAddresses(ctx context.Context, svc, before *corev1.Service, tx
 	return s.lbHold(txn, holds, r.Use, got)
 }
 
-// of lists what a Service holds, IPv4 first.
+// of lists the addresses that a Service holds, IPv4 first.
 func (h lbHolds) of(uid string) (out []netip.Addr) {
 	for a, uses := range h.taken {
 		if slices.ContainsFunc(uses, func(u lbpool.Use) bool { return u.UID == uid }) {
@@ -99,7 +100,7 @@ func (h lbHolds) of(uid string) (out []netip.Addr) {
 	return out
 }
 
-// vip is the status of a Service whose addresses lead to the nodes unchanged (ipMode VIP).
+// vip is the status of a Service whose addresses are delivered to the nodes unchanged (ipMode VIP).
 func vip(addrs []netip.Addr) (st corev1.LoadBalancerStatus) {
 	mode := corev1.LoadBalancerIPModeVIP
 	for _, a := range addrs {
@@ -108,8 +109,8 @@ func vip(addrs []netip.Addr) (st corev1.LoadBalancerStatus) {
 	return st
 }
 
-// lbHold adds to txn what makes a Service the holder of exactly these addresses. Each record that it changes must still
-// be the one that was read.
+// lbHold adds to txn the changes that make a Service the holder of exactly these addresses. The transaction fails if one
+// of the records has changed since it was read.
 func (s *Store) lbHold(txn *transaction, holds lbHolds, me lbpool.Use, want []netip.Addr) error {
 	touched := slices.Concat(holds.of(me.UID), want)
 	slices.SortFunc(touched, netip.Addr.Compare)
@@ -133,7 +134,7 @@ func (s *Store) lbHold(txn *transaction, holds lbHolds, me lbpool.Use, want []ne
 	return nil
 }
 
-// lbRelease adds to txn what frees the addresses of a Service that goes.
+// lbRelease adds to txn the release of all addresses of a Service that is deleted.
 func (s *Store) lbRelease(ctx context.Context, svc *corev1.Service, txn *transaction) error {
 	m := objects.Service(svc)
 	if !lbpool.Ours(&m) {
@@ -146,7 +147,7 @@ func (s *Store) lbRelease(ctx context.Context, svc *corev1.Service, txn *transac
 	return s.lbHold(txn, holds, lbpool.Use{UID: string(svc.UID)}, nil)
 }
 
-// Pending says why a Service lacks load balancer addresses, nothing when it has them or needs none from warren.
+// Pending returns the reasons why a Service lacks load balancer addresses; none if it has them or needs none from warren.
 func (s *Store) Pending(ctx context.Context, svc *corev1.Service) ([]string, error) {
 	m := objects.Service(svc)
 	if !lbpool.Ours(&m) || len(m.LBAddresses) >= len(m.ClusterIPs) {
@@ -165,37 +166,36 @@ func (s *Store) Pending(ctx context.Context, svc *corev1.Service) ([]string, err
 	return why, err
 }
 
-// Allocate tries once more to give a waiting Service its load balancer addresses, and writes only if that succeeds.
-// Several callers may do it at once.
+// Allocate assigns load balancer addresses to a Service that lacks some, and writes only if its addresses change. Several
+// nodes may call it concurrently.
 func (s *Store) Allocate(ctx context.Context, name model.ObjectName) error {
 	k, err := objects.KindNamed("Service")
 	if err != nil {
 		return err
 	}
-	for range maxTries {
-		o, rev, err := s.get(ctx, k, name.Namespace, name.Name)
-		if err != nil {
-			return err
-		}
-		before := o.(*corev1.Service)
-		svc := before.DeepCopy()
-		svc.ResourceVersion = ""
-		key := s.objectKey(k, name.Namespace, name.Name)
-		txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}}
-		if err := s.lbAddresses(ctx, svc, before, txn); err != nil {
-			return err
-		}
-		if slices.Equal(objects.Service(svc).LBAddresses, objects.Service(before).LBAddresses) {
-			return nil
-		}
-		raw, err := model.Encode(objectLayout, svc)
-		if err != nil {
-			return err
-		}
-		txn.ops = append(txn.ops, clientv3.OpPut(key, string(raw)))
-		if err := s.commit(ctx, txn); err == nil || !isRaced(err) {
-			return err
-		}
+	return retry(fmt.Sprintf("service %s", name), func() error { return s.allocateOnce(ctx, k, name) })
+}
+
+func (s *Store) allocateOnce(ctx context.Context, k objects.Kind, name model.ObjectName) error {
+	o, rev, err := s.get(ctx, k, name.Namespace, name.Name)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("service %s: others kept changing the store; try again", name)
+	before := o.(*corev1.Service)
+	svc := before.DeepCopy()
+	svc.ResourceVersion = ""
+	key := s.objectKey(k, name.Namespace, name.Name)
+	txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}}
+	if err := s.lbAddresses(ctx, svc, before, txn); err != nil {
+		return err
+	}
+	if slices.Equal(objects.Service(svc).LBAddresses, objects.Service(before).LBAddresses) {
+		return nil
+	}
+	raw, err := model.Encode(objectLayout, svc)
+	if err != nil {
+		return err
+	}
+	txn.ops = append(txn.ops, clientv3.OpPut(key, string(raw)))
+	return s.commit(ctx, txn)
 }

@@ -1,15 +1,12 @@
-// Package etcd is warren's store: nodes, blocks and cluster configuration under /warren/<cluster>/ in an etcd v3.
+// Package client connects to etcd v3 on behalf of one cluster: its keys lie below /warren/<cluster>/.
 //
-// It owns the etcd connection and the one leased key of this node (alive/<name>). A Watch is a list followed by a
-// watch; after a compaction, a broken stream or anything doubtful it lists again and hands on a whole new snapshot.
-// Records are written with a layout version and a newer one is never overwritten. The package never decides what a
-// record means for the data plane; and it never deletes what it does not own.
-package etcd
+// It owns the connection and the time limit of a request. It neither reads nor writes a key itself: packages records and
+// objectstore do.
+package client
 
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -19,7 +16,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Config says how to reach the store.
+// Config is what a connection needs.
 type Config struct {
 	Endpoints []string // URLs, https:// where CAFile is set
 	CAFile    string   // PEM; the authorities that may sign the servers
@@ -30,25 +27,33 @@ type Config struct {
 	Password  string
 }
 
-// Store is a connection to the cluster's records. Its methods may be called from several goroutines.
-type Store struct {
-	cli    *clientv3.Client
-	prefix string
+// Client is a connection and the prefix of the cluster's keys. Its methods may be called from several goroutines.
+type Client struct {
+	*clientv3.Client
+	Prefix string // ends with a slash
 }
 
 // requestTimeout bounds one request; a watch has no bound.
 const requestTimeout = 5 * time.Second
 
-// New prepares a connection; it does not wait for the servers and succeeds while they are away.
-func New(c Config) (*Store, error) {
+// New prepares a connection. It does not wait for the servers, and succeeds while they are unreachable.
+func New(c Config) (*Client, error) {
 	cli, err := Dial(c)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cli: cli, prefix: "/warren/" + c.Cluster + "/"}, nil
+	return &Client{Client: cli, Prefix: "/warren/" + c.Cluster + "/"}, nil
 }
 
-// Dial prepares a plain etcd client, for those who look after the servers and not the records.
+// Key returns the key of a path below the prefix. A last part of "" makes it a prefix that ends with a slash.
+func (c *Client) Key(parts ...string) string { return c.Prefix + strings.Join(parts, "/") }
+
+// Request bounds one call by requestTimeout.
+func Request(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, requestTimeout)
+}
+
+// Dial prepares an etcd client without a prefix, for commands that administrate the servers.
 func Dial(c Config) (*clientv3.Client, error) {
 	tc, err := c.tls()
 	if err != nil {
@@ -82,19 +87,3 @@ func (c Config) tls() (*tls.Config, error) {
 	}
 	return tc, nil
 }
-
-// SetEndpoints replaces the servers' URLs; requests under way go on.
-func (s *Store) SetEndpoints(urls []string) { s.cli.SetEndpoints(urls...) }
-
-// Close ends the connection.
-func (s *Store) Close() error { return s.cli.Close() }
-
-func (s *Store) key(parts ...string) string { return s.prefix + strings.Join(parts, "/") }
-
-// request bounds one call by requestTimeout.
-func request(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, requestTimeout)
-}
-
-// ErrNameTaken says that another living machine holds this node's name.
-var ErrNameTaken = errors.New("node name is in use")
