@@ -1,9 +1,12 @@
-// Package agent is the node's control loop: it watches the store, turns each snapshot into a plan (pure) and applies
-// the plan to the tunnel, the host's network configuration and the Pods' addresses.
+// Package agent is one node's agent: it connects the packages that do the work, starts their goroutines and joins them.
 //
-// It owns every goroutine of the program, the state directory and the local API socket. State goes one way: store ->
-// model.Snapshot -> plan -> apply. While the store is away the last snapshot serves, from memory or from disk. A stop,
-// clean or not, leaves the data plane standing; only Uninstall takes it away.
+// State flows one way. Package snapshot merges what the stores and the API server deliver into an immutable model.Snapshot.
+// Package apply observes the host, makes a plan of both (package plan, a pure function) and applies it to the tunnel, the load
+// balancer and the host. Package membership writes this node's records. While a store is unreachable the last snapshot is used,
+// from memory or from disk.
+//
+// The agent owns the state directory and the run directory. When it stops, kernel state and interfaces are left in place; only
+// Uninstall removes them.
 package agent
 
 import (
@@ -63,7 +66,7 @@ type Agent struct {
 	announcer atomic.Pointer[announce.Announcer] // nil before the tunnel is up
 }
 
-// New loads what the node keeps on its disk. It makes the identity and the key on first use and touches nothing else.
+// New loads the node's state from its disk. It creates the identity and the key on first use, and changes nothing else.
 func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir)}
 	var err error
@@ -101,11 +104,11 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	return a, nil
 }
 
-// Run works until ctx ends or something fails that only a person can mend. It leaves the data plane standing.
+// Run works until ctx ends or an unrecoverable error occurs. Kernel state and interfaces are left in place.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.store.Close()
 	g, ctx := errgroup.WithContext(ctx)
-	// With nothing claimed yet there is no plan to make; the socket answers all the same and says so.
+	// The local API answers before the first claim, too, and reports what is missing.
 	listener, err := listen(a.cfg.RunDir)
 	if err != nil {
 		return err
@@ -114,7 +117,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		listener.Close()
 		return err
 	}
-	a.reconcileOnce() // before the first ADD can be given an address that a live interface holds
+	a.reconcileOnce() // before a CNI ADD can receive an address that an existing interface has
 	g.Go(func() error { return a.serve(ctx, listener) })
 	g.Go(func() error { a.source.Run(ctx); return nil })
 	if a.kube != nil {
@@ -146,7 +149,7 @@ func (a *Agent) kick() {
 	a.loop.Kick()
 }
 
-// port is the node's own UDP port: what was set here, else the cluster's.
+// port is the node's own UDP port: the setting if it is set here, else the cluster's.
 func (a *Agent) port() uint16 {
 	if a.cfg.Given("port") {
 		return a.cfg.Cluster.Port

@@ -23,10 +23,10 @@ func (d *dataPath) open(lb *servicelb.Balancer, tun *tunnel.Tunnel) {
 	d.lb, d.tun = lb, tun
 }
 
-// close ends it and returns when no use is under way.
+// close ends it. It returns when no use is in progress.
 func (d *dataPath) close() { d.open(nil, nil) }
 
-// use calls f, unless there is no data path: before the first claim, while the tunnel is not up, and during the stop.
+// use calls f. It returns false without a data path: before the first claim, while the tunnel is not up, and during the stop.
 func (d *dataPath) use(f func(lb *servicelb.Balancer, tun *tunnel.Tunnel)) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

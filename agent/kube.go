@@ -44,7 +44,7 @@ func (a *Agent) apiServers(c config.Kubernetes) []string {
 	return out
 }
 
-// zone is what somebody set here, else the label of the Node object.
+// zone is the setting if it is set here, else the label of the Node object.
 func (a *Agent) zone() string {
 	if a.cfg.Zone == "" {
 		return a.source.Node().Zone
@@ -52,11 +52,11 @@ func (a *Agent) zone() string {
 	return a.cfg.Zone
 }
 
-// clusterFileCheck is how often the file that the cluster makes is compared; the kubelet renews it within a minute.
+// clusterFileCheck is how often the file of the cluster's settings is compared. The kubelet updates it within a minute.
 const clusterFileCheck = 2 * time.Second
 
-// followClusterFile takes up what changes in the cluster's own settings while the agent runs: servers of etcd and of the
-// API, and the addresses of cluster DNS. Other changes are reported and wait for a restart.
+// followClusterFile applies changes of the cluster's own settings while the agent runs: servers of etcd and of the API, and the
+// addresses of cluster DNS. Other changes are logged and need a restart.
 func (a *Agent) followClusterFile(ctx context.Context) {
 	kube.FollowFiles(ctx, []string{a.cfg.ClusterFile()}, clusterFileCheck, func() {
 		cfg, err := a.cfg.Reload()
@@ -68,7 +68,7 @@ func (a *Agent) followClusterFile(ctx context.Context) {
 	})
 }
 
-// takeConfig applies the settings that may change live.
+// takeConfig applies the settings that need no restart.
 func (a *Agent) takeConfig(cfg config.Config) {
 	if a.kube != nil {
 		a.kube.SetServers(a.apiServers(cfg.Kubernetes))
@@ -78,10 +78,10 @@ func (a *Agent) takeConfig(cfg config.Config) {
 	a.names.SetAddresses(cfg.ClusterDNS)
 	a.kick()
 	if !reflect.DeepEqual(cfg.Cluster, a.cfg.Cluster) {
-		a.log.Warn("the cluster's ranges or domain changed in its settings; they are taken up when the agent starts again",
-			"podCIDRs", cfg.Cluster.PodCIDRs, "domain", cfg.Cluster.Domain)
+		a.log.Warn("changed Pod ranges or domain in the cluster's settings need a restart of the agent",
+			"cidrs", cfg.Cluster.PodCIDRs, "zone", cfg.Cluster.Domain)
 	}
-	a.log.Info("took up the cluster's settings", "apiServers", strings.Join(cfg.Kubernetes.Servers, ","),
+	a.log.Info("applied cluster settings", "apiServers", strings.Join(cfg.Kubernetes.Servers, ","),
 		"etcd", strings.Join(cfg.Etcd.Endpoints, ","), "dns", cfg.ClusterDNS)
 }
 
@@ -90,7 +90,7 @@ func (a *Agent) keepAPIServers(servers []string) {
 		return
 	}
 	if err := a.disk.SetAPIServers(servers); err != nil {
-		a.log.Warn("cannot keep the list of API servers on disk", "err", err)
+		a.log.Warn("cannot cache the list of API servers on disk", "err", err)
 	}
 }
 

@@ -144,7 +144,21 @@ func fallbackSNAT(block netip.Prefix, used func(netip.Addr) bool) (netip.Addr, b
 	return netip.Addr{}, false
 }
 
-// balancer is the load balancer's description of this node.
+// balancer is the load balancer's description of this node, with every address that it may give a packet. For the source
+// address of a Service's client see sourceFor in package servicelb. The receiver of other packets sees:
+//
+//	client \ destination  local Pod  remote Pod   this node  another node  external network  non-masquerade, external peer
+//	local Pod             Pod        Pod          Pod        Pod           node address (1)  Pod
+//	this node             node (2)   Pod-net (3)  -          node          node              node
+//	remote Pod            Pod        -            Pod        -             - (4)             - (4)
+//
+//	(1) with a masquerade port; which node address, the host's routes decide (Underlay.Sources)
+//	(2) the kernel's choice for IPv4, the source address of the Pod's route for IPv6 (routes.go)
+//	(3) the source address of the Pod range's route: other nodes accept only a peer's own addresses
+//	(4) Pods' packets leave the cluster at their own node
+//
+// A reply has the address that the client has sent to as its source, also a node port's or a load balancer's. The SNAT address
+// replaces clients of Services alone.
 func (p *Plan) balancer(in *Input) servicelb.Self {
 	s := servicelb.Self{Node: in.Name, Zone: in.Zone, PodRanges: in.Cluster.PodCIDRs, PodCIDRs: in.Blocks, Addrs: in.Underlay.Addrs,
 		HostServed: in.DNS, Peers: p.peerNodeAddrs(in), NodePortAddrs: in.nodePortAddrs(), MasqueradePorts: masqueradePorts,

@@ -76,7 +76,7 @@ func constants(t *testing.T, prefix string) map[int]string {
 	return out
 }
 
-// Every preference and table of prefs.go is in the tables of docs/packet-path.md, and the other way round.
+// Every preference and table of prefs.go is in the tables of docs/packet-path.md, and vice versa.
 func TestPrefs_Constants_EqualDocs(t *testing.T) {
 	for section, prefix := range map[string]string{"Rules": "pref", "Routing tables": "table"} {
 		t.Run(section, func(t *testing.T) {

@@ -88,7 +88,7 @@ type Plan struct {
 	Host  hostnet.State
 	Node  model.Node // this node's record
 	Table *servicelb.Table
-	// Services says how Table is to be used.
+	// Services is how an apply uses Table.
 	Services Services
 
 	HealthChecks map[uint16]HealthCheck // by health check node port
@@ -112,7 +112,7 @@ type Plan struct {
 	Problems []string
 }
 
-// Services says how an apply uses a plan's Table.
+// Services is how an apply uses a plan's Table.
 type Services uint8
 
 // The uses of a table.
@@ -129,7 +129,7 @@ const (
 var noSnapshot = &model.Snapshot{}
 
 // Make computes a plan. The same input gives the same plan. It returns false while the host's network must stay as it is: the
-// host has routes to other nodes' Pods, and only a snapshot tells which of those nodes warren serves.
+// host has routes to other nodes' Pods, and it is not known before the first snapshot which of those nodes warren serves.
 func Make(in Input) (*Plan, bool) {
 	if in.Snapshot == nil && len(in.Underlay.UnmanagedRemote) > 0 {
 		return nil, false

@@ -48,7 +48,7 @@ const (
 	prefNoGroup        = 74 // goto prefICMP: a port in no group skips all groups
 	prefGroups         = 75 // group i has its ports at 75+2i and the exit to prefICMP at 76+2i, up to 110
 
-	// ICMP errors to local Pods are about translated packets or about Pods' own ones: the load balancer tells them apart.
+	// ICMP errors to local Pods are about translated packets or about Pods' own ones: the load balancer distinguishes them.
 	prefICMP = 111 // to <own block> ipproto icmp lookup tableTUN
 
 	// Replies of backends that are the node itself (host network).
