@@ -78,7 +78,7 @@ func TestArgs(t *testing.T) {
 		{"IgnoreUnknown=false;A=b", "unknown keys A"},
 		{"nonsense", `CNI_ARGS has "nonsense"`},
 		{"IP=10.0.0.300", `"10.0.0.300" is not an IP address`},
-		{"MAC=01:00:5e:00:00:01", "no address of a single interface"},
+		{"MAC=01:00:5e:00:00:01", "expected a unicast address"},
 		{"IgnoreUnknown=true;A=b;;IP=10.0.0.1/24,fd42::1", ""},
 	} {
 		var e env

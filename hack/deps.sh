@@ -24,6 +24,7 @@ python3 python3
 gcc gcc
 musl-gcc musl-tools
 podman podman
+crun crun
 /lib/systemd/systemd systemd
 /usr/lib/cni/ptp containernetworking-plugins
 runc runc k8s

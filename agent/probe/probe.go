@@ -1,7 +1,7 @@
-// Package probe asks Pods of this node whether they are ready: by a TCP connection or an HTTP request from the node.
+// Package probe runs the readiness probes of this node's Pods: a TCP connection or an HTTP request from the node.
 //
-// It owns one goroutine per probed Pod while Run is running, and what the answers amount to. Which Pods are probed is
-// told by Set; what follows from an answer is for whoever asks Result. It keeps nothing on disk.
+// It owns one goroutine per probed Pod while Run runs, and the aggregated probe result of each Pod. Set replaces the list of
+// Pods to probe. The package never acts on a result: callers read it with Result. It persists nothing.
 package probe
 
 import (
@@ -13,23 +13,22 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// Target is a Pod's interface that is to be probed.
+// Target is one Pod interface to probe.
 type Target struct {
 	ID    api.Attachment
 	Addr  netip.Addr
 	Probe api.Probe
-	// Ready is what the Pod counts as until there are answers that say otherwise: a restarted agent must not take a
-	// Pod out of its Services.
+	// Ready is the Pod's readiness before the first result. A restarted agent must not remove a Pod from its Services.
 	Ready bool
 }
 
-// Result is what the answers amount to.
+// Result is the aggregated probe result.
 type Result struct {
 	Ready bool
 	Error string // of the last attempt, "" when it succeeded
 }
 
-// Prober probes. The zero value is not ready: use New.
+// Prober runs probes. Make it with New.
 type Prober struct {
 	changed func()
 	wake    chan struct{}
@@ -38,12 +37,12 @@ type Prober struct {
 	runs map[api.Attachment]*run
 }
 
-// New makes a Prober; changed is called after a Pod has become ready or stopped being so, and must not block.
+// New makes a Prober. changed is called after the readiness of a Pod has changed; it must not block.
 func New(changed func()) *Prober {
 	return &Prober{changed: changed, wake: make(chan struct{}, 1), runs: map[api.Attachment]*run{}}
 }
 
-// Set says what is to be probed from now on. A Pod whose probe is another one than before stays as ready as it was.
+// Set replaces the list of Pods to probe. A Pod whose probe changed keeps its readiness until the new probe has a result.
 func (p *Prober) Set(want []Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +71,7 @@ func (p *Prober) Set(want []Target) {
 	}
 }
 
-// Result returns what is known of a Pod; false for one that is not probed.
+// Result returns the probe result of a Pod; false for a Pod that is not probed.
 func (p *Prober) Result(id api.Attachment) (Result, bool) {
 	p.mu.Lock()
 	r := p.runs[id]
@@ -88,7 +87,7 @@ func (p *Prober) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	for {
-		for _, r := range p.fresh() {
+		for _, r := range p.unstarted() {
 			all.Go(func() { r.loop(ctx, p.changed) })
 		}
 		select {
@@ -99,8 +98,8 @@ func (p *Prober) Run(ctx context.Context) {
 	}
 }
 
-// fresh returns the runs that have no goroutine yet, once.
-func (p *Prober) fresh() (out []*run) {
+// unstarted returns the runs without a goroutine and marks them as started.
+func (p *Prober) unstarted() (out []*run) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range p.runs {
@@ -115,7 +114,7 @@ func (p *Prober) fresh() (out []*run) {
 // run is one probe of one Pod.
 type run struct {
 	target  Target
-	life    context.Context // until nobody wants it any more
+	ctx     context.Context // ends when Set removes the target
 	stop    context.CancelFunc
 	started bool // guarded by Prober.mu
 
@@ -125,8 +124,8 @@ type run struct {
 }
 
 func newRun(t Target) *run {
-	life, stop := context.WithCancel(context.Background())
-	return &run{target: t, life: life, stop: stop, now: Result{Ready: t.Ready}}
+	ctx, stop := context.WithCancel(context.Background())
+	return &run{target: t, ctx: ctx, stop: stop, now: Result{Ready: t.Ready}}
 }
 
 func (r *run) same(t Target) bool { return r.target.Addr == t.Addr && r.target.Probe == t.Probe }
@@ -137,29 +136,30 @@ func (r *run) result() Result {
 	return r.now
 }
 
+// loop makes one attempt per interval until ctx ends or Set removes the target.
 func (r *run) loop(ctx context.Context, changed func()) {
 	defer context.AfterFunc(ctx, r.stop)()
 	every := time.NewTicker(interval(r.target.Probe))
 	defer every.Stop()
 	for {
-		err := ask(r.life, r.target)
-		if r.life.Err() != nil {
+		err := attempt(r.ctx, r.target)
+		if r.ctx.Err() != nil {
 			return
 		}
-		if r.note(err) {
+		if r.record(err) {
 			changed()
 		}
 		select {
-		case <-r.life.Done():
+		case <-r.ctx.Done():
 			return
 		case <-every.C:
 		}
 	}
 }
 
-// note counts an answer and reports whether the Pod's readiness has changed: one success makes it ready, as many
-// failures in a row as the probe says make it not.
-func (r *run) note(err error) bool {
+// record adds the result of one attempt and reports whether the Pod's readiness changed. One success makes it ready;
+// Probe.Failures consecutive failures make it not ready.
+func (r *run) record(err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.now.Ready

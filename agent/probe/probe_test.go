@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -10,20 +11,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 	"go.uber.org/goleak"
 )
-
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("never came true: " + what)
-		}
-	}
-}
 
 func running(t *testing.T) (*Prober, *atomic.Int32) {
 	t.Helper()
@@ -43,8 +35,8 @@ func target(at string, kind, path string) Target {
 	return Target{ID: id, Addr: a.Addr(), Probe: api.Probe{Kind: kind, Port: a.Port(), Path: path, IntervalMillis: 100, Failures: 2}, Ready: true}
 }
 
-// A Pod stops being ready after so many failures in a row, and is again with one success.
-func TestTCPFollowsTheServer(t *testing.T) {
+// A Pod is not ready after the configured number of consecutive failures, and ready again after one success.
+func TestProber_TCPServerStopsAndStarts_ReadinessFollows(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -55,9 +47,9 @@ func TestTCPFollowsTheServer(t *testing.T) {
 		return func() bool { r, ok := p.Result(id); return ok && r.Ready == ready && (r.Error == "") == ready }
 	}
 	p.Set([]Target{target(at, "tcp", "")})
-	eventually(t, "ready", is(true))
+	testutil.EventuallyTrue(t, "ready", is(true))
 	l.Close()
-	eventually(t, "not ready", is(false))
+	testutil.EventuallyTrue(t, "not ready", is(false))
 	if n := changes.Load(); n != 1 {
 		t.Errorf("%d changes", n)
 	}
@@ -65,24 +57,24 @@ func TestTCPFollowsTheServer(t *testing.T) {
 	again.Probe.Failures = 3
 	p.Set([]Target{again})
 	if r, _ := p.Result(id); r.Ready {
-		t.Error("a changed probe made the Pod ready without an answer")
+		t.Error("a changed probe made the Pod ready without a result")
 	}
 	if l, err = net.Listen("tcp", at); err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	eventually(t, "ready again", is(true))
+	testutil.EventuallyTrue(t, "ready again", is(true))
 	p.Set(nil)
 	if _, ok := p.Result(id); ok {
-		t.Error("a Pod that is gone has a result")
+		t.Error("a Pod that is not probed has a result")
 	}
 }
 
-func TestHTTPStatus(t *testing.T) {
+func TestProber_HTTPStatus_DecidesReadiness(t *testing.T) {
 	var status atomic.Int32
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.String() != "/healthz?full=1" {
-			t.Errorf("asked for %s", r.URL)
+			t.Errorf("request for %s", r.URL)
 		}
 		if status.Load() == 0 {
 			<-r.Context().Done()
@@ -99,22 +91,37 @@ func TestHTTPStatus(t *testing.T) {
 		status int32
 		ready  bool
 		why    string
-	}{{302, true, ""}, {503, false, "503"}, {200, true, ""}, {0, false, "no answer within 80ms"}, {399, true, ""}, {400, false, "400"}} {
+	}{{302, true, ""}, {503, false, "503"}, {200, true, ""}, {0, false, "no response within 80ms"}, {399, true, ""}, {400, false, "400"}} {
 		status.Store(c.status)
-		eventually(t, fmt.Sprint(c), func() bool {
+		testutil.EventuallyTrue(t, fmt.Sprint(c), func() bool {
 			r, _ := p.Result(id)
 			return r.Ready == c.ready && strings.Contains(r.Error, c.why) && (r.Error == "") == c.ready
 		})
 	}
 }
 
-// Attempts without an answer end at once when nobody wants them any more.
-func TestSilentPodsEndAtOnce(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts and says nothing
+// Attempts without a response end at once when Set removes their target, and when Run ends.
+func TestProber_PodsWithoutResponse_StopAtOnce(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	var open, ended atomic.Int32
+	go func() { // accepts connections and never responds
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Add(1)
+			go func() {
+				_, _ = io.Copy(io.Discard, c) // until the prober closes the connection
+				ended.Add(1)
+				c.Close()
+			}()
+		}
+	}()
 	p, _ := running(t)
 	var all []Target
 	for i := range 200 {
@@ -123,29 +130,32 @@ func TestSilentPodsEndAtOnce(t *testing.T) {
 		all = append(all, x)
 	}
 	p.Set(all)
-	time.Sleep(50 * time.Millisecond)
+	testutil.EventuallyTrue(t, "every attempt has a connection", func() bool { return open.Load() == 200 })
 	p.Set(all[:10])
+	testutil.EventuallyTrue(t, "the removed targets have none", func() bool { return ended.Load() == 190 })
 }
 
-func TestCheck(t *testing.T) {
+func TestCheck_EachField_IsBounded(t *testing.T) {
 	for _, c := range []struct {
 		probe api.Probe
 		want  string
 	}{
 		{api.Probe{Kind: "tcp", Port: 80, IntervalMillis: 1000, Failures: 3}, ""},
 		{api.Probe{Kind: "http", Port: 80, Path: "/a?b=c", IntervalMillis: 100, Failures: 1}, ""},
-		{api.Probe{Kind: "icmp", Port: 80, IntervalMillis: 1000, Failures: 3}, `kind: "icmp"`},
-		{api.Probe{Kind: "tcp", IntervalMillis: 1000, Failures: 3}, "port: 0"},
-		{api.Probe{Kind: "tcp", Port: 1, Path: "/x", IntervalMillis: 1000, Failures: 3}, "path: a tcp"},
-		{api.Probe{Kind: "http", Port: 1, Path: "x", IntervalMillis: 1000, Failures: 3}, "path:"},
-		{api.Probe{Kind: "http", Port: 1, Path: "/\x00", IntervalMillis: 1000, Failures: 3}, "path:"},
-		{api.Probe{Kind: "tcp", Port: 1, IntervalMillis: 10, Failures: 3}, "interval: 10ms"},
-		{api.Probe{Kind: "tcp", Port: 1, IntervalMillis: 1 << 62, Failures: 3}, "interval:"},
-		{api.Probe{Kind: "tcp", Port: 1, IntervalMillis: 1000, Failures: 0}, "failures: 0"},
+		{api.Probe{Kind: "icmp", Port: 80, IntervalMillis: 1000, Failures: 3}, `kind "icmp"`},
+		{api.Probe{Kind: "tcp", IntervalMillis: 1000, Failures: 3}, "port 0"},
+		{api.Probe{Kind: "tcp", Port: 1, Path: "/x", IntervalMillis: 1000, Failures: 3}, "path: expected none for a tcp probe"},
+		{api.Probe{Kind: "http", Port: 1, Path: "x", IntervalMillis: 1000, Failures: 3}, "path "},
+		{api.Probe{Kind: "http", Port: 1, Path: "/\x00", IntervalMillis: 1000, Failures: 3}, "path "},
+		{api.Probe{Kind: "tcp", Port: 1, IntervalMillis: 10, Failures: 3}, "interval 10ms"},
+		{api.Probe{Kind: "tcp", Port: 1, IntervalMillis: 1 << 62, Failures: 3}, "interval "},
+		{api.Probe{Kind: "tcp", Port: 1, IntervalMillis: 1000, Failures: 0}, "failures 0"},
 	} {
-		err := Check(c.probe)
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-			t.Errorf("%+v: %v, expected %q", c.probe, err, c.want)
-		}
+		t.Run(fmt.Sprintf("%+v", c.probe), func(t *testing.T) {
+			err := Check(c.probe)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("error %v, expected %q", err, c.want)
+			}
+		})
 	}
 }

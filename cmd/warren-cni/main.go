@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	if os.Getenv("CNI_COMMAND") == "" { // executed by a person, also with --version
+	if os.Getenv("CNI_COMMAND") == "" { // executed by a user, with or without --version
 		fmt.Printf("warren-cni %s: a CNI plugin, executed by container runtimes; CNI versions %v\n", version.Version, cni.Versions)
 		return
 	}

@@ -1,9 +1,8 @@
-// Command cnibench measures CNI ADD and DEL as container runtimes call them (libcni in process, one exec per plugin)
-// and compares warren-cni with the reference plugins ptp and host-local, in one run: both in the same node namespace,
-// in turns every few calls, so that what else the machine does hits both. It needs root and changes nothing outside
-// namespaces of its own.
+// Command cnibench measures CNI ADD and DEL as container runtimes call them: libcni in the process, one exec per plugin.
 //
-// The agent's side runs inside this process, with the real handlers and the real address pool.
+// It compares warren-cni with the reference plugins ptp and host-local in the same node namespace. The plugins take turns
+// every few calls, so that other load of the machine affects both. The agent's side runs in this process, with the agent's
+// handlers and address pool. The command needs root and changes nothing outside its own network namespaces.
 package main
 
 import (
@@ -30,13 +29,13 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("cnibench: ")
 	var o options
-	flag.StringVar(&o.plugin, "plugin", "bin", "folder of warren-cni")
-	flag.StringVar(&o.reference, "reference", "/usr/lib/cni", "folder of ptp and host-local; empty: warren alone")
-	flag.IntVar(&o.pods, "pods", 250, "Pods that exist already in the second part")
+	flag.StringVar(&o.plugin, "plugin", "bin", "directory of warren-cni")
+	flag.StringVar(&o.reference, "reference", "/usr/lib/cni", "directory of ptp and host-local; empty for warren-cni alone")
+	flag.IntVar(&o.pods, "pods", 250, "Pods that exist before the measurements of the second part")
 	flag.IntVar(&o.calls, "calls", 60, "ADDs and DELs per measurement")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds")
-	flag.IntVar(&o.parallel, "parallel", 8, "calls at once in the parallel part")
-	serve := flag.String("serve", "", "serve the agent's side in this network namespace, files in the folder named here, and do nothing else")
+	flag.IntVar(&o.parallel, "parallel", 8, "concurrent calls in the parallel part")
+	serve := flag.String("serve", "", "only serve the agent's side in this network namespace, with its files in this directory")
 	flag.Parse()
 	do := func() error { return run(o) }
 	if *serve != "" {
@@ -78,7 +77,7 @@ func run(o options) error {
 	return nil
 }
 
-// serveOnly is the agent's side for a harness that brings its own node namespace.
+// serveOnly runs the agent's side for a harness that has its own node namespace.
 func serveOnly(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peer is one plugin under measurement.
+// peer is one plugin to measure.
 type peer struct {
 	name string
 	list *libcni.NetworkConfigList
@@ -53,10 +53,10 @@ func makePeers(o options, node *sandbox.Node) ([]peer, error) {
 	return out, nil
 }
 
-// part is how a measurement is done: with so many Pods there already, so many calls at once.
+// part is one measurement: the number of existing Pods and of concurrent calls.
 type part struct{ have, par int }
 
-// measure runs one round. The peers take turns every few calls, so that what else the machine does hits all alike.
+// measure runs one round. The peers take turns every few calls, so that other load of the machine affects all of them.
 func measure(o options, node *sandbox.Node, peers []peer, t table) error {
 	for _, have := range []int{0, o.pods} {
 		for _, p := range peers {
@@ -94,14 +94,14 @@ func takeTurns(node *sandbox.Node, peers []peer, how part, from, to int, t table
 	return nil
 }
 
-// result is what some calls took.
+// result holds the durations of some calls.
 type result struct {
 	ms   []float64     // wall time of each
 	wall time.Duration // of all together
-	cpu  time.Duration // of the plugins' processes; holds under noise, unlike the wall times
+	cpu  time.Duration // of the plugins' processes; varies less than the wall times
 }
 
-// each calls the plugin for every Pod, so many at once, from inside the node.
+// each calls the plugin for every Pod from inside the node, with that many concurrent calls.
 func each(node *sandbox.Node, p peer, op string, parallel int, pods []*sandbox.Namespace) (result, error) {
 	var (
 		mu    sync.Mutex
@@ -141,10 +141,10 @@ func each(node *sandbox.Node, p peer, op string, parallel int, pods []*sandbox.N
 	return out, first
 }
 
-// childrenCPU is the CPU time of all processes that ended so far.
+// childrenCPU returns the CPU time of all child processes that have ended.
 func childrenCPU() time.Duration {
 	var u unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_CHILDREN, &u) // fails for a bad argument only
+	_ = unix.Getrusage(unix.RUSAGE_CHILDREN, &u) // fails only for an invalid argument
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 

@@ -42,7 +42,7 @@ func (t table) print(w io.Writer, peers []peer) {
 	}
 }
 
-// ratios compares warren with the reference, and warren with itself at more Pods.
+// ratios compares warren with the reference plugin, and warren at many Pods with warren at none.
 func (t table) ratios(w io.Writer, keys []key, ref string) {
 	fmt.Fprintln(w)
 	for _, k := range keys {
@@ -58,7 +58,7 @@ func (t table) ratios(w io.Writer, keys []key, ref string) {
 			fmt.Fprintf(w, "%s per second, %d at once, at %d Pods: %.1f x %s\n", k.op, k.par, k.have, t.rate(k)/t.rate(other), ref)
 		}
 		if empty := (key{k.peer, k.op, 0, k.par}); k.have > 0 && k.par == 1 {
-			fmt.Fprintf(w, "%s p50 at %d Pods: %.2f x that at none\n", k.op, k.have, t.quantile(k, .5)/t.quantile(empty, .5))
+			fmt.Fprintf(w, "%s p50 at %d Pods: %.2f x p50 at 0 Pods\n", k.op, k.have, t.quantile(k, .5)/t.quantile(empty, .5))
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kernel looks at and removes Pods' host interfaces in one network namespace, for the agent. Safe for concurrent use.
+// Kernel lists and deletes the Pods' host interfaces in one network namespace, for the agent. Safe for concurrent use.
 type Kernel struct {
 	ns    *os.File
 	table int
@@ -24,7 +24,7 @@ type Kernel struct {
 	deletes sync.WaitGroup
 }
 
-// NewKernel works in the namespace of the calling thread. table holds the Pods' host routes.
+// NewKernel returns the Kernel of the calling thread's namespace. table is the routing table with the Pods' host routes.
 func NewKernel(table int) (*Kernel, error) {
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -40,7 +40,7 @@ func NewKernel(table int) (*Kernel, error) {
 	return k, nil
 }
 
-// Close lets go of namespace and sockets after the deletions under way have ended.
+// Close waits for the deletions in progress, then closes the sockets and the namespace.
 func (k *Kernel) Close() {
 	k.deletes.Wait()
 	k.mu.Lock()
@@ -52,7 +52,7 @@ func (k *Kernel) Close() {
 	k.ns.Close()
 }
 
-// take returns a socket for one conversation; there are as many as conversations at once.
+// take returns a socket for exclusive use until give. There are as many sockets as concurrent calls.
 func (k *Kernel) take() (s *socket, err error) {
 	k.mu.Lock()
 	if n := len(k.idle); n > 0 {
@@ -72,7 +72,7 @@ func (k *Kernel) give(s *socket) {
 	k.idle = append(k.idle, s)
 }
 
-// Exists says whether there is a link of that name.
+// Exists reports whether there is a link of that name.
 func (k *Kernel) Exists(name string) (bool, error) {
 	s, err := k.take()
 	if err != nil {
@@ -86,12 +86,13 @@ func (k *Kernel) Exists(name string) (bool, error) {
 	return err == nil, err
 }
 
-// Delete removes a link, and with it the Pod's end and everything that hangs on both. One that is gone is no error.
+// Delete deletes a link, and with it the Pod's end, the addresses, routes and neighbours of both, and the filter. It
+// returns nil for a link that does not exist.
 //
-// It returns when both ends have left the system: no name, no address, no route, no packet. The kernel keeps its
-// caller waiting longer, until the memory can be freed (netdev_run_todo: an RCU barrier, 12 to 30 ms); a goroutine
-// does that, and Close joins it. What tells the one from the other is a second request: the first holds the RTNL
-// lock until the link is gone, so looking for the name waits for exactly that.
+// It returns when both ends have left the system: no name, no address, no route, no packet. The kernel blocks the caller of
+// RTM_DELLINK longer, until the memory can be freed (netdev_run_todo: an RCU barrier, 12 to 30 ms). A goroutine waits for
+// that, and Close joins it. A second request shows when the link has left the system: the deletion holds the RTNL lock
+// until then, so a lookup of the name waits for exactly that.
 func (k *Kernel) Delete(name string) error {
 	if live, err := k.Exists(name); err != nil || !live {
 		return err
@@ -109,7 +110,7 @@ func (k *Kernel) Delete(name string) error {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(lookAgain):
+		case <-time.After(existsInterval):
 		}
 		if live, err := k.Exists(name); err == nil && !live {
 			return nil
@@ -117,8 +118,8 @@ func (k *Kernel) Delete(name string) error {
 	}
 }
 
-// lookAgain is the pause between two looks at a link that is being deleted. One look is mostly enough.
-const lookAgain = 100 * time.Microsecond
+// existsInterval is the pause between two lookups of a link that is being deleted. One lookup is mostly enough.
+const existsInterval = 100 * time.Microsecond
 
 func (s *socket) deleteLink(name string) error {
 	m := request("delete link "+name, unix.RTM_DELLINK, 0, ifinfo(0, 0, 0))
@@ -127,7 +128,8 @@ func (s *socket) deleteLink(name string) error {
 	return s.do(m)
 }
 
-// Delete removes a Pod's host interface in the namespace of the calling thread; one that is gone is no error.
+// Delete deletes a Pod's host interface in the namespace of the calling thread. It returns nil for an interface that does
+// not exist.
 func Delete(name string) error {
 	s, err := open()
 	if err != nil {
@@ -137,15 +139,15 @@ func Delete(name string) error {
 	return s.deleteLink(name)
 }
 
-// Delete removes what Create made.
+// Delete deletes the pair that Create made.
 func (b *Builder) Delete(hostIf string) error { return b.host.deleteLink(hostIf) }
 
-// Link is a live host interface of a Pod, by its name, its alias and the routes to it.
+// Link is the host interface of a Pod, as the kernel describes it.
 type Link struct {
 	Name       string
-	Attachment api.Attachment // zero without a readable alias
-	Pod        string
-	Addresses  []netip.Addr
+	Attachment api.Attachment // from the alias; zero without a valid one
+	Pod        string         // namespace/name, from the alias; "" when unknown
+	Addresses  []netip.Addr   // destinations of the routes over it
 }
 
 // List returns the host interfaces of all Pods of the namespace.
@@ -204,7 +206,7 @@ func cstring(b []byte) string {
 	return s
 }
 
-// route is what this package reads of a route.
+// route holds the fields of a route that this package reads.
 type route struct {
 	dst      netip.Prefix
 	gw       netip.Addr
@@ -214,10 +216,10 @@ type route struct {
 	typ      uint8
 }
 
-// routes lists one family's routes. The kernel is asked for one table; an older one answers with all of them.
+// routes calls each for the routes of one family. The request is for one table, but older kernels list all tables.
 func (s *socket) routes(fam uint8, table int, each func(route)) error {
 	m := request(fmt.Sprintf("list routes of table %d", table), unix.RTM_GETROUTE, unix.NLM_F_DUMP, rtmsg(fam, 0, 0, 0, 0))
-	m.b[unix.SizeofNlMsghdr+7] = 0 // any type: strict checking refuses to filter for more than it knows
+	m.b[unix.SizeofNlMsghdr+7] = 0 // rtm_type: strict checking refuses a filter by type
 	m.u32(unix.RTA_TABLE, uint32(table))
 	m.b[unix.SizeofNlMsghdr+4] = unix.RT_TABLE_UNSPEC
 	err := s.dump(m, func(b []byte) {
@@ -226,7 +228,7 @@ func (s *socket) routes(fam uint8, table int, each func(route)) error {
 		}
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) {
-		return nil // the table was never used, or there is no such family here
+		return nil // the table does not exist, or the kernel lacks the family
 	}
 	return err
 }

@@ -7,40 +7,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket is a routing netlink socket of one network namespace. Requests go in batches: one sendmsg for many requests,
-// which the kernel works off in their order before the call returns. Not for concurrent use.
+// socket is a routing netlink socket of one network namespace. It sends requests in batches: one sendmsg for many
+// requests. The kernel executes them in order before the call returns. Not for concurrent use.
 type socket struct {
 	fd  int
 	seq uint32
 	buf []byte
 }
 
-// answerTimeout bounds the wait for a verdict. The kernel has finished when sendmsg returns, so it is never reached
-// unless the receive buffer overflowed.
-const answerTimeout = 10 // seconds
+// replyTimeout bounds the wait for a reply. The kernel has finished when sendmsg returns, so it passes only after an
+// overflow of the receive buffer.
+const replyTimeout = 10 // seconds
 
-// open makes a socket in the network namespace of the calling thread.
+// open opens a socket in the network namespace of the calling thread.
 func open() (*socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	// Both are conveniences: readable reasons, and verdicts without an echo of the request.
+	// Both are optional: an error text from the kernel, and acknowledgements without a copy of the request.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
-	// Strict checking lets a dump be filtered by interface and table in the kernel.
+	// Optional: with strict checking the kernel filters dumps by interface and table.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: answerTimeout}); err != nil {
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: replyTimeout}); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	return &socket{fd: fd, buf: make([]byte, 32<<10)}, nil
 }
 
 func (s *socket) close() { unix.Close(s.fd) }
 
-// do sends the requests as one batch and returns the first failure. Requests behind a failed one are still carried
-// out by the kernel; the caller's undo covers them.
+// do sends the requests as one batch and returns the first failure. The kernel executes also the requests after a failed
+// one; the caller's undo covers them.
 func (s *socket) do(batch ...*message) error {
 	first := s.seq + 1
 	var out []byte
@@ -56,7 +56,7 @@ func (s *socket) do(batch ...*message) error {
 		err := s.receive(func(typ uint16, seq uint32, body []byte) {
 			i := seq - first
 			if i >= uint32(len(batch)) {
-				return // the late answer to an earlier batch
+				return // a late reply to an earlier batch
 			}
 			m := batch[i]
 			if typ != unix.NLMSG_ERROR {
@@ -64,18 +64,18 @@ func (s *socket) do(batch ...*message) error {
 				return
 			}
 			left--
-			if err := verdict(body); err != nil && err.errno != m.tolerate && failed == nil {
+			if err := acknowledgement(body); err != nil && err.errno != m.tolerate && failed == nil {
 				failed = fmt.Errorf("%s: %w", m.what, err)
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("%s: wait for the kernel's answer: %w", batch[len(batch)-left].what, err)
+			return fmt.Errorf("%s: wait for the kernel's reply: %w", batch[len(batch)-left].what, err)
 		}
 	}
 	return failed
 }
 
-// dump sends one request for a list and gives each object to each.
+// dump sends one request for a list and calls each for every object.
 func (s *socket) dump(m *message, each func(body []byte)) error {
 	s.seq++
 	if err := unix.Sendto(s.fd, m.seal(s.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -90,7 +90,7 @@ func (s *socket) dump(m *message, each func(body []byte)) error {
 				done = true
 			case typ == unix.NLMSG_ERROR:
 				done = true
-				if err := verdict(body); err != nil {
+				if err := acknowledgement(body); err != nil {
 					failed = fmt.Errorf("%s: %w", m.what, err)
 				}
 			default:
@@ -98,13 +98,13 @@ func (s *socket) dump(m *message, each func(body []byte)) error {
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("%s: wait for the kernel's answer: %w", m.what, err)
+			return fmt.Errorf("%s: wait for the kernel's reply: %w", m.what, err)
 		}
 	}
 	return failed
 }
 
-// receive reads one datagram and gives its messages to each.
+// receive reads one datagram and calls each for every message.
 func (s *socket) receive(each func(typ uint16, seq uint32, body []byte)) error {
 	n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
 	if err == unix.EINTR {
@@ -129,23 +129,24 @@ func (s *socket) receive(each func(typ uint16, seq uint32, body []byte)) error {
 	return nil
 }
 
-// kernelError is an errno with the kernel's own words where it has some.
+// kernelError is an errno with the kernel's error text, where there is one (NLMSGERR_ATTR_MSG).
 type kernelError struct {
 	errno unix.Errno
-	words string
+	text  string
 }
 
 func (e *kernelError) Error() string {
-	if e.words == "" {
+	if e.text == "" {
 		return e.errno.Error()
 	}
-	return e.errno.Error() + " (" + e.words + ")"
+	return e.errno.Error() + " (" + e.text + ")"
 }
 
 func (e *kernelError) Unwrap() error { return e.errno }
 
-// verdict reads the body of NLMSG_ERROR: the errno, the request's header, and perhaps attributes with a text.
-func verdict(body []byte) *kernelError {
+// acknowledgement parses the body of NLMSG_ERROR: errno, header of the request, optional attributes. It returns nil for
+// success.
+func acknowledgement(body []byte) *kernelError {
 	if len(body) < 4 {
 		return &kernelError{errno: unix.EBADMSG}
 	}
@@ -157,7 +158,7 @@ func verdict(body []byte) *kernelError {
 	if len(body) > 4+unix.SizeofNlMsghdr {
 		attrs(body[4+unix.SizeofNlMsghdr:], func(typ uint16, v []byte) {
 			if typ == 1 && len(v) > 1 { // NLMSGERR_ATTR_MSG
-				e.words = string(v[:len(v)-1])
+				e.text = string(v[:len(v)-1])
 			}
 		})
 	}

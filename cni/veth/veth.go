@@ -1,12 +1,12 @@
-// Package veth makes, checks and removes the kernel objects of one Pod interface: a veth pair, the addresses, routes
-// and permanent neighbours on both ends, and the filter on the host's end that stops a Pod from sending with an
-// address that is not its own.
+// Package veth creates, checks and deletes the kernel objects of one Pod interface: a veth pair, the addresses, routes and
+// permanent neighbours on both ends, and the filter on the host's end that drops packets of the Pod with a spoofed source.
 //
-// It speaks netlink itself, in batches, because the wall time of a plugin is mostly round trips and start-up: three
-// sendmsg make a whole interface. Everything hangs on the host's end: deleting that link removes the other end, every
-// address, route, neighbour and the filter, which makes undo one request. The package changes what it is
-// told to in two network namespaces and nothing else: a Pod's lo, for one, is the runtime's business. Its one goroutine
-// waits for the kernel's last step of a deletion (Kernel.Delete); Kernel.Close joins it.
+// It encodes netlink itself and sends requests in batches, because round trips and start-up are most of the time of an ADD
+// (message.go has the figures). All objects belong to the host's end: its deletion also deletes the Pod's end, the
+// addresses, routes, neighbours and the filter. So an undo is one request.
+//
+// The package never changes another object of the two network namespaces; the Pod's lo is the runtime's. Its one goroutine
+// waits for the last step of a deletion (Kernel.Delete); Kernel.Close joins it.
 package veth
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// Gateways that a Pod sees. They exist nowhere: the Pod has a permanent neighbour entry for them with the MAC of the
-// host's end, so that no packet is ever spent on resolving them.
+// Gateways of the Pods. Every Pod has a permanent neighbour entry for them with the MAC of the host's end, so no ARP or
+// neighbour solicitation is sent for them.
 var (
 	Gateway4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 	Gateway6 = netip.MustParseAddr("fe80::1")
@@ -32,7 +32,7 @@ func Gateway(a netip.Addr) netip.Addr {
 	return Gateway6
 }
 
-// Default returns the default route's destination in an address's family.
+// Default returns the destination of the default route in an address's family.
 func Default(a netip.Addr) netip.Prefix {
 	if a.Is4() {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -47,7 +47,7 @@ func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
 
-// ParseMAC reads six octets in hex, separated by colons or hyphens, and refuses what no interface can have.
+// ParseMAC parses six octets in hexadecimal, separated by colons or hyphens. It refuses multicast addresses and zero.
 func ParseMAC(s string) (MAC, error) {
 	var m MAC
 	const hex = "0123456789abcdef"
@@ -63,19 +63,19 @@ func ParseMAC(s string) (MAC, error) {
 		m[i] = byte(hi<<4 | lo)
 	}
 	if m == (MAC{}) || m[0]&1 != 0 {
-		return MAC{}, fmt.Errorf("MAC address %q is no address of a single interface", s)
+		return MAC{}, fmt.Errorf("MAC address %q: expected a unicast address", s)
 	}
 	return m, nil
 }
 
-// Spec is the interface that a Pod is to have.
+// Spec describes the interface of one Pod.
 type Spec struct {
 	HostIf, PodIf   string
 	HostMAC, PodMAC MAC
 	MTU             int          // bytes; both ends
 	Addresses       []netip.Addr // at most one per family
 	Table, Protocol int          // of the host routes to the Pod
-	Alias           string       // shown by `ip link`, and how the agent knows an interface whose record was lost
+	Alias           string       // shown by `ip link`; names the attachment when the record is lost
 }
 
 func (s Spec) has4() bool {
@@ -99,7 +99,7 @@ func (s Spec) has6() bool {
 // maxAlias is IFALIASZ without its zero byte.
 const maxAlias = 255
 
-// Alias writes whose interface it is: "warren <container id>/<interface> <namespace>/<name>".
+// Alias returns the alias of an attachment's host interface: "warren <container id>/<interface> <namespace>/<name>".
 func Alias(at api.Attachment, pod string) string {
 	s := "warren " + at.ContainerID + "/" + at.IfName
 	if pod != "" && len(s)+1+len(pod) <= maxAlias {
@@ -111,7 +111,7 @@ func Alias(at api.Attachment, pod string) string {
 	return s
 }
 
-// ParseAlias reads what Alias wrote.
+// ParseAlias parses the text of Alias.
 func ParseAlias(s string) (at api.Attachment, pod string, ok bool) {
 	rest, ok := strings.CutPrefix(s, "warren ")
 	if !ok {

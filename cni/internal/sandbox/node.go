@@ -21,15 +21,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a Node gives to its Pods.
+// Parameters of a Node's Pods.
 const (
 	Table    = 101
 	Protocol = 157
 	MTU      = 1420
 )
 
-// Node plays a node: a namespace that forwards, rules that find the Pods' routes, and the agent's side of the plugin
-// on a unix socket.
+// Node is a test node: a namespace with forwarding, rules for the table of the Pods' routes, and the agent's side of the
+// plugin on a unix socket.
 type Node struct {
 	*Namespace
 	Dir    string
@@ -56,7 +56,7 @@ func NewNode(dir string, blocks ...netip.Prefix) (*Node, error) {
 	return newNode(ns, dir, blocks)
 }
 
-// HereNode makes the namespace that the process stands in a node; the caller has made that namespace for it.
+// HereNode makes a Node of the process's namespace, which the caller has created for that.
 func HereNode(dir string, blocks ...netip.Prefix) (*Node, error) {
 	ns, err := Here()
 	if err != nil {
@@ -84,7 +84,7 @@ func newNode(ns *Namespace, dir string, blocks []netip.Prefix) (*Node, error) {
 	return n, nil
 }
 
-// lookup adds the rules that find the Pods' routes in table, as the agent does on a real node.
+// lookup adds the rules for the table of the Pods' routes, as the agent does on a real node.
 func lookup(table int) error {
 	for _, fam := range []int{unix.AF_INET, unix.AF_INET6} {
 		r := netlink.NewRule()
@@ -121,22 +121,22 @@ func (n *Node) Start() (err error) {
 	return nil
 }
 
-// Stop ends the agent's side as a kill would: connections break, nothing is tidied up.
+// Stop ends the agent's side like a kill: connections break, and nothing is released.
 func (n *Node) Stop() {
 	if n.http == nil {
 		return
 	}
 	n.http.Close()
 	<-n.done
-	// Handlers of broken connections may still be undoing; the pool refuses them from here on.
+	// Handlers of broken connections may still undo their ADD; the closed pool refuses their writes.
 	n.Pool.Close()
 	n.http = nil
 }
 
-// Drain stops cleanly: it waits for requests under way.
+// Drain shuts the server down after the requests in progress.
 func (n *Node) Drain(ctx context.Context) error { return n.http.Shutdown(ctx) }
 
-// Close ends everything.
+// Close stops the Node and closes its namespace.
 func (n *Node) Close() error {
 	n.Stop()
 	if n.Kernel != nil {

@@ -1,8 +1,8 @@
-// Package sandbox makes network namespaces that play a node and its Pods, for tests and measurements.
+// Package sandbox makes network namespaces for a node and its Pods, for tests and benchmarks.
 //
-// A namespace lives as long as its file descriptor here, and has a path under /proc that other processes can open: no
-// mount, no name, so nothing stays behind, however a test ends. The machine's own namespace is never changed. The
-// package owns the descriptors it opened and, during Do, one locked thread each.
+// A namespace exists as long as its file descriptor in this process. Other processes open it by a path under /proc. It has
+// no mount and no name, so nothing remains after a test, however it ends. The package never changes the machine's own
+// network namespace. It owns the descriptors that it opened and, during Do, one locked thread per call.
 package sandbox
 
 import (
@@ -17,12 +17,12 @@ import (
 // Namespace is a network namespace of its own, with lo up.
 type Namespace struct{ f *os.File }
 
-// New makes one.
+// New makes a network namespace.
 func New() (*Namespace, error) {
 	var f *os.File
 	err := onThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make a network namespace: %w", err)
+			return fmt.Errorf("make network namespace: %w", err)
 		}
 		if f, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 			return err
@@ -35,7 +35,7 @@ func New() (*Namespace, error) {
 	return &Namespace{f}, nil
 }
 
-// Here is the namespace that the process stands in.
+// Here returns the namespace of the process.
 func Here() (*Namespace, error) {
 	f, err := os.Open("/proc/self/ns/net")
 	if err != nil {
@@ -44,17 +44,17 @@ func Here() (*Namespace, error) {
 	return &Namespace{f}, nil
 }
 
-// Path leads to the namespace for every process of the machine.
+// Path returns the path by which every process of the machine can open the namespace.
 func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.f.Fd()) }
 
-// Close lets the namespace go.
+// Close closes the descriptor. The namespace ends with its last user.
 func (n *Namespace) Close() error { return n.f.Close() }
 
 // Do runs f on a thread inside the namespace. Processes that f starts are inside as well, goroutines are not.
 func (n *Namespace) Do(f func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(int(n.f.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter a network namespace: %w", err)
+			return fmt.Errorf("enter network namespace: %w", err)
 		}
 		return f()
 	})
@@ -77,7 +77,7 @@ func onThread(f func() error) error {
 	return <-done
 }
 
-// loUp switches the loopback interface of the calling thread's namespace on.
+// loUp sets the loopback interface of the calling thread's namespace up.
 func loUp() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

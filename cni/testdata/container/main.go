@@ -1,4 +1,4 @@
-// A container for the podman test: it says which addresses it sees, and stays if it is told to.
+// A container for the podman test: it prints its interfaces and addresses, and sleeps when it has an argument.
 package main
 
 import (

@@ -23,48 +23,49 @@ const (
 	maxTimeout  = 10 * time.Second
 )
 
-// Check reports everything that is wrong with a probe.
+// Check returns an error with all problems of a probe.
 func Check(p api.Probe) error {
 	var errs []error
 	switch p.Kind {
 	case "tcp":
 		if p.Path != "" {
-			errs = append(errs, errors.New("path: a tcp probe has none"))
+			errs = append(errs, errors.New("path: expected none for a tcp probe"))
 		}
 	case "http":
 		if u, err := url.ParseRequestURI(p.Path); err != nil || !strings.HasPrefix(p.Path, "/") || u.Host != "" || len(p.Path) > maxPath {
-			errs = append(errs, fmt.Errorf("path: %q is no path of a URL that begins with / and has at most %d bytes", p.Path, maxPath))
+			errs = append(errs, fmt.Errorf("path %q: expected a URL path that begins with / and has at most %d bytes", p.Path, maxPath))
 		}
 	default:
-		errs = append(errs, fmt.Errorf("kind: %q is neither tcp nor http", p.Kind))
+		errs = append(errs, fmt.Errorf("kind %q: expected tcp or http", p.Kind))
 	}
 	if p.Port == 0 {
-		errs = append(errs, errors.New("port: 0 is outside 1 to 65535"))
+		errs = append(errs, errors.New("port 0: expected 1 to 65535"))
 	}
 	if ms := int64(p.IntervalMillis); ms < minInterval.Milliseconds() || ms > maxInterval.Milliseconds() {
-		errs = append(errs, fmt.Errorf("interval: %dms is outside %v to %v", p.IntervalMillis, minInterval, maxInterval))
+		errs = append(errs, fmt.Errorf("interval %dms: expected %v to %v", p.IntervalMillis, minInterval, maxInterval))
 	}
 	if p.Failures < 1 || p.Failures > maxFailures {
-		errs = append(errs, fmt.Errorf("failures: %d is outside 1 to %d", p.Failures, maxFailures))
+		errs = append(errs, fmt.Errorf("failures %d: expected 1 to %d", p.Failures, maxFailures))
 	}
 	return errors.Join(errs...)
 }
 
 func interval(p api.Probe) time.Duration { return time.Duration(p.IntervalMillis) * time.Millisecond }
 
-// ask makes one attempt, which ends before the next one is due.
-func ask(ctx context.Context, t Target) error {
+// attempt makes one attempt. It ends before the next one starts.
+func attempt(ctx context.Context, t Target) error {
 	timeout := min(interval(t.Probe)*4/5, maxTimeout)
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no response within %v", timeout))
 	defer cancel()
-	err := attempt(ctx, t)
+	err := connect(ctx, t)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func attempt(ctx context.Context, t Target) error {
+// connect opens a TCP connection or sends an HTTP request.
+func connect(ctx context.Context, t Target) error {
 	at := netip.AddrPortFrom(t.Addr, t.Probe.Port)
 	if t.Probe.Kind == "http" {
 		return get(ctx, "http://"+at.String()+t.Probe.Path)
@@ -76,7 +77,7 @@ func attempt(ctx context.Context, t Target) error {
 	return c.Close()
 }
 
-// client asks the Pod itself: no proxy, no redirect, no connection kept.
+// client sends requests to the Pod only: it uses no proxy, follows no redirect and keeps no connection.
 var client = http.Client{
 	Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
