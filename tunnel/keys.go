@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LoadOrCreateKey reads the node's private key from a file that only its owner can read, or makes both once. The
-// key is never replaced: a file that is garbage or readable to others is an error that says what to do.
+// LoadOrCreateKey reads the node's private key from a file that only its owner can read. It creates key and file if there is no file.
+// It never replaces a key: a file that is unreadable or accessible to other users is an error that names the remedy.
 func LoadOrCreateKey(path string) (model.Key, error) {
 	key, err := loadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -31,7 +31,7 @@ func LoadOrCreateKey(path string) (model.Key, error) {
 	}
 	switch err := atomicfile.WriteNew(path, []byte(key.String()+"\n"), 0o600); {
 	case errors.Is(err, fs.ErrExist):
-		return loadKey(path) // another process was faster: its key counts
+		return loadKey(path) // another process has created it: its key is used
 	case err != nil:
 		return model.Key{}, fmt.Errorf("create the private key: %w", err)
 	}
@@ -50,7 +50,7 @@ func PublicKey(private model.Key) (model.Key, error) {
 func newKey() (model.Key, error) {
 	k, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
-		return model.Key{}, fmt.Errorf("make a key: %w", err)
+		return model.Key{}, fmt.Errorf("generate private key: %w", err)
 	}
 	key := model.Key(k.Bytes())
 	key[0] &= 248 // clamped as wg(8) writes it, so that both print the same key

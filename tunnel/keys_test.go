@@ -10,7 +10,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-func TestKeyIsMadeOnce(t *testing.T) {
+func TestLoadOrCreateKey_SecondCall_ReturnsTheSameKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state", "key")
 	first, err := LoadOrCreateKey(path)
 	if err != nil {
@@ -29,7 +29,7 @@ func TestKeyIsMadeOnce(t *testing.T) {
 	}
 }
 
-func TestKeyRace(t *testing.T) {
+func TestLoadOrCreateKey_Concurrently_AllGetOneKey(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
 	keys := make([]model.Key, 16)
 	var wg sync.WaitGroup
@@ -44,7 +44,7 @@ func TestKeyRace(t *testing.T) {
 	}
 }
 
-func TestKeyRefusals(t *testing.T) {
+func TestLoadOrCreateKey_UnsafeFile_IsRefused(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string, mode os.FileMode) string {
 		p := filepath.Join(dir, name)

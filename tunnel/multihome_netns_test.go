@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// A node with several addresses answers from the one it was called at, or firewalls and NAT on the way would not let the answer
-// through; when that address goes, the peers find each other at the next.
-func TestSeveralUnderlayAddresses(t *testing.T) {
+// A node with several addresses answers from the address that a peer's datagram was sent to: firewalls and NAT on the path would drop
+// other answers. When that address is removed, the peers use the next one.
+func TestTunnel_SeveralUnderlayAddresses_AnswersFromTheCalledOne(t *testing.T) {
 	needRoot(t)
 	for _, six := range []bool{false, true} {
 		t.Run(fmt.Sprintf("underlay6=%v", six), func(t *testing.T) {
@@ -47,20 +47,20 @@ func TestSeveralUnderlayAddresses(t *testing.T) {
 			must(t, dump.Process.Signal(syscall.SIGINT))
 			dump.Wait()
 			if wrong := sh(t, "tcpdump", "-nr", file, "src host "+first.String()); strings.Contains(wrong, "51820") {
-				t.Errorf("called at %s it answered from %s:\n%s", second, first, wrong)
+				t.Errorf("datagrams to %s were answered from %s:\n%s", second, first, wrong)
 			}
 			if right := sh(t, "tcpdump", "-nr", file, "src host "+second.String()); !strings.Contains(right, "51820") {
 				t.Error("the capture shows no answer")
 			}
 
 			a.ip(t, "addr", "del", second.String()+bits, "dev", "u0")
-			// WireGuard gives a session up after 15 seconds without an answer, and an endpoint after five more.
+			// WireGuard drops a session after 15 seconds without an answer; the endpoint changes after five more.
 			for end := time.Now().Add(time.Minute); ; {
 				if _, err := b.try("busybox", "ping", "-c1", "-W1", "10.42.1.1"); err == nil {
 					break
 				}
 				if time.Now().After(end) {
-					t.Fatal("the peers did not find each other after the address was gone")
+					t.Fatal("no traffic after the address was removed")
 				}
 			}
 		})

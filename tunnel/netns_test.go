@@ -15,14 +15,15 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
-// The real kernel: namespaces made by the test, joined by a veth, without any way out. A node is this test binary
-// started again inside a namespace (see TestMain), so that it can be killed like an agent.
+// Tests with the real kernel: isolated namespaces joined by a veth. A node is this test binary, started again inside a namespace (see
+// TestMain), so that it can be killed like an agent.
 
 const nodeEnv = "WARREN_TUNNEL_NODE"
 
-// nodeConfig is what a node process is told.
+// nodeConfig is the configuration of a node process.
 type nodeConfig struct {
 	Config  Config
 	Peers   []Peer
@@ -226,7 +227,7 @@ func underlay(t *testing.T, six bool, mtu int) (a, b ns, addrA, addrB netip.Addr
 	return a, b, addrA, addrB
 }
 
-// overlay gives a namespace its inner addresses and the way to the other side.
+// overlay sets the inner addresses of a namespace and the route to the other one.
 func (n ns) overlay(t *testing.T, dev string, host int) {
 	t.Helper()
 	n.ip(t, "addr", "add", fmt.Sprintf("10.42.%d.1/16", host), "dev", dev)
@@ -273,11 +274,11 @@ func joinNodes(t *testing.T, six bool, underMTU, mtu int, change func(*nodeConfi
 	return p
 }
 
-// reach waits until both families get through.
+// reach waits until both families pass.
 func (p *pair) reach(t *testing.T) {
 	t.Helper()
 	for _, to := range []string{"10.42.2.1", "fd42:0:0:2::1"} {
-		wait(t, "a ping to "+to, func() bool {
+		testutil.EventuallyTrue(t, "a ping to "+to, func() bool {
 			_, err := p.a.try("busybox", "ping", "-c1", "-W1", to)
 			return err == nil
 		})
@@ -319,7 +320,7 @@ func (p *pair) iperf(t *testing.T, to string, args ...string) (bytes float64) {
 	return r.End.Received.Bytes
 }
 
-func TestKernelTraffic(t *testing.T) {
+func TestTunnel_KernelTraffic_PassesBothFamilies(t *testing.T) {
 	needRoot(t)
 	for name, change := range map[string]func(*nodeConfig){
 		"offloads":    nil,
@@ -354,8 +355,8 @@ func TestKernelTraffic(t *testing.T) {
 	}
 }
 
-// TestUnderlayMTU: the derived MTU works on every underlay, and a wrong one gets through by outer fragmentation.
-func TestUnderlayMTU(t *testing.T) {
+// The derived MTU works on every underlay, and with a wrong one traffic passes by fragmentation of the outer datagrams.
+func TestTunnel_UnderlayMTUs_TrafficPasses(t *testing.T) {
 	needRoot(t)
 	for _, c := range []struct {
 		six         bool
@@ -378,20 +379,20 @@ func TestUnderlayMTU(t *testing.T) {
 	}
 }
 
-// TestAdoption: a stream survives kill -9 of the process at either end, and the device keeps its addresses.
-func TestAdoption(t *testing.T) {
+// A stream survives kill -9 of the process at either end, and the device keeps its addresses.
+func TestTunnel_ProcessKilled_StreamSurvives(t *testing.T) {
 	needRoot(t)
 	p := joinNodes(t, false, 1500, 1420, nil)
 	index := p.a.ip(t, "-o", "link", "show", "warren0")
 	done := make(chan float64)
 	go func() { done <- p.iperf(t, "10.42.2.1", "-t", "4") }()
-	wait(t, "the stream", func() bool { return p.na.stats(t).Segments > 10000 })
+	testutil.EventuallyTrue(t, "the stream", func() bool { return p.na.stats(t).Segments > 10000 })
 	p.na.kill()
 	if got := p.a.ip(t, "addr", "show", "warren0"); !strings.Contains(got, "10.42.1.1/16") {
 		t.Errorf("the device lost its address:\n%s", got)
 	}
 	p.na = p.a.node(t, p.na.cfg)
-	wait(t, "the stream after the first restart", func() bool { return p.na.stats(t).Segments > 1000 })
+	testutil.EventuallyTrue(t, "the stream after the first restart", func() bool { return p.na.stats(t).Segments > 1000 })
 	p.nb.kill()
 	p.nb = p.b.node(t, p.nb.cfg)
 	if got := <-done; got == 0 {
@@ -402,8 +403,8 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// TestOnlyCiphertext: a capture of the underlay shows the tunnel's port alone, also while a peer is missing.
-func TestOnlyCiphertext(t *testing.T) {
+// The capture covers packets to an address without an owner, too.
+func TestTunnel_UnderlayCapture_ShowsOnlyTheTunnelPort(t *testing.T) {
 	needRoot(t)
 	if _, err := exec.LookPath("tcpdump"); err != nil {
 		t.Fatal("tcpdump is missing: install it (hack/deps.sh does)")
@@ -434,8 +435,8 @@ func TestOnlyCiphertext(t *testing.T) {
 	}
 }
 
-// TestStockPeer: wireguard-go as published, both ways, both families.
-func TestStockPeer(t *testing.T) {
+// The peer is wireguard-go as published; both directions, both families.
+func TestTunnel_UnmodifiedWireguardGo_TrafficPasses(t *testing.T) {
 	needRoot(t)
 	bin := filepath.Join(t.TempDir(), "wireguard-go")
 	build := exec.Command("go", "build", "-o", bin, "golang.zx2c4.com/wireguard")
@@ -449,7 +450,7 @@ func TestStockPeer(t *testing.T) {
 	t.Cleanup(stop)
 	sock := "/var/run/wireguard/" + dev + ".sock"
 	t.Cleanup(func() { os.Remove(sock) })
-	wait(t, "wireguard-go's socket", func() bool { _, err := os.Stat(sock); return err == nil })
+	testutil.EventuallyTrue(t, "wireguard-go's socket", func() bool { _, err := os.Stat(sock); return err == nil })
 	keyFile := filepath.Join(t.TempDir(), "key")
 	must(t, os.WriteFile(keyFile, []byte(nodeKey(2).String()), 0o600))
 	b.run(t, "wg", "set", dev, "listen-port", "51820", "private-key", keyFile, "peer", publicOf(t, nodeKey(1)).String(),
@@ -470,8 +471,8 @@ func TestStockPeer(t *testing.T) {
 	}
 }
 
-// TestWG: the stock tool shows and may not change.
-func TestWG(t *testing.T) {
+// The tool is wg(8) as distributed.
+func TestTunnel_WgTool_ShowsAndCannotChange(t *testing.T) {
 	needRoot(t)
 	a, b, addrA, addrB := underlay(t, false, 1500)
 	_ = addrA
@@ -521,8 +522,7 @@ func TestWG(t *testing.T) {
 	}
 }
 
-// TestDelete leaves nothing, twice.
-func TestDelete(t *testing.T) {
+func TestDelete_Twice_LeavesNothing(t *testing.T) {
 	needRoot(t)
 	n := newNS(t, "d")
 	c := config(t, 1, 1420)
@@ -534,7 +534,7 @@ func TestDelete(t *testing.T) {
 	n.ip(t, "link", "show", "warren0")
 	script := fmt.Sprintf("WARREN_TUNNEL_DELETE=%s:%s", c.Name, c.LockFile)
 	for range 2 {
-		cmd, _ := n.start(t, []string{script}, os.Args[0], "-test.run=TestDeleteHelper$")
+		cmd, _ := n.start(t, []string{script}, os.Args[0], "-test.run=TestDelete_Helper_RunsInNamespace$")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("delete: %v\n%s", err, out)
 		}
@@ -544,22 +544,22 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// TestDeleteHelper runs inside a namespace only.
-func TestDeleteHelper(t *testing.T) {
+// TestDelete_Helper_RunsInNamespace runs inside a namespace only.
+func TestDelete_Helper_RunsInNamespace(t *testing.T) {
 	name, lock, ok := strings.Cut(os.Getenv("WARREN_TUNNEL_DELETE"), ":")
 	if !ok {
-		t.Skip("started by TestDelete")
+		t.Skip("started by TestDelete_Twice_LeavesNothing")
 	}
 	must(t, Delete(name, lock))
 }
 
-// TestDeletedDevice: somebody deletes the device; it comes back by itself.
-func TestDeletedDevice(t *testing.T) {
+// Another process deletes the device.
+func TestTunnel_DeviceDeleted_IsRecreated(t *testing.T) {
 	needRoot(t)
 	p := joinNodes(t, false, 1500, 1420, nil)
 	p.a.ip(t, "link", "del", "warren0")
-	wait(t, "the device to come back", func() bool { _, err := p.a.try("ip", "link", "show", "up", "dev", "warren0"); return err == nil })
-	wait(t, "the reopening", func() bool { return p.na.stats(t).Reopens == 1 })
+	testutil.EventuallyTrue(t, "the device to come back", func() bool { _, err := p.a.try("ip", "link", "show", "up", "dev", "warren0"); return err == nil })
+	testutil.EventuallyTrue(t, "the reopening", func() bool { return p.na.stats(t).Reopens == 1 })
 	p.a.overlay(t, "warren0", 1)
 	p.reach(t)
 }

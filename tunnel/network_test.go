@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
@@ -21,7 +20,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// network is UDP in memory: datagrams go to whoever has the address, unless lose says otherwise.
+// network is UDP in memory: datagrams go to the host with the address, unless the filter lose returns true.
 type network struct {
 	mu    sync.Mutex
 	hosts map[netip.AddrPort]chan datagram
@@ -62,7 +61,7 @@ func segmentsOf(t testing.TB, written [][]byte) (out [][]byte) {
 
 func newNetwork() *network { return &network{hosts: map[netip.AddrPort]chan datagram{}} }
 
-// chanBind is one host's socket on a network. Like the real one it sticks to what conn.Bind promises.
+// chanBind is one host's socket on a network. It keeps the contract of conn.Bind.
 type chanBind struct {
 	net  *network
 	addr netip.AddrPort
@@ -198,18 +197,6 @@ func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook, setup ...
 
 func (n *node) queue() *tuntest.Queue { return n.k.Queue(0) }
 
-// wait waits until the condition holds; only a hang makes it fail.
-func wait(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func (n *node) peer(name string, ips []netip.Prefix, ends ...string) Peer {
 	return Peer{Name: name, PublicKey: n.PublicKey(), AllowedIPs: ips, Endpoints: addrPorts(ends...)}
 }
@@ -241,7 +228,7 @@ func twoNodes(t *testing.T, ba, bb conn.Bind, pa, pb uint16, addrA, addrB string
 	return a, b
 }
 
-// binds is the case table's other axis: the same tests run over memory and over real sockets.
+// binds runs a test over memory and over real sockets.
 func binds(t *testing.T, run func(t *testing.T, ba, bb conn.Bind, addrA, addrB string)) {
 	t.Run("channel", func(t *testing.T) {
 		n := newNetwork()

@@ -2,13 +2,14 @@ package tunnel
 
 import (
 	"fmt"
+	"github.com/warrennet/warren/internal/testutil"
 	"net/netip"
 	"strings"
 	"testing"
 )
 
-// behindRouter joins two nodes over a router whose link to the second carries less, and which neither says so nor lets
-// fragments pass, as firewalls do that "block ICMP".
+// behindRouter joins two nodes over a router whose link to the second carries less. The router drops ICMP errors about it, and
+// fragments, as firewalls do that "block ICMP".
 func behindRouter(t *testing.T, six bool, mtu int) *pair {
 	t.Helper()
 	a, r, b := newNS(t, "a"), newNS(t, "r"), newNS(t, "b")
@@ -40,7 +41,7 @@ func behindRouter(t *testing.T, six bool, mtu int) *pair {
 		r.run(t, "sysctl", "-qw", f)
 	}
 	r.ip(t, "link", "set", "rb", "mtu", fmt.Sprint(mtu))
-	b.ip(t, "link", "set", "u0", "mtu", "1500") // it knows nothing of it
+	b.ip(t, "link", "set", "u0", "mtu", "1500") // it has no information about the narrow link
 	r.run(t, "nft", "add table inet fw; add chain inet fw out { type filter hook output priority 0; }; "+
 		"add rule inet fw out icmp type destination-unreachable drop; add rule inet fw out icmpv6 type packet-too-big drop; "+
 		"add chain inet fw post { type filter hook postrouting priority 0; }; add rule inet fw post ip frag-off & 0x3fff != 0 drop; "+
@@ -68,8 +69,8 @@ func inner(host byte) (v4, v6 netip.Addr) {
 	return netip.AddrFrom4([4]byte{10, 42, host, 1}), netip.MustParseAddr(fmt.Sprintf("fd42:0:0:%d::1", host))
 }
 
-// A path that eats large packets, fragments and the ICMP errors about them: both ends find out what it carries, TCP goes on,
-// and whoever sends too large datagrams is told.
+// A path that drops large packets, fragments and the ICMP errors about them: both ends discover the path MTU, TCP connections
+// continue, and senders of larger datagrams receive packet-too-big.
 func TestPathMTU_RouterDropsLargeAndICMP_BothEndsAdapt(t *testing.T) {
 	needRoot(t)
 	for _, six := range []bool{false, true} {
@@ -79,7 +80,7 @@ func TestPathMTU_RouterDropsLargeAndICMP_BothEndsAdapt(t *testing.T) {
 			if six {
 				want = 1312
 			}
-			wait(t, "both ends know the path", func() bool {
+			testutil.EventuallyTrue(t, "both ends have discovered the path MTU", func() bool {
 				back := p.nb.peers(t)[0].PathMTU // the veth takes four bytes more than its MTU
 				return p.na.peers(t)[0].PathMTU == want && (back == want || back == (1404-60)&^15)
 			})
@@ -95,7 +96,7 @@ func TestPathMTU_RouterDropsLargeAndICMP_BothEndsAdapt(t *testing.T) {
 				t.Errorf("an echo of %d bytes: %v %s", want, err, out)
 			}
 			if s := p.na.stats(t); len(s.Offload) == 0 || s.Downgrades != 0 {
-				t.Errorf("offloads were given up: %+v", s)
+				t.Errorf("offloads were switched off: %+v", s)
 			}
 		})
 	}

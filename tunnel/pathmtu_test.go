@@ -8,18 +8,19 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/internal/testutil"
 	"github.com/warrennet/warren/tunnel/internal/pmtud"
 	"github.com/warrennet/warren/tunnel/internal/tuntest"
 )
 
 // answerEcho is a host that answers echo requests, as kernels do.
-type answerEcho struct{ deaf atomic.Bool }
+type answerEcho struct{ silent atomic.Bool }
 
 func (*answerEcho) Outbound(*packet.Packet) packet.Verdict { return packet.VerdictPeer }
 
 func (h *answerEcho) Inbound(p *packet.Packet) packet.Verdict {
 	id, request, ok := p.Echo()
-	if !ok || !request || h.deaf.Load() {
+	if !ok || !request || h.silent.Load() {
 		return packet.VerdictReflect
 	}
 	b := packet.AppendEcho(nil, p.Dst, p.Src, id, p.EchoSequence(), p.Length)
@@ -39,8 +40,8 @@ func (h *answerEcho) Inbound(p *packet.Packet) packet.Verdict {
 	return packet.VerdictReply
 }
 
-// narrow is a network between two nodes that loses datagrams above a size without a word.
-func narrow(t *testing.T, six bool, deaf *answerEcho) (a *node, n *network, carries *atomic.Int64) {
+// narrow is a network between two nodes that drops datagrams above a size without an ICMP error.
+func narrow(t *testing.T, six bool, echo *answerEcho) (a *node, n *network, carries *atomic.Int64) {
 	n, carries = newNetwork(), &atomic.Int64{}
 	carries.Store(65535)
 	lose := func(_, _ netip.AddrPort, b []byte) bool { return int64(len(b)) > carries.Load() }
@@ -49,8 +50,8 @@ func narrow(t *testing.T, six bool, deaf *answerEcho) (a *node, n *network, carr
 		p.pace = pmtud.Pace{Tick: 5 * time.Millisecond, Again: 20 * time.Millisecond, Silent: 10 * time.Millisecond, Raise: 30 * time.Millisecond}
 		c.Source4, c.Source6 = netip.MustParseAddr("10.42.0.1"), netip.MustParseAddr("fd42::1")
 	}
-	a = startNode(t, 1, n.bind("192.0.2.1:1"), 1, deaf, quick)
-	b := startNode(t, 2, n.bind("192.0.2.2:1"), 1, deaf, quick)
+	a = startNode(t, 1, n.bind("192.0.2.1:1"), 1, echo, quick)
+	b := startNode(t, 2, n.bind("192.0.2.2:1"), 1, echo, quick)
 	pa, pb := a.peer("a", ipsA, "192.0.2.1:1"), b.peer("b", ipsB, "192.0.2.2:1")
 	pb.Probe = netip.MustParseAddr("10.42.1.1")
 	if six {
@@ -67,7 +68,7 @@ func (n *node) pathMTU() (mtu, path int) {
 	return p.MTU, p.PathMTU
 }
 
-// A narrow path is found, held when the peers are set again, and given up when the path carries everything again.
+// A narrow path is found, kept when the peers are set again, and raised when the path carries everything again.
 func TestPathMTU_NarrowPath_IsFoundAndRaised(t *testing.T) {
 	for name, six := range map[string]bool{"IPv4": false, "IPv6": true} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +76,7 @@ func TestPathMTU_NarrowPath_IsFoundAndRaised(t *testing.T) {
 			a, _, carries := narrow(t, six, &answerEcho{})
 			carries.Store(1400) // an inner packet of 1,368 and 32 bytes of WireGuard
 			keepBusy(t, a)
-			wait(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == 1360 && path == 1360 })
+			testutil.EventuallyTrue(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == 1360 && path == 1360 })
 			want := a.Tunnel.want[0]
 			want.Keepalive = 25 * time.Second
 			must(t, a.SetPeers([]Peer{want}))
@@ -83,7 +84,7 @@ func TestPathMTU_NarrowPath_IsFoundAndRaised(t *testing.T) {
 				t.Errorf("after a change of the peer: %d bytes, expected 1360", mtu)
 			}
 			carries.Store(65535)
-			wait(t, "the whole path", func() bool { mtu, path := a.pathMTU(); return mtu == 1420 && path == 0 })
+			testutil.EventuallyTrue(t, "the whole path", func() bool { mtu, path := a.pathMTU(); return mtu == 1420 && path == 0 })
 		})
 	}
 }
@@ -95,7 +96,7 @@ func TestPathMTU_NarrowPathWithLoss_IsFound(t *testing.T) {
 	a, n, _ := narrow(t, false, &answerEcho{})
 	n.serial(dropShare(0.1, 1400))
 	keepBusy(t, a)
-	wait(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == path && path >= 1280 && path <= 1360 })
+	testutil.EventuallyTrue(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == path && path >= 1280 && path <= 1360 })
 }
 
 // dropShare returns a filter, seeded, that loses a share of all datagrams but those of handshakes, and all that are larger than
@@ -126,24 +127,24 @@ func keepBusy(t *testing.T, a *node) {
 	t.Cleanup(func() { close(end); <-done })
 }
 
-// A peer that answers no echo keeps what both ends promise, and answers are no business of the host's.
+// A peer that answers no echo request keeps the MTU of both ends. The host receives no answer to a probe.
 func TestPathMTU_PeerAnswersNoProbe_KeepsBothEndsMTU(t *testing.T) {
 	noLeaks(t)
 	h := &answerEcho{}
-	h.deaf.Store(true)
+	h.silent.Store(true)
 	a, _, carries := narrow(t, false, h)
 	carries.Store(1400)
 	time.Sleep(300 * time.Millisecond)
 	if mtu, path := a.pathMTU(); mtu != 1420 || path != 0 {
-		t.Errorf("%d bytes, path %d: nothing is known of the path", mtu, path)
+		t.Errorf("%d bytes, path %d: expected no result", mtu, path)
 	}
-	h.deaf.Store(false)
-	wait(t, "the narrow path", func() bool { mtu, _ := a.pathMTU(); return mtu == 1360 })
+	h.silent.Store(false)
+	testutil.EventuallyTrue(t, "the narrow path", func() bool { mtu, _ := a.pathMTU(); return mtu == 1360 })
 	for _, b := range a.queue().Taken() {
 		var p packet.Packet
 		if p.Parse(b[packet.VnetLen:]) == packet.OK {
 			if _, _, echo := p.Echo(); echo {
-				t.Errorf("the host saw an answer to a probe")
+				t.Errorf("the host received an answer to a probe")
 			}
 		}
 	}

@@ -26,7 +26,7 @@ func addrPorts(s ...string) (out []netip.AddrPort) {
 	return out
 }
 
-// spell writes a plan the way the engine reads it, keys by their first byte.
+// spell formats a plan as UAPI text, keys by their first byte.
 func spell(cs []change) string {
 	var add, remove strings.Builder
 	for _, c := range cs {
@@ -40,7 +40,7 @@ func spell(cs []change) string {
 	return s
 }
 
-func TestPlan(t *testing.T) {
+func TestPlan_EachDifference_IsConfigured(t *testing.T) {
 	ep, ep2, roamed := "192.0.2.1:51820", "192.0.2.2:51820", "198.51.100.9:4000"
 	settled := Peer{Name: "one", PublicKey: key(1), Endpoints: addrPorts(ep), AllowedIPs: prefixes("10.42.1.0/24")}
 	have := func(endpoint string, ips ...string) map[model.Key]uapi.Peer {
@@ -53,14 +53,14 @@ func TestPlan(t *testing.T) {
 		before []netip.AddrPort
 		text   string
 	}{
-		"new":       {nil, []Peer{settled}, nil, "peer 1\nendpoint=192.0.2.1:51820\nallowed_ip=10.42.1.0/24\n"},
-		"new, bare": {nil, []Peer{{PublicKey: key(1)}}, nil, "peer 1\n"},
-		"unchanged": {have(ep, "10.42.1.0/24"), []Peer{settled}, addrPorts(ep), ""},
-		"roamed":    {have(roamed, "10.42.1.0/24"), []Peer{settled}, addrPorts(ep), ""},
-		"roamed, wish changed": {have(roamed, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep),
+		"new":                    {nil, []Peer{settled}, nil, "peer 1\nendpoint=192.0.2.1:51820\nallowed_ip=10.42.1.0/24\n"},
+		"new, without addresses": {nil, []Peer{{PublicKey: key(1)}}, nil, "peer 1\n"},
+		"unchanged":              {have(ep, "10.42.1.0/24"), []Peer{settled}, addrPorts(ep), ""},
+		"roamed":                 {have(roamed, "10.42.1.0/24"), []Peer{settled}, addrPorts(ep), ""},
+		"roamed, desired endpoints changed": {have(roamed, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep),
 			"peer 1\nendpoint=192.0.2.2:51820\n"},
-		"wish changed around the one in use": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep), ""},
-		"removed":                            {have(ep, "10.42.1.0/24"), nil, addrPorts(ep), "peer 1\nremove=true\n"},
+		"desired endpoints changed, the one in use is among them": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep), ""},
+		"removed": {have(ep, "10.42.1.0/24"), nil, addrPorts(ep), "peer 1\nremove=true\n"},
 		"prefix exchanged": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.AllowedIPs = prefixes("10.42.2.0/24") })}, addrPorts(ep),
 			"peer 1\nallowed_ip=10.42.2.0/24\npeer 1\nupdate_only=true\nallowed_ip=-10.42.1.0/24\n"},
 		"prefix moves": {have(ep, "10.42.1.0/24", "10.42.2.0/24"), []Peer{settled, {PublicKey: key(2), AllowedIPs: prefixes("10.42.2.0/24")}}, addrPorts(ep),
@@ -77,17 +77,17 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-func TestNormalizeReportsAllAndKeepsTheRest(t *testing.T) {
+func TestNormalize_InvalidPeers_ReportsAllAndKeepsOthers(t *testing.T) {
 	good, err := normalize([]Peer{
 		{Name: "own", PublicKey: key(9)},
 		{Name: "keyless"},
 		{Name: "one", PublicKey: key(1), AllowedIPs: prefixes("10.42.1.77/24"), Endpoints: addrPorts("0.0.0.0:5", "[::ffff:192.0.2.1]:7")},
 		{Name: "twin", PublicKey: key(1)},
-		{Name: "greedy", PublicKey: key(2), AllowedIPs: prefixes("10.42.1.0/24", "10.42.2.0/24")},
+		{Name: "overlapping", PublicKey: key(2), AllowedIPs: prefixes("10.42.1.0/24", "10.42.2.0/24")},
 	}, key(9))
 	for _, want := range []string{"own key", "no public key", "same key as peer one", "peer one has it already", "expected a unicast address"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v does not say %q", err, want)
+			t.Errorf("error %v does not contain %q", err, want)
 		}
 	}
 	if len(good) != 2 || good[0].AllowedIPs[0].String() != "10.42.1.0/24" || len(good[1].AllowedIPs) != 1 ||

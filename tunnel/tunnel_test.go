@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/internal/testutil"
 	"github.com/warrennet/warren/tunnel/internal/tuntest"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -18,22 +19,22 @@ import (
 
 func portOf(addr string) uint16 { return netip.MustParseAddrPort(addr).Port() }
 
-// crossing sends super-packets and single packets of all kinds both ways and compares every byte.
+// crossing sends super-packets and single packets of all kinds in both directions and compares every byte.
 func crossing(t *testing.T, a, b *node) {
 	t.Helper()
 	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(50000)), tuntest.TCP(6, 9, tuntest.Pattern(61000)), tuntest.UDP(4, 1, tuntest.Pattern(40000)), tuntest.UDP(6, 3, tuntest.Pattern(30000))} {
-		for _, way := range []struct{ from, to *node }{{a, b}, {b, a}} {
+		for _, direction := range []struct{ from, to *node }{{a, b}, {b, a}} {
 			s := s
-			if way.from == b {
+			if direction.from == b {
 				s.Src, s.Dst = s.Dst, s.Src
 			}
 			want, same := s.Segments(1300), false
 			for range 3 { // the kernel may change the order of datagrams on loopback when a thread changes CPUs
-				way.to.queue().Taken()
-				way.from.queue().Feed(s.Super(1300))
+				direction.to.queue().Taken()
+				direction.from.queue().Feed(s.Super(1300))
 				var got [][]byte
-				wait(t, "segments at the other end", func() bool {
-					got = append(got, segmentsOf(t, way.to.queue().Taken())...)
+				testutil.EventuallyTrue(t, "segments at the other end", func() bool {
+					got = append(got, segmentsOf(t, direction.to.queue().Taken())...)
 					return len(got) >= len(want)
 				})
 				if same = tuntest.Same(got, want); same {
@@ -47,7 +48,7 @@ func crossing(t *testing.T, a, b *node) {
 	}
 }
 
-func TestTwoTunnels(t *testing.T) {
+func TestTunnel_TwoNodes_EveryByteArrives(t *testing.T) {
 	binds(t, func(t *testing.T, ba, bb conn.Bind, addrA, addrB string) {
 		noLeaks(t)
 		a, b := twoNodes(t, ba, bb, portOf(addrA), portOf(addrB), addrA, addrB)
@@ -59,7 +60,7 @@ func TestTwoTunnels(t *testing.T) {
 	})
 }
 
-func TestUnchangedPeersKeepTheirSession(t *testing.T) {
+func TestSetPeers_UnchangedPeer_KeepsItsSession(t *testing.T) {
 	noLeaks(t)
 	n := newNetwork()
 	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
@@ -78,8 +79,7 @@ func TestUnchangedPeersKeepTheirSession(t *testing.T) {
 	}
 }
 
-// TestPrefixMoves holds that a prefix has an owner at every moment of its move.
-func TestPrefixMoves(t *testing.T) {
+func TestSetPeers_PrefixMoves_AlwaysHasAnOwner(t *testing.T) {
 	n := newNetwork()
 	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
 	c := startNode(t, 3, n.bind("192.0.2.3:1"), 1, nil)
@@ -111,25 +111,25 @@ func TestPrefixMoves(t *testing.T) {
 	settle(t, a, c) // the last move was to c
 }
 
-// TestNextEndpoint: the first address of a peer is dead; five seconds later the next one is in use.
-func TestNextEndpoint(t *testing.T) {
+// The first address of a peer is unreachable; five seconds later the next one is in use.
+func TestTunnel_FirstEndpointUnreachable_NextIsUsed(t *testing.T) {
 	if testing.Short() {
-		t.Skip("waits for the engine's own five seconds")
+		t.Skip("waits for the five seconds of wireguard-go")
 	}
 	n := newNetwork()
 	a, b := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil), startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil)
 	must(t, b.SetPeers([]Peer{a.peer("a", ipsA)}))
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.99:1", "192.0.2.2:1")}))
 	a.queue().Feed(packet.Vnet{}, mark)
-	wait(t, "the handshake over the second address", func() bool { return !a.Peers()[0].LastHandshake.IsZero() })
+	testutil.EventuallyTrue(t, "the handshake over the second address", func() bool { return !a.Peers()[0].LastHandshake.IsZero() })
 	if e := a.Peers()[0].Endpoint; e.String() != "192.0.2.2:1" || a.Stats().Rotations == 0 {
 		t.Errorf("endpoint %v after %d rotations", e, a.Stats().Rotations)
 	}
-	wait(t, "the packet", func() bool { return len(b.queue().Taken()) > 0 })
+	testutil.EventuallyTrue(t, "the packet", func() bool { return len(b.queue().Taken()) > 0 })
 }
 
-// TestRoamingSurvivesSetPeers: a peer that moved keeps its new address until the wish for it changes.
-func TestRoamingSurvivesSetPeers(t *testing.T) {
+// The endpoint of a peer that has roamed stays until its desired endpoints change.
+func TestSetPeers_PeerHasRoamed_EndpointStays(t *testing.T) {
 	n := newNetwork()
 	bb := n.bind("192.0.2.2:1")
 	a, b := twoNodes(t, n.bind("192.0.2.1:1"), bb, 1, 1, "192.0.2.1:1", "192.0.2.2:1")
@@ -142,19 +142,19 @@ func TestRoamingSurvivesSetPeers(t *testing.T) {
 	back := tuntest.TCP(4, 1, tuntest.Pattern(10))
 	back.Src, back.Dst = back.Dst, back.Src
 	b.queue().Feed(packet.Vnet{}, back.Bytes())
-	wait(t, "the new address", func() bool { return a.Peers()[0].Endpoint.String() == "198.51.100.7:9" })
+	testutil.EventuallyTrue(t, "the new address", func() bool { return a.Peers()[0].Endpoint.String() == "198.51.100.7:9" })
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
 	if e := a.Peers()[0].Endpoint; e.String() != "198.51.100.7:9" {
 		t.Errorf("endpoint went back to %v", e)
 	}
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.3:1")}))
 	if e := a.Peers()[0].Endpoint; e.String() != "192.0.2.3:1" {
-		t.Errorf("a new wish was not followed: %v", e)
+		t.Errorf("the new endpoint was not set: %v", e)
 	}
 }
 
-// TestLossyNetwork: packets get lost, none gets through damaged or to the wrong place, and handshakes recover.
-func TestLossyNetwork(t *testing.T) {
+// Packets are lost, but none arrives damaged or at the wrong node, and handshakes recover.
+func TestTunnel_LossyNetwork_HandshakesRecover(t *testing.T) {
 	n := newNetwork()
 	count := 0
 	lose := func(_, _ netip.AddrPort, b []byte) bool { count++; return len(b) > 200 && count%3 == 0 }
@@ -168,7 +168,7 @@ func TestLossyNetwork(t *testing.T) {
 	}
 	a.queue().Feed(s.Super(1000))
 	seen := 0
-	wait(t, "what the network did not lose", func() bool {
+	testutil.EventuallyTrue(t, "what the network did not lose", func() bool {
 		for _, x := range segmentsOf(t, b.queue().Taken()) {
 			if !want[string(x)] {
 				t.Fatal("a segment that was never sent")
@@ -179,30 +179,30 @@ func TestLossyNetwork(t *testing.T) {
 	})
 }
 
-func TestForeignSourceIsCounted(t *testing.T) {
+func TestTunnel_SourceOfAnotherPeer_IsDroppedAndCounted(t *testing.T) {
 	n := newNetwork()
 	a, b := twoNodes(t, n.bind("192.0.2.1:1"), n.bind("192.0.2.2:1"), 1, 1, "192.0.2.1:1", "192.0.2.2:1")
 	settle(t, a, b)
 	s := tuntest.UDP(4, 1, tuntest.Pattern(10))
 	s.Src = "10.99.0.1:1"
 	a.queue().Feed(packet.Vnet{}, s.Bytes())
-	wait(t, "the drop", func() bool { return b.Stats().Drops["source_not_allowed"] == 1 })
+	testutil.EventuallyTrue(t, "the drop", func() bool { return b.Stats().Drops["source_not_allowed"] == 1 })
 	if len(b.queue().Taken()) != 0 {
 		t.Error("it got through")
 	}
 }
 
-func TestPeerWithoutEndpointIsCounted(t *testing.T) {
+func TestTunnel_PeerWithoutEndpoint_IsCounted(t *testing.T) {
 	n := newNetwork()
 	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
 	must(t, a.SetPeers([]Peer{{Name: "b", PublicKey: key(3), AllowedIPs: ipsB}}))
 	a.queue().Feed(packet.Vnet{}, mark)
-	wait(t, "the drop", func() bool { return a.Stats().Drops["no_endpoint"] == 1 })
+	testutil.EventuallyTrue(t, "the drop", func() bool { return a.Stats().Drops["no_endpoint"] == 1 })
 }
 
-// TestClockWentBack: a's clock is set back by replaying the memory of b instead: b has seen a handshake from the
-// future and lost its session since. Handshakes of a are refused, so b must start one.
-func TestClockWentBack(t *testing.T) {
+// A replayed handshake has the effect of a clock set back: b has received a later timestamp and has lost its session since. It refuses
+// the handshakes of a, so b must initiate one.
+func TestHandshake_TimestampsOfPeerGoBack_OtherSideInitiates(t *testing.T) {
 	n := newNetwork()
 	var later atomic.Bool // three minutes later: no session counts
 	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
@@ -225,10 +225,10 @@ func TestClockWentBack(t *testing.T) {
 	other := a.wg.LookupPeer(device.NoisePublicKey(b.PublicKey()))
 	other.ExpireCurrentKeypairs()
 	a.queue().Feed(packet.Vnet{}, mark)
-	wait(t, "a handshake of a", func() bool { return first.Load() != nil && len(b.queue().Taken()) > 0 })
+	testutil.EventuallyTrue(t, "a handshake of a", func() bool { return first.Load() != nil && len(b.queue().Taken()) > 0 })
 
 	was := b.Peers()[0].LastHandshake
-	replay := func() { // what b gets from a is now always older than what it had
+	replay := func() { // the timestamps that b receives from a are now older than the last one
 		n.mu.Lock()
 		n.hosts[netip.MustParseAddrPort("192.0.2.2:1")] <- datagram{netip.MustParseAddrPort("192.0.2.1:1"), *first.Load()}
 		n.mu.Unlock()
@@ -240,40 +240,40 @@ func TestClockWentBack(t *testing.T) {
 	}
 	later.Store(true)
 	peer.ExpireCurrentKeypairs()
-	wait(t, "the handshake that b starts", func() bool {
+	testutil.EventuallyTrue(t, "the handshake that b starts", func() bool {
 		replay()
 		return b.Peers()[0].LastHandshake.After(was)
 	})
 }
 
-// settle waits until packets get through both ways. The first ones may be lost to handshakes that cross.
+// settle waits until packets pass in both directions. The first ones may be lost to handshakes that cross.
 func settle(t *testing.T, a, b *node) {
 	t.Helper()
 	back := tuntest.UDP(4, 1, []byte("settle"))
 	back.Src, back.Dst = back.Dst, back.Src
-	for _, way := range []struct {
+	for _, direction := range []struct {
 		from, to *node
 		b        []byte
 	}{{a, b, mark}, {b, a, back.Bytes()}} {
-		way.to.queue().Taken()
+		direction.to.queue().Taken()
 		last := time.Time{}
-		wait(t, "the way to be open", func() bool {
+		testutil.EventuallyTrue(t, "packets to pass", func() bool {
 			if time.Since(last) > 100*time.Millisecond {
-				way.from.queue().Feed(packet.Vnet{}, way.b)
+				direction.from.queue().Feed(packet.Vnet{}, direction.b)
 				last = time.Now()
 			}
-			return len(way.to.queue().Taken()) > 0
+			return len(direction.to.queue().Taken()) > 0
 		})
 	}
 }
 
-// TestCrossedHandshakes: both nodes have traffic for each other at the same moment. The engine alone would take five
-// seconds; here the session is there long before.
-func TestCrossedHandshakes(t *testing.T) {
+// Both nodes have traffic for each other at the same moment. wireguard-go alone would take five
+// seconds.
+func TestHandshake_BothInitiate_SessionWithinFiveSeconds(t *testing.T) {
 	n := newNetwork()
 	a, b := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil), startNode(t, 2, n.bind("192.0.2.2:1"), 1, nil)
 	var held []func()
-	hold := func(from, to netip.AddrPort, d []byte) bool { // both handshakes are on the way before either arrives
+	hold := func(from, to netip.AddrPort, d []byte) bool { // both handshakes are sent before either arrives
 		if d[0] != device.MessageInitiationType || len(held) >= 2 {
 			return false
 		}
@@ -294,11 +294,11 @@ func TestCrossedHandshakes(t *testing.T) {
 	b.queue().Feed(packet.Vnet{}, back.Bytes())
 	settle(t, a, b)
 	if r := a.Stats().Rotations + b.Stats().Rotations; r != 0 {
-		t.Errorf("the engine's five seconds have passed %d times", r)
+		t.Errorf("the endpoint was rotated %d times: five seconds have passed", r)
 	}
 }
 
-func TestSecondProcessIsRefused(t *testing.T) {
+func TestTunnel_SecondProcess_IsRefused(t *testing.T) {
 	n := newNetwork()
 	a := startNode(t, 1, n.bind("192.0.2.1:1"), 1, nil)
 	other, err := newTunnel(a.cfg, parts{kernel: &tuntest.Kernel{}, bind: n.bind("192.0.2.1:2")})
@@ -312,7 +312,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	}
 }
 
-func TestConfigReportsEverything(t *testing.T) {
+func TestNew_InvalidConfig_ReportsEveryProblem(t *testing.T) {
 	_, err := New(Config{Name: "much/too/long/name", MTU: 5, Queues: 999, Source4: netip.MustParseAddr("fd00::1"), Source6: netip.MustParseAddr("10.0.0.1")})
 	for _, want := range []string{"device name", "MTU 5", "queues 999", "no private key", "expected an IPv4 address", "expected an IPv6 address"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -321,23 +321,25 @@ func TestConfigReportsEverything(t *testing.T) {
 	}
 }
 
-func TestRunReportsWhatFails(t *testing.T) {
+func TestRun_LockOrSocketFails_ReturnsError(t *testing.T) {
 	dir := t.TempDir()
 	for name, cfg := range map[string]Config{
 		"lock": {LockFile: "/proc/nowhere/lock"},
 		"uapi": {LockFile: filepath.Join(dir, "l"), UAPIDir: "/proc/nowhere"},
 	} {
-		noLeaks(t)
-		cfg.Name, cfg.PrivateKey, cfg.ListenPort = "test9", testKey(t, 9), 1
-		tn, err := newTunnel(cfg.withDefaults(), parts{kernel: &tuntest.Kernel{}, bind: newNetwork().bind("192.0.2.1:1")})
-		must(t, err)
-		if err := tn.Run(context.Background()); err == nil {
-			t.Errorf("%s: no error", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			cfg.Name, cfg.PrivateKey, cfg.ListenPort = "test9", testKey(t, 9), 1
+			tn, err := newTunnel(cfg.withDefaults(), parts{kernel: &tuntest.Kernel{}, bind: newNetwork().bind("192.0.2.1:1")})
+			must(t, err)
+			if err := tn.Run(context.Background()); err == nil {
+				t.Error("no error")
+			}
+		})
 	}
 }
 
-func TestSetMTU(t *testing.T) {
+func TestSetMTU_Running_ChangesDeviceAndPeers(t *testing.T) {
 	a := startNode(t, 1, newNetwork().bind("192.0.2.1:1"), 1, nil)
 	must(t, a.SetPeers([]Peer{{Name: "b", PublicKey: key(3), AllowedIPs: ipsB, MTU: 1400}}))
 	must(t, a.SetMTU(1300))
@@ -345,6 +347,6 @@ func TestSetMTU(t *testing.T) {
 		t.Errorf("device %d, peer %d", a.k.MTUSet, a.Peers()[0].MTU)
 	}
 	if a.SetMTU(1) == nil {
-		t.Error("MTU 1 was taken")
+		t.Error("MTU 1 was accepted")
 	}
 }

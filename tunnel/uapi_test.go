@@ -33,8 +33,8 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// ask sends one request over the node's real socket.
-func (n *node) ask(t *testing.T, text string) string {
+// request sends one request over the node's real socket.
+func (n *node) request(t *testing.T, text string) string {
 	t.Helper()
 	c, err := net.Dial("unix", filepath.Join(n.cfg.UAPIDir, n.cfg.Name+".sock"))
 	must(t, err)
@@ -54,7 +54,7 @@ func (n *node) ask(t *testing.T, text string) string {
 
 func hexOf(k model.Key) string { return hex.EncodeToString(k[:]) }
 
-func TestUAPI(t *testing.T) {
+func TestUAPI_EachRequest_IsAnsweredByPolicy(t *testing.T) {
 	noLeaks(t)
 	n := newNetwork()
 	var log logBuffer
@@ -64,7 +64,7 @@ func TestUAPI(t *testing.T) {
 		{Name: "guest", PublicKey: external, AllowedIPs: prefixes("10.50.0.0/24"), External: true}}))
 	const good, refused, invalid = "errno=0\n\n", "errno=-1\n\n", "errno=-22\n\n"
 	peer := "set=1\npublic_key=" + hexOf(store) + "\n"
-	for _, c := range []struct{ name, ask, answer, log string }{
+	for _, c := range []struct{ name, request, answer, log string }{
 		{"same key", "set=1\nprivate_key=" + hexOf(a.cfg.PrivateKey) + "\n\n", good, ""},
 		{"other key", "set=1\nprivate_key=" + hexOf(key(9)) + "\n\n", refused, "private key"},
 		{"same port", "set=1\nlisten_port=51820\n\n", good, ""},
@@ -86,18 +86,20 @@ func TestUAPI(t *testing.T) {
 		{"no value", "set=1\nprivate_key\n\n", "errno=-71\n\n", ""},
 		{"no operation", "dance=1\n\n", "", ""},
 	} {
-		log.b.Reset()
-		if got := a.ask(t, c.ask); got != c.answer {
-			t.Errorf("%s: answered %q, want %q", c.name, got, c.answer)
-		}
-		if c.log == "" && log.String() != "" || !strings.Contains(log.String(), c.log) {
-			t.Errorf("%s: logged %q, want %q", c.name, log.String(), c.log)
-		}
-		if secret := hexOf(a.cfg.PrivateKey); strings.Contains(log.String(), secret) {
-			t.Errorf("%s: the log shows a private key", c.name)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			log.b.Reset()
+			if got := a.request(t, c.request); got != c.answer {
+				t.Errorf("answered %q, want %q", got, c.answer)
+			}
+			if c.log == "" && log.String() != "" || !strings.Contains(log.String(), c.log) {
+				t.Errorf("logged %q, want %q", log.String(), c.log)
+			}
+			if secret := hexOf(a.cfg.PrivateKey); strings.Contains(log.String(), secret) {
+				t.Error("the log shows a private key")
+			}
+		})
 	}
-	get := a.ask(t, "get=1\n\n")
+	get := a.request(t, "get=1\n\n")
 	for _, want := range []string{"listen_port=51820", "public_key=" + hexOf(store), "endpoint=192.0.2.77:1", "allowed_ip=10.42.1.0/24",
 		"public_key=" + hexOf(external), "persistent_keepalive_interval=0", "errno=0\n\n"} {
 		if !strings.Contains(get, want) {
@@ -105,21 +107,21 @@ func TestUAPI(t *testing.T) {
 		}
 	}
 	if strings.Contains(get, "10.0.0.0/8") || strings.Contains(get, "192.0.2.2") {
-		t.Error("a change was kept that must not be")
+		t.Error("a refused change was applied")
 	}
 }
 
-func TestUAPIIsBounded(t *testing.T) {
+func TestUAPI_EndlessRequests_AreRefused(t *testing.T) {
 	a := startNode(t, 1, newNetwork().bind("192.0.2.1:51820"), 51820, nil)
 	long := "set=1\nlisten_port=" + strings.Repeat("1", 5000) + "\n\n"
-	if got := a.ask(t, long); got != "errno=-71\n\n" {
+	if got := a.request(t, long); got != "errno=-71\n\n" {
 		t.Errorf("a line of 5000 bytes: %q", got)
 	}
 	many := "set=1\n" + strings.Repeat("listen_port=51820\n", 1<<20/18+1) + "\n"
-	if got := a.ask(t, many); got == "errno=0\n\n" {
-		t.Error("a request without end was taken")
+	if got := a.request(t, many); got == "errno=0\n\n" {
+		t.Error("a request without end was accepted")
 	}
-	if got := a.ask(t, "get=1\n\n"); !strings.Contains(got, "errno=0") {
-		t.Error("the socket does not answer any more")
+	if got := a.request(t, "get=1\n\n"); !strings.Contains(got, "errno=0") {
+		t.Error("the socket has stopped answering")
 	}
 }

@@ -1,8 +1,8 @@
 // tunbench runs one end of a tunnel in the foreground, for comparisons with other tunnels in the same topology.
 //
-// It takes its part from the environment, like any other contestant: SIDE (a or b), UNDER and UNDER_PEER (underlay
-// addresses), OVER and OVER_PEER (addresses inside the tunnel, /24 or /64). It makes its device and address in the
-// network namespace it is started in and ends with SIGINT or SIGTERM, taking the device with it.
+// Its settings are environment variables, as for the other tunnels of the comparison: SIDE (a or b), UNDER and UNDER_PEER
+// (underlay addresses), OVER and OVER_PEER (addresses inside the tunnel, /24 or /64). It creates its device and address in
+// the network namespace that it is started in, ends with SIGINT or SIGTERM, and then deletes the device.
 package main
 
 import (
@@ -36,11 +36,22 @@ func main() {
 	}
 }
 
-// keyOf is the same on both sides without any exchange; these tunnels carry benchmarks only.
+// keyOf returns the same key on both sides without an exchange; these tunnels carry benchmarks only.
 func keyOf(side string) model.Key { return sha256.Sum256([]byte("tunbench " + side)) }
 
+// otherSide returns "" for an invalid side.
+func otherSide(side string) string {
+	switch side {
+	case "a":
+		return "b"
+	case "b":
+		return "a"
+	}
+	return ""
+}
+
 func run(ctx context.Context) error {
-	side, other := os.Getenv("SIDE"), map[string]string{"a": "b", "b": "a"}[os.Getenv("SIDE")]
+	side, other := os.Getenv("SIDE"), otherSide(os.Getenv("SIDE"))
 	under, err := netip.ParseAddr(os.Getenv("UNDER_PEER"))
 	over, err2 := netip.ParseAddr(os.Getenv("OVER"))
 	peer, err3 := netip.ParseAddr(os.Getenv("OVER_PEER"))

@@ -32,7 +32,7 @@ func TestGate_AddAndDoneConcurrently_NoReaderIsLeftWaiting(t *testing.T) {
 	close(inside)
 	sides.Wait()
 	if len(b.wake) != 0 || b.waiting.Load() {
-		t.Errorf("nobody rests, yet waiting is %v and %d wakes are left", b.waiting.Load(), len(b.wake))
+		t.Errorf("no reader waits, but waiting is %v and %d wakes are left", b.waiting.Load(), len(b.wake))
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/warrennet/warren/internal/packet"
 )
 
-// Echoes matches ICMP echo replies to the requests under way. The zero value is ready; a nil Echoes matches nothing.
+// Echoes matches ICMP echo replies to outstanding requests. The zero value is ready; a nil Echoes matches nothing.
 type Echoes struct {
 	id   atomic.Uint32 // identifier of the requests with bit 16 set; 0 before the first
 	mu   sync.Mutex

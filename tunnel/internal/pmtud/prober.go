@@ -12,7 +12,7 @@ import (
 const (
 	// answerWithin is the time for the answers to a pair while no round trip has been measured.
 	answerWithin = time.Second
-	// leastPatience is the least time for the answers to a pair once there was one. RFC 8899 section 5.1.1 wants at least a second,
+	// leastPatience is the least time for the answers to a pair once there was one. RFC 8899 section 5.1.1 demands at least a second,
 	// so that a late answer is not taken for a loss. Here a pair without answers counts for nothing.
 	leastPatience = 200 * time.Millisecond
 	// leastGrace is the least time for the probe's answer after the control's; a size is refused only after several pairs.

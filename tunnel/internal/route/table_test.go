@@ -1,6 +1,7 @@
 package route
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -83,8 +84,10 @@ func BenchmarkLookup(b *testing.B) {
 
 func TestOwner_MTUOfPeer_LimitCannotGrowByPadding(t *testing.T) {
 	for mtu, want := range map[int]int{0: 1420, 1420: 1420, 9000: 1420, 1419: 1408, 1340: 1328, 1280: 1280, 3: 576} {
-		if got := (&Owner{MTU: mtu}).Limit(1420); got != want {
-			t.Errorf("MTU %d: limit %d, want %d", mtu, got, want)
-		}
+		t.Run(fmt.Sprint(mtu), func(t *testing.T) {
+			if got := (&Owner{MTU: mtu}).Limit(1420); got != want {
+				t.Errorf("limit %d, want %d", got, want)
+			}
+		})
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/warrennet/warren/tunnel/internal/tuntest"
 )
 
-// joined runs a batch through the coalescer and returns each group in one piece, with its virtio header in front.
-func joined(batch [][]byte) (out []packet.Packet) {
+// coalesced runs a batch through the coalescer and returns each group as one packet with its virtio header.
+func coalesced(batch [][]byte) (out []packet.Packet) {
 	w := newWriter(New(testConfig(nil, nil)))
 	w.coal.reset(true, true)
 	for i, b := range batch {
@@ -24,7 +24,7 @@ func joined(batch [][]byte) (out []packet.Packet) {
 		f := w.gather(g)
 		p := packet.Packet{Vnet: f.pkt.Vnet}
 		if fault := p.Parse(bytes.Clone(f.pkt.Buf)); fault != packet.OK || p.VnetFault() != packet.OK {
-			panic(fmt.Sprintf("joined packet is no packet: %v %+v", fault, p.Vnet))
+			panic(fmt.Sprintf("coalesced packet is invalid: %v %+v", fault, p.Vnet))
 		}
 		w.d.frames.put(f)
 		out = append(out, p)
@@ -32,14 +32,14 @@ func joined(batch [][]byte) (out []packet.Packet) {
 	return out
 }
 
-func cutAgain(ps []packet.Packet) (out [][]byte) {
+func segmentAgain(ps []packet.Packet) (out [][]byte) {
 	for i := range ps {
-		out = append(out, cutAll(&ps[i], int(ps[i].Vnet.GSOSize))...)
+		out = append(out, segmentAll(&ps[i], int(ps[i].Vnet.GSOSize))...)
 	}
 	return out
 }
 
-func TestJoinRules(t *testing.T) {
+func TestCoalescer_EachHeaderDifference_IsNotCoalesced(t *testing.T) {
 	data := tuntest.Pattern(1000)
 	seg := func(v uint8, i int, change func(*tuntest.Spec)) []byte {
 		s := tuntest.TCP(v, 1000+uint32(i)*1000, data)
@@ -59,7 +59,7 @@ func TestJoinRules(t *testing.T) {
 	cases := []struct {
 		name   string
 		change func(*tuntest.Spec) // of the middle one of three
-		tcp    int                 // packets after joining
+		tcp    int                 // packets after coalescing
 		udp    int
 	}{
 		{"plain", nil, 1, 1},
@@ -98,17 +98,17 @@ func TestJoinRules(t *testing.T) {
 					switch {
 					case c.name == "no udp sum" && (v == 6 || proto == packet.ProtoTCP):
 						want = 1
-					case c.name == "port" && proto == packet.ProtoTCP: // the flow has a hole where the other one was
+					case c.name == "port" && proto == packet.ProtoTCP: // a segment of the flow is missing
 						want = 3
 					case c.name == "port" && v == 4: // identifications count per host
 						want = 3
 					}
-					got := joined(batch)
+					got := coalesced(batch)
 					if len(got) != want {
 						t.Errorf("%d packets, want %d", len(got), want)
 					}
-					if again := cutAgain(got); c.name != "port" && !tuntest.Same(batch, again) {
-						t.Error("cutting again does not give the same segments")
+					if again := segmentAgain(got); c.name != "port" && !tuntest.Same(batch, again) {
+						t.Error("segmentation does not give the same segments")
 					}
 				})
 			}
@@ -128,12 +128,12 @@ func byFlow(batch [][]byte) map[string][][]byte {
 	return out
 }
 
-// FuzzJoin: whatever comes in, joining and cutting again gives each flow the same segments in the same order.
-func FuzzJoin(f *testing.F) {
+// For any batch, coalescing and segmentation give each flow the same segments in the same order.
+func FuzzCoalescer(f *testing.F) {
 	f.Add(uint64(1), uint64(2))
 	f.Fuzz(func(t *testing.T, a, b uint64) {
 		batch := randomBatch(rand.New(rand.NewPCG(a, b)))
-		got := cutAgain(joined(batch))
+		got := segmentAgain(coalesced(batch))
 		want, have := byFlow(batch), byFlow(got)
 		if len(want) != len(have) {
 			t.Fatalf("%d flows, want %d", len(have), len(want))
@@ -146,10 +146,10 @@ func FuzzJoin(f *testing.F) {
 	})
 }
 
-func TestJoinRandom(t *testing.T) {
+func TestCoalescer_RandomBatches_SegmentsAreUnchanged(t *testing.T) {
 	for seed := range uint64(300) {
 		batch := randomBatch(rand.New(rand.NewPCG(seed, 1)))
-		want, have := byFlow(batch), byFlow(cutAgain(joined(batch)))
+		want, have := byFlow(batch), byFlow(segmentAgain(coalesced(batch)))
 		for k := range want {
 			if !tuntest.Same(want[k], have[k]) {
 				t.Fatalf("seed %d: flow %s differs", seed, k)
@@ -158,7 +158,7 @@ func TestJoinRandom(t *testing.T) {
 	}
 }
 
-// randomBatch interleaves flows that mostly run straight and sometimes misbehave.
+// randomBatch interleaves flows that sometimes have gaps, odd sizes or damaged checksums.
 func randomBatch(r *rand.Rand) (batch [][]byte) {
 	type flow struct {
 		s    tuntest.Spec
@@ -206,7 +206,7 @@ func randomBatch(r *rand.Rand) (batch [][]byte) {
 	return batch
 }
 
-func BenchmarkJoin(b *testing.B) {
+func BenchmarkCoalescer(b *testing.B) {
 	for _, v := range []uint8{4, 6} {
 		b.Run(fmt.Sprintf("tcp%d", v), func(b *testing.B) {
 			batch := tuntest.TCP(v, 1, tuntest.Pattern(1388*46)).Segments(1388)

@@ -14,8 +14,8 @@ import (
 	"github.com/warrennet/warren/tunnel/internal/tuntest"
 )
 
-// cutAll runs the Segmenter to its end.
-func cutAll(p *packet.Packet, size int) (out [][]byte) {
+// segmentAll runs the Segmenter to its end.
+func segmentAll(p *packet.Packet, size int) (out [][]byte) {
 	var c Segmenter
 	c.Start(p, size)
 	for c.More() {
@@ -27,7 +27,7 @@ func cutAll(p *packet.Packet, size int) (out [][]byte) {
 	return out
 }
 
-func TestCutEqualsNaive(t *testing.T) {
+func TestSegmenter_AnySize_EqualsSlowSegmentation(t *testing.T) {
 	for _, version := range []uint8{4, 6} {
 		for _, n := range []int{1, 2, 99, 100, 101, 1000, 30001, 65000} {
 			for _, chunk := range []int{100, 999, 1388} {
@@ -42,11 +42,11 @@ func TestCutEqualsNaive(t *testing.T) {
 							t.Fatal(f)
 						}
 						if n > 0 && p.VnetFault() != packet.OK {
-							t.Fatal("virtio header not believed")
+							t.Fatal("virtio header refused")
 						}
-						got, want := cutAll(&p, chunk), s.Segments(chunk)
+						got, want := segmentAll(&p, chunk), s.Segments(chunk)
 						if d := cmp.Diff(want, got); d != "" {
-							t.Fatalf("segments differ (-naive +cut):\n%.600s", d)
+							t.Fatalf("segments differ (-slow +fast):\n%.600s", d)
 						}
 					})
 				}
@@ -55,29 +55,29 @@ func TestCutEqualsNaive(t *testing.T) {
 	}
 }
 
-func TestCutWholeCompletesChecksum(t *testing.T) {
+func TestSegmenter_PartialChecksum_IsCompleted(t *testing.T) {
 	s := tuntest.UDP(6, 0, tuntest.Pattern(300))
 	v, b := s.Super(0)
 	v.GSOType = packet.GSONone
 	p := packet.Packet{Vnet: v}
 	p.Parse(b)
-	got := cutAll(&p, 0)
+	got := segmentAll(&p, 0)
 	if len(got) != 1 || !bytes.Equal(got[0], s.Bytes()) {
 		t.Errorf("%d packets, checksum not completed", len(got))
 	}
 }
 
-// rejoined puts the fragments of one packet together again the simple way.
-func rejoined(t *testing.T, pieces [][]byte, mtu int) []byte {
+// reassembled is a simple reassembly of the fragments of one packet.
+func reassembled(t *testing.T, fragments [][]byte, mtu int) []byte {
 	t.Helper()
 	var head, body []byte
-	for i, b := range pieces {
+	for i, b := range fragments {
 		var f packet.Packet
 		if fault := f.Parse(bytes.Clone(b)); fault != packet.OK || len(b) > mtu || !f.Fragment() {
-			t.Fatalf("piece %d of %d bytes: %v, a fragment: %v", i, len(b), fault, f.Fragment())
+			t.Fatalf("fragment %d of %d bytes: %v, a fragment: %v", i, len(b), fault, f.Fragment())
 		}
-		if f.MoreFrags == (i == len(pieces)-1) || f.FragOff != len(body) {
-			t.Fatalf("piece %d: more %v, at %d after %d bytes", i, f.MoreFrags, f.FragOff, len(body))
+		if f.MoreFrags == (i == len(fragments)-1) || f.FragOff != len(body) {
+			t.Fatalf("fragment %d: more %v, at %d after %d bytes", i, f.MoreFrags, f.FragOff, len(body))
 		}
 		at := 20
 		if f.Version == 6 {
@@ -102,26 +102,28 @@ func rejoined(t *testing.T, pieces [][]byte, mtu int) []byte {
 	return append(head, body...)
 }
 
-func TestFragments(t *testing.T) {
+func TestSegmenter_Fragments_ReassembleToThePacket(t *testing.T) {
 	for _, version := range []uint8{4, 6} {
 		for _, size := range []int{1500, 5000, 65000} {
-			want := tuntest.UDP(version, 99, tuntest.Pattern(size)).Bytes()
-			var p packet.Packet
-			p.Parse(bytes.Clone(want))
-			var c Segmenter
-			var pieces [][]byte
-			for c.StartFragments(&p, 1300); c.More(); {
-				b := make([]byte, limits.MaxPacket)
-				pieces = append(pieces, b[:c.Next(b)])
-			}
-			if got := rejoined(t, pieces, 1300); !bytes.Equal(got, want) {
-				t.Errorf("IPv%d, %d bytes: fragments do not make the packet", version, size)
-			}
+			t.Run(fmt.Sprintf("IPv%d, %d bytes", version, size), func(t *testing.T) {
+				want := tuntest.UDP(version, 99, tuntest.Pattern(size)).Bytes()
+				var p packet.Packet
+				p.Parse(bytes.Clone(want))
+				var c Segmenter
+				var fragments [][]byte
+				for c.StartFragments(&p, 1300); c.More(); {
+					b := make([]byte, limits.MaxPacket)
+					fragments = append(fragments, b[:c.Next(b)])
+				}
+				if got := reassembled(t, fragments, 1300); !bytes.Equal(got, want) {
+					t.Error("fragments do not reassemble to the packet")
+				}
+			})
 		}
 	}
 }
 
-func FuzzCut(f *testing.F) {
+func FuzzSegmenter(f *testing.F) {
 	f.Add(uint8(4), true, uint16(100), uint16(1000), uint32(5), uint8(0x18), uint16(3))
 	f.Add(uint8(6), false, uint16(1388), uint16(60000), uint32(5), uint8(0x18), uint16(3))
 	f.Fuzz(func(t *testing.T, version uint8, tcp bool, chunk, n uint16, seq uint32, flags uint8, id uint16) {
@@ -139,14 +141,14 @@ func FuzzCut(f *testing.F) {
 		if p.Parse(b) != packet.OK || p.VnetFault() != packet.OK {
 			return
 		}
-		if got, want := cutAll(&p, int(chunk)), s.Segments(int(chunk)); !cmp.Equal(got, want) {
-			t.Fatal("segments differ from the naive ones")
+		if got, want := segmentAll(&p, int(chunk)), s.Segments(int(chunk)); !cmp.Equal(got, want) {
+			t.Fatal("segments differ from the slow segmentation")
 		}
 	})
 }
 
-// FuzzCutHostile feeds anything: nothing may panic or overrun, whatever the headers claim.
-func FuzzCutHostile(f *testing.F) {
+// Whatever the headers contain, there is no panic and no overrun.
+func FuzzSegmenterInvalid(f *testing.F) {
 	v, b := tuntest.TCP(4, 1, tuntest.Pattern(3000)).Super(500)
 	raw := make([]byte, packet.VnetLen)
 	v.Encode(raw)
@@ -180,7 +182,7 @@ func FuzzCutHostile(f *testing.F) {
 	})
 }
 
-func BenchmarkCut(b *testing.B) {
+func BenchmarkSegmenter(b *testing.B) {
 	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(64000)), tuntest.TCP(6, 1, tuntest.Pattern(64000)), tuntest.UDP(4, 1, tuntest.Pattern(64000))} {
 		b.Run(fmt.Sprintf("proto%d", s.Proto), func(b *testing.B) {
 			v, raw := s.Super(1388)

@@ -19,7 +19,7 @@ func (d *Device) InjectHost(pkts ...[]byte) error { return d.inject(d.injectHost
 func (d *Device) InjectPeer(pkts ...[]byte) error { return d.inject(d.enqueue, pkts) }
 
 // InjectProbe sends a path MTU probe to the peer that owns its destination: whatever its size, it is sent unchanged and with DF.
-// One probe may be under way at a time; EndProbe ends it.
+// Only one probe may be outstanding; EndProbe ends it.
 func (d *Device) InjectProbe(pkt []byte) error { return d.inject(d.injectProbe, [][]byte{pkt}) }
 
 // EndProbe forgets the buffer of the last probe.

@@ -17,7 +17,7 @@ import (
 //
 //	remainder  segments that the last Read had no buffers for
 //	frames     packets of the other queues and injected packets (the hook has had them)
-//	queue      super-packets of the first queue, until the kernel has no more: parse, hook, owner, MTU
+//	queue      super-packets of the first queue, until the kernel has none: parse, hook, owner, MTU
 //	segment    into the buffers of the WireGuard device
 
 // reader is one queue's state. Only one goroutine uses it.

@@ -164,7 +164,7 @@ func (q *tunQueue) Read(b []byte, wait bool) (int, error) {
 	return 0, q.errno
 }
 
-// Wake uses the poller's deadline: the only way to end a wait without a second descriptor.
+// Wake uses the poller's deadline: the only means to end a wait without a second descriptor.
 func (q *tunQueue) Wake() { q.file.SetReadDeadline(time.Unix(1, 0)) }
 
 func (q *tunQueue) Close() error { return q.file.Close() }

@@ -14,9 +14,8 @@ import (
 // QuietLog discards everything.
 var QuietLog = slog.New(slog.DiscardHandler)
 
-// Kernel keeps the rules of a Linux TUN that matter here: Queues deliver in order, read says EAGAIN, an offload
-// that was refused stays refused, a super-packet of a kind it does not know is EINVAL, and a device that is down
-// answers EIO.
+// Kernel is a fake tunfd.Kernel with the rules of a Linux TUN: queues deliver in order, a Read without a packet is EAGAIN, a refused
+// offload stays refused, a super-packet of an unknown kind is EINVAL, and a device that is down returns EIO.
 type Kernel struct {
 	mu       sync.Mutex
 	queues   []*Queue
@@ -103,10 +102,10 @@ func (q *Queue) Wake() {
 }
 
 func (q *Queue) Write(v [][]byte) error {
-	whole := bytes.Join(v, nil)
+	joined := bytes.Join(v, nil)
 	if q.k != nil {
 		var h packet.Vnet
-		h.Decode(whole)
+		h.Decode(joined)
 		kind := h.GSOType &^ packet.GSOECN
 		if kind != packet.GSONone && q.k.RefuseTo != nil && (q.k.OnlyKind == 0 || q.k.OnlyKind == kind) {
 			return q.k.RefuseTo
@@ -117,13 +116,13 @@ func (q *Queue) Write(v [][]byte) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.out = append(q.out, whole)
+	q.out = append(q.out, joined)
 	return nil
 }
 
 func (q *Queue) Close() error { q.once.Do(func() { close(q.gone) }); return nil }
 
-// Taken returns and forgets what was written.
+// Taken returns the packets written since the last call.
 func (q *Queue) Taken() [][]byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -132,7 +131,7 @@ func (q *Queue) Taken() [][]byte {
 	return out
 }
 
-// Feed puts a packet where the kernel would.
+// Feed queues a packet for Read.
 func (q *Queue) Feed(v packet.Vnet, b []byte) {
 	raw := make([]byte, packet.VnetLen, packet.VnetLen+len(b))
 	v.Encode(raw)

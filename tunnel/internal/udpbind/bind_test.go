@@ -24,7 +24,7 @@ func openBind(t *testing.T, offload bool, stats *counters.Set) (*Bind, []conn.Re
 	return b, fns, port
 }
 
-// sizesCase are batches whose shapes matter to joining.
+// sizesCases are batches whose sizes matter to segmentation and coalescing.
 var sizesCases = map[string][]int{
 	"one":          {100},
 	"equal":        {1000, 1000, 1000, 1000},
@@ -50,7 +50,7 @@ func repeat(n, times int) (out []int) {
 	return out
 }
 
-func TestBindCarriesEveryShape(t *testing.T) {
+func TestBind_BatchesOfAnySizes_ArriveUnchanged(t *testing.T) {
 	for _, offload := range []bool{true, false} {
 		for i, host := range []string{"127.0.0.1", "::1"} {
 			var stats counters.Set
@@ -81,7 +81,7 @@ func TestBindCarriesEveryShape(t *testing.T) {
 						}
 					}
 					if !tuntest.Same(got, want) {
-						t.Errorf("%d datagrams came differently", len(want))
+						t.Errorf("%d datagrams arrived changed", len(want))
 					}
 				})
 			}
@@ -97,8 +97,8 @@ func TestBindCarriesEveryShape(t *testing.T) {
 	}
 }
 
-// TestBindReusesPort: the engine closes and opens again.
-func TestBindReusesPort(t *testing.T) {
+// The WireGuard device closes and opens again.
+func TestBind_ReopenedPort_IsTheSame(t *testing.T) {
 	b, _, port := openBind(t, true, &counters.Set{})
 	if _, _, err := b.Open(0); err != conn.ErrBindAlreadyOpen {
 		t.Errorf("second open: %v", err)
@@ -111,8 +111,8 @@ func TestBindReusesPort(t *testing.T) {
 	}
 }
 
-// TestStaleSourceIsForgotten: a local address that is gone must not cost the datagrams.
-func TestStaleSourceIsForgotten(t *testing.T) {
+// Datagrams are sent although the host has lost the local address.
+func TestBind_LocalAddressGone_DatagramsAreSent(t *testing.T) {
 	from, _, _ := openBind(t, true, &counters.Set{})
 	_, fns, port := openBind(t, true, &counters.Set{})
 	e := NewEndpoint(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
@@ -123,11 +123,11 @@ func TestStaleSourceIsForgotten(t *testing.T) {
 		t.Errorf("received %d bytes, %v", n[0], err)
 	}
 	if e.SrcToString() != "" {
-		t.Error("the address is still wanted")
+		t.Error("the local address is still set")
 	}
 }
 
-func TestRepeatDecisions(t *testing.T) {
+func TestBind_SegmentedSendFails_RepeatsOrDisables(t *testing.T) {
 	for _, c := range []struct {
 		err    error
 		worked bool
@@ -142,28 +142,30 @@ func TestRepeatDecisions(t *testing.T) {
 		{unix.ENETUNREACH, true, false, true},
 		{unix.EPERM, true, false, true},
 	} {
-		b, s, e := New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}}), &socket{}, NewEndpoint(netip.MustParseAddrPort("192.0.2.1:1"))
-		s.gso.Store(true)
-		s.good.Store(c.worked)
-		if got := b.repeatSingly(s, e, 1400, c.err); got != c.repeat || s.gso.Load() != c.gso {
-			t.Errorf("%v after success=%v: repeat %v, in use %v", c.err, c.worked, got, s.gso.Load())
-		}
-		if c.err == unix.EMSGSIZE {
-			small, large := [][]byte{tuntest.Pattern(1200)}, [][]byte{tuntest.Pattern(1400)}
-			if !e.maySegment(small) || e.maySegment(large) {
-				t.Error("the path's limit is not remembered")
+		t.Run(fmt.Sprintf("%v, worked %v", c.err, c.worked), func(t *testing.T) {
+			b, s, e := New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}}), &socket{}, NewEndpoint(netip.MustParseAddrPort("192.0.2.1:1"))
+			s.gso.Store(true)
+			s.good.Store(c.worked)
+			if got := b.repeatSingly(s, e, 1400, c.err); got != c.repeat || s.gso.Load() != c.gso {
+				t.Errorf("%v after success=%v: repeat %v, in use %v", c.err, c.worked, got, s.gso.Load())
 			}
-			for range skipSends {
-				e.maySegment(large)
+			if c.err == unix.EMSGSIZE {
+				small, large := [][]byte{tuntest.Pattern(1200)}, [][]byte{tuntest.Pattern(1400)}
+				if !e.maySegment(small) || e.maySegment(large) {
+					t.Error("the refused size is not stored")
+				}
+				for range skipSends {
+					e.maySegment(large)
+				}
+				if !e.maySegment(large) {
+					t.Error("the refused size is never used again")
+				}
 			}
-			if !e.maySegment(large) {
-				t.Error("the path is never tried again")
-			}
-		}
+		})
 	}
 }
 
-func TestForgedSendersTakeBoundedMemory(t *testing.T) {
+func TestReceiver_ForgedSenders_MemoryIsBounded(t *testing.T) {
 	r := newReceiver(&socket{}, &counters.Set{}, nil)
 	for i := range 3 * maxEndpoints {
 		sa := NewEndpoint(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), uint16(i>>16)+1))
@@ -175,7 +177,7 @@ func TestForgedSendersTakeBoundedMemory(t *testing.T) {
 	}
 }
 
-func TestBindAllocatesNothing(t *testing.T) {
+func TestBind_SendAndReceive_AllocateNothing(t *testing.T) {
 	if raceOn {
 		t.Skip("not countable under the race detector")
 	}
