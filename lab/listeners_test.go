@@ -15,8 +15,8 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// toldPorts collects the ports that a node's agent has named in a message.
-func toldPorts(t *testing.T, l *Lab, node, message string) map[int]bool {
+// loggedPorts collects the ports that a node's agent has named in a message.
+func loggedPorts(t *testing.T, l *Lab, node, message string) map[int]bool {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(l.machineDir(node), "agent.log"))
 	if err != nil {
@@ -56,8 +56,8 @@ func TestListenersAreOthers(t *testing.T) {
 		return nil
 	})
 	begin(t, l, on(l, "n1"), l.Exe, "lab", "echo", "--http", ":15021", "--tcp", fmt.Sprintf("127.0.0.1:%d", tcp), "--udp", fmt.Sprintf("127.0.0.1:%d", udp))
-	const spared, dead = "those ports are left to them", "cannot be reached there"
-	wantSpared, wantDead := map[int]bool{15021: true}, map[int]bool{tcp: true, udp: true}
+	const reserved, unreachable = "reserved masquerade ports that host programs listen on", "host listeners are unreachable"
+	wantReserved, wantUnreachable := map[int]bool{15021: true}, map[int]bool{tcp: true, udp: true}
 	covers := func(got, want map[int]bool) bool {
 		for n := range want {
 			if !got[n] {
@@ -66,17 +66,17 @@ func TestListenersAreOthers(t *testing.T) {
 		}
 		return true
 	}
-	testutil.Eventually(t, "the agent tells of the program", func() error {
-		if !covers(toldPorts(t, l, "n1", spared), wantSpared) || !covers(toldPorts(t, l, "n1", dead), wantDead) {
+	testutil.Eventually(t, "the agent logs the ports of the program", func() error {
+		if !covers(loggedPorts(t, l, "n1", reserved), wantReserved) || !covers(loggedPorts(t, l, "n1", unreachable), wantUnreachable) {
 			return errors.New("not yet")
 		}
 		return nil
 	})
-	if got := toldPorts(t, l, "n1", spared); !maps.Equal(got, wantSpared) {
-		t.Errorf("left to host programs: %v, expected %v", got, wantSpared)
+	if got := loggedPorts(t, l, "n1", reserved); !maps.Equal(got, wantReserved) {
+		t.Errorf("left to host programs: %v, expected %v", got, wantReserved)
 	}
-	if got := toldPorts(t, l, "n1", dead); !maps.Equal(got, wantDead) {
-		t.Errorf("host programs that cannot be reached: %v, expected %v", got, wantDead)
+	if got := loggedPorts(t, l, "n1", unreachable); !maps.Equal(got, wantUnreachable) {
+		t.Errorf("host programs that cannot be reached: %v, expected %v", got, wantUnreachable)
 	}
 	mustAsk(t, fromMachine(l, "etcd1"), l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "w", netip.Addr{})
 }

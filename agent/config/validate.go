@@ -153,7 +153,8 @@ func (c *Config) checkTunnel(bad reporter) {
 }
 
 func (c *Config) checkPaths(bad reporter) {
-	for _, d := range []struct{ key, v string }{{"stateDir", c.StateDir}, {"runDir", c.RunDir}, {"uapiDir", c.UAPIDir}, {"procSysNet", c.ProcSysNet}} {
+	for _, d := range []struct{ key, v string }{
+		{"stateDir", c.StateDir}, {"runDir", c.RunDir}, {"uapiDir", c.UAPIDir}, {"procSysNet", c.ProcSysNet}} {
 		if !strings.HasPrefix(d.v, "/") {
 			bad(d.key, "%q is not an absolute path", d.v)
 		}
