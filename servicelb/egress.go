@@ -23,7 +23,8 @@ func (b *Balancer) egress(v *view, p *packet.Packet) packet.Verdict {
 	if !src.IsValid() {
 		return b.drop(dropNoSource)
 	}
-	n := conntrack.NewFlow{Proto: p.Proto, Generation: v.gen, Flags: conntrack.FlagMasquerade | conntrack.FlagNodeSource}
-	n.Tuples[conntrack.Original] = k.Tuple
-	return b.insert(v, p, &k, &n, p.Destination(), src, fromHost)
+	o := opening{in: fromHost, backend: p.Destination(), source: src}
+	o.Proto, o.Generation, o.Tuples[conntrack.Original] = p.Proto, v.gen, k.Tuple
+	o.Flags = conntrack.FlagMasquerade | conntrack.FlagNodeSource
+	return b.insert(v, p, &o)
 }

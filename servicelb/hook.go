@@ -26,7 +26,7 @@ func (b *Balancer) Inbound(p *packet.Packet) packet.Verdict { return b.handle(p,
 // handle verifies the source address, as rp_filter does, before everything else.
 func (b *Balancer) handle(p *packet.Packet, in ingress) packet.Verdict {
 	v := b.view.Load()
-	if reason := v.isSpoofed(p, in); reason != notDropped {
+	if reason := v.checkSource(p, in); reason != notDropped {
 		return b.drop(reason)
 	}
 	if p.Fragment() {
@@ -95,8 +95,8 @@ func (v *view) passThrough(p *packet.Packet, in ingress) packet.Verdict {
 	return packet.VerdictPeer
 }
 
-// isSpoofed returns why a packet cannot have its source address when it enters from this side, or notDropped.
-func (v *view) isSpoofed(p *packet.Packet, in ingress) dropReason {
+// checkSource returns why a packet from this side cannot have its source address, or notDropped.
+func (v *view) checkSource(p *packet.Packet, in ingress) dropReason {
 	if p.Src.IsLoopback() || p.Dst.IsLoopback() {
 		if in == fromPeer || p.Dst.IsLoopback() && !p.Src.IsLoopback() && !v.IsNodeAddr(p.Src) {
 			return dropLoopback

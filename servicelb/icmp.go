@@ -128,7 +128,7 @@ func (b *Balancer) FromHost(p *packet.Packet) packet.Verdict {
 }
 
 func (b *Balancer) reassembledDatagram(v *view, p *packet.Packet) packet.Verdict {
-	if reason := v.isSpoofed(p, fromHost); reason != notDropped {
+	if reason := v.checkSource(p, fromHost); reason != notDropped {
 		return b.drop(reason)
 	}
 	k, ok := conntrack.KeyOf(p)

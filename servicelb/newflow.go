@@ -30,17 +30,16 @@ func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table
 		return b.reject(p, dropNoEndpoint)
 	}
 	backend := b.selectBackend(f, pool, p)
-	n := conntrack.NewFlow{Proto: p.Proto, Generation: v.gen}
-	if outside {
-		n.Flags = conntrack.FlagOutside
-	}
-	src, flag, ok := v.sourceFor(c, p.Src, backend.Addr)
-	if !ok {
+	o := opening{in: in, backend: backend.AddrPort()}
+	o.Proto, o.Generation, o.Tuples[conntrack.Original] = p.Proto, v.gen, k.Tuple
+	var ok bool
+	if o.source, o.Flags, ok = v.sourceFor(c, p.Src, backend.Addr); !ok {
 		return b.drop(dropNoSource)
 	}
-	n.Flags |= flag
-	n.Tuples[conntrack.Original] = k.Tuple
-	verdict := b.insert(v, p, k, &n, backend.AddrPort(), src, in)
+	if outside {
+		o.Flags |= conntrack.FlagOutside
+	}
+	verdict := b.insert(v, p, &o)
 	if verdict != packet.VerdictDrop {
 		f.Meter.AddConnection()
 	}
@@ -75,17 +74,24 @@ func (b *Balancer) selectBackend(f *table.Frontend, pool *table.Pool, p *packet.
 // maxPortTries bounds the search for a source port that makes the reply tuple unique.
 const maxPortTries = 128
 
+// opening is a flow that is being opened: all but its slot and its source port are decided.
+type opening struct {
+	conntrack.NewFlow
+	in      ingress
+	backend netip.AddrPort
+	source  netip.Addr // that the backend sees
+}
+
 // insert finds a source port, inserts the flow and translates its first packet. The client's own port is preserved if the
 // reply tuple is unique with it. A flow from a node address always has a masquerade port.
-func (b *Balancer) insert(v *view, p *packet.Packet, k *conntrack.Key, n *conntrack.NewFlow, backend netip.AddrPort, src netip.Addr,
-	in ingress) packet.Verdict {
-	slot, reason := b.admit(v, p.Src, n)
+func (b *Balancer) insert(v *view, p *packet.Packet, o *opening) packet.Verdict {
+	slot, reason := b.admit(v, p.Src, &o.NewFlow)
 	if reason != notDropped {
 		return b.drop(reason)
 	}
 	ports, reserved := &portRange{1024, 65535}, []uint16(nil)
-	port := k.SrcPort
-	if n.Flags&conntrack.FlagNodeSource != 0 {
+	port := o.Tuples[conntrack.Original].SrcPort
+	if o.Flags&conntrack.FlagNodeSource != 0 {
 		ports, reserved = (*portRange)(&v.Self().MasqueradePorts), v.Self().ReservedPorts
 		port = ports.random()
 	}
@@ -93,24 +99,25 @@ func (b *Balancer) insert(v *view, p *packet.Packet, k *conntrack.Key, n *conntr
 		b.flows.Release(slot)
 		return b.drop(dropNoSource)
 	}
-	n.Size = p.Length
+	o.Size = p.Length
 	for range maxPortTries {
 		if slices.Contains(reserved, port) {
 			port = ports.random()
 			continue
 		}
-		n.Tuples[conntrack.Reply] = replyTuple(p, backend, netip.AddrPortFrom(src, port))
-		switch b.flows.Insert(slot, n) {
+		o.Tuples[conntrack.Reply] = replyTuple(p, o.backend, netip.AddrPortFrom(o.source, port))
+		switch b.flows.Insert(slot, &o.NewFlow) {
 		case conntrack.Inserted:
 			b.counters.opened.Add(1)
-			if in == fromHost && p.Proto == packet.ProtoTCP {
-				b.offloadNew(v, slot, n)
+			if o.in == fromHost && p.Proto == packet.ProtoTCP {
+				b.offloadNew(v, slot, &o.NewFlow)
 			}
-			to := &n.Tuples[conntrack.Reply]
+			to := &o.Tuples[conntrack.Reply]
 			return b.translate(v, p, to.Destination(), to.Source())
-		case conntrack.FlowExists:
+		case conntrack.FlowExists: // another packet of the flow was faster
 			b.flows.Release(slot)
-			if verdict, ok := b.established(v, p, k, in); ok {
+			k := conntrack.Key{Tuple: o.Tuples[conntrack.Original], Proto: o.Proto}
+			if verdict, ok := b.established(v, p, &k, o.in); ok {
 				return verdict
 			}
 			return b.drop(dropRace)
