@@ -146,7 +146,8 @@ func (b *Balancer) restoreSessions(t *Table) {
 			k := sessionKey{f.ID, x.Client.Addr()}
 			if age, ok := youngest[k]; !ok || x.Age < age {
 				youngest[k] = x.Age
-				b.sessions.Put(affinity.Session{Service: k.service, Client: k.client, Backend: x.Backend, Seen: b.now() - uint32(x.Idle/time.Second)})
+				b.sessions.Put(affinity.Session{Service: k.service, Client: k.client, Backend: x.Backend,
+					Seen: b.now() - uint32(x.Idle/time.Second)})
 			}
 		}
 	}

@@ -13,7 +13,8 @@ import (
 func TestBuild_ObjectsOfOtherProxies_NoFrontends(t *testing.T) {
 	svc := model.Service{ObjectName: model.ObjectName{Namespace: "d", Name: "s"}, UID: "1", ClusterIPs: []netip.Addr{ip("10.43.0.10")},
 		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 53, TargetPort: 53}}}
-	slice := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: "s-1"}, Service: "s", Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 53}},
+	slice := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: "s-1"}, Service: "s",
+		Ports:     []model.EndpointPort{{Protocol: model.TCP, Port: 53}},
 		Endpoints: []model.Endpoint{{Addr: ip("10.42.1.9"), Ready: true, Serving: true, Node: "n1"}}}
 	var b Builder
 	count := func(me Self, svc model.Service, slice model.EndpointSlice) (fronts, backends int) {
@@ -42,9 +43,11 @@ func TestBuild_ObjectsOfOtherProxies_NoFrontends(t *testing.T) {
 		{"with a slice that is no proxy's", ours, svc, headless, 1, 0},
 		{"ours at last", ours, svc, slice, 1, 2},
 	} {
-		if f, n := count(c.me, c.svc, c.slice); f != c.fronts || n != c.backends {
-			t.Errorf("%s: %d frontends, %d backends and redirected ports; expected %d and %d", c.what, f, n, c.fronts, c.backends)
-		}
+		t.Run(c.what, func(t *testing.T) {
+			if f, n := count(c.me, c.svc, c.slice); f != c.fronts || n != c.backends {
+				t.Errorf("%s: %d frontends, %d backends and redirected ports; expected %d and %d", c.what, f, n, c.fronts, c.backends)
+			}
+		})
 	}
 }
 
@@ -62,7 +65,8 @@ func TestRedirects_TerminatingEndpoints_StillRedirected(t *testing.T) {
 			}
 		}
 		got := Build(testSelf(), snap([]model.Service{host, svc}, append(parts, more...))).Redirects()
-		want := Redirects{ServiceAddrs: []netip.Addr{ip(a.endpoint)}, PodPorts: []Port{{Proto: packet.ProtoTCP, Port: 8080}}, HostPorts: []Port{{Proto: packet.ProtoTCP, Port: 6443}}}
+		want := Redirects{ServiceAddrs: []netip.Addr{ip(a.endpoint)}, PodPorts: []Port{{Proto: packet.ProtoTCP, Port: 8080}},
+			HostPorts: []Port{{Proto: packet.ProtoTCP, Port: 6443}}}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v, want %+v", got, want)
 		}

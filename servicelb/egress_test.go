@@ -50,7 +50,8 @@ func TestEgress_PodToExternalNetwork_Masqueraded(t *testing.T) {
 			if intact(t, p); p.Src != ip(a.node) || p.SrcPort < 40000 || p.SrcPort > 40003 || p.Destination() != world {
 				t.Fatalf("%v -> %v", p.Source(), p.Destination())
 			}
-			for dir, enter := range map[string]func(*packet.Packet) packet.Verdict{"answer": b.Outbound, "answer in fragments": b.FromHost} {
+			for dir, enter := range map[string]func(*packet.Packet) packet.Verdict{"answer": b.Outbound,
+				"answer in fragments": b.FromHost} {
 				back := mk(packet.ProtoUDP, world, p.Source(), 0)
 				want(t, b, enter(back), packet.VerdictReflect, dir)
 				if intact(t, back); back.Destination() != at(a.pod, 5000+i) || back.Source() != world {
@@ -58,10 +59,12 @@ func TestEgress_PodToExternalNetwork_Masqueraded(t *testing.T) {
 				}
 			}
 		}
-		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.endpoint, 444), at(a.node, 40001), 0)), packet.VerdictDrop, "of no flow, in fragments")
+		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.endpoint, 444), at(a.node, 40001), 0)), packet.VerdictDrop,
+			"of no flow, in fragments")
 		want(t, b, b.FromHost(mk(packet.ProtoUDP, at(a.far, 5000), at(a.node, 40001), 0)), packet.VerdictDrop, "spoofed, in fragments")
 		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), world, 0)), packet.VerdictDrop, "exhausted")
-		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), at(a.endpoint, 444), 0)), packet.VerdictReflect, "same ports, other destination")
+		want(t, b, b.Outbound(mk(packet.ProtoUDP, at(a.pod, 6000), at(a.endpoint, 444), 0)), packet.VerdictReflect,
+			"same ports, other destination")
 		p := echoOf(ip(a.pod), ip(a.endpoint), true, 77)
 		want(t, b, b.Outbound(p), packet.VerdictReflect, "ping")
 		id, _, _ := p.Echo()

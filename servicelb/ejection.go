@@ -86,7 +86,9 @@ func (b *Balancer) Ejections() (out []Ejection) {
 					continue
 				}
 				seen[r] = true
-				out = append(out, Ejection{Service: f.Service.String(), Port: f.PortName, Backend: p.Backends[i].AddrPort(), Left: int(left / time.Second)})
+				out = append(out, Ejection{
+					Service: f.Service.String(), Port: f.PortName, Backend: p.Backends[i].AddrPort(), Left: int(left / time.Second),
+				})
 			}
 		}
 	}

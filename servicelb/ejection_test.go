@@ -1,6 +1,7 @@
 package servicelb
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -152,11 +153,13 @@ func TestEjection_BackendRefuses_EjectedThenTried(t *testing.T) {
 func TestEjection_WithoutAnnotationOrFailuresInARow_None(t *testing.T) {
 	a := families["4"]
 	for _, value := range []string{"", "0", "-1", "many", "5000"} {
-		r := newRig(t, a, 3, map[string]string{EjectAnnotation: value})
-		r.down[r.back(1)] = true
-		if n := r.calls(300)[r.back(1)]; n < 60 {
-			t.Errorf("%q: %d of 300 connections", value, n)
-		}
+		t.Run(value, func(t *testing.T) {
+			r := newRig(t, a, 3, map[string]string{EjectAnnotation: value})
+			r.down[r.back(1)] = true
+			if n := r.calls(300)[r.back(1)]; n < 60 {
+				t.Errorf("%q: %d of 300 connections", value, n)
+			}
+		})
 	}
 	r := newRig(t, a, 3, eject5)
 	for i := range 100 {
@@ -176,27 +179,29 @@ func TestEjection_WithoutAnnotationOrFailuresInARow_None(t *testing.T) {
 func TestEjection_AllBackendsFail_HalfRemain(t *testing.T) {
 	eachFamily(t, func(t *testing.T, a testAddrs) {
 		for n, most := range map[int]int{1: 0, 2: 1, 3: 1, 4: 2, 5: 2} {
-			r := newRig(t, a, n, eject5)
-			for i := range n {
-				r.down[r.back(i)] = true
-			}
-			r.calls(400)
-			if got := r.Ejections(); len(got) != most {
-				t.Errorf("of %d backends %d are out: %+v", n, len(got), got)
-			}
-			if n != 4 {
-				continue
-			}
-			for i := range r.parts {
-				for j := range r.parts[i].Endpoints {
-					e := &r.parts[i].Endpoints[j]
-					e.Ready = r.Ejections()[0].Backend.Addr() == e.Addr || r.Ejections()[1].Backend.Addr() == e.Addr || e.Addr == r.back(0)
+			t.Run(fmt.Sprintf("%d backends", n), func(t *testing.T) {
+				r := newRig(t, a, n, eject5)
+				for i := range n {
+					r.down[r.back(i)] = true
 				}
-			}
-			r.Set(r.maker.Build(testSelf(), r.snap()))
-			if count := r.calls(100); len(count) < 2 {
-				t.Errorf("of the remaining backends only %v is selected", count)
-			}
+				r.calls(400)
+				if got := r.Ejections(); len(got) != most {
+					t.Errorf("of %d backends %d are out: %+v", n, len(got), got)
+				}
+				if n != 4 {
+					return
+				}
+				for i := range r.parts {
+					for j := range r.parts[i].Endpoints {
+						e := &r.parts[i].Endpoints[j]
+						e.Ready = r.Ejections()[0].Backend.Addr() == e.Addr || r.Ejections()[1].Backend.Addr() == e.Addr || e.Addr == r.back(0)
+					}
+				}
+				r.Set(r.maker.Build(testSelf(), r.snap()))
+				if count := r.calls(100); len(count) < 2 {
+					t.Errorf("of the remaining backends only %v is selected", count)
+				}
+			})
 		}
 	})
 }
@@ -226,7 +231,7 @@ func TestEjection_UnansweredConnection_CountsOnce(t *testing.T) {
 					r.flows.Sweep(r.now() + 40)
 				}
 			},
-			"ended": func(r *rig, p *packet.Packet) {
+			"ended": func(r *rig, _ *packet.Packet) {
 				r.clock.Add(40)
 				r.flows.Sweep(r.now())
 			},
@@ -236,22 +241,24 @@ func TestEjection_UnansweredConnection_CountsOnce(t *testing.T) {
 				want(t, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), packet.RST)), packet.VerdictReflect, "RST")
 			},
 		} {
-			r := newRig(t, a, 2, eject5)
-			for n := 0; n < 5; {
-				if len(r.Ejections()) != 0 {
-					t.Fatalf("%s: out after %d", name, n)
+			t.Run(name, func(t *testing.T) {
+				r := newRig(t, a, 2, eject5)
+				for n := 0; n < 5; {
+					if len(r.Ejections()) != 0 {
+						t.Fatalf("%s: out after %d", name, n)
+					}
+					p := r.syn(a.pod)
+					if p.Dst != r.back(0) {
+						r.answer(p)
+						return
+					}
+					fails(r, p)
+					n++
 				}
-				p := r.syn(a.pod)
-				if p.Dst != r.back(0) {
-					r.answer(p)
-					continue
+				if got := r.Ejections(); len(got) != 1 || got[0].Backend.Addr() != r.back(0) {
+					t.Errorf("%s: %+v", name, got)
 				}
-				fails(r, p)
-				n++
-			}
-			if got := r.Ejections(); len(got) != 1 || got[0].Backend.Addr() != r.back(0) {
-				t.Errorf("%s: %+v", name, got)
-			}
+			})
 		}
 		r := newRig(t, a, 2, map[string]string{EjectAnnotation: "1"})
 		p := r.syn(a.pod)

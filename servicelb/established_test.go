@@ -25,7 +25,8 @@ func TestUDPFlow_ServiceChanges_FollowsTheService(t *testing.T) {
 			removed   bool
 		}{
 			{target: 1, removed: true}, {target: 1}, {1, []string{a.far}, false}, {1, []string{two}, false}, {2, []string{two}, false},
-			{target: 2}, {2, []string{a.pod}, false}, {target: 2, removed: true}, {2, []string{a.node}, false}, {1, []string{a.far, two}, false},
+			{target: 2}, {2, []string{a.pod}, false}, {target: 2, removed: true}, {2, []string{a.node}, false},
+			{1, []string{a.far, two}, false},
 		} {
 			svc, parts := service("dns", packet.ProtoUDP, a.vip, 53, c.target, c.endpoints...)
 			if c.removed {
@@ -39,7 +40,8 @@ func TestUDPFlow_ServiceChanges_FollowsTheService(t *testing.T) {
 					want(t, b, v, packet.VerdictReply, "no endpoint")
 					continue
 				}
-				if v == packet.VerdictDrop || v == packet.VerdictReply || dst.Port() != c.target || dst.Addr() != ip(c.endpoints[0]) && dst.Addr() != ip(c.endpoints[len(c.endpoints)-1]) {
+				if v == packet.VerdictDrop || v == packet.VerdictReply || dst.Port() != c.target || dst.Addr() != ip(c.endpoints[0]) &&
+					dst.Addr() != ip(c.endpoints[len(c.endpoints)-1]) {
 					t.Fatalf("step %d: %v to %v", i, v, dst)
 				}
 			}
@@ -68,7 +70,8 @@ func TestTCPFlow_BackendDeleted_ResetsBothEnds(t *testing.T) {
 		}
 		b.Set(tableOf(svc, parts))
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "terminating")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4002), at(a.vip, 80), packet.SYN)), packet.VerdictReply, "new while terminating")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4002), at(a.vip, 80), packet.SYN)), packet.VerdictReply,
+			"new while terminating")
 		b.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
 		p := mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.ACK)
 		want(t, b, b.Outbound(p), packet.VerdictReply, "the client is reset")

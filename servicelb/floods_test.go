@@ -45,7 +45,8 @@ func TestFlowTable_FloodOfOneClient_OtherClientsAdmitted(t *testing.T) {
 			}
 		}
 		for i := range uint16(100) {
-			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), packet.VerdictPeer, "an established connection")
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, netip.AddrPortFrom(victim, 1000+i), at(a.vip, 80), packet.ACK)), packet.VerdictPeer,
+				"an established connection")
 		}
 		if b.room() > size {
 			t.Fatal(b.room())
@@ -199,7 +200,8 @@ func TestFlowTable_Full_ReclaimsIdleFlows(t *testing.T) {
 	}
 	want(t, b, exchange(), packet.VerdictDrop, "all are busy again")
 	b.sound(t)
-	if s := b.Stats(); s.Services["d/dns"].Connections != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 || s.Dropped["table_full"] != 2 {
+	if s := b.Stats(); s.Services["d/dns"].Connections != 128 || s.Opened != 128 || s.Flows["dns-open"] != 64 ||
+		s.Dropped["table_full"] != 2 {
 		t.Fatal(s.Services, s.Opened, s.Flows, nonzero(s.Dropped))
 	}
 }

@@ -37,7 +37,8 @@ func (b *Balancer) fragment(v *view, p *packet.Packet, in ingress) packet.Verdic
 	}
 	t, ok := b.fragments.Get(k.hash(), k, b.now(), fragmentTimeout)
 	if ok {
-		if t.src != p.Src && !p.SetSource(netip.AddrPortFrom(t.src, 0)) || t.dst != p.Dst && !p.SetDestination(netip.AddrPortFrom(t.dst, 0)) {
+		if t.src != p.Src && !p.SetSource(netip.AddrPortFrom(t.src, 0)) ||
+			t.dst != p.Dst && !p.SetDestination(netip.AddrPortFrom(t.dst, 0)) {
 			return b.drop(dropFamily)
 		}
 		if p.Proto == packet.ProtoSCTP && !p.MoreFrags {

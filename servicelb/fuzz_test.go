@@ -15,9 +15,12 @@ func FuzzBalancer_HostilePackets_NoLeak(f *testing.F) {
 			mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN), mk(packet.ProtoUDP, at(a.pod, 4000), at(a.vip, 80), 0),
 			mk(packet.ProtoUDP, at(a.pod, 4000), at(a.endpoint, 80), 0), mk(packet.ProtoSCTP, at(a.outside, 4000), at(a.vip, 80), 0),
 			mk(packet.ProtoTCP, at(a.vip, 80), at(a.vip, 80), packet.SYN), mk(packet.ProtoTCP, at(a.snat, 80), at(a.snat, 80), packet.SYN),
-			mk(packet.ProtoUDP, at(a.far, 8080), at(a.pod, 4000), 0), echoOf(ip(a.pod), ip(a.vip), true, 1), echoOf(ip(a.pod), ip(a.endpoint), true, 1),
+			mk(packet.ProtoUDP, at(a.far, 8080), at(a.pod, 4000), 0), echoOf(ip(a.pod), ip(a.vip), true, 1), echoOf(ip(a.pod),
+				ip(a.endpoint),
+				true, 1),
 			fragmentOf(at(a.pod, 4000), at(a.vip, 80), 9, true), fragmentOf(at(a.pod, 4000), at(a.vip, 80), 9, false),
-			errorAbout(mk(packet.ProtoUDP, at(a.pod, 4000), at(a.far, 8080), 0), ip(a.far)), errorAbout(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.far, 8080), 0), ip(a.far)),
+			errorAbout(mk(packet.ProtoUDP, at(a.pod, 4000), at(a.far, 8080), 0), ip(a.far)), errorAbout(mk(packet.ProtoTCP, at(a.pod, 4000),
+				at(a.far, 8080), 0), ip(a.far)),
 		} {
 			f.Add(p.Buf, false, uint8(0))
 			f.Add(p.Buf, true, uint8(packet.NeedsCsum))

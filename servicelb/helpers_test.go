@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/internal/packet"
 	"github.com/warrennet/warren/servicelb/internal/conntrack"
-	"github.com/warrennet/warren/servicelb/internal/table"
 )
 
 // The directions of a flow.
@@ -200,9 +200,9 @@ func clone(p *packet.Packet) *packet.Packet {
 	return &q
 }
 
-func newBalancer(t testing.TB, max int, table *Table) *Balancer {
+func newBalancer(t testing.TB, capacity int, table *Table) *Balancer {
 	t.Helper()
-	b, err := New(Config{MaxFlows: max})
+	b, err := New(Config{MaxFlows: capacity})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func service(name string, proto uint8, vip string, port, target uint16, endpoint
 
 func nodeOf(a netip.Addr) string {
 	self := testSelf()
-	if table.Contains(self.PodCIDRs, a) || slices.Contains(self.Addrs, a) {
+	if netx.Contains(self.PodCIDRs, a) || slices.Contains(self.Addrs, a) {
 		return "n1"
 	}
 	return "n2"

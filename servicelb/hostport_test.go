@@ -1,6 +1,7 @@
 package servicelb
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -12,7 +13,8 @@ import (
 func TestHostPort_SameNumberOnSeveralAddresses_SeveralPods(t *testing.T) {
 	a := families["4"]
 	pod := func(name, node, addr string, ports ...model.HostPort) model.Pod {
-		return model.Pod{ObjectName: model.ObjectName{Namespace: "d", Name: name}, Node: node, Addrs: []netip.Addr{ip(addr)}, HostPorts: ports}
+		return model.Pod{ObjectName: model.ObjectName{Namespace: "d", Name: name}, Node: node, Addrs: []netip.Addr{ip(addr)},
+			HostPorts: ports}
 	}
 	s := snap(nil, nil)
 	s.Pods = []model.Pod{
@@ -34,15 +36,17 @@ func TestHostPort_SameNumberOnSeveralAddresses_SeveralPods(t *testing.T) {
 		{packet.ProtoTCP, a.loop, a.loop, 8081, "10.42.1.8:81"}, {packet.ProtoTCP, a.outside, a.node, 8081, "10.42.1.9:82"},
 		{packet.ProtoUDP, a.outside, a.node, 8080, "10.42.1.10:83"}, {packet.ProtoTCP, a.outside, a.node, 9090, ""},
 	} {
-		p := mk(c.proto, at(c.client, 4000), at(c.dst, c.port), packet.SYN)
-		if c.back == "" {
-			want(t, b, b.Outbound(p), packet.VerdictReply, "a port of another node")
-			continue
-		}
-		want(t, b, b.Outbound(p), packet.VerdictReflect, c.back)
-		if intact(t, p); p.Destination() != netip.MustParseAddrPort(c.back) {
-			t.Errorf("%s:%d is forwarded to %v, want %s", c.dst, c.port, p.Destination(), c.back)
-		}
+		t.Run(fmt.Sprintf("%d/%s:%d", c.proto, c.dst, c.port), func(t *testing.T) {
+			p := mk(c.proto, at(c.client, 4000), at(c.dst, c.port), packet.SYN)
+			if c.back == "" {
+				want(t, b, b.Outbound(p), packet.VerdictReply, "a port of another node")
+				return
+			}
+			want(t, b, b.Outbound(p), packet.VerdictReflect, c.back)
+			if intact(t, p); p.Destination() != netip.MustParseAddrPort(c.back) {
+				t.Errorf("%s:%d is forwarded to %v, want %s", c.dst, c.port, p.Destination(), c.back)
+			}
+		})
 	}
 	next := *s
 	next.Pods = append([]model.Pod{pod("again", "n1", "10.42.1.11", s.Pods[0].HostPorts...)}, s.Pods[1:]...)
@@ -71,7 +75,8 @@ func TestHealthCheckNodePort_ExternalClient_ReachesAgent(t *testing.T) {
 		}
 		self.ClusterOnly = true
 		b.Set(Build(self, snap([]model.Service{svc}, parts)))
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictDrop, "outside client of a cluster address")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictDrop,
+			"outside client of a cluster address")
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "Pod")
 	})
 }

@@ -31,7 +31,8 @@ func TestICMPError_HostTooBigForPod_ReachesExternalClient(t *testing.T) {
 		want(t, b, b.Outbound(e), packet.VerdictReflect, "too big")
 		intact(t, e)
 		in, _ := e.Inner()
-		if e.Src != ip(a.node) || e.Dst != client.Addr() || in.Src != client.Addr() || in.SrcPort != 4000 || in.Dst != node.Addr() || in.DstPort != 30080 {
+		if e.Src != ip(a.node) || e.Dst != client.Addr() || in.Src != client.Addr() || in.SrcPort != 4000 || in.Dst != node.Addr() ||
+			in.DstPort != 30080 {
 			t.Fatalf("%v -> %v about %+v", e.Src, e.Dst, in)
 		}
 	})
@@ -56,7 +57,8 @@ func TestICMPError_HostWithoutFlow_PassesThrough(t *testing.T) {
 		p := mk(packet.ProtoUDP, at(a.far, 4000), at(a.node, 9), 0)
 		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.node), packet.NoPort))), packet.VerdictPeer, "to a Pod of another node")
 		p = mk(packet.ProtoUDP, at(a.outside, 4000), at(a.pod, 9), 0)
-		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.pod), packet.NoPort))), packet.VerdictDrop, "of a Pod, to an external network")
+		want(t, b, b.Outbound(errorOf(p.AppendUnreachable(nil, ip(a.pod), packet.NoPort))), packet.VerdictDrop,
+			"of a Pod, to an external network")
 	})
 }
 
@@ -75,7 +77,8 @@ func TestICMPError_HostRefusesForwardedDatagram_Dropped(t *testing.T) {
 		answer := mk(packet.ProtoUDP, at(a.endpoint, 53), p.Source(), 0)
 		want(t, b, refusal(answer), packet.VerdictDrop, "refusal of the reply")
 		want(t, b, b.FromHost(clone(answer)), packet.VerdictReflect, "the answer")
-		want(t, b, refusal(mk(packet.ProtoUDP, at(a.endpoint, 54), p.Source(), 0)), packet.VerdictReflect, "refusal of a datagram without flow")
+		want(t, b, refusal(mk(packet.ProtoUDP, at(a.endpoint, 54), p.Source(), 0)), packet.VerdictReflect,
+			"refusal of a datagram without flow")
 		call := mk(packet.ProtoUDP, at(a.outside, 4000), at(a.node, 30080), 0)
 		want(t, b, b.FromHost(clone(call)), packet.VerdictPeer, "to a node port")
 		want(t, b, refusal(call), packet.VerdictDrop, "refusal at the node port")
@@ -115,7 +118,8 @@ func TestICMPError_PacketOfFlow_ReachesItsSender(t *testing.T) {
 			}
 			want(t, b, v(e), packet.VerdictReflect, "error of the backend")
 			in, _ := e.Inner()
-			if intact(t, e); e.Src != ip(a.vip) || e.Dst != ip(c.client) || in.Src != ip(c.client) || in.SrcPort != 4000 || in.Dst != ip(a.vip) || in.DstPort != 80 {
+			if intact(t, e); e.Src != ip(a.vip) || e.Dst != ip(c.client) || in.Src != ip(c.client) || in.SrcPort != 4000 ||
+				in.Dst != ip(a.vip) || in.DstPort != 80 {
 				t.Fatalf("%v -> %v about %+v", e.Src, e.Dst, in)
 			}
 			answer := mk(packet.ProtoUDP, sent.Destination(), sent.Source(), 0)
@@ -132,7 +136,8 @@ func TestICMPError_PacketOfFlow_ReachesItsSender(t *testing.T) {
 			}
 			want(t, b, b.Outbound(e), wantV, "error of the client")
 			in, _ = e.Inner()
-			if intact(t, e); e.Src != source.Addr() || e.Dst != ip(c.backend) || in.Src != ip(c.backend) || in.SrcPort != 8080 || in.Dst != source.Addr() || in.DstPort != source.Port() {
+			if intact(t, e); e.Src != source.Addr() || e.Dst != ip(c.backend) || in.Src != ip(c.backend) || in.SrcPort != 8080 ||
+				in.Dst != source.Addr() || in.DstPort != source.Port() {
 				t.Fatalf("%v -> %v about %+v", e.Src, e.Dst, in)
 			}
 		}

@@ -2,8 +2,8 @@ package servicelb
 
 import "github.com/warrennet/warren/servicelb/internal/conntrack"
 
-// Flows returns at most max flows (0: all) for which filter returns true. A nil filter selects all.
-func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
+// Flows returns at most limit flows (0: all) for which filter returns true. A nil filter selects all.
+func (b *Balancer) Flows(filter func(Flow) bool, limit int) []Flow {
 	var out, part []Flow
 	for shard := range conntrack.Shards {
 		part = b.flows.AppendFlows(part[:0], shard, b.now(), b.offloads.IsArmed)
@@ -11,7 +11,7 @@ func (b *Balancer) Flows(filter func(Flow) bool, max int) []Flow {
 			if filter != nil && !filter(f) {
 				continue
 			}
-			if out = append(out, f); len(out) == max {
+			if out = append(out, f); len(out) == limit {
 				return out
 			}
 		}

@@ -62,26 +62,28 @@ func TestSessionAffinity_ManyConnections_SameBackend(t *testing.T) {
 func TestAlgorithms_ManyFlows_SpreadEvenly(t *testing.T) {
 	a := families["4"]
 	for _, algo := range []string{"random", "round-robin", "least-connections", "maglev", "nonsense"} {
-		svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, "10.42.2.2", "10.42.2.3", "10.42.2.4", "10.42.2.5")
-		svc.Annotations = map[string]string{Annotation: algo}
-		b := newBalancer(t, 8192, tableOf(svc, parts))
-		count := map[netip.Addr]int{}
-		for i := range uint16(4000) {
-			p := mk(packet.ProtoUDP, at(a.pod, 4000+i), at(a.vip, 80), 0)
-			want(t, b, b.Outbound(p), packet.VerdictPeer, algo)
-			count[p.Dst]++
-		}
-		spread := 150
-		switch algo {
-		case "round-robin":
-			spread = 0
-		case "least-connections":
-			spread = 20
-		}
-		for _, e := range []string{"10.42.2.2", "10.42.2.3", "10.42.2.4", "10.42.2.5"} {
-			if n := count[ip(e)]; n < 1000-spread || n > 1000+spread {
-				t.Errorf("%s: %v", algo, count)
+		t.Run(algo, func(t *testing.T) {
+			svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, "10.42.2.2", "10.42.2.3", "10.42.2.4", "10.42.2.5")
+			svc.Annotations = map[string]string{Annotation: algo}
+			b := newBalancer(t, 8192, tableOf(svc, parts))
+			count := map[netip.Addr]int{}
+			for i := range uint16(4000) {
+				p := mk(packet.ProtoUDP, at(a.pod, 4000+i), at(a.vip, 80), 0)
+				want(t, b, b.Outbound(p), packet.VerdictPeer, algo)
+				count[p.Dst]++
 			}
-		}
+			spread := 150
+			switch algo {
+			case "round-robin":
+				spread = 0
+			case "least-connections":
+				spread = 20
+			}
+			for _, e := range []string{"10.42.2.2", "10.42.2.3", "10.42.2.4", "10.42.2.5"} {
+				if n := count[ip(e)]; n < 1000-spread || n > 1000+spread {
+					t.Errorf("%s: %v", algo, count)
+				}
+			}
+		})
 	}
 }

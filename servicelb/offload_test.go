@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,6 +27,9 @@ type kernel struct {
 
 func newKernel(t testing.TB, size int) *kernel {
 	t.Helper()
+	if testing.Short() && os.Geteuid() != 0 {
+		t.Skip("this test needs root")
+	}
 	path, err := offload.New(size, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("this test needs root and Linux 6.6: %v", err)
@@ -46,12 +50,12 @@ func newKernel(t testing.TB, size int) *kernel {
 	return k
 }
 
-func (k *kernel) balancer(t testing.TB, max int, table *Table) *Balancer {
+func (k *kernel) balancer(t testing.TB, capacity int, table *Table) *Balancer {
 	t.Helper()
 	if k == nil {
-		return newBalancer(t, max, table)
+		return newBalancer(t, capacity, table)
 	}
-	b, err := New(Config{MaxFlows: max, Offload: k.path})
+	b, err := New(Config{MaxFlows: capacity, Offload: k.path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +79,11 @@ func (k *kernel) forwards(t testing.TB, b *Balancer, p *packet.Packet) bool {
 		frame[12], frame[13] = 0x86, 0xdd
 	}
 	frame = append(frame, p.Buf...)
-	out, carried, err := k.path.TestRun(frame)
+	out, forwarded, err := k.path.TestRun(frame)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !carried {
+	if !forwarded {
 		if !bytes.Equal(frame, out) {
 			t.Errorf("the program has changed a packet that it passed on:\n%x\n%x", frame, out)
 		}
@@ -177,7 +181,8 @@ func TestOffload_Connection_StatesAndTrafficFollow(t *testing.T) {
 		}
 		size := uint64(mk(packet.ProtoTCP, x.client, x.vip, packet.ACK).Length)
 		s := x.Stats()
-		if got := s.Services["d/web"]; got.Connections != 1 || got.Requests != (Volume{Packets: 5, Bytes: 5 * size}) || got.Replies != (Volume{Packets: 4, Bytes: 4 * size}) || s.Offloaded != 1 {
+		if got := s.Services["d/web"]; got.Connections != 1 || got.Requests != (Volume{Packets: 5, Bytes: 5 * size}) ||
+			got.Replies != (Volume{Packets: 4, Bytes: 4 * size}) || s.Offloaded != 1 {
 			t.Errorf("traffic %+v, %d offloads", got, s.Offloaded)
 		}
 		if !x.Flows(nil, 0)[0].Offloaded {
@@ -205,7 +210,7 @@ func TestOffload_BackendRemoved_BothEndsReset(t *testing.T) {
 		x.must(t, packet.ProtoTCP, original, packet.ACK, true, "the first packet under a new table")
 		x.must(t, packet.ProtoTCP, reply, packet.ACK, true, "an answer")
 		var resets []*packet.Packet
-		x.SendBy(func(b []byte, to packet.Verdict) { resets = append(resets, parsed(bytes.Clone(b))) })
+		x.SendBy(func(b []byte, _ packet.Verdict) { resets = append(resets, parsed(bytes.Clone(b))) })
 		x.Set(tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, ip(a.pod).Next().Next().String())))
 		if len(resets) != 2 || resets[0].TCPFlags != packet.RST || resets[0].Source() != x.vip || resets[0].Destination() != x.client ||
 			resets[1].TCPFlags != packet.RST || resets[1].Source() != x.client || resets[1].Destination() != x.back {
@@ -259,9 +264,9 @@ func TestOffload_ClientReusesPort_NewFlow(t *testing.T) {
 		for range 5 {
 			x.open(t)
 			for _, dir := range []conntrack.Direction{original, reply} {
-				_, carried, err := x.path.TestRun(frameOf(x.client, x.vip, x.back, dir, packet.FIN|packet.ACK))
-				if err != nil || !carried {
-					t.Fatalf("FIN: carried %v, %v", carried, err)
+				_, forwarded, err := x.path.TestRun(frameOf(x.client, x.vip, x.back, dir, packet.FIN|packet.ACK))
+				if err != nil || !forwarded {
+					t.Fatalf("FIN: forwarded %v, %v", forwarded, err)
 				}
 			}
 		}
@@ -360,23 +365,25 @@ func TestOffload_FlowsOfOtherKinds_NotOffloaded(t *testing.T) {
 			{"egress", other, at(a.outside, 80), packet.ProtoTCP},
 			{"DNS", other, at(ip(a.vip).Next().Next().String(), 53), packet.ProtoUDP},
 		} {
-			flags := uint8(packet.SYN)
-			for range 3 {
-				p := mk(c.proto, at(c.from, 4000), c.to, flags)
-				if k.forwards(t, b, p) {
-					t.Errorf("%s: the program forwards it", c.what)
+			t.Run(c.what, func(t *testing.T) {
+				flags := uint8(packet.SYN)
+				for range 3 {
+					p := mk(c.proto, at(c.from, 4000), c.to, flags)
+					if k.forwards(t, b, p) {
+						t.Errorf("%s: the program forwards it", c.what)
+					}
+					if v := b.Outbound(p); v != packet.VerdictReflect && v != packet.VerdictPeer {
+						t.Errorf("%s: %v", c.what, v)
+					}
+					answer := mk(c.proto, p.Destination(), p.Source(), packet.SYN|packet.ACK)
+					if in := b.Inbound; p.Dst == ip(a.far) || c.what == "egress" {
+						in(answer)
+					} else {
+						b.Outbound(answer)
+					}
+					flags = packet.ACK
 				}
-				if v := b.Outbound(p); v != packet.VerdictReflect && v != packet.VerdictPeer {
-					t.Errorf("%s: %v", c.what, v)
-				}
-				answer := mk(c.proto, p.Destination(), p.Source(), packet.SYN|packet.ACK)
-				if in := b.Inbound; p.Dst == ip(a.far) || c.what == "egress" {
-					in(answer)
-				} else {
-					b.Outbound(answer)
-				}
-				flags = packet.ACK
-			}
+			})
 		}
 		if n := b.Stats().Offloaded; n != 0 {
 			t.Errorf("%d offloads", n)

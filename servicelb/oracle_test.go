@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/internal/packet"
-	"github.com/warrennet/warren/servicelb/internal/table"
 )
 
 // oracle is a slow and simple model of Services. For every packet it examines the objects themselves. Its flows are a list,
@@ -53,8 +53,8 @@ type forecast struct {
 func (o *oracle) local(a netip.Addr) bool {
 	return slices.Contains(o.self.Addrs, a) || a == o.self.PodNet4 || a == o.self.PodNet6
 }
-func (o *oracle) pods(a netip.Addr) bool { return table.Contains(o.self.PodRanges, a) }
-func (o *oracle) here(a netip.Addr) bool { return table.Contains(o.self.PodCIDRs, a) }
+func (o *oracle) pods(a netip.Addr) bool { return netx.Contains(o.self.PodRanges, a) }
+func (o *oracle) here(a netip.Addr) bool { return netx.Contains(o.self.PodCIDRs, a) }
 func (o *oracle) peer(a netip.Addr) bool { return slices.Contains(o.self.Peers, a) }
 func (o *oracle) remote(a netip.Addr) bool {
 	return o.peer(a) || o.pods(a) && !o.here(a)
@@ -77,15 +77,16 @@ func (o *oracle) service(a netip.Addr) bool {
 		if slices.Contains(s.ClusterIPs, a) {
 			return true
 		}
-		if !o.local(a) && !o.peer(a) && (slices.Contains(s.ExternalIPs, a) || s.Type == model.LoadBalancer && slices.Contains(s.LBAddresses, a)) {
+		if !o.local(a) && !o.peer(a) && (slices.Contains(s.ExternalIPs, a) || s.Type == model.LoadBalancer &&
+			slices.Contains(s.LBAddresses, a)) {
 			return true
 		}
 	}
-	return table.Contains(o.snap.ServiceCIDRs, a)
+	return netx.Contains(o.snap.ServiceCIDRs, a)
 }
 
 func (o *oracle) world(a netip.Addr) bool {
-	return !o.pods(a) && !o.local(a) && !o.peer(a) && !o.service(a) && !table.Contains(o.self.NonMasquerade, a) &&
+	return !o.pods(a) && !o.local(a) && !o.peer(a) && !o.service(a) && !netx.Contains(o.self.NonMasquerade, a) &&
 		!a.IsMulticast() && !a.IsLinkLocalUnicast() && !a.IsLoopback()
 }
 
@@ -103,7 +104,8 @@ func (o *oracle) front(proto uint8, to netip.AddrPort) (*model.Service, *model.S
 				return s, p, "external"
 			case s.Type == model.LoadBalancer && p.Port == to.Port() && slices.Contains(s.LBAddresses, to.Addr()):
 				return s, p, "lb"
-			case s.Type != model.ClusterIP && p.NodePort != 0 && p.NodePort == to.Port() && slices.Contains(o.self.NodePortAddrs, to.Addr()):
+			case s.Type != model.ClusterIP && p.NodePort != 0 && p.NodePort == to.Port() && slices.Contains(o.self.NodePortAddrs,
+				to.Addr()):
 				return s, p, "node"
 			}
 		}
@@ -156,7 +158,7 @@ func usableOf(all map[netip.AddrPort]model.Endpoint, where func(model.Endpoint) 
 
 func (o *oracle) pool(s *model.Service, p *model.ServicePort, kind string, v6, outside bool) (pool []netip.AddrPort, drop bool) {
 	all := o.endpoints(s, p, v6)
-	any := func(model.Endpoint) bool { return true }
+	anywhere := func(model.Endpoint) bool { return true }
 	policy := model.PolicyCluster
 	switch {
 	case kind == "cluster":
@@ -166,9 +168,9 @@ func (o *oracle) pool(s *model.Service, p *model.ServicePort, kind string, v6, o
 	}
 	if policy == model.PolicyLocal {
 		pool = usableOf(all, func(e model.Endpoint) bool { return e.Node == o.self.Node })
-		return pool, len(pool) == 0 && len(usableOf(all, any)) > 0
+		return pool, len(pool) == 0 && len(usableOf(all, anywhere)) > 0
 	}
-	pool = usableOf(all, any)
+	pool = usableOf(all, anywhere)
 	near := slices.DeleteFunc(slices.Clone(pool), func(a netip.AddrPort) bool { return !slices.Contains(all[a].ZoneHints, o.self.Zone) })
 	unhinted := slices.ContainsFunc(pool, func(a netip.AddrPort) bool { return len(all[a].ZoneHints) == 0 })
 	if len(near) > 0 && !unhinted {
@@ -201,7 +203,7 @@ func (o *oracle) packet(in ingress, proto uint8, src, dst netip.AddrPort, flags 
 		switch {
 		case in == fromPeer && !o.local(dst.Addr()):
 			return forecast{verdict: packet.VerdictDrop}
-		case outside && kind == "lb" && len(s.LBSourceRanges) > 0 && !table.Contains(s.LBSourceRanges, src.Addr()):
+		case outside && kind == "lb" && len(s.LBSourceRanges) > 0 && !netx.Contains(s.LBSourceRanges, src.Addr()):
 			return forecast{verdict: packet.VerdictDrop}
 		case !opens:
 			return refuse
@@ -214,7 +216,8 @@ func (o *oracle) packet(in ingress, proto uint8, src, dst netip.AddrPort, flags 
 		if s.Affinity > 0 {
 			session = fmt.Sprint(s.ObjectName, p.Name, proto, src.Addr())
 		}
-		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, outside: outside}, o.standing(s, p, pool), session)}
+		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, outside: outside}, o.standing(s, p, pool),
+			session)}
 	}
 	switch {
 	case o.service(dst.Addr()):
@@ -474,7 +477,8 @@ func (d dice) service(i int, name string) model.Service {
 	s.ClusterIPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 43, 0, byte(i + 1)}), ip(fmt.Sprintf("fd43::%d", i+1))}
 	protos := []model.Protocol{model.TCP, model.UDP, model.SCTP}
 	for j := range 1 + d(3) {
-		s.Ports = append(s.Ports, model.ServicePort{Name: fmt.Sprint("p", j), Protocol: protos[(d(3)+j)%3], Port: 80 + uint16(d(2)), NodePort: uint16(d(2)) * (30080 + uint16(d(2)))})
+		s.Ports = append(s.Ports, model.ServicePort{Name: fmt.Sprint("p", j), Protocol: protos[(d(3)+j)%3], Port: 80 + uint16(d(2)),
+			NodePort: uint16(d(2)) * (30080 + uint16(d(2)))})
 	}
 	s.Foreign, s.Headless, s.PublishNotReady = d.yes(4), d.yes(4), d.yes(10)
 	s.InternalPolicy, s.ExternalPolicy = model.TrafficPolicy(b2i(d.yes(20))), model.TrafficPolicy(b2i(d.yes(30)))
@@ -509,7 +513,8 @@ func (d dice) slice(svc, name string) model.EndpointSlice {
 	}
 	for range d(4) {
 		a := families[[...]string{"4", "6"}[s.Family]]
-		e := model.Endpoint{Addr: ip(pick(d, []string{a.pod, ip(a.pod).Next().String(), a.far, ip(a.far).Next().String(), a.node, a.peer, a.endpoint}))}
+		e := model.Endpoint{Addr: ip(pick(d, []string{a.pod, ip(a.pod).Next().String(), a.far, ip(a.far).Next().String(), a.node, a.peer,
+			a.endpoint}))}
 		e.Node = nodeOf(e.Addr)
 		e.Ready = d.yes(75)
 		e.Serving = e.Ready || d.yes(50)
@@ -546,12 +551,14 @@ func (d dice) path(o *oracle) (in ingress, proto uint8, src, dst netip.AddrPort)
 			}
 		}
 	}
-	servers = append(servers, at(a.node, 30080), at(a.node, 30081), at(a.peer, 30080), at(a.endpoint, 80), at(a.vip, 80), at(a.snat, 4000), at(a.pod, 8080), at(a.far, 8080))
+	servers = append(servers, at(a.node, 30080), at(a.node, 30081), at(a.peer, 30080), at(a.endpoint, 80), at(a.vip, 80), at(a.snat, 4000),
+		at(a.pod, 8080), at(a.far, 8080))
 	if a.loop != "" {
 		clients, servers = append(clients, a.loop), append(servers, at(a.loop, 30080))
 	}
 	src = at(pick(d, clients), 4000+uint16(d(3)))
-	return ingress(b2i(o.remote(src.Addr()) != d.yes(5))), pick(d, []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}), src, pick(d, servers)
+	return ingress(b2i(o.remote(src.Addr()) != d.yes(5))), pick(d, []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP}), src,
+		pick(d, servers)
 }
 
 func b2i(b bool) int {

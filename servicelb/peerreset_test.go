@@ -22,38 +22,41 @@ func TestPeerReset_ServiceDeleted_OtherEndReset(t *testing.T) {
 			{"a remote backend sends", a.pod, a.far, reply, packet.VerdictReflect},
 			{"the backend of a hairpin sends", a.pod, a.pod, reply, packet.VerdictReflect},
 		} {
-			b := newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, c.backend)))
-			var sent []*packet.Packet
-			var to []packet.Verdict
-			b.SendBy(func(pkt []byte, v packet.Verdict) {
-				p := new(packet.Packet)
-				p.Parse(append([]byte(nil), pkt...))
-				sent, to = append(sent, p), append(to, v)
+			t.Run(c.what, func(t *testing.T) {
+				b := newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, c.backend)))
+				var sent []*packet.Packet
+				var to []packet.Verdict
+				b.SendBy(func(pkt []byte, v packet.Verdict) {
+					p := new(packet.Packet)
+					p.Parse(append([]byte(nil), pkt...))
+					sent, to = append(sent, p), append(to, v)
+				})
+				client, vip := at(c.client, 4000), at(a.vip, 80)
+				p := mk(packet.ProtoTCP, client, vip, packet.SYN)
+				b.Outbound(p)
+				seen, back := p.Source(), p.Destination()
+				in := b.Outbound
+				if c.backend == a.far {
+					in = b.Inbound
+				}
+				in(mk(packet.ProtoTCP, back, seen, packet.SYN|packet.ACK))
+				b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK))
+				b.Set(Build(testSelf(), snap(nil, nil)))
+				last := mk(packet.ProtoTCP, client, vip, packet.ACK)
+				from, dst := seen, back
+				if c.dir == reply {
+					last, from, dst = mk(packet.ProtoTCP, back, seen, packet.ACK), vip, client
+				} else {
+					in = b.Outbound
+				}
+				want(t, b, in(last), packet.VerdictReply, c.what)
+				if len(sent) != 1 || to[0] != c.to || sent[0].Source() != from || sent[0].Destination() != dst ||
+					sent[0].TCPFlags != packet.RST ||
+					binary.BigEndian.Uint32(sent[0].Buf[sent[0].L4+4:]) != 1000 {
+					t.Fatalf("%s: %v %+v", c.what, to, sent)
+				}
+				intact(t, sent[0])
 			})
-			client, vip := at(c.client, 4000), at(a.vip, 80)
-			p := mk(packet.ProtoTCP, client, vip, packet.SYN)
-			b.Outbound(p)
-			seen, back := p.Source(), p.Destination()
-			in := b.Outbound
-			if c.backend == a.far {
-				in = b.Inbound
-			}
-			in(mk(packet.ProtoTCP, back, seen, packet.SYN|packet.ACK))
-			b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK))
-			b.Set(Build(testSelf(), snap(nil, nil)))
-			last := mk(packet.ProtoTCP, client, vip, packet.ACK)
-			from, dst := seen, back
-			if c.dir == reply {
-				last, from, dst = mk(packet.ProtoTCP, back, seen, packet.ACK), vip, client
-			} else {
-				in = b.Outbound
-			}
-			want(t, b, in(last), packet.VerdictReply, c.what)
-			if len(sent) != 1 || to[0] != c.to || sent[0].Source() != from || sent[0].Destination() != dst || sent[0].TCPFlags != packet.RST ||
-				binary.BigEndian.Uint32(sent[0].Buf[sent[0].L4+4:]) != 1000 {
-				t.Fatalf("%s: %v %+v", c.what, to, sent)
-			}
-			intact(t, sent[0])
 		}
 	})
 }

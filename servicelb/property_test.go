@@ -27,7 +27,7 @@ func TestBalancer_RandomHistory_AgreesWithOracle(t *testing.T) {
 
 // Where the program forwards a packet the result agrees with the oracle, through changes of tables and ends of flows.
 func TestOffload_RandomHistory_AgreesWithOracle(t *testing.T) {
-	rounds, carried := uint64(50), 0
+	rounds, forwarded := uint64(50), 0
 	if testing.Short() {
 		rounds = 5
 	}
@@ -37,10 +37,10 @@ func TestOffload_RandomHistory_AgreesWithOracle(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
-		carried += k.forwarded
+		forwarded += k.forwarded
 	}
-	if carried < 20*int(rounds) {
-		t.Errorf("the program has forwarded %d packets in %d rounds", carried, rounds)
+	if forwarded < 20*int(rounds) {
+		t.Errorf("the program has forwarded %d packets in %d rounds", forwarded, rounds)
 	}
 }
 
@@ -78,7 +78,9 @@ func history(t *testing.T, d dice, packets int, k *kernel) {
 		}
 		flags := uint8(0)
 		if proto == packet.ProtoTCP {
-			flags = pick(d, []uint8{packet.SYN, packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.ACK, packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.RST | packet.ACK})
+			flags = pick(d, []uint8{packet.SYN, packet.SYN, packet.SYN | packet.ACK, packet.ACK, packet.ACK, packet.ACK,
+				packet.FIN | packet.ACK,
+				packet.RST, packet.RST | packet.ACK})
 		}
 		want := o.packet(in, proto, src, dst, flags)
 		p := mk(proto, src, dst, flags)
@@ -86,8 +88,8 @@ func history(t *testing.T, d dice, packets int, k *kernel) {
 		if in == fromPeer {
 			got = b.Inbound
 		}
-		v, carried := packet.VerdictReflect, in == fromHost && k.forwards(t, b, p)
-		if !carried {
+		v, forwarded := packet.VerdictReflect, in == fromHost && k.forwards(t, b, p)
+		if !forwarded {
 			v = got(p)
 		}
 		if v != packet.VerdictDrop {
@@ -96,7 +98,8 @@ func history(t *testing.T, d dice, packets int, k *kernel) {
 		judge(t, want, v, p)
 		o.leaks(t, v, p)
 		if t.Failed() {
-			t.Fatalf("packet %d: %v %d %v -> %v flags %x; became %v: %v -> %v; counters %v", i, in, proto, src, dst, flags, v, p.Source(), p.Destination(), nonzero(b.Stats().Dropped))
+			t.Fatalf("packet %d: %v %d %v -> %v flags %x; became %v: %v -> %v; counters %v", i, in, proto, src, dst, flags, v, p.Source(),
+				p.Destination(), nonzero(b.Stats().Dropped))
 		}
 	}
 	b.sound(t)

@@ -32,7 +32,8 @@ func TestSetKept_OldTable_EndsNoRestoredFlow(t *testing.T) {
 		defer b.Close()
 		for range 2 {
 			b.SetKept(Build(testSelf(), snap(nil, nil)))
-			want(t, b, b.Inbound(mk(packet.ProtoTCP, back, client, packet.SYN|packet.ACK)), packet.VerdictReflect, "an answer under a kept table")
+			want(t, b, b.Inbound(mk(packet.ProtoTCP, back, client, packet.SYN|packet.ACK)), packet.VerdictReflect,
+				"an answer under a kept table")
 			want(t, b, b.Outbound(mk(packet.ProtoTCP, client, vip, packet.ACK)), packet.VerdictPeer, "data under a kept table")
 		}
 		empty := Build(testSelf(), snap(nil, nil))
@@ -46,8 +47,8 @@ func TestNew_FlowFile_FlowsRestored(t *testing.T) {
 	a := families["4"]
 	path := filepath.Join(t.TempDir(), "flows")
 	table := tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far))
-	start := func(max int) *Balancer {
-		b, err := New(Config{FlowFile: path, MaxFlows: max})
+	start := func(capacity int) *Balancer {
+		b, err := New(Config{FlowFile: path, MaxFlows: capacity})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,11 +69,11 @@ func TestNew_FlowFile_FlowsRestored(t *testing.T) {
 	if _, err := New(Config{FlowFile: path, MaxFlows: 64}); err == nil {
 		t.Fatal("two processes have one file")
 	}
-	for _, max := range []int{64, 64, 256, 32} {
+	for _, capacity := range []int{64, 64, 256, 32} {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
-		b = start(max)
+		b = start(capacity)
 		if n := len(b.Flows(nil, 0)); n != 10 {
 			t.Fatalf("%d flows restored", n)
 		}

@@ -28,12 +28,17 @@ func TestSourceAddress_ClientsAndBackends_Matrix(t *testing.T) {
 			client, backend, source string
 			verdict                 packet.Verdict
 		}{
-			{a.pod, "pod2", keep, packet.VerdictReflect}, {a.pod, a.far, keep, packet.VerdictPeer}, {a.pod, a.pod, snat, packet.VerdictReflect},
-			{a.pod, a.node, keep, packet.VerdictReflect}, {a.pod, a.peer, keep, packet.VerdictPeer}, {a.pod, a.endpoint, masq, packet.VerdictReflect},
-			{a.node, "pod2", snat, packet.VerdictReflect}, {a.node, a.far, keep, packet.VerdictPeer}, {a.node, a.node, snat, packet.VerdictReflect},
+			{a.pod, "pod2", keep, packet.VerdictReflect}, {a.pod, a.far, keep, packet.VerdictPeer}, {a.pod, a.pod, snat,
+				packet.VerdictReflect},
+			{a.pod, a.node, keep, packet.VerdictReflect}, {a.pod, a.peer, keep, packet.VerdictPeer}, {a.pod, a.endpoint, masq,
+				packet.VerdictReflect},
+			{a.node, "pod2", snat, packet.VerdictReflect}, {a.node, a.far, keep, packet.VerdictPeer}, {a.node, a.node, snat,
+				packet.VerdictReflect},
 			{a.node, a.peer, keep, packet.VerdictPeer}, {a.node, a.endpoint, masq, packet.VerdictReflect},
-			{a.loop, "pod2", snat, packet.VerdictReflect}, {a.loop, a.far, snat, packet.VerdictPeer}, {a.loop, a.node, snat, packet.VerdictReflect},
-			{a.outside, "pod2", keep, packet.VerdictReflect}, {a.outside, a.far, snat, packet.VerdictPeer}, {a.outside, a.node, snat, packet.VerdictReflect},
+			{a.loop, "pod2", snat, packet.VerdictReflect}, {a.loop, a.far, snat, packet.VerdictPeer}, {a.loop, a.node, snat,
+				packet.VerdictReflect},
+			{a.outside, "pod2", keep, packet.VerdictReflect}, {a.outside, a.far, snat, packet.VerdictPeer}, {a.outside, a.node, snat,
+				packet.VerdictReflect},
 			{a.outside, a.peer, snat, packet.VerdictPeer}, {a.outside, a.endpoint, masq, packet.VerdictReflect},
 		} {
 			if c.client == "" {

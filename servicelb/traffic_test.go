@@ -47,7 +47,8 @@ func TestTraffic_BothDirections_EachPacketCountedOnce(t *testing.T) {
 	exchange(1003, 5)
 	b.Set(Build(testSelf(), snap(nil, nil)))
 	s := b.Stats()
-	if _, ok := s.Services["d/web"]; ok || s.Services[OtherServices].Requests.Packets != 5 || s.Services[OtherServices].Replies.Packets != 5 {
+	if _, ok := s.Services["d/web"]; ok || s.Services[OtherServices].Requests.Packets != 5 ||
+		s.Services[OtherServices].Replies.Packets != 5 {
 		t.Errorf("without the Service: %+v", s.Services)
 	}
 }
@@ -72,7 +73,8 @@ func TestTraffic_ManyServices_BusiestNamedNoSumShrinks(t *testing.T) {
 		total := uint64(0)
 		for name, x := range now {
 			total += x.Requests.Packets
-			if was := last[name]; x.Requests.Packets < was.Requests.Packets || x.Requests.Bytes < was.Requests.Bytes || x.Connections < was.Connections {
+			if was := last[name]; x.Requests.Packets < was.Requests.Packets || x.Requests.Bytes < was.Requests.Bytes ||
+				x.Connections < was.Connections {
 				t.Errorf("round %d: %s shrank from %+v to %+v", round, name, was, x)
 			}
 		}

@@ -132,13 +132,18 @@ func New(size int, log *slog.Logger) (*Program, error) {
 }
 
 func (p *Program) load() (err error) {
-	// Not preallocated: entries take memory when there are flows, not before.
-	if p.table, err = ebpf.NewMap(&ebpf.MapSpec{Name: "warren_flows", Type: ebpf.Hash, KeySize: uint32(keySize), ValueSize: uint32(valueSize),
-		MaxEntries: uint32(2 * p.size), Flags: unix.BPF_F_NO_PREALLOC}); err != nil {
+	p.table, err = ebpf.NewMap(&ebpf.MapSpec{
+		Name: "warren_flows", Type: ebpf.Hash, KeySize: uint32(keySize), ValueSize: uint32(valueSize),
+		MaxEntries: uint32(2 * p.size), Flags: unix.BPF_F_NO_PREALLOC, // entries take memory only while there are flows
+	})
+	if err != nil {
 		return fmt.Errorf("create the BPF map of translations: %w", err)
 	}
-	if p.states, err = ebpf.NewMap(&ebpf.MapSpec{Name: "warren_states", Type: ebpf.Array, KeySize: 4, ValueSize: stateSize,
-		MaxEntries: uint32(p.size), Flags: unix.BPF_F_MMAPABLE}); err != nil {
+	p.states, err = ebpf.NewMap(&ebpf.MapSpec{
+		Name: "warren_states", Type: ebpf.Array, KeySize: 4, ValueSize: stateSize,
+		MaxEntries: uint32(p.size), Flags: unix.BPF_F_MMAPABLE,
+	})
+	if err != nil {
 		return fmt.Errorf("create the BPF map of flow states: %w", err)
 	}
 	page := os.Getpagesize()
@@ -146,7 +151,11 @@ func (p *Program) load() (err error) {
 	if p.memory, err = unix.Mmap(p.states.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return fmt.Errorf("map the flow states into memory: %w", err)
 	}
-	if p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "warren_offload", Type: ebpf.SchedCLS, Instructions: instructions(p.table.FD(), p.states.FD()), License: "Apache-2.0"}); err != nil {
+	p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "warren_offload", Type: ebpf.SchedCLS, License: "Apache-2.0",
+		Instructions: instructions(p.table.FD(), p.states.FD()),
+	})
+	if err != nil {
 		return fmt.Errorf("load the BPF program: %w", err)
 	}
 	return p.tryAttach()
@@ -293,10 +302,10 @@ func ports(a, b uint16) [4]byte { return [4]byte{byte(a >> 8), byte(a), byte(b >
 // sum is a difference of ones' complement sums over 16-bit words in the machine's byte order (RFC 1624).
 type sum struct{ n uint64 }
 
-// replace subtracts the words of old and adds those of new.
-func (s *sum) replace(old, new []byte) {
-	for i := 0; i < len(old); i += 2 {
-		o, n := word(old[i:]), word(new[i:])
+// replace subtracts the words before and adds those after.
+func (s *sum) replace(before, after []byte) {
+	for i := 0; i < len(before); i += 2 {
+		o, n := word(before[i:]), word(after[i:])
 		if o != n {
 			s.n += uint64(^o) + uint64(n)
 		}

@@ -9,8 +9,9 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// The program is written in Go so that the build needs no C compiler (docs/decisions/0010-ebpf-offload-of-same-node-flows.md). program.md has the same program
-// as C, to read first; TestProgram_Listing_SameControlFlow compares both.
+// The program is written in Go so that the build needs no C compiler
+// (docs/decisions/0010-ebpf-offload-of-same-node-flows.md). program.md has the same program as C, to read first;
+// TestProgram_Listing_SameControlFlow compares both.
 //
 // For each packet that a Pod sends:
 //

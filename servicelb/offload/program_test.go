@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -14,6 +15,9 @@ import (
 
 func open(t testing.TB, size int) *Program {
 	t.Helper()
+	if testing.Short() && os.Geteuid() != 0 {
+		t.Skip("this test needs root")
+	}
 	p, err := New(size, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("this test needs root and Linux 6.6: %v", err)
@@ -112,8 +116,11 @@ type flow struct {
 }
 
 func newFlow(index uint32, proto uint8, client, vip, backend string) *flow {
-	f := &flow{proto: proto, client: netip.MustParseAddrPort(client), vip: netip.MustParseAddrPort(vip), backend: netip.MustParseAddrPort(backend),
-		here: Pod{1, MAC{2, 1, 1, 1, 1, 1}, MAC{2, 2, 2, 2, 2, 2}}, there: Pod{1, MAC{2, 3, 3, 3, 3, 3}, MAC{2, 4, 4, 4, 4, 4}}, index: index, number: 1000 + index}
+	f := &flow{proto: proto, client: netip.MustParseAddrPort(client), vip: netip.MustParseAddrPort(vip),
+		backend: netip.MustParseAddrPort(backend),
+		here:    Pod{1, MAC{2, 1, 1, 1, 1, 1}, MAC{2, 2, 2, 2, 2, 2}}, there: Pod{1, MAC{2, 3, 3, 3, 3, 3}, MAC{2, 4, 4, 4, 4, 4}},
+		index:  index,
+		number: 1000 + index}
 	f.directions = [2]Translation{
 		{In: tuple(f.client, f.vip), Out: tuple(f.client, f.backend), From: f.here, To: f.there},
 		{In: tuple(f.backend, f.client), Out: tuple(f.vip, f.client), From: f.there, To: f.here},
@@ -157,7 +164,8 @@ func TestProgram_RandomPackets_TranslatedLikeTheBalancer(t *testing.T) {
 			for dir := range in {
 				verdict, got := run(t, p, in[dir])
 				if verdict != redirected || !bytes.Equal(got, out[dir]) {
-					t.Fatalf("flow %d, packet %d, direction %d: verdict %d\n in  %x\n got %x\nwant %x", i, n, dir, verdict, in[dir], got, out[dir])
+					t.Fatalf("flow %d, packet %d, direction %d: verdict %d\n in  %x\n got %x\nwant %x", i, n, dir, verdict, in[dir],
+						got, out[dir])
 				}
 			}
 		}

@@ -133,7 +133,7 @@ func TestOpen_UnusableFile_MovedAside(t *testing.T) {
 		"wrong checksum":   func(b []byte) []byte { b[17]++; return b },
 		"before a reboot":  func(b []byte) []byte { h := newHeader(64); h.boot[3]++; h.encode(b); return b },
 		"one byte short":   func(b []byte) []byte { return b[:len(b)-1] },
-		"empty":            func(b []byte) []byte { return nil },
+		"empty":            func([]byte) []byte { return nil },
 		"truncated header": func(b []byte) []byte { return b[:100] },
 		"too many slots":   func(b []byte) []byte { newHeader(MaxCapacity).encode(b); return b },
 		"directory":        nil,

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+
+	"github.com/warrennet/warren/internal/netx"
 )
 
 // Algorithm is how a backend is selected for a new flow.
@@ -55,7 +57,7 @@ func (f *Frontend) Pool(outside bool) *Pool {
 
 // Admits applies loadBalancerSourceRanges to a client outside of the cluster.
 func (f *Frontend) Admits(client netip.Addr) bool {
-	return f.Kind != KindExternal || len(f.SourceRanges) == 0 || Contains(f.SourceRanges, client)
+	return f.Kind != KindExternal || len(f.SourceRanges) == 0 || netx.Contains(f.SourceRanges, client)
 }
 
 // HasEndpoint reports whether an endpoint exists, in whatever condition: connections to a terminating one continue.

@@ -8,14 +8,14 @@ import (
 
 // changedUnits names the Services and Pods whose frontends differ between two snapshots. Both are sorted, so one walk
 // over both suffices. Lists that the snapshots share in memory are not compared.
-func changedUnits(old, new *model.Snapshot, node string) map[unitName]bool {
+func changedUnits(before, after *model.Snapshot, node string) map[unitName]bool {
 	out := map[unitName]bool{}
 	name := func(n model.ObjectName) { out[unitName{ObjectName: n}] = true }
-	diff(old.Services, new.Services, func(s *model.Service) model.ObjectName { return s.ObjectName }, sameService,
+	diff(before.Services, after.Services, func(s *model.Service) model.ObjectName { return s.ObjectName }, sameService,
 		func(s *model.Service) { name(s.ObjectName) })
-	diff(old.Slices, new.Slices, func(s *model.EndpointSlice) model.ObjectName { return s.ObjectName }, sameSlice,
+	diff(before.Slices, after.Slices, func(s *model.EndpointSlice) model.ObjectName { return s.ObjectName }, sameSlice,
 		func(s *model.EndpointSlice) { name(model.ObjectName{Namespace: s.Namespace, Name: s.Service}) })
-	diff(old.Pods, new.Pods, func(p *model.Pod) model.ObjectName { return p.ObjectName }, samePod,
+	diff(before.Pods, after.Pods, func(p *model.Pod) model.ObjectName { return p.ObjectName }, samePod,
 		func(p *model.Pod) {
 			if hasHostPorts(p, node) {
 				out[unitName{p.ObjectName, true}] = true
@@ -30,24 +30,24 @@ func hasHostPorts(p *model.Pod, node string) bool {
 }
 
 // diff calls changed for each element that only one of two sorted lists has, and for both forms of each that differs.
-func diff[T any](old, new []T, name func(*T) model.ObjectName, same func(a, b *T) bool, changed func(*T)) {
-	if len(old) == len(new) && (len(old) == 0 || &old[0] == &new[0]) {
+func diff[T any](before, after []T, name func(*T) model.ObjectName, same func(a, b *T) bool, changed func(*T)) {
+	if len(before) == len(after) && (len(before) == 0 || &before[0] == &after[0]) {
 		return
 	}
-	for len(old) > 0 || len(new) > 0 {
+	for len(before) > 0 || len(after) > 0 {
 		switch {
-		case len(new) == 0 || len(old) > 0 && name(&old[0]).Compare(name(&new[0])) < 0:
-			changed(&old[0])
-			old = old[1:]
-		case len(old) == 0 || name(&new[0]).Compare(name(&old[0])) < 0:
-			changed(&new[0])
-			new = new[1:]
+		case len(after) == 0 || len(before) > 0 && name(&before[0]).Compare(name(&after[0])) < 0:
+			changed(&before[0])
+			before = before[1:]
+		case len(before) == 0 || name(&after[0]).Compare(name(&before[0])) < 0:
+			changed(&after[0])
+			after = after[1:]
 		default:
-			if !same(&old[0], &new[0]) {
-				changed(&old[0])
-				changed(&new[0])
+			if !same(&before[0], &after[0]) {
+				changed(&before[0])
+				changed(&after[0])
 			}
-			old, new = old[1:], new[1:]
+			before, after = before[1:], after[1:]
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/warrennet/warren/internal/netx"
 )
 
 // Port is a port of a protocol.
@@ -51,7 +53,7 @@ func (r *redirectCounts) addFrontend(t *Table, k Key, f *Frontend, by int) {
 }
 
 func (r *redirectCounts) addServiceAddr(t *Table, a netip.Addr, by int) {
-	if !Contains(t.ranges, a) {
+	if !netx.Contains(t.ranges, a) {
 		r.dirty = addCount(r.serviceAddrs, a, by) || r.dirty
 	}
 }
