@@ -18,15 +18,17 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/warrennet/warren/agent/apply"
 	"github.com/warrennet/warren/agent/clusterdns"
 	"github.com/warrennet/warren/agent/cniserver"
 	"github.com/warrennet/warren/agent/config"
+	"github.com/warrennet/warren/agent/datapath"
 	"github.com/warrennet/warren/agent/extpeers"
 	"github.com/warrennet/warren/agent/hostio"
+	"github.com/warrennet/warren/agent/localapi"
 	"github.com/warrennet/warren/agent/localpods"
 	"github.com/warrennet/warren/agent/membership"
+	"github.com/warrennet/warren/agent/metrics"
 	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
@@ -43,17 +45,18 @@ import (
 
 // Agent is one node's agent. New prepares it, Run does everything.
 type Agent struct {
-	cfg      config.Config
-	log      *slog.Logger
-	disk     disk.Dir
-	identity string
-	key      model.Key
+	cfg       config.Config
+	log       *slog.Logger
+	disk      disk.Dir
+	identity  string
+	key       model.Key
+	publicKey model.Key
 
 	store     *etcd.Store
 	kube      *kube.Connection // nil without Kubernetes
 	source    *snapshot.Source
 	loop      *apply.Loop
-	path      dataPath // the tunnel and the load balancer, while they are up
+	path      datapath.Guard // the tunnel and the load balancer, while they are up
 	offload   offloadState
 	names     *clusterdns.Server
 	proxyAPI  *hostio.KubeProxyAPI // nil without Kubernetes
@@ -63,6 +66,8 @@ type Agent struct {
 	pods      *localpods.Pods
 	links     *veth.Kernel
 	external  *extpeers.Store
+	api       *localapi.Server
+	metrics   *metrics.Metrics
 	announcer atomic.Pointer[announce.Announcer] // nil before the tunnel is up
 }
 
@@ -74,6 +79,9 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	if a.key, err = tunnel.LoadOrCreateKey(filepath.Join(cfg.StateDir, "private.key")); err != nil {
+		return nil, err
+	}
+	if a.publicKey, err = tunnel.PublicKey(a.key); err != nil {
 		return nil, err
 	}
 	if a.store, err = etcd.New(cfg.Etcd); err != nil {
@@ -93,14 +101,17 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 		Edit:     func(at api.Attachment, edit func(*ipam.Record)) (ipam.Record, error) { return a.pool.Change(at, edit) },
 		Snapshot: a.source.Load, Changed: a.kick})
 	a.names = clusterdns.New(a.dnsConfig())
+	a.metrics = metrics.New(view{a}, &a.path)
 	if a.kube != nil {
 		a.proxyAPI = hostio.NewKubeProxyAPI(hostio.KubeProxyConfig{Healthz: cfg.Kubernetes.Healthz, Metrics: cfg.Kubernetes.ProxyMetrics,
-			Health: a.proxyHealth, MetricsHandler: promhttp.HandlerFor(a.registry(), promhttp.HandlerOpts{}), Log: log})
+			Health: a.proxyHealth, MetricsHandler: a.metrics.Handler(), Log: log})
 	}
 	a.loop = apply.New(a.applyConfig())
 	if a.external, err = extpeers.Open(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
 		return nil, err
 	}
+	a.api = localapi.New(localapi.Config{View: view{a}, DataPath: &a.path, Pods: a.pods, DNS: a.names, External: a.external, Changed: a.kick,
+		ProcSysNet: cfg.ProcSysNet})
 	return a, nil
 }
 
@@ -109,7 +120,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.store.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	// The local API answers before the first claim, too, and reports what is missing.
-	listener, err := listen(a.cfg.RunDir)
+	listener, err := localapi.Listen(a.cfg.RunDir)
 	if err != nil {
 		return err
 	}
@@ -118,7 +129,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.reconcileOnce() // before a CNI ADD can receive an address that an existing interface has
-	g.Go(func() error { return a.serve(ctx, listener) })
+	g.Go(func() error { return a.api.Run(ctx, listener, a.plug.Attach) })
 	g.Go(func() error { a.source.Run(ctx); return nil })
 	if a.kube != nil {
 		g.Go(func() error { a.proxyAPI.Run(ctx); return nil })
@@ -131,7 +142,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })
 	if a.cfg.Metrics != "" {
-		g.Go(func() error { return a.serveMetrics(ctx) })
+		g.Go(func() error { return a.metrics.Run(ctx, a.cfg.Metrics) })
 	}
 	err = g.Wait()
 	a.links.Close()

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/warrennet/warren/agent/apply"
+	"github.com/warrennet/warren/agent/localapi"
 	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/systemd"
 )
@@ -20,7 +21,7 @@ func (a *Agent) conflist() ([]byte, error) {
 		"type":         "warren-cni",
 		"capabilities": map[string]bool{"ips": true, "mac": true, "dns": true, "portMappings": true},
 	}
-	if s := filepath.Join(a.cfg.RunDir, SocketName); s != "/run/warren/"+SocketName {
+	if s := filepath.Join(a.cfg.RunDir, localapi.SocketName); s != "/run/warren/"+localapi.SocketName {
 		plugin["socket"] = s
 	}
 	return json.MarshalIndent(map[string]any{

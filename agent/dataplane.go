@@ -4,7 +4,6 @@ import (
 	"context"
 	"path/filepath"
 	"sync/atomic"
-	"time"
 
 	"github.com/warrennet/warren/agent/apply"
 	"github.com/warrennet/warren/agent/hostio"
@@ -60,7 +59,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 			return nil
 		case <-tun.Ready():
 		}
-		a.path.open(lb, tun)
+		a.path.Open(lb, tun)
 		a.announcer.Store(d.Announcer)
 		lb.SendBy(a.injector(tun))
 		g.Go(func() error { return a.names.Run(ctx) })
@@ -78,7 +77,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 
 // closeBalancer unmaps the flow table once no handler reads it any more.
 func (a *Agent) closeBalancer(lb *servicelb.Balancer) {
-	a.path.close()
+	a.path.Close()
 	if err := lb.Close(); err != nil {
 		a.log.Warn("cannot close the flow table", "err", err)
 	}
@@ -149,7 +148,7 @@ func (a *Agent) applyConfig() apply.Config {
 	return apply.Config{Self: a.self, Source: a.source, Pods: a.pods.Attached, Attachments: a.attachments,
 		Names: a.names, Host: hostnet.New(a.cfg.ProcSysNet, filepath.Join(a.cfg.StateDir, "sysctls.json"), a.log),
 		NodeAddresses: a.cfg.NodeAddresses, AnnounceLinks: a.cfg.LBInterfaces, BeforeReady: a.offerPlugin, Ready: a.becameReady, Record: a.member.SetRecord,
-		Measure: func(d time.Duration) { programming.Observe(d.Seconds()) }, Log: a.log}
+		Measure: a.metrics.Applied, Log: a.log}
 }
 
 // snapshotChanged is called for each new snapshot.
@@ -160,7 +159,7 @@ func (a *Agent) snapshotChanged() {
 
 // self is this node's identity and settings.
 func (a *Agent) self() plan.Self {
-	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: publicKey(a.key), Blocks: a.member.Blocks(),
+	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: a.publicKey, Blocks: a.member.Blocks(),
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
 		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(), DNS: a.names.Addresses(),
 		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,

@@ -31,7 +31,7 @@ func (a *Agent) openPlug() error {
 	a.plug = cniserver.New(cniserver.Config{
 		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: plan.TablePods, Protocol: hostnet.Protocol,
 		DNS: a.names.PodConfig, Ready: a.notReady, More: a.member.Grow, Changed: a.podsChanged,
-		Added: func(took time.Duration) { plugging.Observe(took.Seconds()) }, Log: a.log,
+		Added: a.metrics.Attached, Log: a.log,
 	})
 	a.pods.Update()
 	return nil

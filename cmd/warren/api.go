@@ -12,14 +12,14 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"github.com/warrennet/warren/agent"
 	"github.com/warrennet/warren/agent/config"
+	"github.com/warrennet/warren/agent/localapi"
 	"github.com/warrennet/warren/internal/api"
 )
 
 // socketFlag is how every command that speaks to the agent finds it.
 func socketFlag(c *cobra.Command) {
-	c.Flags().String("socket", filepath.Join(config.Default().RunDir, agent.SocketName), "the agent's local API")
+	c.Flags().String("socket", filepath.Join(config.Default().RunDir, localapi.SocketName), "the agent's local API")
 }
 
 // callAgent makes one call on the agent's socket. in is sent as JSON unless nil, the answer is decoded into out unless

@@ -10,8 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
-	"github.com/warrennet/warren/agent"
 	"github.com/warrennet/warren/agent/config"
+	"github.com/warrennet/warren/agent/metrics"
 )
 
 func read(t *testing.T, path string) string {
@@ -89,7 +89,7 @@ func TestDocumentedTargetsExist(t *testing.T) {
 func TestMetricsAreDocumented(t *testing.T) {
 	doc := read(t, "docs/operations.md")
 	ch := make(chan *prometheus.Desc, 100)
-	agent.DescribeMetrics(ch)
+	metrics.New(nil, nil).Describe(ch)
 	close(ch)
 	exists := map[string]bool{}
 	for d := range ch {

@@ -1,36 +1,14 @@
-package agent
+package localapi
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/warrennet/warren/agent/localpods"
 	"github.com/warrennet/warren/internal/api"
 )
 
-// maxRequest bounds the body of a request in bytes.
-const maxRequest = 64 << 10
-
-// read decodes the body of a request strictly.
-func read(w http.ResponseWriter, r *http.Request, into any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return fmt.Errorf("cannot read the request: %w", err)
-	}
-	return nil
-}
-
-func (a *Agent) labelPod(w http.ResponseWriter, r *http.Request) {
-	changePod(w, r, a.pods.ChangeLabels)
-}
-
-func (a *Agent) probePod(w http.ResponseWriter, r *http.Request) {
-	changePod(w, r, a.pods.ChangeProbe)
-}
-
+// changePod reads a request of type Q, makes the change and answers with the changed Pod.
 func changePod[Q any](w http.ResponseWriter, r *http.Request, change func(Q) (api.Pod, error)) {
 	var q Q
 	if err := read(w, r, &q); err != nil {

@@ -1,4 +1,4 @@
-package agent
+package metrics
 
 import (
 	"maps"
@@ -11,9 +11,9 @@ import (
 var (
 	metricFlows              = prometheus.NewDesc("warren_flows", "Translated flows by state.", []string{"state"}, nil)
 	metricOffloaded          = prometheus.NewDesc("warren_offloaded_flows", "Flows between Pods of this node that the eBPF program forwards.", nil, nil)
-	metricOpened             = prometheus.NewDesc("warren_flows_opened_total", "Flows begun.", nil, nil)
-	metricEnded              = prometheus.NewDesc("warren_flows_ended_total", "Flows ended because their backend or address vanished.", nil, nil)
-	metricLBDrops            = prometheus.NewDesc("warren_service_dropped_packets_total", "Packets that the load balancer did not pass on, by reason; some were answered.", []string{"reason"}, nil)
+	metricOpened             = prometheus.NewDesc("warren_flows_opened_total", "Flows opened.", nil, nil)
+	metricEnded              = prometheus.NewDesc("warren_flows_ended_total", "Flows ended because their backend or address was deleted.", nil, nil)
+	metricLBDrops            = prometheus.NewDesc("warren_service_dropped_packets_total", "Packets that the load balancer dropped or rejected, by reason.", []string{"reason"}, nil)
 	metricFrontends          = prometheus.NewDesc("warren_service_frontends", "Service addresses and ports in the table.", nil, nil)
 	metricServiceConnections = prometheus.NewDesc("warren_service_connections_total", "Connections that this node has balanced, by Service: the 50 busiest and \"other\".", []string{"service"}, nil)
 	metricServiceEjections   = prometheus.NewDesc("warren_service_ejections_total", "Backends that this node has ejected because connections to them failed, by Service: the 50 busiest and \"other\".", []string{"service"}, nil)

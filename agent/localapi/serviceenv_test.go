@@ -1,4 +1,4 @@
-package agent
+package localapi
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 )
 
 // The names are those of the Kubernetes documentation ("Environment variables", Service).
-func TestServiceEnv(t *testing.T) {
+func TestServiceEnv_ServicesOfNamespace_KubernetesVariables(t *testing.T) {
 	snap := &model.Snapshot{Services: []model.Service{
 		{ObjectName: model.ObjectName{Namespace: "default", Name: "headless"}, Headless: true, Ports: []model.ServicePort{{Port: 1}}},
 		{ObjectName: model.ObjectName{Namespace: "default", Name: "redis-primary"}, ClusterIPs: []netip.Addr{ip("10.0.0.11")},

@@ -1,4 +1,4 @@
-package agent
+package localapi
 
 import (
 	"fmt"
@@ -49,7 +49,7 @@ func TestLBView_WaitingServices_ReasonsAndPoolUse(t *testing.T) {
 	if n := len(lb.Services); n != 4 {
 		t.Errorf("%d Services, expected those of warren's class that no other controller serves", n)
 	}
-	for i, want := range []string{"", "about to be given", "198.51.100.1 is held by service d/a", "is not an IP address"} {
+	for i, want := range []string{"", "will be allocated", "198.51.100.1 is held by service d/a", "is not an IP address"} {
 		if why := strings.Join(lb.Services[i].Pending, "; "); (want == "") != (why == "") || !strings.Contains(why, want) {
 			t.Errorf("%s pending: %q, expected %q", lb.Services[i].Service, why, want)
 		}

@@ -1,4 +1,4 @@
-package agent
+package localapi
 
 import (
 	"fmt"
@@ -12,12 +12,12 @@ import (
 	"github.com/warrennet/warren/tunnel"
 )
 
-// maxFlows bounds one answer of the local API.
+// maxFlows bounds one answer.
 const maxFlows = 100000
 
-func (a *Agent) serveFlows(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) flows(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Flow{}
-	a.path.use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) {
+	s.DataPath.Use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) {
 		for _, f := range lb.Flows(func(servicelb.Flow) bool { return true }, maxFlows) {
 			out = append(out, flowOf(f))
 		}
@@ -34,10 +34,10 @@ func flowOf(f servicelb.Flow) api.Flow {
 		Backend: f.Backend, Offloaded: f.Offloaded, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
 }
 
-func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Frontend{}
-	if s := a.loop.State(); s != nil {
-		for _, f := range s.Plan.Table.Frontends() {
+	if applied := s.View.Applied(); applied != nil {
+		for _, f := range applied.Plan.Table.Frontends() {
 			out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind, Protocol: model.Protocol(f.Proto).String(),
 				Address: f.Address, Backends: f.Backends, External: f.External})
 		}
@@ -45,18 +45,18 @@ func (a *Agent) serveServices(w http.ResponseWriter, _ *http.Request) {
 	reply(w, out)
 }
 
-func (a *Agent) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) endpoints(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Endpoint{}
-	if snap := a.source.Load(); snap != nil {
+	if snap := s.View.Snapshot(); snap != nil {
 		for i := range snap.Slices {
 			out = append(out, endpointsOf(&snap.Slices[i])...)
 		}
 	}
-	a.path.use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) { markEjected(out, lb.Ejections()) })
+	s.DataPath.Use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) { markEjected(out, lb.Ejections()) })
 	reply(w, out)
 }
 
-// markEjected notes at endpoints what the balancer passes over.
+// markEjected marks the endpoints that the balancer has ejected.
 func markEjected(list []api.Endpoint, ejections []servicelb.Ejection) {
 	for _, e := range ejections {
 		port := e.Port
@@ -87,7 +87,7 @@ func endpointsOf(s *model.EndpointSlice) (out []api.Endpoint) {
 	return out
 }
 
-// condition names an endpoint's state as people speak of it.
+// condition returns the state of an endpoint in the terms of EndpointSlice conditions.
 func condition(e model.Endpoint) string {
 	switch {
 	case e.Ready:

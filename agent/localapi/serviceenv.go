@@ -1,4 +1,4 @@
-package agent
+package localapi
 
 import (
 	"fmt"
@@ -12,11 +12,11 @@ import (
 )
 
 // maxEnv bounds the service variables of one Pod in bytes: execve takes two megabytes of arguments and environment in
-// all on Linux, and a Pod that cannot start is worse than one that lacks variables nobody reads.
+// all on Linux. A Pod that lacks variables is better than one that cannot start.
 const maxEnv = 512 << 10
 
 // serviceEnv makes the variables that Kubernetes gives Pods of a namespace ({SVC}_SERVICE_HOST and the docker-links set):
-// Services with a cluster address, in the order of their names. warning says what was left out, "" for nothing.
+// Services with a cluster address, in the order of their names. warning reports Services without variables, "" for none.
 func serviceEnv(snap *model.Snapshot, namespace string) (out []string, warning string) {
 	size, left := 0, 0
 	for i := range snap.Services {
@@ -68,10 +68,10 @@ func envOf(s *model.Service) (out []string) {
 	return out
 }
 
-func (a *Agent) serveEnv(w http.ResponseWriter, r *http.Request) {
-	snap := a.source.Load()
+func (s *Server) env(w http.ResponseWriter, r *http.Request) {
+	snap := s.View.Snapshot()
 	if snap == nil {
-		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("no snapshot of the store yet"))
+		refuse(w, http.StatusServiceUnavailable, errNoSnapshot)
 		return
 	}
 	var e api.Env

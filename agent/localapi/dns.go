@@ -1,4 +1,4 @@
-package agent
+package localapi
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 // questionTypes are the types that `warren dns query` accepts (RFC 1035, 3596, 2782).
 var questionTypes = map[string]uint16{"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33}
 
-func (a *Agent) serveDNSQuery(w http.ResponseWriter, r *http.Request) {
-	d, q := a.names.Current(), r.URL.Query()
+func (s *Server) dnsQuery(w http.ResponseWriter, r *http.Request) {
+	d, q := s.DNS.Current(), r.URL.Query()
 	t, known := questionTypes[q.Get("type")]
 	switch {
 	case d == nil:
@@ -24,19 +24,19 @@ func (a *Agent) serveDNSQuery(w http.ResponseWriter, r *http.Request) {
 	}
 	client := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if ns := q.Get("namespace"); ns != "" {
-		reply(w, d.Search(r.Context(), q.Get("name"), t, client, a.names.PodConfig(ns).Searches, 5))
+		reply(w, d.Search(r.Context(), q.Get("name"), t, client, s.DNS.PodConfig(ns).Searches, 5))
 		return
 	}
 	reply(w, d.Query(r.Context(), q.Get("name"), t, client))
 }
 
-// switchDNSLog switches the log line per query.
-func (a *Agent) switchDNSLog(w http.ResponseWriter, r *http.Request) {
+// dnsLog switches the log line per query.
+func (s *Server) dnsLog(w http.ResponseWriter, r *http.Request) {
 	on, err := strconv.ParseBool(r.URL.Query().Get("on"))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("on: %q is neither true nor false", r.URL.Query().Get("on")))
 		return
 	}
-	a.names.LogQueries(on)
+	s.DNS.LogQueries(on)
 	reply(w, struct{}{})
 }

@@ -1,4 +1,4 @@
-package agent
+package metrics
 
 import (
 	"sort"
@@ -15,16 +15,16 @@ var tunnelCounters = []struct {
 	value func(tunnel.Stats) uint64
 }{
 	{counterDesc("read_packets", "Packets read from the TUN; a super-packet is one."), func(s tunnel.Stats) uint64 { return s.Supers }},
-	{counterDesc("read_segments", "Packets handed to the WireGuard engine after segmentation."), func(s tunnel.Stats) uint64 { return s.Segments }},
+	{counterDesc("read_segments", "Packets passed to the WireGuard device after segmentation."), func(s tunnel.Stats) uint64 { return s.Segments }},
 	{counterDesc("written_packets", "Packets written to the TUN; a super-packet is one."), func(s tunnel.Stats) uint64 { return s.Writes }},
 	{counterDesc("written_segments", "Segments in the packets written to the TUN."), func(s tunnel.Stats) uint64 { return s.Written }},
 	{counterDesc("sent_datagrams", "UDP datagrams sent to peers."), func(s tunnel.Stats) uint64 { return s.Datagrams }},
 	{counterDesc("received_datagrams", "UDP datagrams received."), func(s tunnel.Stats) uint64 { return s.Received }},
 	{counterDesc("send_fallbacks", "Segmented sends repeated datagram by datagram."), func(s tunnel.Stats) uint64 { return s.Fallbacks }},
-	{counterDesc("offload_downgrades", "Kernel offloads given up because the kernel refused them."), func(s tunnel.Stats) uint64 { return s.Downgrades }},
+	{counterDesc("offload_downgrades", "Kernel offloads disabled because the kernel refused them."), func(s tunnel.Stats) uint64 { return s.Downgrades }},
 	{counterDesc("handshakes", "WireGuard handshakes completed."), func(s tunnel.Stats) uint64 { return s.Handshakes }},
-	{counterDesc("endpoint_rotations", "Endpoints given up for a peer's next one."), func(s tunnel.Stats) uint64 { return s.Rotations }},
-	{counterDesc("reopens", "TUN devices made anew because somebody deleted the old one."), func(s tunnel.Stats) uint64 { return s.Reopens }},
+	{counterDesc("endpoint_rotations", "Changes from an endpoint of a peer to its next one."), func(s tunnel.Stats) uint64 { return s.Rotations }},
+	{counterDesc("reopens", "TUN devices recreated after their deletion by another process."), func(s tunnel.Stats) uint64 { return s.Reopens }},
 }
 
 func counterDesc(name, help string) *prometheus.Desc {

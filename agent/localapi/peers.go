@@ -1,0 +1,92 @@
+package localapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/warrennet/warren/agent/extpeers"
+	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel"
+)
+
+// peerStatus joins the planned peers, the device's state of them and the records of their nodes.
+func peerStatus(snap *model.Snapshot, peers []tunnel.Peer, device []tunnel.PeerStatus) (out []api.Peer) {
+	state := map[model.Key]tunnel.PeerStatus{}
+	for _, s := range device {
+		state[s.PublicKey] = s
+	}
+	for _, want := range peers {
+		s := state[want.PublicKey]
+		x := api.Peer{Name: want.Name, PublicKey: want.PublicKey.String(), Endpoints: want.Endpoints, AllowedIPs: want.AllowedIPs,
+			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU, External: want.External}
+		if s.Endpoint.IsValid() {
+			x.Endpoint = s.Endpoint.String()
+		}
+		if snap != nil {
+			if n, ok := snap.Node(want.Name); ok && !want.External {
+				x.Alive, x.PodCIDRs, x.Version = n.Alive, n.PodCIDRs, n.Version
+			}
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+// maxHandshakeAge is the age of the last handshake from which a peer that answers nothing is a problem. WireGuard rekeys after two
+// minutes and rejects a session's packets after three (Reject-After-Time).
+const maxHandshakeAge = 3 * time.Minute
+
+func peerProblems(peers []api.Peer) (out []string) {
+	for _, p := range peers {
+		switch {
+		case p.External:
+		case !p.Alive:
+			out = append(out, fmt.Sprintf("node %s: its agent does not renew its lease in the store (stopped, or no connection to it)", p.Name))
+		case p.TxBytes > 0 && p.LastHandshake.IsZero():
+			out = append(out, fmt.Sprintf("node %s: no handshake yet; is UDP %s reachable?", p.Name, p.Endpoint))
+		case p.TxBytes > 0 && p.RxBytes == 0 && time.Since(p.LastHandshake) > maxHandshakeAge:
+			out = append(out, fmt.Sprintf("node %s: last handshake %s ago", p.Name, time.Since(p.LastHandshake).Truncate(time.Second)))
+		}
+	}
+	return out
+}
+
+func (s *Server) addPeer(w http.ResponseWriter, r *http.Request) {
+	var p api.ExternalPeer
+	if err := read(w, r, &p); err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	for i := range p.AllowedIPs {
+		p.AllowedIPs[i] = p.AllowedIPs[i].Masked()
+	}
+	var blocks []model.Block
+	if snap := s.View.Snapshot(); snap != nil {
+		blocks = snap.Blocks
+	}
+	if err := extpeers.Validate(p, blocks); err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	s.peersChanged(w, s.External.Put(p))
+}
+
+func (s *Server) removePeer(w http.ResponseWriter, r *http.Request) {
+	s.peersChanged(w, s.External.Delete(r.URL.Query().Get("publicKey")))
+}
+
+// peersChanged answers a change of the external peers.
+func (s *Server) peersChanged(w http.ResponseWriter, err error) {
+	switch {
+	case errors.Is(err, extpeers.ErrUnknown):
+		refuse(w, http.StatusNotFound, err)
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err)
+	default:
+		s.Changed()
+		reply(w, struct{}{})
+	}
+}
