@@ -66,7 +66,8 @@ func namesOf(names map[string]string) func(*mdns.Msg) []*mdns.Msg {
 }
 
 func TestAutopath_SearchLists_FirstExistingName(t *testing.T) {
-	up := newFake(t, namesOf(map[string]string{"www.example.com": "A AAAA", "v4.example.com": "A", "host.lan.corp": "A", "both.example": "A", "both.example.corp": "AAAA",
+	up := newFake(t, namesOf(map[string]string{"www.example.com": "A AAAA", "v4.example.com": "A",
+		"host.lan.corp": "A", "both.example": "A", "both.example.corp": "AAAA",
 		"empty.example": "-", "x.db.prod": "A", "db-0.none": "A", "away.ext": "A", "a_b.example": "A"}))
 	s, at := start(t, Config{Upstreams: []string{up.addr.String()}, autopathTimeout: 4 * time.Second})
 	nx := "NXDOMAIN"
@@ -80,10 +81,13 @@ func TestAutopath_SearchLists_FirstExistingName(t *testing.T) {
 		{"an outside name", standard, 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
 		{"the same in capitals", standard, 5, "WWW.Example.com", "www.example.com." + v4, "www.example.com." + v6},
 		{"one family is missing: the chain ends all the same", standard, 5, "v4.example.com", "v4.example.com." + v4, "v4.example.com."},
-		{"a name of the cluster in another namespace", standard, 5, "db.prod", "db.prod.svc.cluster.local. A 10.42.0.2", "db.prod.svc.cluster.local. AAAA fd42::2"},
+		{"a name of the cluster in another namespace", standard, 5, "db.prod",
+			"db.prod.svc.cluster.local. A 10.42.0.2", "db.prod.svc.cluster.local. AAAA fd42::2"},
 		{"with svc", standard, 5, "web.default.svc", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
-		{"without the second family", standard, 5, "four.default.svc", "four.default.svc.cluster.local. A 10.43.0.6", "four.default.svc.cluster.local."},
-		{"the whole name, in a list", standard, 5, "web.default.svc.cluster.local", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
+		{"without the second family", standard, 5, "four.default.svc", "four.default.svc.cluster.local. A 10.43.0.6",
+			"four.default.svc.cluster.local."},
+		{"the whole name, in a list", standard, 5, "web.default.svc.cluster.local",
+			"web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
 		{"nothing exists", standard, 5, "nope.example.org", nx, nx},
 		{"one label", standard, 5, "wild", nx, nx},
 		{"a Pod of a Service that is not ready", standard, 5, "db-3.db.prod", nx, nx},
@@ -94,7 +98,8 @@ func TestAutopath_SearchLists_FirstExistingName(t *testing.T) {
 		{"as many dots as ndots", standard, 2, "www.example.com", nx, nx},
 		{"ndots from a resolver's default", standard, 1, "www.example.com", nx, nx},
 		{"a domain of the node", standard + " lan.corp", 5, "host.lan.corp", "host.lan.corp." + v4, "host.lan.corp."},
-		{"which wins over the bare name, for both families", standard + " corp", 5, "both.example", "both.example.corp.", "both.example.corp." + v6},
+		{"which wins over the bare name, for both families", standard + " corp", 5, "both.example",
+			"both.example.corp.", "both.example.corp." + v6},
 		{"a name without data ends the chain", standard + " corp", 5, "empty.example", "empty.example.", "empty.example."},
 		{"underscores", standard + " _x.corp", 5, "a_b.example", "a_b.example." + v4, "a_b.example."},
 		{"dot at the end", standard + " .", 5, "www.example.com", "www.example.com." + v4, "www.example.com." + v6},
@@ -103,7 +108,8 @@ func TestAutopath_SearchLists_FirstExistingName(t *testing.T) {
 		{"seven: older resolvers see six", standard + " a b c d", 5, "www.example.com", nx, nx},
 		{"seven, and one of the six has it", standard + " a b corp d", 5, "both.example", "both.example.corp.", "both.example.corp." + v6},
 		{"256 bytes", standard + " " + strings.Repeat("abcdefghi.", 20) + "abcdefgh", 5, "www.example.com", nx, nx},
-		{"a candidate that is too long", standard + " " + strings.Repeat("abcdefgh.", 19) + "abcdefgh", 5, strings.Repeat("a", 50) + "." + strings.Repeat("b", 50), nx, nx},
+		{"a candidate that is too long", standard + " " + strings.Repeat("abcdefgh.", 19) + "abcdefgh", 5,
+			strings.Repeat("a", 50) + "." + strings.Repeat("b", 50), nx, nx},
 		{"a list of dnsPolicy None", "default.svc.cluster.local cluster.local svc.cluster.local", 5, "www.example.com", nx, nx},
 		{"a list of another namespace", strings.ReplaceAll(standard, "default", "prod"), 5, "www.example.com", nx, nx},
 		{"a label with a dot", standard, 5, `w\.w.example.com`, nx, nx},
@@ -170,9 +176,11 @@ func TestAutopath_OtherClientsAndQuestions_NotCompleted(t *testing.T) {
 		"a later step":     exchangeFrom(t, searcher, at, "www.example.com.svc.cluster.local", mdns.TypeA),
 		"other namespaces": exchangeFrom(t, searcher, at, "www.example.com.prod.svc.cluster.local", mdns.TypeA),
 	} {
-		if r.Rcode != mdns.RcodeNameError || len(r.Answer) != 0 {
-			t.Errorf("%s: %v, want NXDOMAIN", what, r)
-		}
+		t.Run(what, func(t *testing.T) {
+			if r.Rcode != mdns.RcodeNameError || len(r.Answer) != 0 {
+				t.Errorf("%v, expected NXDOMAIN", r)
+			}
+		})
 	}
 	if up.received.Load() != 0 {
 		t.Errorf("%d queries to the upstream, expected none", up.received.Load())
@@ -194,25 +202,27 @@ func TestAutopath_UpstreamFails_NXDOMAINOfTheStep(t *testing.T) {
 			return namesOf(map[string]string{"www.example.com": "A"})(q)
 		},
 	} {
-		up := newFake(t, bad)
-		s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
-		s.SetSearches(lists(standard, 5))
-		q := "www.example.com.default.svc.cluster.local"
-		var wg sync.WaitGroup
-		for _, typ := range []uint16{mdns.TypeA, mdns.TypeAAAA} {
-			wg.Go(func() {
-				begin := time.Now()
-				r := exchangeFrom(t, searcher, at, q, typ)
-				if took := time.Since(begin); took > 3*time.Second { // machines are shared; upstream would take 4.5 s
-					t.Errorf("%s: waited %v", what, took)
-				}
-				exactly(t, r, exchangeFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, typ))
-			})
-		}
-		wg.Wait()
-		if n := s.stats.sum(autopathAnswers); n != 0 {
-			t.Errorf("%s: %d answers were completed", what, n)
-		}
+		t.Run(what, func(t *testing.T) {
+			up := newFake(t, bad)
+			s, at := start(t, Config{Upstreams: []string{up.addr.String()}})
+			s.SetSearches(lists(standard, 5))
+			q := "www.example.com.default.svc.cluster.local"
+			var wg sync.WaitGroup
+			for _, typ := range []uint16{mdns.TypeA, mdns.TypeAAAA} {
+				wg.Go(func() {
+					begin := time.Now()
+					r := exchangeFrom(t, searcher, at, q, typ)
+					if took := time.Since(begin); took > 3*time.Second { // machines are shared; upstream would take 4.5 s
+						t.Errorf("waited %v", took)
+					}
+					exactly(t, r, exchangeFrom(t, netip.MustParseAddr("127.0.0.3"), at, q, typ))
+				})
+			}
+			wg.Wait()
+			if n := s.stats.sum(autopathAnswers); n != 0 {
+				t.Errorf("%d answers were completed", n)
+			}
+		})
 	}
 	none, at := start(t, Config{})
 	none.SetSearches(lists(standard, 5))
@@ -254,7 +264,8 @@ func TestNewSearchList_UnpredictableList_NotCompleted(t *testing.T) {
 			t.Errorf("%+v became %+v", c, l)
 		}
 	}
-	if l := newSearchList(z, Search{"default", strings.Fields("Default.svc.cluster.local. svc.cluster.local. Cluster.local."), 99}); l == nil || l.ndots != 15 {
+	if l := newSearchList(z, Search{"default",
+		strings.Fields("Default.svc.cluster.local. svc.cluster.local. Cluster.local."), 99}); l == nil || l.ndots != 15 {
 		t.Errorf("final dots and capitals: %+v", l)
 	}
 }

@@ -30,7 +30,11 @@ func TestServer_NegativeAnswer_CachedByItsSOA(t *testing.T) {
 		name    string
 		code    int
 		queries int64
-	}{{"nx.example.com", mdns.RcodeNameError, 1}, {"nodata.example.com", mdns.RcodeSuccess, 1}, {"nosoa.example.com", mdns.RcodeNameError, 2}} {
+	}{
+		{"nx.example.com", mdns.RcodeNameError, 1},
+		{"nodata.example.com", mdns.RcodeSuccess, 1},
+		{"nosoa.example.com", mdns.RcodeNameError, 2},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := up.received.Load()
 			for range 2 {

@@ -118,7 +118,8 @@ func pair(t testing.TB, s *Server, listen string) (*worker, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort(k.udp[0].LocalAddr().String()).Port()))
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"),
+		netip.MustParseAddrPort(k.udp[0].LocalAddr().String()).Port()))
 	client, err := net.DialUDP("udp4", nil, to)
 	if err != nil {
 		t.Fatal(err)

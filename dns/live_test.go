@@ -29,7 +29,8 @@ func certificate(t *testing.T, names ...string) (tls.Certificate, *x509.CertPool
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: names, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -199,8 +200,10 @@ func TestCollectors_AfterQueries_CountByZoneAndType(t *testing.T) {
 		}
 	}
 	for key, want := range map[string]float64{
-		"warren_dns_queries_total NXDOMAIN AAAA cluster": 3, "warren_dns_queries_total NOERROR other cluster": 3, "warren_dns_queries_total NOERROR A external": 3,
-		"warren_dns_external_total cache": 2, "warren_dns_external_total upstream": 1, "warren_dns_revision": 7, "warren_dns_upstream_up " + up.addr.String(): 1,
+		"warren_dns_queries_total NXDOMAIN AAAA cluster": 3, "warren_dns_queries_total NOERROR other cluster": 3,
+		"warren_dns_queries_total NOERROR A external": 3,
+		"warren_dns_external_total cache":             2, "warren_dns_external_total upstream": 1, "warren_dns_revision": 7,
+		"warren_dns_upstream_up " + up.addr.String(): 1,
 	} {
 		// Order of labels is the registry's: rcode, type, zone.
 		if got[key] != want {
@@ -213,8 +216,10 @@ func TestCollectors_AfterQueries_CountByZoneAndType(t *testing.T) {
 }
 
 func TestNew_InvalidConfig_ReportsEveryProblem(t *testing.T) {
-	_, err := New(Config{Domain: "a..b", TTL: 99999, CacheBytes: -1, Upstreams: []string{"x", "udp://1.1.1.1", "0.0.0.0"}, StubDomains: map[string][]string{".": {"192.0.2.1"}}, Allow: []netip.Prefix{{}}})
-	for _, want := range []string{"no address to listen on", `domain "a..b"`, "TTL 99999", "cache bytes -1", `upstream "x"`, `upstream "udp://1.1.1.1"`, `upstream "0.0.0.0"`, `stub domain "."`, "allowed source"} {
+	_, err := New(Config{Domain: "a..b", TTL: 99999, CacheBytes: -1, Upstreams: []string{"x", "udp://1.1.1.1", "0.0.0.0"},
+		StubDomains: map[string][]string{".": {"192.0.2.1"}}, Allow: []netip.Prefix{{}}})
+	for _, want := range []string{"no address to listen on", `domain "a..b"`, "TTL 99999", "cache bytes -1",
+		`upstream "x"`, `upstream "udp://1.1.1.1"`, `upstream "0.0.0.0"`, `stub domain "."`, "allowed source"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not contain %q", err, want)
 		}

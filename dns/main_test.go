@@ -35,9 +35,11 @@ func name(ns, n string) model.ObjectName { return model.ObjectName{Namespace: ns
 func sample() *model.Snapshot {
 	web := model.Service{ObjectName: name("default", "web"), ClusterIPs: addrs("10.43.0.5", "fd43::5"), Ports: []model.ServicePort{
 		{Name: "http", Protocol: model.TCP, Port: 80}, {Name: "dns", Protocol: model.UDP, Port: 53}}}
-	four := model.Service{ObjectName: name("default", "four"), ClusterIPs: addrs("10.43.0.6"), Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1}}}
+	four := model.Service{ObjectName: name("default", "four"), ClusterIPs: addrs("10.43.0.6"),
+		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1}}}
 	digit := model.Service{ObjectName: name("default", "3scale"), ClusterIPs: addrs("10.43.0.7")}
-	db := model.Service{ObjectName: name("prod", "db"), Headless: true, Ports: []model.ServicePort{{Name: "pg", Protocol: model.TCP, Port: 5432}}}
+	db := model.Service{ObjectName: name("prod", "db"), Headless: true,
+		Ports: []model.ServicePort{{Name: "pg", Protocol: model.TCP, Port: 5432}}}
 	all := model.Service{ObjectName: name("prod", "all"), Headless: true, PublishNotReady: true}
 	none := model.Service{ObjectName: name("prod", "none"), Headless: true}
 	alias := func(n, to string) model.Service {
@@ -54,12 +56,14 @@ func sample() *model.Snapshot {
 			{Name: "ip-10-0-0-1.ec2.internal", Addresses: addrs("10.0.0.1")}},
 		ServiceCIDRs: prefixes("10.43.0.0/16", "fd43::/112"),
 		Services: []model.Service{digit, four, web, alias("away", "www.example.com"), alias("here", "web.default.svc.cluster.local"),
-			alias("ring1", "ring2.ext.svc.cluster.local"), alias("ring2", "ring1.ext.svc.cluster.local"), alias("wrong", "nope.default.svc.cluster.local"), all, db, none},
+			alias("ring1", "ring2.ext.svc.cluster.local"), alias("ring2", "ring1.ext.svc.cluster.local"),
+			alias("wrong", "nope.default.svc.cluster.local"), all, db, none},
 		Slices: []model.EndpointSlice{
 			{ObjectName: name("prod", "all-1"), Service: "all", Ports: pg, Endpoints: []model.Endpoint{end("10.42.0.9", "", false)}},
 			{ObjectName: name("prod", "db-1"), Service: "db", Ports: pg, Endpoints: []model.Endpoint{
 				end("10.42.0.2", "db-0", true), end("10.42.1.2", "db-1", true), end("10.42.2.2", "", true), end("10.42.3.2", "db-3", false)}},
-			{ObjectName: name("prod", "db-2"), Service: "db", Family: model.IPv6, Ports: pg, Endpoints: []model.Endpoint{end("fd42::2", "db-0", true), end("203.0.113.9", "out", true)}},
+			{ObjectName: name("prod", "db-2"), Service: "db", Family: model.IPv6, Ports: pg,
+				Endpoints: []model.Endpoint{end("fd42::2", "db-0", true), end("203.0.113.9", "out", true)}},
 			{ObjectName: name("prod", "none-1"), Service: "none", Ports: pg, Endpoints: []model.Endpoint{end("10.42.0.3", "x", false)}},
 		},
 		Pods: []model.Pod{{ObjectName: name("jobs", "p1"), Addrs: addrs("10.42.0.44")}},

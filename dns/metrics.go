@@ -36,7 +36,8 @@ type collector struct{ s *Server }
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricUnanswered, metricAutopath, metricCache, metricBytes,
+	for _, d := range []*prometheus.Desc{metricQueries, metricDuration, metricExternal, metricUnanswered,
+		metricAutopath, metricCache, metricBytes,
 		metricRevision, metricBuild, metricUp, metricUpSent, metricUpRTT} {
 		ch <- d
 	}

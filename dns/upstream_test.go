@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -126,7 +127,8 @@ func address(q *mdns.Msg, a string) *mdns.Msg { return addressTTL(q, a, 60) }
 func addressTTL(q *mdns.Msg, a string, ttl uint32) *mdns.Msg {
 	m := new(mdns.Msg).SetReply(q)
 	m.RecursionAvailable = true
-	m.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: ttl}, A: net.ParseIP(a)}}
+	m.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA,
+		Class: mdns.ClassINET, Ttl: ttl}, A: net.ParseIP(a)}}
 	return m
 }
 
@@ -165,7 +167,8 @@ func TestServer_ExternalNames_ForwardedAndCached(t *testing.T) {
 	wantA(t, at, "1.2.0.192.in-addr.arpa", "192.0.2.10")                 // and one outside of the ranges
 	wantA(t, at, "xcluster.local", "192.0.2.10")                         // no label boundary
 	r = exchange(t, at, "udp", "away.ext.svc.cluster.local", mdns.TypeA) // ExternalName, followed
-	if got := plainRecords(r.Answer); len(got) != 2 || got[0] != "away.ext.svc.cluster.local. CNAME www.example.com." || got[1] != "www.example.com. A 192.0.2.10" {
+	if got := plainRecords(r.Answer); len(got) != 2 || got[0] != "away.ext.svc.cluster.local. CNAME www.example.com." ||
+		got[1] != "www.example.com. A 192.0.2.10" {
 		t.Errorf("alias: %q", got)
 	}
 	before := up.received.Load()
@@ -175,7 +178,8 @@ func TestServer_ExternalNames_ForwardedAndCached(t *testing.T) {
 	if up.received.Load() != before {
 		t.Error("a wrong cluster name was sent upstream")
 	}
-	if r := exchange(t, at, "udp", "fresh.example.com", mdns.TypeA, func(m *mdns.Msg) { m.RecursionDesired = false }); r.Rcode != mdns.RcodeRefused {
+	if r := exchange(t, at, "udp", "fresh.example.com", mdns.TypeA,
+		func(m *mdns.Msg) { m.RecursionDesired = false }); r.Rcode != mdns.RcodeRefused {
 		t.Errorf("without recursion: %v", r)
 	}
 }
@@ -192,18 +196,20 @@ func TestServer_FirstUpstreamFails_NextOneAnswers(t *testing.T) {
 		},
 	} {
 		for _, policy := range []Policy{Sequential, Parallel} {
-			first := newFake(t, bad)
-			s, at := start(t, Config{Upstreams: []string{first.addr.String(), good.addr.String()}, Policy: policy})
-			for _, n := range []string{"a.example.com", "b.example.com", "c.example.com"} {
-				wantA(t, at, n, "192.0.2.11")
-			}
-			u := s.Upstreams()
-			if down := u[0].Down; down != (what == "dead" || what == "mismatching") && policy == Sequential {
-				t.Errorf("%s upstream: down is %v: %+v", what, down, u[0])
-			}
-			if what == "mismatching" && u[0].Mismatched == 0 {
-				t.Error("mismatched answers were not counted")
-			}
+			t.Run(fmt.Sprintf("%s, policy %d", what, policy), func(t *testing.T) {
+				first := newFake(t, bad)
+				s, at := start(t, Config{Upstreams: []string{first.addr.String(), good.addr.String()}, Policy: policy})
+				for _, n := range []string{"a.example.com", "b.example.com", "c.example.com"} {
+					wantA(t, at, n, "192.0.2.11")
+				}
+				u := s.Upstreams()
+				if down := u[0].Down; down != (what == "dead" || what == "mismatching") && policy == Sequential {
+					t.Errorf("down is %v: %+v", down, u[0])
+				}
+				if what == "mismatching" && u[0].Mismatched == 0 {
+					t.Error("mismatched answers were not counted")
+				}
+			})
 		}
 	}
 }
@@ -265,7 +271,8 @@ func TestServer_TruncatedAnswer_RepeatedOverTCP(t *testing.T) {
 	up.stream = func(q *mdns.Msg) *mdns.Msg {
 		m := new(mdns.Msg).SetReply(q)
 		for i := range 200 {
-			m.Answer = append(m.Answer, &mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 60}, A: net.IPv4(192, 0, 2, byte(i))})
+			m.Answer = append(m.Answer, &mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA,
+				Class: mdns.ClassINET, Ttl: 60}, A: net.IPv4(192, 0, 2, byte(i))})
 		}
 		return m
 	}

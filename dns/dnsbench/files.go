@@ -39,7 +39,8 @@ func arpa(i int) string {
 	return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa.", b[3], b[2], b[1], b[0])
 }
 
-// question returns one question of the mix: 35 % A, 25 % AAAA without data, 25 % steps of a search path that do not exist, 10 % SRV, 5 % PTR.
+// question returns one question of the mix: 35 % A, 25 % AAAA without data, 25 % steps of a search list that do not exist,
+// 10 % SRV, 5 % PTR.
 func question(r *rand.Rand, n int) string {
 	i := r.IntN(n)
 	name, _ := service(i)

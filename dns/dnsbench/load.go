@@ -64,7 +64,8 @@ func load(addr, file, seconds, rate string) error {
 		}
 		return all.micros[int(q*float64(len(all.micros)-1))]
 	}
-	fmt.Printf("%.0f %d %.1f %.1f %d %d %d %d\n", float64(all.answered)/took, all.lost, at(.5), at(.99), all.hit, all.nodata, all.nx, all.another)
+	fmt.Printf("%.0f %d %.1f %.1f %d %d %d %d\n", float64(all.answered)/took, all.lost, at(.5), at(.99),
+		all.hit, all.nodata, all.nx, all.another)
 	return nil
 }
 

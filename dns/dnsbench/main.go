@@ -54,7 +54,8 @@ func service(i int) (string, netip.Addr) {
 }
 
 func snapshot(n int) *model.Snapshot {
-	s := &model.Snapshot{Revision: 1, Cluster: model.Cluster{Domain: "cluster.local"}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
+	s := &model.Snapshot{Revision: 1, Cluster: model.Cluster{Domain: "cluster.local"},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
 	for i := range n {
 		name, a := service(i)
 		s.Services = append(s.Services, model.Service{ObjectName: model.ObjectName{Namespace: "default", Name: name}, ClusterIPs: []netip.Addr{a},

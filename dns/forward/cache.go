@@ -9,14 +9,15 @@ import (
 )
 
 const (
-	cacheShards   = 16
-	maxTTL        = 24 * time.Hour
-	maxNegative   = 15 * time.Minute // RFC 2308 allows up to three hours
-	failureTTL    = time.Second      // of SERVFAIL (RFC 9520)
-	staleTTL      = 30               // seconds, in stale answers (RFC 8767 section 4)
-	staleRetry    = 5 * time.Second  // after a failed refresh: stale answers are served without another query
-	prefetchHits  = 3                // hits after which an answer is refreshed before it expires
-	entryOverhead = 256              // bytes of an entry in addition to its message and name
+	cacheShards    = 16
+	maxTTL         = 24 * time.Hour
+	maxNegative    = 15 * time.Minute // RFC 2308 allows up to three hours
+	failureTTL     = time.Second      // of SERVFAIL (RFC 9520)
+	staleTTL       = 30               // seconds, in stale answers (RFC 8767 section 4)
+	staleRetry     = 5 * time.Second  // after a failed refresh: stale answers are served without another query
+	prefetchHits   = 3                // hits after which an answer is refreshed before it expires
+	minPrefetchTTL = 10 * time.Second
+	entryOverhead  = 256 // bytes of an entry in addition to its message and name
 )
 
 // Flags of a cacheKey: answers differ by them.
@@ -124,9 +125,8 @@ func (c *cache) get(k cacheLookup, now time.Time) Hit {
 	if now.Before(e.expires) {
 		e.hits++
 		l := Hit{Message: e.msg, Usable: true, TTL: TTLRule{age: uint32(max(0, now.Sub(e.stored)) / time.Second)}}
-		if life := e.expires.Sub(e.stored); e.hits > prefetchHits && life >= 10*time.Second && e.expires.Sub(now) < life/10 && now.After(e.retry) {
-			l.Refresh = true
-		}
+		ttl, left := e.expires.Sub(e.stored), e.expires.Sub(now)
+		l.Refresh = e.hits > prefetchHits && ttl >= minPrefetchTTL && left < ttl/10 && now.After(e.retry)
 		return l
 	}
 	if now.Sub(e.expires) >= c.maxStale || e.msg.Rcode == wire.RcodeServfail {

@@ -14,7 +14,8 @@ import (
 func FuzzResponse(f *testing.F) {
 	k := cacheKey{typ: mdns.TypeA, name: "\x03www\x07example\x03com\x00"}
 	q := new(mdns.Msg).SetQuestion("www.example.com.", mdns.TypeA)
-	for _, lines := range [][]string{{"www.example.com. 60 IN A 192.0.2.1"}, {"www.example.com. 60 IN CNAME a.example.net.", "a.example.net. 5 IN A 192.0.2.2"}, {"other. 1 IN TXT x"}} {
+	for _, lines := range [][]string{{"www.example.com. 60 IN A 192.0.2.1"},
+		{"www.example.com. 60 IN CNAME a.example.net.", "a.example.net. 5 IN A 192.0.2.2"}, {"other. 1 IN TXT x"}} {
 		m := new(mdns.Msg).SetReply(q)
 		for _, l := range lines {
 			rr, _ := mdns.NewRR(l)

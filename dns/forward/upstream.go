@@ -35,6 +35,9 @@ type upstreamSet struct {
 	members []*upstream
 }
 
+// maxIdleConns bounds the idle TLS connections to one upstream.
+const maxIdleConns = 4
+
 // upstream is one server.
 type upstream struct {
 	name       string // as configured
@@ -172,7 +175,8 @@ func parseUpstream(spec string) (*upstream, error) {
 	if ap.Port() == 0 || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
 		return nil, errors.New("expected a unicast address and a port other than 0")
 	}
-	up := &upstream{name: spec, addr: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), probeLabel: newProbeLabel(), idle: make(chan *tls.Conn, 4)}
+	up := &upstream{name: spec, addr: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), probeLabel: newProbeLabel(),
+		idle: make(chan *tls.Conn, maxIdleConns)}
 	if encrypted {
 		if server == "" {
 			server = ap.Addr().String()
@@ -199,6 +203,7 @@ func CheckZone(zone string) error {
 	return err
 }
 
+// newProbeLabel returns a random label.
 func newProbeLabel() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails

@@ -39,7 +39,8 @@ func NewBuilder(z *Config, listen []netip.Addr) *Builder {
 
 // Build compiles what has changed since the previous snapshot.
 func (b *Builder) Build(snap *model.Snapshot) *Index {
-	x := &Index{Revision: snap.Revision, config: b.config, namespaces: namespaces(snap), services: make(map[string]*service, len(snap.Services)), unready: map[string]struct{}{}}
+	x := &Index{Revision: snap.Revision, config: b.config, namespaces: namespaces(snap),
+		services: make(map[string]*service, len(snap.Services)), unready: map[string]struct{}{}}
 	c := compiler{zone: "\x03svc" + b.config.Domain, ttl: b.config.TTL}
 	rev := &reverseBuilder{reverse: *b.rev}
 	next := make(map[model.ObjectName]built, len(snap.Services))
@@ -100,7 +101,8 @@ func (b *Builder) fixed(x *Index, snap *model.Snapshot) {
 	}
 	apex := &rrsets{[]wire.RRSet{
 		{Type: wire.TypeSOA, Answers: 1, Wire: append(binary.BigEndian.AppendUint16(nil, wire.QuestionPointer), x.soa...)},
-		{Type: wire.TypeNS, Answers: 1, Wire: wire.AppendNameRecord(nil, wire.QuestionPointer, wire.TypeNS, b.config.TTL, "\x02ns\x03dns"+b.config.Domain)},
+		{Type: wire.TypeNS, Answers: 1,
+			Wire: wire.AppendNameRecord(nil, wire.QuestionPointer, wire.TypeNS, b.config.TTL, "\x02ns\x03dns"+b.config.Domain)},
 	}}
 	version := append(wire.AppendRecordHeader(nil, wire.QuestionPointer, wire.TypeTXT, b.config.TTL, 6), "\x051.1.0"...)
 	x.apex = apex

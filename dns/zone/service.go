@@ -100,9 +100,9 @@ func (c compiler) cluster(svc *model.Service, full string) *service {
 	var every []srvTarget
 	for _, p := range svc.Ports {
 		every = append(every, srvTarget{"", p.Port})
-		s.addSRV(p.Name, p.Protocol, full, c.ttl, []srvTarget{{"", p.Port}}, func(string) []netip.Addr { return svc.ClusterIPs })
+		s.addSRV(p.Name, p.Protocol, srvRecords{[]srvTarget{{"", p.Port}}, full, c.ttl, svc.ClusterIPs, nil})
 	}
-	s.addServiceSRV(every, full, c.ttl)
+	s.addServiceSRV(srvRecords{every, full, c.ttl, nil, nil})
 	return s
 }
 
@@ -144,9 +144,9 @@ func (c compiler) headless(svc *model.Service, sl []*model.EndpointSlice, full s
 	var every []srvTarget
 	for p, t := range ports {
 		every = append(every, t...)
-		s.addSRV(p.Name, p.Protocol, full, c.ttl, t, func(host string) []netip.Addr { return hosts[host] })
+		s.addSRV(p.Name, p.Protocol, srvRecords{t, full, c.ttl, nil, hosts})
 	}
-	s.addServiceSRV(every, full, c.ttl)
+	s.addServiceSRV(srvRecords{every, full, c.ttl, nil, nil})
 	return s
 }
 
@@ -201,18 +201,18 @@ type srvTarget struct {
 }
 
 // addSRV adds the SRV set of one named port, and the empty name above it. A port without a name has no SRV record.
-func (s *service) addSRV(port string, proto model.Protocol, full string, ttl uint32, targets []srvTarget, addrs func(host string) []netip.Addr) {
+func (s *service) addSRV(port string, proto model.Protocol, r srvRecords) {
 	p, err := wire.AppendLabel(nil, "_"+port)
 	if port == "" || err != nil {
 		return
 	}
 	above, _ := wire.AppendLabel(nil, "_"+proto.String())
 	name := string(p) + string(above)
-	if len(name)+len(full) > 255 {
+	if len(name)+len(r.full) > 255 {
 		return
 	}
-	targets = sortUnique(targets, compareSRVTargets)
-	set := srvSet(targets, wire.HeaderLen+len(name)+len(full)+4, full, ttl, addrs)
+	r.targets = sortUnique(r.targets, compareSRVTargets)
+	set := r.set(wire.HeaderLen + len(name) + len(r.full) + 4)
 	s.subs[name] = &rrsets{[]wire.RRSet{set}}
 	if s.subs[string(above)] == nil {
 		s.subs[string(above)] = &rrsets{}
@@ -221,60 +221,78 @@ func (s *service) addSRV(port string, proto model.Protocol, full string, ttl uin
 
 // addServiceSRV adds SRV records at the Service's own name, for all ports, as CoreDNS does: peer discovery of StatefulSets
 // queries them. They have no additional records. A Service with one named port shares the records of that port.
-func (s *service) addServiceSRV(targets []srvTarget, full string, ttl uint32) {
-	if len(targets) == 0 || s.self == nil {
+func (s *service) addServiceSRV(r srvRecords) {
+	if len(r.targets) == 0 || s.self == nil {
 		return
 	}
-	targets = sortUnique(targets, compareSRVTargets)
-	for _, r := range s.subs {
-		if len(r.sets) == 1 && r.sets[0].Type == wire.TypeSRV && int(r.sets[0].Answers) == len(targets) {
-			own, end := r.sets[0], 0
+	r.targets = sortUnique(r.targets, compareSRVTargets)
+	all := r.set(0)
+	for _, sub := range s.subs {
+		if len(sub.sets) == 1 && sub.sets[0].Type == wire.TypeSRV && sub.sets[0].Answers == all.Answers {
+			own, end := sub.sets[0], 0
 			for range own.Answers {
 				end += wire.RecordLen(own.Wire[end:])
 			}
 			own.Additional, own.Wire = 0, own.Wire[:end:end]
-			if same := srvSet(targets, 0, full, ttl, nil); bytes.Equal(same.Wire, own.Wire) {
-				s.self.sets = append(s.self.sets, own)
+			if bytes.Equal(all.Wire, own.Wire) {
+				s.self.sets = append(s.self.sets, own) // shares the bytes
 				return
 			}
 		}
 	}
-	s.self.sets = append(s.self.sets, srvSet(targets, 0, full, ttl, nil))
+	s.self.sets = append(s.self.sets, all)
 }
 
 func compareSRVTargets(a, b srvTarget) int {
 	return cmp.Or(strings.Compare(a.host, b.host), cmp.Compare(a.port, b.port))
 }
 
-// srvSet writes SRV records and the addresses of their targets. base is the offset of the records in the message, which is
+// srvRecords are the targets of one SRV record set.
+type srvRecords struct {
+	targets []srvTarget
+	full    string // name of the Service in wire form
+	ttl     uint32
+	own     []netip.Addr            // addresses of the Service, for additional records
+	hosts   map[string][]netip.Addr // addresses of its endpoints, likewise
+}
+
+// addrs returns the addresses of a target.
+func (r srvRecords) addrs(host string) []netip.Addr {
+	if host == "" {
+		return r.own
+	}
+	return r.hosts[host]
+}
+
+// set writes the SRV records and the addresses of their targets. base is the offset of the records in the message, which is
 // the same for every spelling of the name: the owners of the additional records are pointers into the targets.
-func srvSet(targets []srvTarget, base int, full string, ttl uint32, addrs func(host string) []netip.Addr) wire.RRSet {
+func (r srvRecords) set(base int) wire.RRSet {
 	set := wire.RRSet{Type: wire.TypeSRV}
-	at := make([]int, 0, len(targets))
-	for _, t := range targets {
+	at := make([]int, 0, len(r.targets))
+	for _, t := range r.targets {
 		if len(set.Wire) > wire.TCPSize {
 			break
 		}
-		set.Wire = wire.AppendRecordHeader(set.Wire, wire.QuestionPointer, wire.TypeSRV, ttl, 6+len(t.host)+len(full))
+		set.Wire = wire.AppendRecordHeader(set.Wire, wire.QuestionPointer, wire.TypeSRV, r.ttl, 6+len(t.host)+len(r.full))
 		set.Wire = append(set.Wire, 0, 0) // priority
-		set.Wire = binary.BigEndian.AppendUint16(set.Wire, uint16(max(1, 100/len(targets))))
+		set.Wire = binary.BigEndian.AppendUint16(set.Wire, uint16(max(1, 100/len(r.targets))))
 		set.Wire = binary.BigEndian.AppendUint16(set.Wire, t.port)
 		at = append(at, base+len(set.Wire))
-		set.Wire = append(append(set.Wire, t.host...), full...) // RFC 2782: not compressed
+		set.Wire = append(append(set.Wire, t.host...), r.full...) // RFC 2782: not compressed
 		set.Answers++
 	}
 	for i, owner := range at {
-		if addrs == nil {
+		if r.own == nil && r.hosts == nil {
 			break
 		}
 		if owner > 0x3fff || len(set.Wire) > wire.TCPSize {
 			break // beyond the range of a compression pointer: the client queries these addresses
 		}
-		if i > 0 && targets[i].host == targets[i-1].host {
+		if i > 0 && r.targets[i].host == r.targets[i-1].host {
 			continue // two ports, one host
 		}
-		for _, a := range addrs(targets[i].host) {
-			set.Wire = wire.AppendAddress(set.Wire, 0xC000|uint16(owner), a.Unmap(), ttl)
+		for _, a := range r.addrs(r.targets[i].host) {
+			set.Wire = wire.AppendAddress(set.Wire, 0xC000|uint16(owner), a.Unmap(), r.ttl)
 			set.Additional++
 		}
 	}
