@@ -42,7 +42,7 @@ func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out [
 	taken = lbpool.Settle(all)
 	for i, s := range services {
 		m := &all[i]
-		if !lbpool.Ours(m) || m.Foreign || s.DeletionTimestamp != nil || !ownStatus(m, had[i], pools) {
+		if !lbpool.Ours(m) || m.OtherProxy || s.DeletionTimestamp != nil || !ownStatus(m, had[i], pools) {
 			continue
 		}
 		g := grant{service: s, has: had[i]}
@@ -68,7 +68,7 @@ func asks(s *corev1.Service) int {
 
 // ownStatus reports whether nothing but warren's addresses is in a Service's status.
 func ownStatus(m *model.Service, had []netip.Addr, pools []model.AddressPool) bool {
-	return !m.LBElsewhere && !slices.ContainsFunc(had, func(a netip.Addr) bool { return !lbpool.Given(m, a, pools) })
+	return !m.LBExternal && !slices.ContainsFunc(had, func(a netip.Addr) bool { return !lbpool.Given(m, a, pools) })
 }
 
 // planPools are the pools that may be used: without what the cluster has for itself.

@@ -134,7 +134,7 @@ func (c *cluster) untilCluster(parts ...string) {
 var errMissing = errors.New("missing")
 
 // An empty cluster gets what agents wait for, in an order in which none of them starts too early.
-func TestBootstrap(t *testing.T) {
+func TestController_NewCluster_WritesItsObjects(t *testing.T) {
 	c := newCluster(t)
 	c.lead()
 	for _, name := range []string{CASecret, ClientSecret} {
@@ -160,7 +160,7 @@ func TestBootstrap(t *testing.T) {
 }
 
 // The loser of a race for the Secrets goes on with the winner's.
-func TestTheWinnersSecretIsUsed(t *testing.T) {
+func TestController_SecretRaceLost_UsesTheWinners(t *testing.T) {
 	c := newCluster(t)
 	winner, err := pki.NewCA("winner")
 	if err != nil {
@@ -191,7 +191,7 @@ func TestTheWinnersSecretIsUsed(t *testing.T) {
 
 // The certificate is renewed with a third of its life left, and when the authority changes; one that a person made is
 // not touched.
-func TestClientCertificateIsRenewed(t *testing.T) {
+func TestController_CertificateExpiring_IsRenewed(t *testing.T) {
 	ca, err := pki.NewCA("test")
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func TestClientCertificateIsRenewed(t *testing.T) {
 }
 
 // With an etcd of the operator's own nothing is made for ours.
-func TestTheOperatorsEtcd(t *testing.T) {
+func TestController_ExternalEtcd_MakesNoAuthority(t *testing.T) {
 	c := newCluster(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: OperatorConfig, Namespace: ns},
 		Data: map[string]string{operatorKey: "etcd: {endpoints: ['https://192.0.2.99:2379']}"}})
 	c.lead()
@@ -244,7 +244,7 @@ func TestTheOperatorsEtcd(t *testing.T) {
 }
 
 // Cluster DNS's Service is made, and its endpoints are the nodes with a ready agent.
-func TestDNSEndpointsFollowAgents(t *testing.T) {
+func TestController_AgentsChange_DNSEndpointsFollow(t *testing.T) {
 	c := newCluster(t)
 	c.lead()
 	endpoints := func(want string) {
@@ -286,7 +286,7 @@ func TestDNSEndpointsFollowAgents(t *testing.T) {
 }
 
 // A kube-dns that selects Pods stays as it is, whatever happens to it.
-func TestCoreDNSIsLeftAlone(t *testing.T) {
+func TestController_CoreDNSPresent_IsNotChanged(t *testing.T) {
 	c := newCluster(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: "kube-system"},
 		Spec: corev1.ServiceSpec{Selector: map[string]string{"k8s-app": "kube-dns"}, ClusterIPs: []string{"10.43.0.10"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}})
 	c.lead()
@@ -316,7 +316,7 @@ func (c *cluster) untilEvent(object, reason string) {
 	})
 }
 
-func TestPoliciesAreReported(t *testing.T) {
+func TestController_NetworkPolicy_IsReported(t *testing.T) {
 	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny", Namespace: "shop", UID: "1"}}
 	c := newCluster(t, policy)
 	c.lead()
@@ -324,7 +324,7 @@ func TestPoliciesAreReported(t *testing.T) {
 }
 
 // An Ingress of our class waits for what is not there yet; others are not ours to speak of.
-func TestIngressesAreReported(t *testing.T) {
+func TestController_Ingress_IsReported(t *testing.T) {
 	ours, theirs := IngressClass, "nginx"
 	c := newCluster(t, &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop", UID: "1"}, Spec: networkingv1.IngressSpec{IngressClassName: &ours}},
 		&networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "other", Namespace: "shop", UID: "2"}, Spec: networkingv1.IngressSpec{IngressClassName: &theirs}})
@@ -333,7 +333,7 @@ func TestIngressesAreReported(t *testing.T) {
 }
 
 // The condition is cleared where it is True and the agent is ready, and touched nowhere else.
-func TestNetworkUnavailable(t *testing.T) {
+func TestController_NodeNetworkUnavailable_IsCleared(t *testing.T) {
 	with := func(name, ip string) *corev1.Node {
 		n := node(name, ip)
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}}
@@ -359,7 +359,7 @@ func TestNetworkUnavailable(t *testing.T) {
 }
 
 // When nothing changes, nothing is written.
-func TestASecondPassWritesNothing(t *testing.T) {
+func TestController_SecondPass_WritesNothing(t *testing.T) {
 	c := newCluster(t)
 	c.lead()
 	c.etcdServes("n1", "https://192.0.2.11:52379")
@@ -399,7 +399,7 @@ func TestASecondPassWritesNothing(t *testing.T) {
 }
 
 // An API server without ServiceCIDRs is no error.
-func TestAnOlderAPIServer(t *testing.T) {
+func TestController_APIServerWithoutServiceCIDR_Works(t *testing.T) {
 	c := newCluster(t)
 	c.client.PrependReactor("list", "servicecidrs", func(k8stesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewNotFound(networkingv1.Resource("servicecidrs"), "")
@@ -410,7 +410,7 @@ func TestAnOlderAPIServer(t *testing.T) {
 }
 
 // One of two leads; the other takes over when the first one ends.
-func TestLeadership(t *testing.T) {
+func TestController_TwoReplicas_OneLeads(t *testing.T) {
 	c := newCluster(t)
 	var ends []func() error
 	for i := range 2 {

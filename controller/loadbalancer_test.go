@@ -121,7 +121,7 @@ func (c *cluster) writesTo(name string) (n int) {
 }
 
 // Without a pool nothing is touched; when one comes, the Services that fit get an address, the oldest first.
-func TestPoolAppearsLater(t *testing.T) {
+func TestLoadBalancer_PoolAppearsLater_ServicesGetAddresses(t *testing.T) {
 	c := newCluster(t)
 	c.add(balancer("old", 0), balancer("young", 1), balancer("asks", 2, with(lbpool.RequestAnnotation, "192.0.2.33")),
 		balancer("outside", 3, with(lbpool.RequestAnnotation, "203.0.113.9")))
@@ -153,7 +153,7 @@ func TestPoolAppearsLater(t *testing.T) {
 }
 
 // A pool that is full: the Service waits, is told once, and gets the address that comes free, by whatever way.
-func TestExhaustedAndFreed(t *testing.T) {
+func TestLoadBalancer_PoolExhausted_WaitsForFreedAddress(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/32")
 	c.add(balancer("a", 0))
@@ -187,7 +187,7 @@ func TestExhaustedAndFreed(t *testing.T) {
 }
 
 // Two want one address: the older one gets it. With a sharing key both do.
-func TestOneAddressForTwo(t *testing.T) {
+func TestLoadBalancer_TwoRequestOneAddress_OlderGetsIt(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/29")
 	ask := with(lbpool.RequestAnnotation, "192.0.2.35")
@@ -218,7 +218,7 @@ func TestOneAddressForTwo(t *testing.T) {
 }
 
 // What others wrote, and Services that are others', stay as they are.
-func TestWhatIsNotOursStays(t *testing.T) {
+func TestLoadBalancer_StatusOfAnotherController_IsKept(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/29")
 	proxy := corev1.LoadBalancerIPModeProxy
@@ -272,7 +272,7 @@ func TestWhatIsNotOursStays(t *testing.T) {
 
 // A new leader takes the statuses for the truth: nothing is written, also for addresses whose pool has changed, and what is
 // held is not given again.
-func TestRestart(t *testing.T) {
+func TestLoadBalancer_NewLeader_KeepsAllAddresses(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/31")
 	c.add(balancer("a", 0), balancer("b", 1))
@@ -315,7 +315,7 @@ func TestRestart(t *testing.T) {
 }
 
 // What this process wrote counts although the watch has not told of it.
-func TestWrittenButNotSeen(t *testing.T) {
+func TestLoadBalancer_WriteNotYetWatched_Counts(t *testing.T) {
 	s := balancer("a", 0)
 	s.ResourceVersion = "5"
 	to := s.DeepCopy()
@@ -335,7 +335,7 @@ func TestWrittenButNotSeen(t *testing.T) {
 }
 
 // What the cluster has for itself is in no pool, whatever a person writes.
-func TestBadPools(t *testing.T) {
+func TestLoadBalancer_OverlappingPools_AreReported(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.11-192.0.2.12", "10.43.0.0/28", "192.0.2.40/28", "192.0.2.13-192.0.2.13")
 	c.add(balancer("a", 0), balancer("b", 1))
@@ -351,7 +351,7 @@ func TestBadPools(t *testing.T) {
 }
 
 // Both families, in the Service's order.
-func TestBothFamilies(t *testing.T) {
+func TestLoadBalancer_DualStack_GetsBothFamilies(t *testing.T) {
 	pools, _ := planPools(view{pools: []*unstructured.Unstructured{{Object: map[string]any{"metadata": map[string]any{"name": "lan"},
 		"spec": map[string]any{"addresses": []any{"192.0.2.32/32", "fd77::1-fd77::1"}}}}}}, clusterFile{})
 	s := balancer("a", 0, func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"fd43::7", "10.43.7.7"} })

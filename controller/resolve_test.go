@@ -22,7 +22,7 @@ func serviceCIDR(name string, age int64, cidrs ...string) *networkingv1.ServiceC
 }
 
 // What a cluster says, and what the agents are told, in one line.
-func TestResolve(t *testing.T) {
+func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 	apiService := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.1"}}}
 	dnsService := func(selector map[string]string, ips ...string) *corev1.Service {
 		return &corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: ips, Selector: selector}}
@@ -105,7 +105,7 @@ func joined[T fmt.Stringer](in []T) string {
 	return strings.Join(out, ",") + " "
 }
 
-func TestOperatorMistakesStopEverything(t *testing.T) {
+func TestResolve_InvalidOperatorConfig_IsAnError(t *testing.T) {
 	for _, text := range []string{"podCIDRs: [10.1.0.0]", "dns: {addresses: [x]}", "[]", "a: 1\na: 2", "serviceCIDRs: {}"} {
 		if op, err := parseOperator(configMap(operatorKey, text)); err == nil {
 			t.Errorf("%q was accepted: %+v", text, op)
@@ -116,7 +116,7 @@ func TestOperatorMistakesStopEverything(t *testing.T) {
 	}
 }
 
-func TestServersOfSlices(t *testing.T) {
+func TestServers_SlicesOfTheAPI_ListAddresses(t *testing.T) {
 	port, no := int32(6443), false
 	got := servers([]*discoveryv1.EndpointSlice{
 		{Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{
@@ -131,7 +131,7 @@ func TestServersOfSlices(t *testing.T) {
 }
 
 // The API server refuses what the fake one takes.
-func TestLabelsAreValid(t *testing.T) {
+func TestLabels_EachLabel_IsValid(t *testing.T) {
 	for k, v := range labels("x") {
 		if errs := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); errs != nil {
 			t.Errorf("%s=%s: %v", k, v, errs)

@@ -28,7 +28,7 @@ func TestBuild_ObjectsOfOtherProxies_NoFrontends(t *testing.T) {
 	ours, own := testSelf(), testSelf()
 	own.HostServed = svc.ClusterIPs
 	foreign, headless := svc, slice
-	foreign.Foreign, headless.Foreign = true, true
+	foreign.OtherProxy, headless.OtherProxy = true, true
 	for _, c := range []struct {
 		what             string
 		me               Self

@@ -67,7 +67,7 @@ func (o *oracle) toward(a netip.Addr) packet.Verdict {
 	return packet.VerdictReflect
 }
 
-func ours(s *model.Service) bool { return !s.Foreign && !s.Headless && s.Type != model.ExternalName }
+func ours(s *model.Service) bool { return !s.OtherProxy && !s.Headless && s.Type != model.ExternalName }
 
 func (o *oracle) service(a netip.Addr) bool {
 	for _, s := range o.snap.Services {
@@ -480,7 +480,7 @@ func (d dice) service(i int, name string) model.Service {
 		s.Ports = append(s.Ports, model.ServicePort{Name: fmt.Sprint("p", j), Protocol: protos[(d(3)+j)%3], Port: 80 + uint16(d(2)),
 			NodePort: uint16(d(2)) * (30080 + uint16(d(2)))})
 	}
-	s.Foreign, s.Headless, s.PublishNotReady = d.yes(4), d.yes(4), d.yes(10)
+	s.OtherProxy, s.Headless, s.PublishNotReady = d.yes(4), d.yes(4), d.yes(10)
 	s.InternalPolicy, s.ExternalPolicy = model.TrafficPolicy(b2i(d.yes(20))), model.TrafficPolicy(b2i(d.yes(30)))
 	if d.yes(40) {
 		s.ExternalIPs = []netip.Addr{ip(pick(d, []string{"198.51.100.20", "192.168.0.1", "192.168.0.2", "fd99::20"}))}

@@ -74,7 +74,7 @@ func lbView(snap *model.Snapshot, v *announce.View) api.LB {
 	}
 	for i := range snap.Services {
 		s := &snap.Services[i]
-		if !lbpool.Ours(s) || s.Foreign || s.LBElsewhere {
+		if !lbpool.Ours(s) || s.OtherProxy || s.LBExternal {
 			continue
 		}
 		x := api.LBService{Service: s.String(), Addresses: []api.LBAddress{}}

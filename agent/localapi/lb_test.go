@@ -38,7 +38,7 @@ func TestLBView_WaitingServices_ReasonsAndPoolUse(t *testing.T) {
 		lbService("c", "", func(s *model.Service) { s.LBClass = "example.com/lb" }),
 		lbService("d", "", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RequestAnnotation: "198.51.100.1"} }),
 		lbService("e", "", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RequestAnnotation: "?"} })}
-	snap.Services = append(snap.Services, lbService("named", "", func(s *model.Service) { s.LBElsewhere = true }))
+	snap.Services = append(snap.Services, lbService("named", "", func(s *model.Service) { s.LBExternal = true }))
 	lb := lbView(snap, &announce.View{Addresses: []announce.AddressView{{Addr: ip("198.51.100.1"), Owner: "n2", Epoch: 3, State: "idle"}}})
 	if p := lb.Pools[0]; p.Used != 1 || p.Free != 1 || !slices.Equal(p.Addresses, []string{"198.51.100.1-198.51.100.2"}) {
 		t.Errorf("pool %+v", p)

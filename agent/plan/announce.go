@@ -53,7 +53,7 @@ func announcedAddrs(in *Input) map[netip.Addr][]string {
 	out := map[netip.Addr][]string{}
 	for i := range snap.Services {
 		s := &snap.Services[i]
-		if !lbpool.Ours(s) || s.Foreign || len(s.LBAddresses) == 0 {
+		if !lbpool.Ours(s) || s.OtherProxy || len(s.LBAddresses) == 0 {
 			continue
 		}
 		var local []string

@@ -41,7 +41,7 @@ func TestAnnounced_Services_OnlyAllocatedAddresses(t *testing.T) {
 		lbService("share-a", "198.51.100.4", nil),
 		lbService("here2", "198.51.100.4", local),
 		lbService("other-class", "198.51.100.5", func(s *model.Service) { s.LBClass = "example.com/lb" }),
-		lbService("proxied", "198.51.100.6", func(s *model.Service) { s.Foreign = true }),
+		lbService("proxied", "198.51.100.6", func(s *model.Service) { s.OtherProxy = true }),
 		lbService("node", "192.0.2.2", nil),
 		lbService("pod", "10.42.9.9", nil),
 		lbService("service", "10.43.0.9", nil),

@@ -48,7 +48,7 @@ func relays(in *Input) map[Relay]bool {
 
 // hasNodePorts reports whether warren serves node ports of a Service.
 func hasNodePorts(s *model.Service) bool {
-	return !s.Foreign && (s.Type == model.NodePort || s.Type == model.LoadBalancer)
+	return !s.OtherProxy && (s.Type == model.NodePort || s.Type == model.LoadBalancer)
 }
 
 // udpSinks are the UDP ports of the node that belong to Pods, at each of the node's addresses that serves them. A datagram in
@@ -90,13 +90,13 @@ func healthChecks(snap *model.Snapshot, node string) map[uint16]HealthCheck {
 	out := map[uint16]HealthCheck{}
 	for i := range snap.Services {
 		s := &snap.Services[i]
-		if s.Type != model.LoadBalancer || s.HealthCheckNodePort == 0 || s.ExternalPolicy != model.PolicyLocal || s.Foreign {
+		if s.Type != model.LoadBalancer || s.HealthCheckNodePort == 0 || s.ExternalPolicy != model.PolicyLocal || s.OtherProxy {
 			continue
 		}
 		seen := map[any]bool{} // Pods, which have one endpoint per family, or addresses of endpoints without a Pod
 		for j := range snap.Slices {
 			x := &snap.Slices[j]
-			if x.Namespace != s.Namespace || x.Service != s.Name || x.Foreign {
+			if x.Namespace != s.Namespace || x.Service != s.Name || x.OtherProxy {
 				continue
 			}
 			for _, e := range x.Endpoints {

@@ -18,7 +18,7 @@ func TestRelays_IPv6NodeAndHostPorts_AreRelayed(t *testing.T) {
 	in.Snapshot = &model.Snapshot{Services: []model.Service{
 		{Type: model.NodePort, ClusterIPs: []netip.Addr{a("fd43::1")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30001}, {Protocol: model.SCTP, NodePort: 30002}}},
 		{Type: model.NodePort, ClusterIPs: []netip.Addr{a("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30003}}},
-		{Type: model.NodePort, Foreign: true, ClusterIPs: []netip.Addr{a("fd43::2")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30004}}},
+		{Type: model.NodePort, OtherProxy: true, ClusterIPs: []netip.Addr{a("fd43::2")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30004}}},
 		{Type: model.LoadBalancer, ClusterIPs: []netip.Addr{a("fd43::3")}, Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30005}, {Protocol: model.UDP}}},
 	}}
 	in.Pods = []Pod{{Addrs: []netip.Addr{a("10.42.0.3"), a("fd42::3")}, HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}, {Protocol: model.TCP, HostPort: 8081, HostIP: a("127.0.0.1")},
@@ -45,7 +45,7 @@ func TestUDPSinks_NodeAndHostPorts_AtEachNodeAddress(t *testing.T) {
 	in := Input{Host: Host{Underlay: hostnet.Underlay{Addrs: []netip.Addr{node}}}}
 	in.Cluster.PodCIDRs = []netip.Prefix{pfx("10.42.0.0/16")}
 	ports := []model.ServicePort{{Protocol: model.UDP, NodePort: 30001}, {Protocol: model.TCP, NodePort: 30002}, {Protocol: model.UDP}}
-	in.Snapshot = &model.Snapshot{Services: []model.Service{{Type: model.NodePort, Ports: ports}, {Ports: ports}, {Foreign: true, Type: model.NodePort,
+	in.Snapshot = &model.Snapshot{Services: []model.Service{{Type: model.NodePort, Ports: ports}, {Ports: ports}, {OtherProxy: true, Type: model.NodePort,
 		Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30003}}}}}
 	in.Pods = []Pod{{HostPorts: []model.HostPort{{Protocol: model.UDP, HostPort: 8081}, {Protocol: model.TCP, HostPort: 8082}, {Protocol: model.UDP, HostPort: 31000}}}}
 	want := map[netip.AddrPort]bool{}
@@ -66,7 +66,7 @@ func TestHealthChecks_DualStackPod_CountsOnce(t *testing.T) {
 	n := func(s string) model.ObjectName { return model.ObjectName{Namespace: "d", Name: s} }
 	local := model.Service{ObjectName: n("a"), Type: model.LoadBalancer, ExternalPolicy: model.PolicyLocal, HealthCheckNodePort: 30100}
 	other := local
-	other.ObjectName, other.HealthCheckNodePort, other.Foreign = n("b"), 30101, true
+	other.ObjectName, other.HealthCheckNodePort, other.OtherProxy = n("b"), 30101, true
 	idle := local
 	idle.ObjectName, idle.HealthCheckNodePort = n("c"), 30102
 	snap := &model.Snapshot{Services: []model.Service{local, other, idle}, Slices: []model.EndpointSlice{

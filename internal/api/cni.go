@@ -1,7 +1,7 @@
 // Package api holds the wire types of the agent's local API: JSON over HTTP/1.1 on a root-only unix socket
-// (/run/warren/agent.sock). The agent serves it; the CNI plugin and the command line speak it. Types, and the names
-// that both sides derive; no state, no goroutine, and nothing but the standard library, because the plugin must stay
-// small.
+// (/run/warren/agent.sock). The agent serves it; the CNI plugin and the command line are its clients. The package has
+// types and the names that both sides derive. It has no state and no goroutine, and imports the standard library only,
+// because the plugin must stay small.
 package api
 
 import "net/netip"
@@ -9,14 +9,14 @@ import "net/netip"
 // Paths of the calls that the CNI plugin makes. All are POST but CNIStatus, which is GET.
 const (
 	CNIAddPath    = "/v1/cni/add"    // AddRequest -> AddReply: reserves addresses for the life of the connection
-	CNICommitPath = "/v1/cni/commit" // CommitRequest: the interface stands, keep the reservation
-	CNIDelPath    = "/v1/cni/del"    // DelRequest -> DelReply: release; succeeds on what is already gone
-	CNICheckPath  = "/v1/cni/check"  // DelRequest -> AddReply: what the record says, 404 without one
+	CNICommitPath = "/v1/cni/commit" // CommitRequest: the interface is complete, keep the reservation
+	CNIDelPath    = "/v1/cni/del"    // DelRequest -> DelReply: release; succeeds if nothing is left
+	CNICheckPath  = "/v1/cni/check"  // DelRequest -> AddReply: the record of the attachment, 404 without one
 	CNIGCPath     = "/v1/cni/gc"     // GCRequest -> GCReply
 	CNIStatusPath = "/v1/cni/status" // StatusReply
 )
 
-// Error is the body of every answer that is not 200.
+// Error is the body of every response with a status other than 200.
 type Error struct {
 	Code    int    `json:"code"` // CNI error code (CNI spec 1.1.0, section 5), 0 where none applies
 	Message string `json:"message"`
@@ -36,7 +36,7 @@ type DNS struct {
 	Options  []string `json:"options,omitempty"`
 }
 
-// AddRequest asks for addresses for a container's interface.
+// AddRequest requests addresses for the interface of a container.
 type AddRequest struct {
 	Attachment
 	Network      string            `json:"network"` // name of the CNI network configuration
@@ -44,14 +44,14 @@ type AddRequest struct {
 	PodNamespace string            `json:"podNamespace,omitempty"`
 	PodName      string            `json:"podName,omitempty"`
 	PodUID       string            `json:"podUID,omitempty"`
-	IPs          []netip.Addr      `json:"ips,omitempty"` // asked for through the capability `ips`
+	IPs          []netip.Addr      `json:"ips,omitempty"` // requested by the capability `ips`
 	MAC          string            `json:"mac,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"` // args.cni.labels
 	DNS          DNS               `json:"dns"`
 	PortMappings []PortMapping     `json:"portMappings,omitempty"` // capability portMappings
 }
 
-// PortMapping leads a port of the node to a port of the Pod (CNI conventions, portMappings).
+// PortMapping maps a port of the node to a port of the Pod (CNI conventions, portMappings).
 type PortMapping struct {
 	Protocol      string     `json:"protocol"` // tcp, udp or sctp
 	HostPort      uint16     `json:"hostPort"`
@@ -59,34 +59,34 @@ type PortMapping struct {
 	HostIP        netip.Addr `json:"hostIP,omitzero"` // unset: every address of the node
 }
 
-// AddReply is what the plugin must build.
+// AddReply describes the interface that the plugin must make.
 type AddReply struct {
 	Addresses  []netip.Addr `json:"addresses"` // one per family of the cluster, in the cluster's order
 	HostIfName string       `json:"hostIfName"`
 	MTU        int          `json:"mtu"`   // bytes, of the tunnel
-	Table      int          `json:"table"` // routing table that takes the Pods' host routes
+	Table      int          `json:"table"` // routing table for the routes of the host to Pods
 	Protocol   int          `json:"protocol"`
 	DNS        DNS          `json:"dns"` // to be returned in the result
 }
 
-// CommitRequest ends an ADD: the interface stands.
+// CommitRequest ends an ADD: the interface is complete.
 type CommitRequest struct {
 	Attachment
 	MAC string `json:"mac"` // of the Pod's end
 }
 
-// DelRequest names what is to go, or to be checked.
+// DelRequest names the attachment to be released or checked.
 type DelRequest struct {
 	Attachment
 }
 
-// DelReply says what was released; HostIfName is empty when nothing was known.
+// DelReply describes what was released. HostIfName is empty if there was no record.
 type DelReply struct {
 	HostIfName string       `json:"hostIfName,omitempty"`
 	Addresses  []netip.Addr `json:"addresses,omitempty"`
 }
 
-// GCRequest names the attachments that are still valid in a network; the others of that network go.
+// GCRequest names the valid attachments of a network; all others of that network are removed.
 type GCRequest struct {
 	Network string       `json:"network"`
 	Valid   []Attachment `json:"valid"`
@@ -97,7 +97,7 @@ type GCReply struct {
 	Removed []Attachment `json:"removed"`
 }
 
-// StatusReply says whether ADD is possible. Code is 0, or 50/51 of the CNI spec with the reason.
+// StatusReply reports whether ADD is possible. Code is 0, or 50 or 51 of the CNI spec with the reason.
 type StatusReply struct {
 	Code   int    `json:"code"`
 	Reason string `json:"reason,omitempty"`
@@ -117,14 +117,14 @@ const (
 	CodeLimited     = 51 // ADD is not possible, and Pods may have limited connectivity
 
 	CodeAttached = 100 // the attachment exists already
-	CodeHeld     = 101 // a requested address belongs to somebody else, or to nobody's block
+	CodeHeld     = 101 // a requested address belongs to another attachment, or is in no block of the node
 	CodeFull     = 102 // no address is left in the node's blocks
 	CodeKernel   = 103 // an interface, address, route or filter could not be made
-	CodeMissing  = 104 // CHECK: something is not as ADD left it
+	CodeMissing  = 104 // CHECK: something that ADD made is missing or has changed
 	CodeInternal = 999
 )
 
-// Error makes an error of the answer.
+// Error returns message and details in one line.
 func (e *Error) Error() string {
 	if e.Details == "" {
 		return e.Message

@@ -2,10 +2,10 @@ package api
 
 import "net/netip"
 
-// LBPath shows load balancer addresses: the pools, who has which address and who announces it.
+// LBPath returns the load balancer addresses: the pools, the Services that hold addresses, and the announcing nodes.
 const LBPath = "/v1/lb" // GET -> LB
 
-// LB is what this node knows of load balancer addresses.
+// LB is the state of load balancer addresses in this node's snapshot.
 type LB struct {
 	Pools    []LBPool    `json:"pools"`
 	Services []LBService `json:"services"`
@@ -36,8 +36,8 @@ type LBService struct {
 // LBAddress is one address of a Service.
 type LBAddress struct {
 	Address netip.Addr `json:"address"`
-	Pool    string     `json:"pool,omitempty"` // "" when its pool is gone
-	// Announcer is the node that announces the address as far as this one knows, "" for none; Epoch its claim's.
+	Pool    string     `json:"pool,omitempty"` // "" if its pool was deleted
+	// Announcer is the announcing node as seen by this node, "" for none; Epoch is that of its claim.
 	Announcer string `json:"announcer,omitempty"`
 	Epoch     uint64 `json:"epoch,omitempty"`
 	State     string `json:"state"` // of this node: idle, probing, waiting, announcing, off

@@ -8,7 +8,7 @@ import (
 // Paths of the calls that the command line makes.
 const (
 	StatusPath = "/v1/status" // GET -> Status
-	ReadyPath  = "/v1/ready"  // GET -> 200, or 503 with an Error that says what is missing
+	ReadyPath  = "/v1/ready"  // GET -> 200, or 503 with an Error that names what is missing
 	PodsPath   = "/v1/pods"   // GET -> []Pod
 	PeersPath  = "/v1/peers"  // POST ExternalPeer adds, DELETE ?publicKey= removes, GET lists
 	// PodLabelsPath changes the labels of a Pod of this node, in clusters without Kubernetes.
@@ -22,15 +22,15 @@ const (
 	EnvPath   = "/v1/env"   // GET ?namespace= -> Env
 	FlowsPath = "/v1/flows" // GET -> []Flow
 	DNSPath   = "/v1/dns"   // GET ?name=&type=&namespace= -> dns.Explanation
-	// DNSLogPath switches the line per query.
+	// DNSLogPath switches the query log.
 	DNSLogPath = "/v1/dns/log" // POST ?on=true|false
-	// ServicesPath shows what the table of this node makes of the Services.
+	// ServicesPath returns the frontends of this node's table.
 	ServicesPath = "/v1/services" // GET -> []Frontend
-	// EndpointsPath shows the endpoints of the newest snapshot.
+	// EndpointsPath returns the endpoints of the newest snapshot.
 	EndpointsPath = "/v1/endpoints" // GET -> []Endpoint
 )
 
-// Endpoint is a backend of a Service, in whatever condition it is.
+// Endpoint is an endpoint of a Service in any condition.
 type Endpoint struct {
 	Service   string     `json:"service"` // namespace/name
 	Address   netip.Addr `json:"address"`
@@ -41,24 +41,24 @@ type Endpoint struct {
 	Pod       string     `json:"pod,omitempty"` // namespace/name
 	ZoneHints []string   `json:"zoneHints,omitempty"`
 	NodeHints []string   `json:"nodeHints,omitempty"`
-	// Ejected are the Service ports for which this node passes over the endpoint, because connections to it failed.
+	// Ejected are the Service ports for which this node does not select the endpoint, because connections to it failed.
 	Ejected []Ejection `json:"ejected,omitempty"`
 }
 
-// Ejection says for how long.
+// Ejection is the ejection of an endpoint for one port.
 type Ejection struct {
 	Port    string `json:"port"`    // name, or number of the endpoint's port
-	Seconds int    `json:"seconds"` // until a connection tries it; 0: the next one does
+	Seconds int    `json:"seconds"` // until a connection probes it; 0: the next connection does
 }
 
-// Frontend is a place where clients reach a Service on this node, and the backends it leads to.
+// Frontend is an address and port that the balancer of this node serves, with its backends.
 type Frontend struct {
 	Service  string         `json:"service"` // namespace/name
 	Port     string         `json:"port,omitempty"`
 	Kind     string         `json:"kind"` // ClusterIP, external, NodePort, hostPort
 	Protocol string         `json:"protocol"`
 	Address  netip.AddrPort `json:"address"`
-	// Backends serve Pods and nodes; External clients from outside, where that differs.
+	// Backends serve Pods and nodes. External are those of external clients, if they differ.
 	Backends []netip.AddrPort `json:"backends"`
 	External []netip.AddrPort `json:"external,omitempty"`
 }
@@ -74,8 +74,8 @@ type Flow struct {
 	Protocol  string         `json:"protocol"`
 	State     string         `json:"state"`
 	Client    netip.AddrPort `json:"client"`
-	Service   netip.AddrPort `json:"service"` // what the client sent to
-	Source    netip.AddrPort `json:"source"`  // what the backend sees
+	Service   netip.AddrPort `json:"service"` // destination that the client used
+	Source    netip.AddrPort `json:"source"`  // client address as seen by the backend
 	Backend   netip.AddrPort `json:"backend"`
 	Kind      string         `json:"kind"`                // service or masquerade
 	Offloaded bool           `json:"offloaded,omitempty"` // the eBPF program forwards its packets now
@@ -83,7 +83,7 @@ type Flow struct {
 	Idle      int            `json:"idle"`                // seconds
 }
 
-// Status is what `warren status` shows of one node. Problems come first for people; everything else is for detail.
+// Status is the output of `warren status` for one node.
 type Status struct {
 	Node     string   `json:"node"`
 	Version  string   `json:"version"`
@@ -91,9 +91,9 @@ type Status struct {
 	Problems []string `json:"problems,omitempty"`
 	Cluster  string   `json:"cluster"`
 	Store    Store    `json:"store"`
-	// Kubernetes says whether the API server answers; absent in clusters without Kubernetes.
+	// Kubernetes is the connection to the API server; absent in clusters without Kubernetes.
 	Kubernetes *Store `json:"kubernetes,omitempty"`
-	// Revision is the newest snapshot's, Applied the one the kernel and the tunnel hold.
+	// Revision is that of the newest snapshot, Applied that of the snapshot in the kernel and the tunnel.
 	Revision  int64          `json:"revision"`
 	Applied   int64          `json:"applied"`
 	PublicKey string         `json:"publicKey"`
@@ -102,9 +102,9 @@ type Status struct {
 	MTU       int            `json:"mtu"` // bytes, of the tunnel
 	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
 	Addresses []netip.Addr   `json:"addresses"` // the node's own
-	// Unclaimed are those that Kubernetes set aside for the node and that it does not hold.
+	// Unclaimed are the Pod CIDRs of the Node object that the node has not claimed.
 	Unclaimed []Unclaimed `json:"unclaimed,omitempty"`
-	// PodRanges are the cluster's, ServiceCIDRs too; DNS are the addresses of cluster DNS that this node answers.
+	// PodRanges and ServiceCIDRs are those of the cluster. DNS are the cluster DNS addresses that this node answers.
 	PodRanges    []netip.Prefix `json:"podRanges,omitempty"`
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
 	DNS          []netip.Addr   `json:"dns,omitempty"`
@@ -115,14 +115,14 @@ type Status struct {
 	Tunnel  any    `json:"tunnel,omitempty"` // counters
 }
 
-// Store says whether etcd answers, since when it does or does not, and the last error.
+// Store is the state of a connection to etcd or the API server: whether it answers, since when, and the last error.
 type Store struct {
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since"`
 	Error     string    `json:"error,omitempty"`
 }
 
-// Peer is another node as this one sees it.
+// Peer is a WireGuard peer of this node.
 type Peer struct {
 	Name          string           `json:"name"`
 	PublicKey     string           `json:"publicKey"`
@@ -135,7 +135,7 @@ type Peer struct {
 	RxBytes       uint64           `json:"rxBytes"`
 	TxBytes       uint64           `json:"txBytes"`
 	MTU           int              `json:"mtu"` // bytes, of the peer's tunnel
-	// PathMTU is what the path to the peer was found to carry, in bytes, if that is less than both ends' MTU.
+	// PathMTU is the measured path MTU to the peer in bytes, if it is below the MTU of both ends.
 	PathMTU int    `json:"pathMTU,omitempty"`
 	Version string `json:"version,omitempty"`
 	// External: an external peer, no node of the cluster.
@@ -157,7 +157,7 @@ type Pod struct {
 	ProbeError string `json:"probeError,omitempty"`
 }
 
-// Probe is how the agent finds out whether a Pod is ready. One answer makes it so, Failures misses in a row undo it.
+// Probe is a readiness probe. One success makes the Pod ready, that many consecutive Failures make it not ready.
 type Probe struct {
 	Kind           string `json:"kind"` // tcp: a connection; http: a GET that is answered with 200 to 399
 	Port           uint16 `json:"port"`
@@ -166,13 +166,13 @@ type Probe struct {
 	Failures       int    `json:"failures"`
 }
 
-// PodProbe gives a Pod a probe; without one it takes the Pod's away, which makes it ready.
+// PodProbe sets the probe of a Pod. Without a probe it removes the Pod's, which makes the Pod ready.
 type PodProbe struct {
 	Pod   string `json:"pod"`
 	Probe *Probe `json:"probe,omitempty"`
 }
 
-// PodLabels changes labels of a Pod: those in Set get these values, those in Remove go.
+// PodLabels changes labels of a Pod: those in Set get these values, those in Remove are deleted.
 type PodLabels struct {
 	Pod    string            `json:"pod"` // namespace/name, as GET of PodsPath shows it
 	Set    map[string]string `json:"set,omitempty"`

@@ -37,7 +37,7 @@ func service(name string, more func(*model.Service)) model.Service {
 	return s
 }
 
-func TestRanges(t *testing.T) {
+func TestParseRange_CIDRsAndRanges_BoundsOrError(t *testing.T) {
 	for _, tc := range []struct {
 		text, first, last string
 		size              uint64
@@ -69,8 +69,8 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-// Each case is a Service, and what it gets beside what others hold.
-func TestChoose(t *testing.T) {
+// Each case is a Service, the Services that hold addresses, and what the Service gets.
+func TestChoose_EachRequest_AddressesOrReason(t *testing.T) {
 	pools := []model.AddressPool{
 		{Name: "auto", Ranges: rng(t, "192.0.2.10-192.0.2.11", "fd77::10/128"), AutoAssign: true},
 		{Name: "best", Ranges: rng(t, "192.0.2.20-192.0.2.20"), AutoAssign: true, Priority: 5, Namespaces: []string{"vip"}},
@@ -107,7 +107,7 @@ func TestChoose(t *testing.T) {
 		{"exhausted", service("a", nil), []model.Service{holds("b", "", "192.0.2.10", nil), holds("c", "", "192.0.2.11", nil)}, "every IPv4 address of auto is taken"},
 		{"by hand", service("a", note(RequestAnnotation, "192.0.2.30")), nil, "192.0.2.30"},
 		{"spec", service("a", func(s *model.Service) { s.LBRequested = ip("192.0.2.31") }), nil, "192.0.2.31"},
-		{"both ways", service("a", both(note(RequestAnnotation, "192.0.2.30"), func(s *model.Service) { s.LBRequested = ip("192.0.2.31") })), nil, "exclude each other"},
+		{"annotation and spec", service("a", both(note(RequestAnnotation, "192.0.2.30"), func(s *model.Service) { s.LBRequested = ip("192.0.2.31") })), nil, "exclude each other"},
 		{"no address", service("a", note(RequestAnnotation, "x")), nil, `"x" is not an IP address`},
 		{"two of a family", service("a", note(RequestAnnotation, "192.0.2.30, 192.0.2.31")), nil, "more than one address of a family"},
 		{"family it lacks", service("a", note(RequestAnnotation, "fd77::10")), nil, "no IPv6 address"},
@@ -128,42 +128,44 @@ func TestChoose(t *testing.T) {
 		{"local and others", service("a", both(udp, local, note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "policy Cluster"},
 		{"local with one selector", service("a", both(udp, local, note(ShareAnnotation, "k"))), []model.Service{holds("b", "k", "192.0.2.11", local)}, "192.0.2.11"},
 	} {
-		var got string
-		r, err := RequestOf(&tc.s)
-		if err != nil {
-			got = err.Error()
-		} else {
-			addrs, why := Choose(r, pools, TakenBy(append(tc.others, tc.s)))
-			for _, a := range addrs {
-				got = strings.TrimSpace(got + " " + a.String())
+		t.Run(tc.name, func(t *testing.T) {
+			var got string
+			r, err := RequestOf(&tc.s)
+			if err != nil {
+				got = err.Error()
+			} else {
+				addrs, why := Choose(r, pools, TakenBy(append(tc.others, tc.s)))
+				for _, a := range addrs {
+					got = strings.TrimSpace(got + " " + a.String())
+				}
+				for _, w := range why {
+					got = strings.TrimPrefix(got+" / "+w, " / ")
+				}
 			}
-			for _, w := range why {
-				got = strings.TrimPrefix(got+" / "+w, " / ")
+			if got != tc.want && (!strings.Contains(got, tc.want) || !strings.Contains(tc.want, " ") || len(tc.want) > 0 && tc.want[0] == '1') {
+				t.Errorf("%q, expected %q", got, tc.want)
 			}
-		}
-		if got != tc.want && (!strings.Contains(got, tc.want) || !strings.Contains(tc.want, " ") || len(tc.want) > 0 && tc.want[0] == '1') {
-			t.Errorf("%s: %q, expected %q", tc.name, got, tc.want)
-		}
+		})
 	}
 	if _, why := Choose(Request{Families: []model.Family{model.IPv4}}, nil, nil); !slices.Equal(why, []string{"there is no AddressPool"}) {
 		t.Errorf("without pools: %v", why)
 	}
 }
 
-func TestOurs(t *testing.T) {
+func TestOurs_ClassAndType_DecideTheOwner(t *testing.T) {
 	for class, want := range map[string]bool{"": true, Class: true, "example.com/lb": false} {
 		if s := service("a", func(s *model.Service) { s.LBClass = class }); Ours(&s) != want {
 			t.Errorf("class %q: %v", class, !want)
 		}
 	}
 	if s := service("a", func(s *model.Service) { s.Type = model.NodePort }); Ours(&s) {
-		t.Error("a NodePort Service is ours")
+		t.Error("warren assigns addresses to a NodePort Service")
 	}
 }
 
-// Services come, change and go at random. After each step the rules hold: whoever holds an address may, nobody waits
-// while an address is free, and a Service that nobody touched keeps what it has.
-func TestRandomHistories(t *testing.T) {
+// Services are created, changed and deleted at random. After each step: holders may hold their addresses, no Service waits
+// while an address is free, and an unchanged Service keeps its addresses.
+func TestChoose_RandomHistories_KeepTheInvariants(t *testing.T) {
 	for seed := range uint64(300) {
 		d := rand.New(rand.NewPCG(seed, 1))
 		pools := []model.AddressPool{{Name: "p", Ranges: rng(t, "192.0.2.0/30", "fd77::/126"), AutoAssign: true}, {Name: "q", Ranges: rng(t, "192.0.2.8-192.0.2.9"), AutoAssign: d.IntN(2) == 0}}
@@ -242,7 +244,7 @@ func random(d *rand.Rand, name string) model.Service {
 	})
 }
 
-// allowed is the sharing rule, said once more and slowly.
+// allowed is a second, naive implementation of the sharing rule.
 func allowed(list []model.Service, me model.Service, a netip.Addr) bool {
 	for _, o := range list {
 		if o.UID == me.UID || !slices.Contains(o.LBAddresses, a) {

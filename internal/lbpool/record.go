@@ -8,8 +8,9 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// RecordAnnotation is where warren notes, on Kubernetes, which addresses of a Service's status it gave. The status itself is
-// the truth; the note tells warren's addresses from those that somebody else wrote there, also once their pool is gone.
+// RecordAnnotation lists the addresses in a Service's status that warren assigned, in clusters with Kubernetes. The status
+// decides which addresses the Service has. The annotation distinguishes warren's addresses from those of another
+// controller, even after their pool was deleted.
 const RecordAnnotation = "warren.dev/lb-addresses"
 
 // Record is the annotation's value.
@@ -21,13 +22,13 @@ func Record(addrs []netip.Addr) string {
 	return strings.Join(out, ",")
 }
 
-// Given reports whether an address in a Service's status is warren's: noted as such, or of a pool.
+// Given reports whether warren assigned an address in a Service's status: it is in the annotation, or in a pool.
 func Given(s *model.Service, a netip.Addr, pools []model.AddressPool) bool {
 	return Pool(pools, a) != nil || slices.Contains(strings.Split(s.Annotations[RecordAnnotation], ","), a.String())
 }
 
-// Settle gathers what Services of type LoadBalancer hold, the oldest first. Where two hold an address that they cannot
-// share, which only a stale view can bring about, the younger one loses it.
+// Settle returns the addresses that Services of type LoadBalancer hold; services are sorted, the oldest first. If two hold
+// an address that they cannot share, which only a stale view can cause, the younger one loses it.
 func Settle(services []model.Service) Taken {
 	t := Taken{}
 	for i := range services {
@@ -35,7 +36,7 @@ func Settle(services []model.Service) Taken {
 		if s.Type != model.LoadBalancer {
 			continue
 		}
-		r, _ := RequestOf(s) // one with a bad wish holds its addresses all the same
+		r, _ := RequestOf(s) // a Service with an invalid request holds its addresses, too
 		s.LBAddresses = slices.DeleteFunc(slices.Clone(s.LBAddresses), func(a netip.Addr) bool { return r.conflict(a, t) != "" })
 		for _, a := range s.LBAddresses {
 			t[a] = append(t[a], r.Use)

@@ -8,8 +8,8 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// What is reserved is cut out of pools, and what a former pool has out of later ones.
-func TestWithout(t *testing.T) {
+// Reserved ranges are removed from pools, and the ranges of preceding pools from later ones.
+func TestWithout_OverlappingPools_LoseTheSharedAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		name, want string
 		problems   int
@@ -44,8 +44,7 @@ func TestWithout(t *testing.T) {
 	}
 }
 
-// Of two that hold one address the younger one loses it, unless they share.
-func TestSettle(t *testing.T) {
+func TestSettle_TwoHoldersOfOneAddress_YoungerLosesIt(t *testing.T) {
 	holds := func(name, key string, port uint16, addrs ...string) model.Service {
 		return service(name, func(s *model.Service) {
 			s.Annotations[ShareAnnotation], s.Ports[0].Port = key, port
@@ -69,11 +68,11 @@ func TestSettle(t *testing.T) {
 	}
 	taken.Set(r.Use, nil)
 	if _, there := taken[ip("192.0.2.2")]; there {
-		t.Errorf("after it let go: %v", taken)
+		t.Errorf("after the release: %v", taken)
 	}
 }
 
-func TestGiven(t *testing.T) {
+func TestGiven_AnnotationOrPool_AddressIsOfWarren(t *testing.T) {
 	pools := []model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}
 	s := service("s", func(s *model.Service) {
 		s.Annotations[RecordAnnotation] = Record([]netip.Addr{ip("198.51.100.1"), ip("fd77::1")})

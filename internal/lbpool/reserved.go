@@ -8,7 +8,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// Reservation is a range that means something else already: Pods, Services, a node's own address.
+// Reservation is a range that no pool may contain: of Pods, of Services, or a node's own address.
 type Reservation struct {
 	Range model.AddressRange
 	Whose string // as in "of node n1"
@@ -19,13 +19,13 @@ func Address(a netip.Addr, whose string) Reservation {
 	return Reservation{model.AddressRange{First: a, Last: a}, whose}
 }
 
-// Problem is what is wrong with a pool.
+// Problem is a fault of a pool.
 type Problem struct{ Pool, Text string }
 
 func (p Problem) String() string { return "AddressPool " + p.Pool + ": " + p.Text }
 
-// Without returns pools that overlap nothing: where a store cannot refuse a pool, what is reserved and what a former pool
-// has is taken out of it, and said.
+// Without returns pools without overlaps, for stores that cannot refuse a pool. It removes the reserved ranges and those
+// of preceding pools from each pool, and reports what it removed.
 func Without(pools []model.AddressPool, kept []Reservation) (out []model.AddressPool, problems []Problem) {
 	kept = slices.Clone(kept)
 	for _, p := range pools {
@@ -34,7 +34,7 @@ func Without(pools []model.AddressPool, kept []Reservation) (out []model.Address
 			rest := []model.AddressRange{r}
 			for _, k := range kept {
 				if r.Overlaps(k.Range) {
-					problems = append(problems, Problem{p.Name, fmt.Sprintf("%s overlaps %s %s; what they share is not given", r, k.Range, k.Whose)})
+					problems = append(problems, Problem{p.Name, fmt.Sprintf("%s overlaps %s %s; the shared addresses are not assigned", r, k.Range, k.Whose)})
 					rest = cut(rest, k.Range)
 				}
 			}
@@ -47,6 +47,7 @@ func Without(pools []model.AddressPool, kept []Reservation) (out []model.Address
 	return out, problems
 }
 
+// cut removes k from the ranges.
 func cut(ranges []model.AddressRange, k model.AddressRange) (out []model.AddressRange) {
 	for _, r := range ranges {
 		if !r.Overlaps(k) {

@@ -2,7 +2,7 @@ package model
 
 import "net/netip"
 
-// AddressRange is every address from First to Last, both included and of one family.
+// AddressRange is every address from First to Last inclusive, both of one family.
 type AddressRange struct{ First, Last netip.Addr }
 
 // Contains reports whether a lies in the range.
@@ -22,11 +22,11 @@ func (r AddressRange) String() string {
 	return r.First.String() + "-" + r.Last.String()
 }
 
-// AddressPool is a warren.dev/v1alpha1 AddressPool: addresses of the LAN for Services of type LoadBalancer.
+// AddressPool is a warren.dev/v1alpha1 AddressPool: addresses of the underlay for Services of type LoadBalancer.
 type AddressPool struct {
 	Name   string
 	Ranges []AddressRange
-	// AutoAssign pools serve every Service that they may; others only those that name the pool or one of its addresses.
+	// AutoAssign: the pool serves every Service of its namespaces, otherwise only those that name it or one of its addresses.
 	AutoAssign bool
 	Namespaces []string // of the Services it serves; empty: all
 	Priority   int      // higher first

@@ -1,7 +1,7 @@
-// Package model holds warren's plain values: what a cluster is, which nodes it has and who owns which addresses.
+// Package model has the types that all packages share: clusters, nodes, blocks, Services, endpoints and Pods.
 //
-// A Snapshot is immutable once it has been handed on: the store builds a new one for each change, everybody else
-// only reads. The package owns no goroutine, no file and no kernel object, and imports the standard library only.
+// A Snapshot is immutable: the store builds a new one for each change, and its readers never write to it. The package
+// owns no goroutine, no file and no kernel object, and imports the standard library only.
 package model
 
 import (
@@ -43,15 +43,15 @@ func (k *Key) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Cluster is what all nodes of a cluster must agree on. It is written once and verified by every agent.
+// Cluster is the configuration that all nodes of a cluster share. It is written once and verified by every agent.
 type Cluster struct {
 	Name string `json:"name"`
-	// PodCIDRs are the ranges that node blocks are cut from: at most one per family, in the order Pods prefer.
+	// PodCIDRs are the Pod ranges that blocks are claimed from: at most one per family, the preferred one first.
 	PodCIDRs []netip.Prefix `json:"podCIDRs"`
 	// BlockBits is the prefix length of a node's block: [IPv4, IPv6], for instance [24, 64].
 	BlockBits [2]int `json:"blockBits"`
 	Domain    string `json:"domain"`
-	// Port is the WireGuard UDP port a node listens on unless its own configuration says otherwise.
+	// Port is the WireGuard UDP port of a node whose own configuration sets none.
 	Port uint16 `json:"port"`
 }
 
@@ -63,19 +63,20 @@ func (c Cluster) Bits(p netip.Prefix) int {
 	return c.BlockBits[1]
 }
 
-// Node is one machine of the cluster as it describes itself to the others.
+// Node is the record that a machine of the cluster publishes about itself.
 type Node struct {
 	Name string `json:"name"`
-	// Identity is made once and kept on the node's disk; it tells a returning node from another one with its name.
+	// Identity is made once and stored on the node's disk. It distinguishes a node that restarts from another machine with
+	// the same name.
 	Identity  string `json:"identity"`
 	PublicKey Key    `json:"publicKey"`
-	// Endpoints are the UDP addresses where the node's tunnel may be reached, the preferred one first.
+	// Endpoints are the UDP addresses of the node's WireGuard device, the preferred one first.
 	Endpoints []netip.AddrPort `json:"endpoints"`
 	// Addresses are the node's own underlay addresses; Pods reach them through the tunnel.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// PodCIDRs are the blocks the node claims to hold; a reader checks them against Snapshot.Blocks.
+	// PodCIDRs are the blocks that the node publishes as its own; a reader checks them against Snapshot.Blocks.
 	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
-	// MTU is the largest inner packet in bytes that the node's tunnel takes.
+	// MTU is the size in bytes of the largest inner packet that the node's tunnel accepts.
 	MTU     int    `json:"mtu,omitempty"`
 	Zone    string `json:"zone,omitempty"`
 	Version string `json:"version,omitempty"`
@@ -85,7 +86,7 @@ type Node struct {
 	Alive bool `json:"-"`
 }
 
-// Block is a Pod CIDR and its owner. Nothing but an explicit release ends the ownership.
+// Block is a Pod CIDR and its owner. Only an explicit release ends the ownership.
 type Block struct {
 	CIDR     netip.Prefix `json:"cidr"`
 	Node     string       `json:"node"`
@@ -93,22 +94,23 @@ type Block struct {
 	Claimed  time.Time    `json:"claimed"`
 }
 
-// Snapshot is everything the store knows at one revision. It must not be changed after it has been handed on.
+// Snapshot is the immutable state of all watched objects at one revision.
 type Snapshot struct {
-	// Revision is the store's own counter (etcd: the mod revision of the newest change); it grows monotonically.
+	// Revision is the store's counter (etcd: the revision of the newest change). It never decreases.
 	Revision int64   `json:"revision"`
 	Cluster  Cluster `json:"cluster"`
 	Nodes    []Node  `json:"nodes"`  // sorted by name
 	Blocks   []Block `json:"blocks"` // sorted by CIDR
-	// ServiceCIDRs are the ranges that cluster addresses come from; they come and go live.
+	// ServiceCIDRs are the ranges of ClusterIPs. They may change at any time.
 	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs,omitempty"`
 	Pools        []AddressPool   `json:"pools,omitempty"`    // sorted by name
 	Services     []Service       `json:"services,omitempty"` // sorted by namespace and name
 	Slices       []EndpointSlice `json:"slices,omitempty"`   // sorted by namespace and name
 	Pods         []Pod           `json:"pods,omitempty"`     // sorted by namespace and name
-	// Partial says that Services, endpoints and Pods are not known yet: names must not be denied, flows not be ended.
+	// Partial is true while Services, endpoints and Pods have not been received yet. DNS must not answer NXDOMAIN from a
+	// partial snapshot, and the balancer must not end flows because of it.
 	Partial bool `json:"-"`
-	// Problems are stored records that could not be used, each with its key and the reason.
+	// Problems are stored records that are invalid, each with its key and the reason.
 	Problems []string `json:"problems,omitempty"`
 }
 
@@ -133,7 +135,7 @@ func (s *Snapshot) Owned(name, identity string) []netip.Prefix {
 	return out
 }
 
-// Record wraps a stored value with the version of its layout, so that an old program refuses a newer record.
+// Record wraps a stored value with the version of its layout, so that an older program refuses a newer record.
 type Record struct {
 	Version int             `json:"v"`
 	Value   json.RawMessage `json:"value"`
@@ -148,7 +150,7 @@ func Encode(version int, value any) ([]byte, error) {
 	return json.Marshal(Record{Version: version, Value: raw})
 }
 
-// ErrNewer says that a record was written by a newer warren than this one.
+// ErrNewer reports a record that a newer version of warren wrote.
 type ErrNewer struct{ Have, Know int }
 
 func (e *ErrNewer) Error() string {

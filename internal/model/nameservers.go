@@ -1,7 +1,7 @@
 package model
 
-// Nameservers say who answers names that are not the cluster's: servers as "addr" or "addr:port".
+// Nameservers are the DNS servers for names outside of the cluster domain, as "addr" or "addr:port".
 type Nameservers struct {
-	Upstreams   []string            // of every name; none: the node's own
-	StubDomains map[string][]string // of a zone and everything below it
+	Upstreams   []string            // for every name; empty: those of the node
+	StubDomains map[string][]string // zone -> servers for the zone and everything below it
 }

@@ -69,13 +69,13 @@ func (n ObjectName) Compare(o ObjectName) int {
 	return cmp.Or(strings.Compare(n.Namespace, o.Namespace), strings.Compare(n.Name, o.Name))
 }
 
-// Service is core/v1 Service, reduced to what the network acts on and with every address parsed.
+// Service is core/v1 Service, reduced to the fields that warren uses, with addresses parsed.
 type Service struct {
 	ObjectName
 	UID     string
 	Type    ServiceType
 	Created time.Time
-	// Headless Services have no cluster address (clusterIP: None); DNS serves their endpoints.
+	// Headless Services have no ClusterIP (clusterIP: None); DNS returns their endpoints.
 	Headless   bool
 	ClusterIPs []netip.Addr // at most one per family, the preferred one first
 	Ports      []ServicePort
@@ -84,13 +84,13 @@ type Service struct {
 	ExternalIPs []netip.Addr
 	// LBAddresses are the addresses in status.loadBalancer with ipMode VIP.
 	LBAddresses []netip.Addr
-	// LBElsewhere: status.loadBalancer holds names or addresses of a proxy, which another controller wrote.
-	LBElsewhere bool
+	// LBExternal: another controller wrote status.loadBalancer, and it has host names or addresses with ipMode Proxy.
+	LBExternal bool
 	// LBRequested is spec.loadBalancerIP, the zero value for none.
 	LBRequested netip.Addr
 	// LBClass is spec.loadBalancerClass, "" for the default class.
 	LBClass           string
-	LBSourceRanges    []netip.Prefix // empty: everybody
+	LBSourceRanges    []netip.Prefix // empty: all clients
 	AllocateNodePorts bool
 	// HealthCheckNodePort serves the health of externalTrafficPolicy Local, 0 for none.
 	HealthCheckNodePort uint16
@@ -101,8 +101,9 @@ type Service struct {
 	Affinity        time.Duration
 	PublishNotReady bool
 	ExternalName    string // target of an ExternalName Service
-	// Foreign Services carry service.kubernetes.io/service-proxy-name: another proxy serves them, DNS still knows them.
-	Foreign     bool
+	// OtherProxy: the Service has the label service.kubernetes.io/service-proxy-name: another proxy serves them, warren only their
+	// DNS names.
+	OtherProxy  bool
 	Labels      map[string]string
 	Annotations map[string]string
 }
@@ -119,16 +120,16 @@ type ServicePort struct {
 	AppProtocol    string
 }
 
-// EndpointSlice is discovery/v1 EndpointSlice of one address family. Slices of type FQDN never get here.
+// EndpointSlice is discovery/v1 EndpointSlice of one address family. Slices of type FQDN are not converted.
 type EndpointSlice struct {
 	ObjectName
 	UID     string
 	Service string // name of the Service in the same namespace, label kubernetes.io/service-name
 	Family  Family
-	// Foreign slices carry the headless label or that of another proxy: no Service proxy's, DNS still knows them.
-	Foreign   bool
-	Ports     []EndpointPort
-	Endpoints []Endpoint
+	// OtherProxy: the slice has the label for headless Services or that of another proxy; the balancer ignores them, DNS does not.
+	OtherProxy bool
+	Ports      []EndpointPort
+	Endpoints  []Endpoint
 }
 
 // EndpointPort is discovery/v1 EndpointPort: Name is that of the Service port it belongs to.
@@ -153,7 +154,7 @@ type Endpoint struct {
 	Pod         ObjectName // targetRef, zero for endpoints that are no Pods
 }
 
-// Pod is a Pod as the cluster sees it: from the Kubernetes API, or published by its node's agent.
+// Pod is a Pod from the Kubernetes API, or in clusters without Kubernetes as its node's agent published it.
 type Pod struct {
 	ObjectName
 	UID         string
@@ -171,7 +172,7 @@ type Pod struct {
 	HostPorts  []HostPort
 }
 
-// HostPort is a port of the node that leads to a Pod (capability portMappings of the CNI convention).
+// HostPort is a port of the node that belongs to a Pod (capability portMappings of the CNI conventions).
 type HostPort struct {
 	Protocol      Protocol
 	HostPort      uint16

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Unreachable is why a packet does not reach its destination, in words that both ICMP versions know.
+// Unreachable is why a packet does not reach its destination, for both ICMP versions.
 type Unreachable uint8
 
 // The reasons AppendUnreachable can state: RFC 792 / RFC 1812 codes and their RFC 4443 counterparts.
@@ -49,16 +49,8 @@ func (p *Packet) AppendTooBig(b []byte, from netip.Addr, mtu int) []byte {
 	return p.appendError(b, from, 2, 0, uint32(mtu))
 }
 
-// AppendTimeExceeded appends "TTL or hop limit exceeded in transit".
-func (p *Packet) AppendTimeExceeded(b []byte, from netip.Addr) []byte {
-	if p.Version == 4 {
-		return p.appendError(b, from, 11, 0, 0)
-	}
-	return p.appendError(b, from, 3, 0, 0)
-}
-
-// answerable holds what may be answered with an ICMP error at all. Packet too big is allowed towards multicast
-// packets by RFC 4443, but nothing here routes those.
+// answerable reports whether an ICMP error may be sent about the packet. RFC 4443 permits packet-too-big about multicast
+// packets, which warren does not route.
 func (p *Packet) answerable() bool {
 	if p.ICMPError() || p.FragOff != 0 || p.Dst.IsMulticast() || p.Src.IsMulticast() || p.Src.IsUnspecified() {
 		return false
@@ -109,7 +101,7 @@ func (p *Packet) AppendReset(b []byte) []byte {
 	return appendSegment(b, p.Destination(), p.Source(), seq, ack, flags)
 }
 
-// AppendRST appends a TCP RST of its own accord; seq is what the receiver expects next.
+// AppendRST appends a TCP RST that answers no packet; seq is the sequence number that the receiver expects next.
 func AppendRST(b []byte, src, dst netip.AddrPort, seq uint32) []byte {
 	return appendSegment(b, src, dst, seq, 0, RST)
 }
@@ -154,8 +146,8 @@ func finish(b []byte, proto uint8) {
 	q.FixChecksum()
 }
 
-// Become replaces the packet by another one, which must not share memory with it: for a hook's answers. It reports
-// false, and leaves the packet alone, if the buffer's capacity is too small or b is no packet.
+// Become replaces the packet by another one, which must not share memory with it. A hook answers with it. If the capacity
+// of the buffer is too small or b is not a packet, it reports false and does not change the packet.
 func (p *Packet) Become(b []byte) bool {
 	if len(b) > cap(p.Buf) || len(b) == 0 {
 		return false
@@ -170,20 +162,8 @@ func (p *Packet) Become(b []byte) bool {
 	return true
 }
 
-// BecomeUnreachable replaces the packet by the ICMP error about it; see AppendUnreachable.
-func (p *Packet) BecomeUnreachable(from netip.Addr, why Unreachable) bool {
-	var room [MaxAnswer]byte
-	return p.Become(p.AppendUnreachable(room[:0], from, why))
-}
-
 // BecomeTooBig replaces the packet by the ICMP error about it; see AppendTooBig.
 func (p *Packet) BecomeTooBig(from netip.Addr, mtu int) bool {
 	var room [MaxAnswer]byte
 	return p.Become(p.AppendTooBig(room[:0], from, mtu))
-}
-
-// BecomeReset replaces the packet by the RST that answers it; see AppendReset.
-func (p *Packet) BecomeReset() bool {
-	var room [MaxAnswer]byte
-	return p.Become(p.AppendReset(room[:0]))
 }

@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// littleEndian is a constant per machine: the ones' complement sum does not depend on the byte order of its
-// 16-bit words (RFC 1071, section 2B), so the loops load native words and swap once at the end.
+// littleEndian is the byte order of the machine. The ones' complement sum does not depend on the byte order of its 16-bit
+// words (RFC 1071, section 2B), so the loops load native words and swap once at the end.
 var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
 // Sum returns the ones' complement sum of b, folded to 16 bits, plus acc. b starts at an even offset of whatever is
@@ -87,7 +87,7 @@ func (d delta) applyPartial(field []byte) {
 	binary.BigEndian.PutUint16(field, fold32(sum))
 }
 
-// csumOffset is where the ones' complement checksum stands in the transport header, -1 if the protocol has none.
+// csumOffset is the offset of the ones' complement checksum in the transport header, -1 if the protocol has none.
 func csumOffset(proto uint8) int {
 	switch proto {
 	case ProtoTCP:
@@ -110,7 +110,7 @@ func (p *Packet) PseudoSum(length int) uint16 {
 	return Sum(p.Buf[8:40], acc)
 }
 
-// FixIPChecksum computes the IPv4 header checksum anew. For IPv6 it does nothing.
+// FixIPChecksum computes the IPv4 header checksum. For IPv6 it does nothing.
 func (p *Packet) FixIPChecksum() {
 	if p.Version != 4 {
 		return
@@ -120,8 +120,8 @@ func (p *Packet) FixIPChecksum() {
 	binary.BigEndian.PutUint16(b[10:], ^Sum(b, 0))
 }
 
-// CompleteChecksum turns a partial checksum into a complete one, as the Vnet header asks, and clears the request.
-// The whole packet must be in Buf. A packet without the request is left alone.
+// CompleteChecksum completes a partial checksum as the Vnet header requests (NeedsCsum), and clears the request. The whole
+// packet must be in Buf. A packet without the request is not changed.
 func (p *Packet) CompleteChecksum() {
 	if p.Vnet.Flags&NeedsCsum == 0 {
 		return
@@ -138,7 +138,7 @@ func (p *Packet) CompleteChecksum() {
 	binary.BigEndian.PutUint16(p.Buf[at:], sum)
 }
 
-// FixChecksum computes the transport checksum anew over the whole packet, which must be in Buf and unfragmented.
+// FixChecksum computes the transport checksum of the whole packet, which must be in Buf and unfragmented.
 func (p *Packet) FixChecksum() {
 	off := csumOffset(p.Proto)
 	if !p.HasL4 || off < 0 {

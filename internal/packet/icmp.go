@@ -13,7 +13,7 @@ type Inner struct {
 	SrcPort, DstPort uint16
 	EchoID           uint16 // of a quoted ICMP echo
 	Version, Proto   uint8
-	// HasPorts says that source and destination port are quoted, Echo that EchoID is.
+	// HasPorts: source and destination port are quoted. Echo: EchoID is quoted.
 	HasPorts, Echo bool
 }
 
@@ -76,7 +76,7 @@ func (p *Packet) SetEcho(id uint16) {
 	}
 }
 
-// Inner reads the packet that an ICMP error quotes. The quotation may be short: what is not there is not set.
+// Inner reads the packet that an ICMP error quotes. The quotation may be short: fields that it lacks are not set.
 func (p *Packet) Inner() (in Inner, ok bool) {
 	if !p.ICMPError() {
 		return Inner{}, false
@@ -132,8 +132,8 @@ func (in *Inner) parse6(b []byte) (l4 int, later, ok bool) {
 	return at, !reached, fault == OK
 }
 
-// SetInnerSource rewrites source address and port of a quoted packet, so that the error makes sense to the end that
-// sent it untranslated. The quoted checksums and the error's own are kept right. in must come from p.Inner.
+// SetInnerSource rewrites source address and port of a quoted packet to those of the packet as its sender sent it. It
+// updates the quoted checksums and that of the error. in must come from p.Inner.
 func (p *Packet) SetInnerSource(in *Inner, to netip.AddrPort) bool {
 	if !p.setInner(in, 12, 8, to.Addr(), 0, to.Port()) {
 		return false

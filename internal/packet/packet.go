@@ -1,16 +1,16 @@
-// Package packet reads and rewrites IP packets where they lie: one parse, no allocation, checksums kept right by
-// differences (RFC 1624) instead of sums over the payload.
+// Package packet parses and rewrites IP packets in place: one parse, no allocation, checksums updated by differences
+// (RFC 1624) instead of sums over the payload.
 //
-// A Packet may be a super-packet: up to 64 KB of one TCP or UDP flow under a single header, as the kernel hands it
-// through a TUN device with a virtio-net header. Its transport checksum is then only the pseudo-header's sum, to be
-// completed after segmentation; every rewrite here knows the difference. The package owns no memory beyond the
-// Packet it is given, starts nothing and imports the standard library only. Packets are hostile: lengths are
-// checked before each read, and a packet that cannot be understood is a Fault, not an error.
+// A Packet may be a super-packet: up to 64 KB of one TCP or UDP flow under a single header, as a TUN device with a
+// virtio-net header delivers it. Its transport checksum is then only the sum of the pseudo-header, to be completed after
+// segmentation; every rewrite handles both forms. The package owns no memory except the Packet, starts no goroutine and
+// imports the standard library only. Packets are hostile: lengths are checked before each read, and an invalid packet is
+// a Fault, not an error.
 package packet
 
 import "net/netip"
 
-// IP protocol numbers that the package knows by name.
+// IP protocol numbers.
 const (
 	ProtoICMP    = 1
 	ProtoTCP     = 6
@@ -20,7 +20,7 @@ const (
 	ProtoUDPLite = 136
 )
 
-// TCP flags as they stand in byte 13 of the header (RFC 9293).
+// TCP flags in byte 13 of the header (RFC 9293).
 const (
 	FIN = 1 << iota
 	SYN
@@ -35,16 +35,15 @@ const (
 // Packet is one IP packet or super-packet. Parse fills it; the setters change Buf and the parsed fields together.
 // The zero value is ready for Parse. A Packet is used by one goroutine at a time.
 type Packet struct {
-	// Buf starts with the IP header. It ends with the packet, except when tunnel has coalesced segments: then it
-	// holds the headers and the first segment, and the rest of the payload (Length tells) lies elsewhere.
-	// Its capacity beyond its length is free for answers (Become).
+	// Buf starts with the IP header and ends with the packet. When the tunnel has coalesced segments it ends with the first
+	// segment instead, and Length is larger than Buf. Its capacity beyond its length is free for answers (Become).
 	Buf []byte
-	// Vnet is the virtio-net header the packet came with; zero means plain packet with complete checksums.
+	// Vnet is the virtio-net header of the packet; zero means a single packet with complete checksums.
 	Vnet Vnet
 
 	// Src and Dst are the addresses of the IP header, never IPv4-mapped.
 	Src, Dst netip.Addr
-	// Length is the size of the whole IP packet in bytes: what its header says.
+	// Length is the size of the whole IP packet in bytes, from its header.
 	Length int
 	// L4 is the offset of the transport header in Buf. It is valid only with HasL4.
 	L4 int
@@ -66,16 +65,16 @@ type Packet struct {
 	MoreFrags bool
 	// DontFrag is IPv4's DF; for IPv6 it is always true.
 	DontFrag bool
-	// HasL4 says that the fixed part of the transport header is in Buf: the packet is no later fragment and its
-	// protocol was reached.
+	// HasL4: the fixed part of the transport header is in Buf. It is false for fragments except the first, and when the IPv6
+	// extension headers do not end with a transport protocol.
 	HasL4 bool
 }
 
 // Fragment reports whether the packet is a part of a larger one.
 func (p *Packet) Fragment() bool { return p.MoreFrags || p.FragOff != 0 }
 
-// FragmentSize returns how many bytes of the larger packet's payload a fragment has. It is not known behind IPv6 extension
-// headers other than the fragment header.
+// FragmentSize returns how many bytes of the original packet's payload a fragment has. It is unknown if there are IPv6
+// extension headers other than the fragment header.
 func (p *Packet) FragmentSize() (size int, ok bool) {
 	switch {
 	case p.Version == 4:
@@ -86,7 +85,7 @@ func (p *Packet) FragmentSize() (size int, ok bool) {
 	return 0, false
 }
 
-// HasPorts reports whether SrcPort and DstPort mean something.
+// HasPorts reports whether SrcPort and DstPort are set.
 func (p *Packet) HasPorts() bool {
 	if !p.HasL4 {
 		return false
@@ -105,7 +104,7 @@ func (p *Packet) Source() netip.AddrPort { return netip.AddrPortFrom(p.Src, p.Sr
 func (p *Packet) Destination() netip.AddrPort { return netip.AddrPortFrom(p.Dst, p.DstPort) }
 
 // HeaderLen returns the bytes from the start of the IP header to the end of the transport header: what every
-// segment of a super-packet repeats. It is 0 when the transport header is not in reach or has no known length.
+// segment of a super-packet repeats. It is 0 when the transport header is not in Buf or has no known length.
 func (p *Packet) HeaderLen() int {
 	if !p.HasL4 {
 		return 0
@@ -125,12 +124,4 @@ func (p *Packet) TTL() uint8 {
 		return p.Buf[8]
 	}
 	return p.Buf[7]
-}
-
-// TOS returns IPv4's type of service or IPv6's traffic class, ECN bits included.
-func (p *Packet) TOS() uint8 {
-	if p.Version == 4 {
-		return p.Buf[1]
-	}
-	return p.Buf[0]<<4 | p.Buf[1]>>4
 }

@@ -69,7 +69,7 @@ func mustParse(t testing.TB, b []byte) *Packet {
 	return &p
 }
 
-// intact checks every checksum of the packet the slow way.
+// intact checks every checksum of the packet with the naive sum.
 func intact(t testing.TB, b []byte) {
 	t.Helper()
 	p := mustParse(t, b)
@@ -150,7 +150,7 @@ var samples = func() map[string][]byte {
 	return m
 }()
 
-func TestParse(t *testing.T) {
+func TestParse_ValidAndInvalidPackets_FieldsOrFault(t *testing.T) {
 	p := mustParse(t, samples["tcp6"])
 	if p.Version != 6 || p.Proto != ProtoTCP || p.L4 != 40 || p.Source().String() != "[fd42::9]:4242" ||
 		p.Destination().String() != "[fd42:0:0:3::7]:80" || p.TCPFlags != ACK|PSH || p.HeaderLen() != 72 {
@@ -197,7 +197,7 @@ func fragment4(b []byte, units uint16) []byte {
 	return b
 }
 
-func TestRewriteKeepsChecksums(t *testing.T) {
+func TestSetAddress_EveryPacketKind_KeepsChecksums(t *testing.T) {
 	to := map[uint8][2]netip.AddrPort{
 		4: {netip.MustParseAddrPort("192.0.2.200:61000"), netip.MustParseAddrPort("10.43.0.10:53")},
 		6: {netip.MustParseAddrPort("[2001:db8::ffff]:61000"), netip.MustParseAddrPort("[fd43::a]:53")},
@@ -235,9 +235,9 @@ func TestRewriteKeepsChecksums(t *testing.T) {
 	}
 }
 
-// TestQuotedChecksum holds that a quoted transport checksum follows the quoted rewrite: undoing a translation must
+// TestSetInner_TranslatedAndUndone_RestoresTheQuotedBytes holds that a quoted transport checksum follows the quoted rewrite: undoing a translation must
 // give back exactly the bytes that the sender's own error would quote.
-func TestQuotedChecksum(t *testing.T) {
+func TestSetInner_TranslatedAndUndone_RestoresTheQuotedBytes(t *testing.T) {
 	for _, fam := range []string{"4", "6"} {
 		for _, kind := range []string{"tcp", "udp", "echo"} {
 			orig := mustParse(t, bytes.Clone(samples[kind+fam]))
@@ -260,7 +260,7 @@ func TestQuotedChecksum(t *testing.T) {
 	}
 }
 
-func TestPartialChecksum(t *testing.T) {
+func TestSetAddress_PartialChecksum_KeepsThePseudoHeaderSum(t *testing.T) {
 	for _, name := range []string{"tcp4", "tcp6", "udp4", "udp6"} {
 		p := mustParse(t, bytes.Clone(samples[name]))
 		p.Vnet = Vnet{Flags: NeedsCsum, CsumStart: uint16(p.L4), CsumOffset: uint16(csumOffset(p.Proto))}
@@ -279,7 +279,7 @@ func TestPartialChecksum(t *testing.T) {
 	}
 }
 
-func TestUDPZeroStaysZero(t *testing.T) {
+func TestSetAddress_UDPWithoutChecksum_StaysWithout(t *testing.T) {
 	p := mustParse(t, bytes.Clone(samples["udp-nosum4"]))
 	p.SetSource(netip.MustParseAddrPort("10.0.0.1:5"))
 	if p.Buf[26] != 0 || p.Buf[27] != 0 {
@@ -287,8 +287,8 @@ func TestUDPZeroStaysZero(t *testing.T) {
 	}
 }
 
-// TestUDPNeverZero tries all ports: no rewrite may turn a checksum into "none".
-func TestUDPNeverZero(t *testing.T) {
+// TestSetAddress_UDPChecksumSumsToZero_IsWrittenAsOnes tries all ports: no rewrite may turn a checksum into "none".
+func TestSetAddress_UDPChecksumSumsToZero_IsWrittenAsOnes(t *testing.T) {
 	p := mustParse(t, bytes.Clone(samples["udp4"]))
 	for port := range 1 << 16 {
 		p.SetSource(netip.AddrPortFrom(p.Src, uint16(port)))
@@ -302,7 +302,7 @@ func TestUDPNeverZero(t *testing.T) {
 }
 
 // The checksum under other ports follows from the length alone, whatever the bytes are.
-func TestSCTPPortsChecksum(t *testing.T) {
+func TestSCTPPortsChecksum_AnyPayload_MatchesTheFullChecksum(t *testing.T) {
 	for _, size := range []int{12, 13, 16, 1500, 4100, 4101, 65535} {
 		b := make([]byte, size)
 		for i := range b {
@@ -320,7 +320,7 @@ func TestSCTPPortsChecksum(t *testing.T) {
 	}
 }
 
-func TestClampMSS(t *testing.T) {
+func TestClampMSS_SYNWithOption_IsLowered(t *testing.T) {
 	for name, want := range map[string]bool{"syn4": true, "syn6": true, "oddsyn4": true, "oddsyn6": true, "tcp4": false, "udp4": false} {
 		p := mustParse(t, bytes.Clone(samples[name]))
 		if got := p.ClampMSS(1200); got != want {
@@ -333,7 +333,7 @@ func TestClampMSS(t *testing.T) {
 	}
 }
 
-func TestAnswers(t *testing.T) {
+func TestAppend_EveryPacketKind_AnswersAreValid(t *testing.T) {
 	from4, from6 := netip.MustParseAddr("10.42.0.1"), netip.MustParseAddr("fd42::1")
 	for name, b := range samples {
 		p := mustParse(t, bytes.Clone(b))
@@ -344,7 +344,6 @@ func TestAnswers(t *testing.T) {
 		for kind, a := range map[string][]byte{
 			"unreachable": p.AppendUnreachable(nil, from, NoHost),
 			"toobig":      p.AppendTooBig(nil, from, 1300),
-			"exceeded":    p.AppendTimeExceeded(nil, from),
 		} {
 			if p.ICMPError() != (len(a) == 0) {
 				t.Errorf("%s of %s: %d bytes", kind, name, len(a))
@@ -371,21 +370,21 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-func TestBecome(t *testing.T) {
+func TestBecome_AnswerFitsOrNot_ReplacesOrKeepsThePacket(t *testing.T) {
 	room := make([]byte, 0, 2000)
 	p := mustParse(t, append(room, samples["udp6"]...))
-	if !p.BecomeUnreachable(netip.MustParseAddr("fd42::1"), NoPort) || p.Proto != ProtoICMPv6 || p.Dst.String() != "fd42::9" {
+	if !p.Become(p.AppendUnreachable(nil, netip.MustParseAddr("fd42::1"), NoPort)) || p.Proto != ProtoICMPv6 || p.Dst.String() != "fd42::9" {
 		t.Errorf("became %+v", p)
 	}
 	intact(t, p.Buf)
 	q := mustParse(t, bytes.Clone(samples["syn4"]))
 	q.Buf = q.Buf[:len(q.Buf):len(q.Buf)]
-	if q.BecomeUnreachable(netip.MustParseAddr("10.0.0.1"), NoPort) {
+	if q.Become(q.AppendUnreachable(nil, netip.MustParseAddr("10.0.0.1"), NoPort)) {
 		t.Error("an answer larger than the buffer was accepted")
 	}
 }
 
-func TestVnetFault(t *testing.T) {
+func TestVnetFault_InconsistentHeader_IsAFault(t *testing.T) {
 	p := mustParse(t, bytes.Clone(samples["tcp4"]))
 	good := Vnet{Flags: NeedsCsum, GSOType: GSOTCPv4, GSOSize: 500, CsumStart: 20, CsumOffset: 16}
 	p.Vnet = good
@@ -414,7 +413,7 @@ func TestVnetFault(t *testing.T) {
 	}
 }
 
-func TestSumMatchesOracle(t *testing.T) {
+func TestSum_RandomBytes_MatchesTheOracle(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, 300)
 	for n := range b {
@@ -427,7 +426,7 @@ func TestSumMatchesOracle(t *testing.T) {
 	}
 }
 
-func TestNoAllocations(t *testing.T) {
+func TestPacket_ParseAndRewrite_AllocateNothing(t *testing.T) {
 	b := bytes.Clone(samples["tcp6"])
 	e := bytes.Clone(samples["error-udp4"])
 	src, dst := netip.MustParseAddrPort("[fd42::5]:1"), netip.MustParseAddrPort("[fd42::6]:2")

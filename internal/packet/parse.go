@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Fault is the reason why bytes are not a packet that may be passed on. OK is zero.
+// Fault is the reason why a packet is invalid and must not be forwarded. OK is zero.
 type Fault uint8
 
 // The faults Parse and VnetFault report.
@@ -31,8 +31,8 @@ func (f Fault) String() string {
 // maxExtensions bounds the walk over IPv6 extension headers; the kernel sends at most four kinds.
 const maxExtensions = 8
 
-// Parse reads the packet in buf and keeps buf. Vnet is left as it is: set it before or after. Bytes behind the
-// packet (link padding) are cut off. After a fault only Buf is meaningful.
+// Parse reads the packet in buf, which it keeps. It does not change Vnet: the caller sets it before or after. Bytes after
+// the packet (link padding) are cut off. After a fault only Buf is set.
 func (p *Packet) Parse(buf []byte) Fault {
 	vnet := p.Vnet
 	*p = Packet{Buf: buf, Vnet: vnet}
@@ -87,9 +87,9 @@ func (p *Packet) parse6() Fault {
 	return p.parse4th(at)
 }
 
-// skipExtensions walks to the transport header. ok is false where there is none to be read: later fragments, no
-// next header, ESP, or a routing header that still has segments left (its final destination is not Dst, so
-// checksums and flows could not be told from the fixed header).
+// skipExtensions finds the transport header. ok is false if it cannot be read: fragments except the first, no next header,
+// ESP, or a routing header with segments left. The final destination of such a packet is not Dst, so that neither its
+// checksum nor its flow can be determined from the fixed header.
 func (p *Packet) skipExtensions(next uint8, at int) (proto uint8, l4 int, ok bool, fault Fault) {
 	for range maxExtensions {
 		b := p.Buf[at:]

@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// SetSource gives the packet another source address and, where the protocol has ports, another source port, with
-// all checksums kept right: IPv4 header, TCP, UDP, UDP-Lite, ICMPv6 and SCTP, complete or partial, whole packets,
-// super-packets and fragments alike. It does nothing and reports false if the address is of the other family.
+// SetSource replaces the source address and, if the protocol has ports, the source port. It updates all checksums: IPv4
+// header, TCP, UDP, UDP-Lite, ICMPv6 and SCTP, complete or partial, of whole packets, super-packets and fragments. If the
+// address is of the other family it reports false and changes nothing.
 func (p *Packet) SetSource(to netip.AddrPort) bool {
 	if !p.setAddr(&p.Src, 12, 8, to.Addr(), 0, to.Port()) {
 		return false
@@ -18,7 +18,7 @@ func (p *Packet) SetSource(to netip.AddrPort) bool {
 	return true
 }
 
-// SetDestination is SetSource for the other end.
+// SetDestination is SetSource for destination address and port.
 func (p *Packet) SetDestination(to netip.AddrPort) bool {
 	if !p.setAddr(&p.Dst, 16, 24, to.Addr(), 2, to.Port()) {
 		return false
@@ -69,8 +69,8 @@ func putAddr(ip []byte, version uint8, at4, at6 int, to netip.Addr) (d delta, ok
 	return d, true
 }
 
-// fixTransport brings the transport checksum up to date. addr is what changed in the pseudo-header, body what
-// changed behind it. A partial checksum holds the pseudo-header alone, so the body does not count there.
+// fixTransport updates the transport checksum. addr is the change of the pseudo-header, body that of header and payload.
+// A partial checksum sums the pseudo-header only, so body does not matter for it.
 func (p *Packet) fixTransport(addr, body delta) {
 	if !p.HasL4 {
 		return
@@ -125,7 +125,7 @@ func (p *Packet) SetTTL(ttl uint8) {
 }
 
 // ClampMSS lowers the maximum segment size option of a SYN or SYN-ACK to at most max bytes and reports whether it
-// changed anything. A SYN without the option is left alone: the peer then assumes 536 (RFC 9293, 3.7.1).
+// changed anything. A SYN without the option is not changed: the peer then assumes 536 (RFC 9293, 3.7.1).
 func (p *Packet) ClampMSS(max uint16) bool {
 	if p.Proto != ProtoTCP || !p.HasL4 || p.TCPFlags&SYN == 0 {
 		return false

@@ -9,9 +9,9 @@ import (
 // processor's instruction where there is one.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// fixSCTP computes SCTP's CRC32c anew after a port has changed: it has no pseudo-header, so addresses do not matter,
-// and the difference is not cheap. A packet whose checksum the kernel left to us, or a fragment (the rest of it is not
-// here), cannot be summed; the former needs nothing, the latter SCTPPortsChecksum once its packet's length is known.
+// fixSCTP computes SCTP's CRC32c after a port has changed. The checksum has no pseudo-header, so addresses do not matter.
+// A packet with NeedsCsum has no checksum yet. A fragment does not contain the whole packet: its checksum is corrected by
+// SCTPPortsChecksum once the length of the packet is known.
 func (p *Packet) fixSCTP() {
 	if p.Vnet.Flags&NeedsCsum != 0 || p.Fragment() || len(p.Buf) != p.Length {
 		return
@@ -28,9 +28,10 @@ func SCTPChecksum(b []byte) {
 // noBytes is what SCTPPortsChecksum sums.
 var noBytes [4096]byte
 
-// SCTPPortsChecksum corrects the checksum in a common header whose ports were changed: ports is what they and the former ones
-// are by exclusive or, size the length in bytes of the packet from this header on. CRC32c is linear: for packets of one length
-// the exclusive or of two checksums is that of the exclusive or of the packets, begun with nothing instead of ones.
+// SCTPPortsChecksum corrects the checksum in a common header whose ports were changed. ports is the exclusive or of the
+// new and the former ports; size is the length in bytes of the SCTP packet, common header included. CRC32c is linear: for
+// packets of one length, the exclusive or of two checksums is the checksum of the exclusive or of the packets, computed
+// with initial value 0 instead of ones.
 func SCTPPortsChecksum(b []byte, ports uint32, size int) {
 	sum := crc32.Update(^uint32(0), castagnoli, binary.BigEndian.AppendUint32(nil, ports))
 	for left := size - 4; left > 0; left -= len(noBytes) {

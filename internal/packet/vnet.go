@@ -24,7 +24,7 @@ type Vnet struct {
 	CsumStart, CsumOffset uint16
 }
 
-// Decode reads the header from the first VnetLen bytes of b, in the machine's byte order as the TUN gives it.
+// Decode reads the header from the first VnetLen bytes of b, in the machine's byte order as a TUN device writes it.
 func (v *Vnet) Decode(b []byte) {
 	_ = b[VnetLen-1]
 	v.Flags, v.GSOType = b[0], b[1]
@@ -47,15 +47,15 @@ func (v *Vnet) Encode(b []byte) {
 // Super reports whether the packet stands for several segments.
 func (p *Packet) Super() bool { return p.Vnet.GSOType&^GSOECN != GSONone }
 
-// Partial reports whether the transport checksum is the pseudo-header's sum only, uncomplemented, to be completed
-// over the payload by whoever segments or sends the packet.
+// Partial reports whether the transport checksum is only the sum of the pseudo-header, uncomplemented. Segmentation or the
+// sending device completes it over header and payload.
 func (p *Packet) Partial() bool {
 	return p.Vnet.Flags&NeedsCsum != 0 && p.HasL4 &&
 		int(p.Vnet.CsumStart) == p.L4 && int(p.Vnet.CsumOffset) == csumOffset(p.Proto)
 }
 
-// FixVnet recomputes the fields of the header that depend on the packet. The kernel's own HdrLen cannot be trusted
-// on the way back: on forwarded packets it may be as long as the first segment.
+// FixVnet recomputes the fields of the header that depend on the packet. The HdrLen that the kernel sets must not be
+// written back: for forwarded packets it may be as long as the first segment.
 func (p *Packet) FixVnet() {
 	if p.Super() || p.Vnet.Flags&NeedsCsum != 0 {
 		if n := p.HeaderLen(); n != 0 {
@@ -64,8 +64,8 @@ func (p *Packet) FixVnet() {
 	}
 }
 
-// VnetFault says whether the header can be believed for this packet: offsets inside, type and protocol agree.
-// Parse must have succeeded.
+// VnetFault reports whether the virtio-net header is consistent with the packet: offsets inside of it, type and protocol
+// equal. Parse must have succeeded.
 func (p *Packet) VnetFault() Fault {
 	v := &p.Vnet
 	if v.Flags&NeedsCsum != 0 && int(v.CsumStart)+int(v.CsumOffset)+2 > len(p.Buf) {

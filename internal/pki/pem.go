@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Validity of what is made: a lab's or a small cluster's authority outlives its certificates.
+// Validity of certificates; that of the authority is longer than that of what it signs.
 const (
 	caValidity   = 10 * 365 * 24 * time.Hour
 	leafValidity = 3 * 365 * 24 * time.Hour
@@ -24,7 +24,7 @@ const (
 // Pair is a certificate and its key, both PEM.
 type Pair struct{ Cert, Key []byte }
 
-// CA is a certificate authority that can sign. During a rotation it also names authorities that are only trusted.
+// CA is a certificate authority that can sign. During a rotation it also has certificates that are only trusted.
 type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -77,7 +77,7 @@ func ParseCA(certs, key []byte) (*CA, error) {
 	return ca, nil
 }
 
-// Trusted is what peers must trust: the signer's certificate first, then others of a rotation.
+// Trusted is the PEM file of authorities that peers must trust: the signing one first, then those of a rotation.
 func (ca *CA) Trusted() []byte {
 	out := encodeCert(ca.cert.Raw)
 	for _, c := range ca.also {
@@ -89,7 +89,7 @@ func (ca *CA) Trusted() []byte {
 // KeyPEM is the signing key.
 func (ca *CA) KeyPEM() []byte { return encodeKey(ca.key) }
 
-// Request says what a certificate is for.
+// Request describes the certificate to be signed.
 type Request struct {
 	Name  string
 	Addrs []netip.Addr // with addresses or DNS names it can serve; it can always be a client
@@ -123,8 +123,8 @@ func (ca *CA) Sign(r Request) (Pair, error) {
 	return Pair{encodeCert(der), encodeKey(key)}, nil
 }
 
-// RenewAt is when the certificate of a pair should be made anew: when a third of its life is left. It is the zero time,
-// which is now or never later, for a pair that this authority did not sign or that is broken.
+// RenewAt is when the certificate of a pair should be renewed: when a third of its validity is left. It is the zero time,
+// which means at once, for a pair that this authority did not sign or that is invalid.
 func (ca *CA) RenewAt(p Pair) time.Time {
 	certs, err := parseCerts(p.Cert)
 	if err != nil {
@@ -142,7 +142,7 @@ func template(name string, valid time.Duration) *x509.Certificate {
 	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // crypto/rand never fails
 	now := time.Now()
 	return &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(valid)} // an hour for clocks that are behind
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(valid)} // one hour of tolerance for clocks that are behind
 }
 
 func encodeCert(der []byte) []byte {
@@ -152,7 +152,7 @@ func encodeCert(der []byte) []byte {
 func encodeKey(key *ecdsa.PrivateKey) []byte {
 	raw, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
-		panic(err) // only for curves that nobody makes here
+		panic(err) // only for curves other than P-256, which NewCA and Sign never use
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw})
 }

@@ -1,6 +1,6 @@
-// Package pki makes the small certificate authority that warren's own etcd uses: ECDSA P-256, one certificate per
-// server, certificates for clients. It works on PEM in memory (pem.go, rotate.go) and on the files of one directory
-// (this file), owns no goroutine, and never prints a key; key files are 0600.
+// Package pki makes the certificate authority of warren's own etcd: ECDSA P-256, one certificate per server, certificates
+// for clients. It works on PEM in memory (pem.go, rotate.go) and on the files of one directory (this file). It owns no
+// goroutine and never prints a key. Key files have mode 0600.
 package pki
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/atomicfile"
 )
 
-// Names of the files of an authority's directory, and of the keys of its Secret.
+// Names of the files in the directory of an authority, and of the keys of its Secret.
 const (
 	CAFile      = "ca.crt"
 	CAKeyFile   = "ca.key"
@@ -61,8 +61,8 @@ func (ca *CA) Issue(certFile, keyFile, name string, addrs []netip.Addr, dns []st
 	return WritePair(certFile, keyFile, p)
 }
 
-// WritePair writes a key (0600) and its certificate. Each file is replaced whole, so that a program which reads them
-// meanwhile sees the old one or the new one; between the two renames they do not match, and such a program tries again.
+// WritePair writes a key (mode 0600) and its certificate. Each file is replaced atomically. Between the two renames they
+// do not match: a program that reads them then must retry.
 func WritePair(certFile, keyFile string, p Pair) error {
 	if err := atomicfile.Write(keyFile, p.Key, 0o600); err != nil {
 		return err

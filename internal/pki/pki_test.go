@@ -32,7 +32,7 @@ func must[T any](t *testing.T) func(T, error) T {
 	}
 }
 
-func TestSign(t *testing.T) {
+func TestSign_ServerAndClient_HaveTheirUsagesAndRenewal(t *testing.T) {
 	ca := must[*CA](t)(NewCA("test"))
 	server := must[Pair](t)(ca.Sign(Request{Name: "m", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}))
 	client := must[Pair](t)(ca.Sign(Request{Name: "c", Valid: 30 * time.Hour}))
@@ -55,8 +55,8 @@ func TestSign(t *testing.T) {
 	}
 }
 
-// A machine whose clock is up to an hour behind, or weeks ahead, takes what was signed just now.
-func TestClocksThatAreWrong(t *testing.T) {
+// A machine whose clock is up to an hour behind, or weeks ahead, accepts a new certificate.
+func TestSign_ClockSkew_IsToleratedForAnHour(t *testing.T) {
 	ca := must[*CA](t)(NewCA("test"))
 	server := must[Pair](t)(ca.Sign(Request{Name: "m", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}))
 	certs, err := parseCerts(server.Cert)
@@ -73,7 +73,7 @@ func TestClocksThatAreWrong(t *testing.T) {
 	}
 }
 
-func TestFilesAreAnAuthority(t *testing.T) {
+func TestEnsureCA_CalledTwice_LoadsTheSameAuthority(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
 	first := must[*CA](t)(EnsureCA(dir, "test"))
 	second := must[*CA](t)(EnsureCA(dir, "another name"))
@@ -88,9 +88,9 @@ func TestFilesAreAnAuthority(t *testing.T) {
 	}
 }
 
-// At every step of a rotation, what the step before made is trusted by those that have the newest ca.crt, and what this
-// step makes by those that still have the ca.crt of the step before.
-func TestRotationNeverLocksOut(t *testing.T) {
+// At every step of a rotation, certificates of the preceding step verify with the newest ca.crt, and certificates of this
+// step with the ca.crt of the preceding step.
+func TestRotate_EachStep_OldAndNewCertificatesVerify(t *testing.T) {
 	ca := must[*CA](t)(NewCA("old"))
 	a := Authority{Certs: ca.Trusted(), Key: ca.KeyPEM()}
 	before := a.Certs
@@ -117,7 +117,7 @@ func TestRotationNeverLocksOut(t *testing.T) {
 	}
 }
 
-func TestParseCARefuses(t *testing.T) {
+func TestParseCA_InvalidInput_IsRefused(t *testing.T) {
 	ca, other := must[*CA](t)(NewCA("a")), must[*CA](t)(NewCA("b"))
 	leaf := must[Pair](t)(ca.Sign(Request{Name: "c"}))
 	for name, in := range map[string][2][]byte{

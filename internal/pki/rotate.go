@@ -12,12 +12,12 @@ type Authority struct {
 	Next  []byte // next.key, in the middle of a rotation
 }
 
-// Rotate takes the next of three steps that replace an authority while everything goes on, and says what must happen
-// before the step after it. Where the rotation stands is seen from what is stored, so that nothing else is to be kept:
+// Rotate performs the next of three steps that replace an authority without interruption. todo is what the operator must
+// do before the following step. The current step is derived from the stored authority:
 //
-//  1. ca.crt gets a second certificate, next.key its key; the old one goes on signing.
-//  2. next.key becomes ca.key: the new one signs, both are trusted.
-//  3. the old certificate is dropped.
+//  1. ca.crt gets a second certificate, next.key its key. The old authority continues to sign.
+//  2. next.key becomes ca.key: the new authority signs, both are trusted.
+//  3. The old certificate is removed.
 func Rotate(a Authority, name string) (out Authority, todo string, err error) {
 	ca, err := ParseCA(a.Certs, a.Key)
 	if err != nil {
@@ -30,10 +30,10 @@ func Rotate(a Authority, name string) (out Authority, todo string, err error) {
 			return a, "", err
 		}
 		return Authority{Certs: next.Trusted(), Key: a.Next},
-			"the new authority signs; make every certificate anew, then run this again to drop the old authority", nil
+			"the new authority signs; renew every certificate, then run this again to remove the old authority", nil
 	case len(ca.also) > 0:
 		return Authority{Certs: encodeCert(ca.cert.Raw), Key: a.Key},
-			"the old authority is gone; restart what still trusts it, and the rotation is done", nil
+			"the old authority is removed; restart every member and client that still trusts it to finish the rotation", nil
 	}
 	next, err := NewCA(name)
 	if err != nil {
@@ -43,5 +43,5 @@ func Rotate(a Authority, name string) (out Authority, todo string, err error) {
 		return a, "", errors.New("an authority needs a name")
 	}
 	return Authority{Certs: bytes.Join([][]byte{ca.Trusted(), next.Trusted()}, nil), Key: a.Key, Next: next.KeyPEM()},
-		"a new authority is trusted but signs nothing yet; bring ca.crt to every member and client and restart them, then run this again", nil
+		"a new authority is trusted but does not sign yet; copy ca.crt to every member and client and restart them, then run this again", nil
 }

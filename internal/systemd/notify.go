@@ -1,5 +1,5 @@
-// Package systemd tells the service manager that started this process how far it is. It owns nothing and never reads anything back;
-// without a manager that wants to know, it does nothing.
+// Package systemd notifies the service manager that started this process (sd_notify(3)). It owns nothing and reads no
+// answer. Without $NOTIFY_SOCKET it does nothing.
 package systemd
 
 import (
@@ -7,13 +7,13 @@ import (
 	"os"
 )
 
-// What a process says of itself (sd_notify(3)).
+// States of a process (sd_notify(3)).
 const (
 	Ready    = "READY=1"
 	Stopping = "STOPPING=1"
 )
 
-// Notify sends one datagram to $NOTIFY_SOCKET. A manager that does not hear it is no reason to end.
+// Notify sends one datagram to $NOTIFY_SOCKET. Errors are ignored: the process works without a service manager.
 func Notify(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestNotify(t *testing.T) {
+func TestNotify_SocketOfEachKind_ReceivesTheState(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "s")
 	for _, name := range []string{file, "@" + file} {
 		c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
@@ -17,10 +17,10 @@ func TestNotify(t *testing.T) {
 		Notify(Ready)
 		buf := make([]byte, 100)
 		if n, err := c.Read(buf); err != nil || string(buf[:n]) != "READY=1" {
-			t.Errorf("%s heard %q, %v", name, buf[:n], err)
+			t.Errorf("%s received %q, %v", name, buf[:n], err)
 		}
 		c.Close()
-		Notify(Stopping) // nobody is there
+		Notify(Stopping) // no receiver
 	}
 	t.Setenv("NOTIFY_SOCKET", "")
 	Notify(Ready)

@@ -1,5 +1,5 @@
-// Package disk keeps what a node must not forget while the store is away: its identity, its blocks and the last
-// snapshot. Everything is a versioned record in one file each, written by rename, mode 0600.
+// Package disk stores what a node needs to start while the store is unreachable: its identity, its blocks, the last
+// snapshot, the API servers and the name servers. Each is one file with a versioned record, replaced atomically, mode 0600.
 package disk
 
 import (
@@ -29,7 +29,7 @@ const (
 // Dir is a node's state directory.
 type Dir string
 
-// identity is who this node is: ID is made once; the name is kept to notice a disk that was cloned to another node.
+// identity identifies this machine. ID is made once; the name detects a disk that was copied to another node.
 type identity struct {
 	ID   string `json:"id"`
 	Node string `json:"node"`
@@ -71,10 +71,10 @@ func (d Dir) Blocks() ([]netip.Prefix, error) {
 	return b, err
 }
 
-// SetBlocks keeps the node's blocks.
+// SetBlocks stores the node's blocks.
 func (d Dir) SetBlocks(b []netip.Prefix) error { return d.write("blocks.json", blocksLayout, b) }
 
-// Snapshot returns the last snapshot kept, or nil on a new disk.
+// Snapshot returns the last stored snapshot, or nil on a new disk.
 func (d Dir) Snapshot() (*model.Snapshot, error) {
 	s := &model.Snapshot{}
 	err := d.read("snapshot.json", snapshotLayout, s)
@@ -87,7 +87,7 @@ func (d Dir) Snapshot() (*model.Snapshot, error) {
 	return s, nil
 }
 
-// SetSnapshot keeps a snapshot.
+// SetSnapshot stores a snapshot.
 func (d Dir) SetSnapshot(s *model.Snapshot) error { return d.write("snapshot.json", snapshotLayout, s) }
 
 // APIServers returns the Kubernetes API servers ("host:port") that were known when the node last ran.
@@ -100,10 +100,10 @@ func (d Dir) APIServers() ([]string, error) {
 	return s, err
 }
 
-// SetAPIServers keeps them.
+// SetAPIServers stores the list of API servers.
 func (d Dir) SetAPIServers(s []string) error { return d.write("apiservers.json", serversLayout, s) }
 
-// Nameservers returns what the cluster said of servers for other names when the node last ran.
+// Nameservers returns the name servers of the cluster when the node last ran.
 func (d Dir) Nameservers() (model.Nameservers, error) {
 	var n model.Nameservers
 	err := d.read("nameservers.json", namesLayout, &n)
@@ -113,7 +113,7 @@ func (d Dir) Nameservers() (model.Nameservers, error) {
 	return n, err
 }
 
-// SetNameservers keeps them.
+// SetNameservers stores the name servers.
 func (d Dir) SetNameservers(n model.Nameservers) error {
 	return d.write("nameservers.json", namesLayout, n)
 }
@@ -137,7 +137,7 @@ func (d Dir) read(name string, layout int, value any) error {
 	return nil
 }
 
-// write replaces a file as a whole: a power loss leaves the old content or the new one.
+// write replaces a file atomically and durably.
 func (d Dir) write(name string, layout int, value any) error {
 	raw, err := model.Encode(layout, value)
 	if err != nil {

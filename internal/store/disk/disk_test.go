@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-func TestIdentityIsMadeOnce(t *testing.T) {
+func TestIdentity_SecondCall_ReturnsTheSame(t *testing.T) {
 	d := Dir(filepath.Join(t.TempDir(), "state"))
 	first, err := d.Identity("n1")
 	if err != nil || len(first) != 32 {
@@ -34,7 +34,7 @@ func TestIdentityIsMadeOnce(t *testing.T) {
 	}
 }
 
-func TestSnapshotRoundTrip(t *testing.T) {
+func TestSnapshot_StoredAndRead_IsEqual(t *testing.T) {
 	d := Dir(t.TempDir())
 	if s, err := d.Snapshot(); s != nil || err != nil {
 		t.Errorf("an empty disk has %v %v", s, err)
@@ -62,7 +62,7 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	}
 }
 
-func TestBadFiles(t *testing.T) {
+func TestBlocks_InvalidFile_ErrorNamesTheFile(t *testing.T) {
 	for _, content := range []string{"", "garbage", "{}", `{"v":0,"value":[]}`, `{"v":1,"value":"x"}`, `{"v":9,"value":[]}`} {
 		d := Dir(t.TempDir())
 		if err := os.WriteFile(d.path("blocks.json"), []byte(content), 0o600); err != nil {
@@ -80,7 +80,7 @@ func TestBadFiles(t *testing.T) {
 }
 
 // A disk that is full or read-only is an error; the old content stays.
-func TestWriteFailureKeepsTheOld(t *testing.T) {
+func TestSetBlocks_WriteFails_KeepsTheOldFile(t *testing.T) {
 	d := Dir(t.TempDir())
 	if err := d.SetBlocks([]netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}); err != nil {
 		t.Fatal(err)

@@ -68,7 +68,7 @@ func leader(t *testing.T, urls []string) int {
 
 // 64 nodes race for blocks while the leader is killed and another member is paused for a while: requests time out with
 // unknown outcome and are repeated. The history of every block key must show one owner only.
-func TestRaceThroughLeaderLoss(t *testing.T) {
+func TestClaimBlocks_LeaderLostDuringRace_EachBlockHasOneOwner(t *testing.T) {
 	urls, procs := members(t)
 	lead := leader(t, urls)
 	c := model.Cluster{Name: "race", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}}

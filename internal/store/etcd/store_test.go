@@ -52,7 +52,7 @@ func until(t *testing.T, from <-chan *model.Snapshot, what string, fits func(*mo
 	}
 }
 
-func TestWatchShowsEveryChange(t *testing.T) {
+func TestWatch_RecordsChange_SnapshotsFollow(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "watch")
 	ctx := context.Background()
 	snaps := watching(t, s)
@@ -85,7 +85,7 @@ func TestWatchShowsEveryChange(t *testing.T) {
 }
 
 // A name belongs to the machine that is alive under it, whichever of its goroutines comes first.
-func TestNameBelongsToTheLiving(t *testing.T) {
+func TestNodeName_OwnerAlive_OthersAreRefused(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "names")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -122,7 +122,7 @@ func TestNameBelongsToTheLiving(t *testing.T) {
 }
 
 // What earlier disks left under a name can be released while the node lives; its own blocks and those of others stay.
-func TestReleaseFormer(t *testing.T) {
+func TestReleaseFormer_NodeAlive_ReleasesOtherIdentitiesOnly(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "former")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -159,7 +159,7 @@ func TestReleaseFormer(t *testing.T) {
 }
 
 // Records that cannot be used are problems to see, not a reason to stop; a newer layout is never overwritten.
-func TestBadRecords(t *testing.T) {
+func TestWatch_InvalidRecords_AreProblems(t *testing.T) {
 	url := etcdtest.Start(t)
 	s := etcdtest.Open(t, url, "bad")
 	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
@@ -201,7 +201,7 @@ func TestBadRecords(t *testing.T) {
 }
 
 // A compaction under the watch makes it list again, not miss something.
-func TestWatchSurvivesCompaction(t *testing.T) {
+func TestWatch_CompactedRevision_ListsAgain(t *testing.T) {
 	url := etcdtest.Start(t)
 	s := etcdtest.Open(t, url, "compact")
 	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
@@ -224,7 +224,7 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 }
 
 // While no server answers every call fails within its bound and says what it tried.
-func TestServerAway(t *testing.T) {
+func TestStore_ServerUnreachable_CallsFailInTime(t *testing.T) {
 	s, err := etcd.New(etcd.Config{Endpoints: []string{fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))}, Cluster: "away"})
 	if err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 )
 
 // A token that the API server no longer takes is read again at once: the kubelet may have written another one.
-func TestTokenIsReadAgainWhenRefused(t *testing.T) {
+func TestConnect_TokenRefused_IsReadAgain(t *testing.T) {
 	var good atomic.Value
 	good.Store("first")
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

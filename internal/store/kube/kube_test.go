@@ -49,7 +49,7 @@ func follow(t *testing.T, client *fake.Clientset) func(what string, ok func(*Obj
 	}
 }
 
-func TestWatch(t *testing.T) {
+func TestWatch_ObjectsChange_SnapshotsFollow(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	t.Run("run", testWatch)
 }
@@ -106,7 +106,7 @@ func testWatch(t *testing.T) {
 }
 
 // A Node that goes away is no place for new connections: deleted, or about to be by the autoscaler.
-func TestNodeThatGoes(t *testing.T) {
+func TestNode_DeletedOrScaledDown_IsDeleting(t *testing.T) {
 	gone := metav1.Now()
 	for want, n := range map[bool][]*corev1.Node{
 		false: {{}, {Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "node.kubernetes.io/unreachable"}}}}},
@@ -121,7 +121,7 @@ func TestNodeThatGoes(t *testing.T) {
 }
 
 // One node's Pods are asked for, unless all are wanted.
-func TestWhichPods(t *testing.T) {
+func TestWatch_PodSelection_DependsOnAllPods(t *testing.T) {
 	s := New(&Connection{Client: fake.NewClientset(), dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler))
 	selector := func() string {
 		for _, k := range s.kinds() {
@@ -139,7 +139,7 @@ func TestWhichPods(t *testing.T) {
 	}
 }
 
-func TestListStaysSorted(t *testing.T) {
+func TestList_RandomChanges_StaysSorted(t *testing.T) {
 	l := list[model.Pod]{name: func(p *model.Pod) model.ObjectName { return p.ObjectName }}
 	pod := func(n string) model.Pod { return model.Pod{ObjectName: model.ObjectName{Namespace: "x", Name: n}} }
 	for _, n := range []string{"m", "c", "z", "a", "c"} {
@@ -160,7 +160,7 @@ func TestListStaysSorted(t *testing.T) {
 	}
 }
 
-func TestParseServer(t *testing.T) {
+func TestParseServer_EachForm_HostAndPortOrError(t *testing.T) {
 	for in, want := range map[string]string{"192.0.2.1": "192.0.2.1:6443", "192.0.2.1:443": "192.0.2.1:443", "2001:db8::1": "[2001:db8::1]:6443",
 		"[2001:db8::1]:8443": "[2001:db8::1]:8443", "https://api.example.org:6443": "api.example.org:6443", "api.example.org": "api.example.org:6443"} {
 		if got, err := ParseServer(in); err != nil || got != want {
@@ -175,7 +175,7 @@ func TestParseServer(t *testing.T) {
 }
 
 // The dialer takes the first server that answers, stays with it, and starts over when it is gone.
-func TestDialerMovesOn(t *testing.T) {
+func TestDialer_ServerUnreachable_TriesTheNext(t *testing.T) {
 	good, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

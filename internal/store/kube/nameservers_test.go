@@ -40,7 +40,7 @@ func (l *lockedLog) text() string {
 }
 
 // The ConfigMap is created, changed, spoilt, mended and deleted while the store follows it.
-func TestNameserversAreFollowed(t *testing.T) {
+func TestWatch_NameserversChange_AreDelivered(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: named("kube-system", "other"), Data: map[string]string{upstreamsKey: `["192.0.2.99"]`}})
 	var log lockedLog
@@ -102,7 +102,7 @@ func TestNameserversAreFollowed(t *testing.T) {
 }
 
 // A content that was bad from the start leaves nothing to go by: nil, so that what the node kept from its last run serves.
-func TestBadNameserversFromTheStart(t *testing.T) {
+func TestWatch_InvalidNameserversAtStart_AreReported(t *testing.T) {
 	s := New(&Connection{Client: fake.NewClientset(), dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler))
 	k := s.nameserverKind()
 	k.replace([]any{nameserverMap(map[string]string{upstreamsKey: "192.0.2.53"})})
@@ -115,7 +115,7 @@ func TestBadNameserversFromTheStart(t *testing.T) {
 	}
 }
 
-func TestReadNameserversRefuses(t *testing.T) {
+func TestReadNameservers_InvalidValue_IsRefused(t *testing.T) {
 	for _, c := range []struct{ key, value, says string }{
 		{stubDomainsKey, `["192.0.2.1"]`, "expected JSON such as"},
 		{stubDomainsKey, `{"corp.example": "192.0.2.1"}`, "expected JSON such as"},

@@ -32,7 +32,7 @@ func fakePools(objects ...runtime.Object) *dynamicfake.FakeDynamicClient {
 		map[schema.GroupVersionResource]string{PoolResource: "AddressPoolList"}, objects...)
 }
 
-func TestPools(t *testing.T) {
+func TestWatch_PoolsChange_AreDelivered(t *testing.T) {
 	dyn := fakePools(pool("lan", "192.0.2.0/28", "192.0.2.40-192.0.2.60"))
 	ctx, cancel := context.WithCancel(t.Context())
 	out := make(chan *Objects, 100)
@@ -78,7 +78,7 @@ func TestPools(t *testing.T) {
 
 // An API server without the kind is asked once in each pause, is not called away, and its pools are there once it has
 // the kind.
-func TestPoolsBeforeTheirKind(t *testing.T) {
+func TestWatch_PoolKindMissing_IsRetried(t *testing.T) {
 	dyn := fakePools()
 	var there atomic.Bool
 	var asked atomic.Int32

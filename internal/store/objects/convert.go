@@ -26,7 +26,7 @@ func Service(s *corev1.Service) model.Service {
 		out.ClusterIPs = addrs([]string{s.Spec.ClusterIP})
 	}
 	out.Headless = s.Spec.ClusterIP == corev1.ClusterIPNone
-	out.Foreign = foreign(s.Labels)
+	out.OtherProxy = foreign(s.Labels)
 	switch s.Spec.Type {
 	case corev1.ServiceTypeNodePort:
 		out.Type = model.NodePort
@@ -42,7 +42,7 @@ func Service(s *corev1.Service) model.Service {
 		if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
 			out.LBAddresses = append(out.LBAddresses, addrs([]string{in.IP})...)
 		} else {
-			out.LBElsewhere = true
+			out.LBExternal = true
 		}
 	}
 	for _, r := range s.Spec.LoadBalancerSourceRanges {
@@ -121,7 +121,7 @@ func Slice(s *discoveryv1.EndpointSlice) (out model.EndpointSlice, ok bool) {
 		return out, false
 	}
 	out = model.EndpointSlice{ObjectName: model.ObjectName{Namespace: s.Namespace, Name: s.Name}, UID: string(s.UID), Service: service,
-		Family: sliceFamily(s.AddressType), Foreign: foreign(s.Labels)}
+		Family: sliceFamily(s.AddressType), OtherProxy: foreign(s.Labels)}
 	for _, p := range s.Ports {
 		if p.Port == nil {
 			continue // "all ports" has no meaning for a Service

@@ -24,7 +24,7 @@ func manifest(kind, spec string) string {
 }
 
 // Every mistake is refused with the field that is wrong; the texts are those of the API server where it has one.
-func TestMistakes(t *testing.T) {
+func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 	for _, tc := range []struct{ yaml, want string }{
 		{"", "no object found"},
 		{"a: [", "document 1"},
@@ -106,7 +106,7 @@ func TestMistakes(t *testing.T) {
 }
 
 // All mistakes of an object are reported at once.
-func TestAllMistakesAtOnce(t *testing.T) {
+func TestValidate_SeveralMistakes_AllAreReported(t *testing.T) {
 	objs, err := Parse(strings.NewReader(manifest("Service", "spec: {type: Magic, sessionAffinity: Cookie, ports: [{port: 0}]}")), "default")
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 	}
 }
 
-func TestServiceConversion(t *testing.T) {
+func TestService_EveryField_IsConverted(t *testing.T) {
 	objs, err := Parse(strings.NewReader(`
 apiVersion: v1
 kind: Service
@@ -153,9 +153,9 @@ items:
 	}
 	ip := netip.MustParseAddr
 	want := []model.Service{
-		{ObjectName: model.ObjectName{Namespace: "prod", Name: "web"}, UID: "u1", Type: model.LoadBalancer, Foreign: true,
+		{ObjectName: model.ObjectName{Namespace: "prod", Name: "web"}, UID: "u1", Type: model.LoadBalancer, OtherProxy: true,
 			ClusterIPs: []netip.Addr{ip("10.43.0.5"), ip("fd43::5")}, Selector: map[string]string{"app": "web"}, ExternalIPs: []netip.Addr{ip("192.0.2.9")},
-			LBAddresses: []netip.Addr{ip("192.0.2.50"), ip("192.0.2.52")}, LBElsewhere: true, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			LBAddresses: []netip.Addr{ip("192.0.2.50"), ip("192.0.2.52")}, LBExternal: true, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
 			HealthCheckNodePort: 30999, ExternalPolicy: model.PolicyLocal, InternalPolicy: model.PolicyLocal, Distribution: model.PreferSameZone,
 			Affinity: time.Minute, PublishNotReady: true, Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "other"}, Annotations: map[string]string{"a": "b"},
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPortName: "web"}, {Name: "dns", Protocol: model.UDP, Port: 53, TargetPort: 5353}}},
@@ -173,7 +173,7 @@ items:
 }
 
 // Conditions that are nil mean what discovery/v1 says; FQDN slices and slices of no Service are passed over.
-func TestSliceConversion(t *testing.T) {
+func TestSlice_ConditionsAndHints_AreConverted(t *testing.T) {
 	objs, err := Parse(strings.NewReader(`
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -241,7 +241,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // The schema that Kubernetes checks is that of the Go type, and lets through what Validate does.
-func TestPoolSchema(t *testing.T) {
+func TestAddressPool_Schema_AgreesWithValidate(t *testing.T) {
 	raw, err := os.ReadFile("../../../deploy/kubeadm/addresspool-crd.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -105,7 +105,7 @@ func slicesOf(snap *model.Snapshot, of map[unitName]bool) map[model.ObjectName][
 	}
 	for i := range snap.Slices {
 		s := &snap.Slices[i]
-		if n := (model.ObjectName{Namespace: s.Namespace, Name: s.Service}); of[unitName{ObjectName: n}] && !s.Foreign {
+		if n := (model.ObjectName{Namespace: s.Namespace, Name: s.Service}); of[unitName{ObjectName: n}] && !s.OtherProxy {
 			out[n] = append(out[n], s)
 		}
 	}

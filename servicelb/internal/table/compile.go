@@ -72,7 +72,7 @@ func (u *unit) newServicePort(id uint64, eps []endpoint, ejectAfter uint16) *ser
 // compile fills the unit of a Service from its EndpointSlices.
 func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, u *unit) *unit {
 	hostServed := slices.ContainsFunc(svc.ClusterIPs, func(a netip.Addr) bool { return slices.Contains(t.self.HostServed, a) })
-	if svc.Foreign || svc.Headless || svc.Type == model.ExternalName || hostServed {
+	if svc.OtherProxy || svc.Headless || svc.Type == model.ExternalName || hostServed {
 		return u
 	}
 	for i := range svc.Ports {

@@ -53,7 +53,7 @@ func diff[T any](before, after []T, name func(*T) model.ObjectName, same func(a,
 }
 
 func sameService(a, b *model.Service) bool {
-	return a.UID == b.UID && a.Type == b.Type && a.Headless == b.Headless && a.Foreign == b.Foreign &&
+	return a.UID == b.UID && a.Type == b.Type && a.Headless == b.Headless && a.OtherProxy == b.OtherProxy &&
 		a.ExternalPolicy == b.ExternalPolicy && a.InternalPolicy == b.InternalPolicy && a.Distribution == b.Distribution &&
 		a.Affinity == b.Affinity && a.PublishNotReady == b.PublishNotReady && a.HealthCheckNodePort == b.HealthCheckNodePort &&
 		same(a.ClusterIPs, b.ClusterIPs) && same(a.Ports, b.Ports) && same(a.ExternalIPs, b.ExternalIPs) &&
@@ -63,7 +63,7 @@ func sameService(a, b *model.Service) bool {
 }
 
 func sameSlice(a, b *model.EndpointSlice) bool {
-	return a.Service == b.Service && a.Family == b.Family && a.Foreign == b.Foreign && same(a.Ports, b.Ports) &&
+	return a.Service == b.Service && a.Family == b.Family && a.OtherProxy == b.OtherProxy && same(a.Ports, b.Ports) &&
 		(shared(a.Endpoints, b.Endpoints) || slices.EqualFunc(a.Endpoints, b.Endpoints, sameEndpoint))
 }
 

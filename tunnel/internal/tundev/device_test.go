@@ -135,7 +135,7 @@ func TestDevice_SeveralPacketsWait_OneReadReturnsAll(t *testing.T) {
 func TestDevice_EachVerdict_PacketGoesToHostOrPeer(t *testing.T) {
 	outgoing := tuntest.TCP(6, 1, tuntest.Pattern(20000))
 	answer := func(p *packet.Packet) packet.Verdict {
-		if !p.BecomeUnreachable(p.Dst, packet.NoPort) {
+		if !p.Become(p.AppendUnreachable(nil, p.Dst, packet.NoPort)) {
 			t.Error("no answer")
 		}
 		return packet.VerdictReply
@@ -152,7 +152,7 @@ func TestDevice_EachVerdict_PacketGoesToHostOrPeer(t *testing.T) {
 		if p.Super() {
 			return packet.VerdictDrop
 		}
-		p.BecomeReset()
+		p.Become(p.AppendReset(nil))
 		return packet.VerdictReply
 	}
 	small := incoming

@@ -134,7 +134,7 @@ func (n *nodes) serves(names ...string) registry.Record {
 }
 
 // Three nodes start at once: one founds, two join it. Then one loses its disk, and comes back under its name.
-func TestThreeMembersAndALostDisk(t *testing.T) {
+func TestMember_DiskLost_RejoinsTheCluster(t *testing.T) {
 	n := newNodes(t)
 	configs := []Config{n.config(1), n.config(2), n.config(3)}
 	var stops []func() error
@@ -169,7 +169,7 @@ func TestThreeMembersAndALostDisk(t *testing.T) {
 }
 
 // A member that was removed does not start again with its former data.
-func TestARemovedMemberStaysAway(t *testing.T) {
+func TestMember_RemovedFromCluster_DoesNotRejoin(t *testing.T) {
 	n := newNodes(t)
 	c := n.config(1)
 	stop := n.run(c)
@@ -186,7 +186,7 @@ func TestARemovedMemberStaysAway(t *testing.T) {
 }
 
 // The only member without its disk says so; it does not begin an empty cluster by itself.
-func TestTheOnlyMemberWithoutItsDisk(t *testing.T) {
+func TestMember_OnlyMemberWithoutDisk_RefusesToStart(t *testing.T) {
 	n := newNodes(t)
 	c := n.config(1)
 	stop := n.run(c)
@@ -204,7 +204,7 @@ func TestTheOnlyMemberWithoutItsDisk(t *testing.T) {
 
 // A snapshot in the data directory begins a new cluster with what was saved, and later revisions are higher than any
 // that a client has seen.
-func TestRestore(t *testing.T) {
+func TestMember_RestoreFile_StartsFromTheSnapshot(t *testing.T) {
 	n := newNodes(t)
 	ctx := context.Background()
 	c := n.config(1)
@@ -245,7 +245,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-func TestATakenPortIsNamedWithItsHolder(t *testing.T) {
+func TestMember_PortInUse_ErrorNamesTheProcess(t *testing.T) {
 	n := newNodes(t)
 	c := n.config(1)
 	l, err := net.Listen("tcp", c.listens()[1])
@@ -261,7 +261,7 @@ func TestATakenPortIsNamedWithItsHolder(t *testing.T) {
 }
 
 // An agent's certificate opens the clients' port and not the members'.
-func TestAClientIsNoMember(t *testing.T) {
+func TestMember_ClientCertificate_IsRefusedAsPeer(t *testing.T) {
 	n := newNodes(t)
 	c := n.config(1)
 	n.run(c)

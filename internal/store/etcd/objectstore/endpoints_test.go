@@ -11,7 +11,7 @@ import (
 
 // Endpoints from selectors: labels choose, families and differing target ports make slices of their own, readiness and
 // trafficDistribution are carried over.
-func TestSelected(t *testing.T) {
+func TestSelected_ServiceWithSelector_MakesSlicesOfItsPods(t *testing.T) {
 	n := func(s string) model.ObjectName { return model.ObjectName{Namespace: "d", Name: s} }
 	ip := netip.MustParseAddr
 	web := model.Service{ObjectName: n("web"), UID: "u", Selector: map[string]string{"app": "web"}, Distribution: model.PreferSameNode,

@@ -61,7 +61,7 @@ func mustApply(t *testing.T, s *etcd.Store, yamls ...string) {
 }
 
 // The life of load balancer addresses: given at once, waited for, moved, shared, freed; and never without a reason.
-func TestLoadBalancerAddresses(t *testing.T) {
+func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "lb")
 	expect := func(name, want string) {
 		t.Helper()
@@ -141,7 +141,7 @@ func TestLoadBalancerAddresses(t *testing.T) {
 }
 
 // What overlaps is refused, with the field and whose the addresses are.
-func TestPoolOverlaps(t *testing.T) {
+func TestApply_OverlappingPool_IsRefused(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "overlap")
 	ctx := context.Background()
 	pods := model.Cluster{Name: "overlap", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, BlockBits: [2]int{24, 64}}
@@ -168,7 +168,7 @@ func TestPoolOverlaps(t *testing.T) {
 
 // Services race for fewer addresses than they are, others come back for what is freed, pools race as well: no address
 // has two holders, none stays free while somebody waits, and of two overlapping pools one is refused.
-func TestLoadBalancerRaces(t *testing.T) {
+func TestApply_ConcurrentLoadBalancers_EachAddressHasOneHolder(t *testing.T) {
 	url := etcdtest.Start(t)
 	s := etcdtest.Open(t, url, "lbrace")
 	mustApply(t, s, ranges, poolYAML("p", "addresses: [192.0.2.0/28]"))
@@ -246,7 +246,7 @@ func TestLoadBalancerRaces(t *testing.T) {
 }
 
 // The snapshot knows pools and what is held, so that everybody can tell why a Service waits.
-func TestPoolsInTheSnapshot(t *testing.T) {
+func TestWatch_AddressPool_IsInTheSnapshot(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "lbsnap")
 	mustApply(t, s, ranges, poolYAML("p", "addresses: [192.0.2.1/32], namespaces: [default], priority: 3"), lbYAML("a", "", ""), lbYAML("b", "", ""))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

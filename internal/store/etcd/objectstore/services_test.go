@@ -61,7 +61,7 @@ func svcYAML(name, spec string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {ports: [{port: 80}], %s}\n", name, spec)
 }
 
-func TestServiceAllocations(t *testing.T) {
+func TestApply_EachServiceType_AllocatesAddressesAndPorts(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "alloc")
 	if _, err := apply(t, s, svcYAML("early", "")); err == nil || !strings.Contains(err.Error(), "there is no Service range") {
 		t.Errorf("a Service before its range: %v", err)
@@ -104,7 +104,7 @@ func TestServiceAllocations(t *testing.T) {
 	}
 }
 
-func TestServiceConflictsAndRelease(t *testing.T) {
+func TestApply_AddressOrPortHeld_IsRefusedUntilReleased(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "conflict")
 	for _, y := range []string{ranges, svcYAML("a", "type: NodePort, clusterIP: 10.43.0.10")} {
 		if _, err := apply(t, s, y); err != nil {
@@ -148,7 +148,7 @@ func TestServiceConflictsAndRelease(t *testing.T) {
 }
 
 // Racing Services get distinct addresses and node ports, also in a range that is nearly full.
-func TestServiceRaces(t *testing.T) {
+func TestApply_ConcurrentServices_GetDistinctAddresses(t *testing.T) {
 	url := etcdtest.Start(t)
 	s := etcdtest.Open(t, url, "race")
 	if _, err := apply(t, s, strings.Replace(ranges, `10.43.0.0/16, "fd43::/112"`, "10.43.0.0/26", 1)); err != nil {
