@@ -85,7 +85,8 @@ func sessionGone(handshake time.Time) bool {
 // did not. With a session it does nothing: then it was a replay, or the next rekey resolves it.
 func (t *Tunnel) initiateStale(p *device.Peer) {
 	if s, ok := t.statusOf(p); ok && t.sessionGone(s.LastHandshake) {
-		t.cfg.Log.Warn("timestamp of the peer's handshake went backwards, its clock may have been set back; initiating a handshake", "peer", s.Name)
+		t.cfg.Log.Warn("timestamp of the peer's handshake went backwards, its clock may have been set back; initiating a handshake",
+			"peer", s.Name)
 		_ = p.SendHandshakeInitiation(false) // the WireGuard device logs failures
 	}
 }

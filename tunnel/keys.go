@@ -69,16 +69,18 @@ func loadKey(path string) (model.Key, error) {
 		return model.Key{}, fmt.Errorf("open key: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return model.Key{}, fmt.Errorf("key %s is no regular file", path)
+		return model.Key{}, fmt.Errorf("key %s: expected a regular file", path)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return model.Key{}, fmt.Errorf("key %s can be read by others (mode %#o): run chmod 600 on it, and if others had access, delete it so that a new one is made", path, info.Mode().Perm())
+		return model.Key{}, fmt.Errorf("key %s: other users can read it (mode %#o): run chmod 600 on it; "+
+			"if others had access, delete it so that a new one is created", path, info.Mode().Perm())
 	}
 	b := make([]byte, 64)
 	n, _ := f.Read(b)
 	key, err := model.ParseKey(strings.TrimSpace(string(b[:n])))
 	if err != nil || key.IsZero() {
-		return model.Key{}, fmt.Errorf("key %s holds no private key (44 characters of base64): restore it, or delete it so that a new one is made", path)
+		return model.Key{}, fmt.Errorf("key %s: expected a private key (44 characters of base64): "+
+			"restore it, or delete it so that a new one is created", path)
 	}
 	return key, nil
 }

@@ -58,12 +58,12 @@ func TestLoadOrCreateKey_UnsafeFile_IsRefused(t *testing.T) {
 	}
 	good := model.Key{1, 2, 3}.String()
 	for path, want := range map[string]string{
-		write("open", good, 0o644):                 "can be read by others",
-		write("group", good, 0o640):                "can be read by others",
-		write("garbage", "secret", 0o600):          "holds no private key",
-		write("empty", "", 0o600):                  "holds no private key",
-		write("zero", model.Key{}.String(), 0o600): "holds no private key",
-		dir: "no regular file",
+		write("open", good, 0o644):                 "other users can read it",
+		write("group", good, 0o640):                "other users can read it",
+		write("garbage", "secret", 0o600):          "expected a private key",
+		write("empty", "", 0o600):                  "expected a private key",
+		write("zero", model.Key{}.String(), 0o600): "expected a private key",
+		dir: "expected a regular file",
 	} {
 		_, err := LoadOrCreateKey(path)
 		if err == nil || !strings.Contains(err.Error(), want) {

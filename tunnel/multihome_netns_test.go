@@ -29,8 +29,10 @@ func TestTunnel_SeveralUnderlayAddresses_AnswersFromTheCalledOne(t *testing.T) {
 			a.ip(t, args...)
 			p := &pair{a: a, b: b}
 			ends := []netip.AddrPort{netip.AddrPortFrom(second, 51820), netip.AddrPortFrom(first, 51820)}
-			p.na = a.node(t, nodeConfig{Config: config(t, 1, 1420), Peers: []Peer{{Name: "peer", PublicKey: publicOf(t, nodeKey(2)), AllowedIPs: blocks(2)}}})
-			p.nb = b.node(t, nodeConfig{Config: config(t, 2, 1420), Peers: []Peer{{Name: "peer", PublicKey: publicOf(t, nodeKey(1)), AllowedIPs: blocks(1), Endpoints: ends}}})
+			p.na = a.node(t, nodeConfig{Config: config(t, 1, 1420),
+				Peers: []Peer{{Name: "peer", PublicKey: publicOf(t, nodeKey(2)), AllowedIPs: blocks(2)}}})
+			p.nb = b.node(t, nodeConfig{Config: config(t, 2, 1420),
+				Peers: []Peer{{Name: "peer", PublicKey: publicOf(t, nodeKey(1)), AllowedIPs: blocks(1), Endpoints: ends}}})
 			a.overlay(t, "warren0", 1)
 			b.overlay(t, "warren0", 2)
 

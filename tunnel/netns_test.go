@@ -558,7 +558,10 @@ func TestTunnel_DeviceDeleted_IsRecreated(t *testing.T) {
 	needRoot(t)
 	p := joinNodes(t, false, 1500, 1420, nil)
 	p.a.ip(t, "link", "del", "warren0")
-	testutil.EventuallyTrue(t, "the device to come back", func() bool { _, err := p.a.try("ip", "link", "show", "up", "dev", "warren0"); return err == nil })
+	testutil.EventuallyTrue(t, "the device to come back", func() bool {
+		_, err := p.a.try("ip", "link", "show", "up", "dev", "warren0")
+		return err == nil
+	})
 	testutil.EventuallyTrue(t, "the reopening", func() bool { return p.na.stats(t).Reopens == 1 })
 	p.a.overlay(t, "warren0", 1)
 	p.reach(t)

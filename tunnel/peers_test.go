@@ -57,13 +57,16 @@ func TestPlan_EachDifference_IsConfigured(t *testing.T) {
 		"new, without addresses": {nil, []Peer{{PublicKey: key(1)}}, nil, "peer 1\n"},
 		"unchanged":              {have(ep, "10.42.1.0/24"), []Peer{settled}, addrPorts(ep), ""},
 		"roamed":                 {have(roamed, "10.42.1.0/24"), []Peer{settled}, addrPorts(ep), ""},
-		"roamed, desired endpoints changed": {have(roamed, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep),
+		"roamed, desired endpoints changed": {have(roamed, "10.42.1.0/24"),
+			[]Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep),
 			"peer 1\nendpoint=192.0.2.2:51820\n"},
-		"desired endpoints changed, the one in use is among them": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep), ""},
+		"desired endpoints changed, the one in use is among them": {have(ep, "10.42.1.0/24"),
+			[]Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep), ""},
 		"removed": {have(ep, "10.42.1.0/24"), nil, addrPorts(ep), "peer 1\nremove=true\n"},
 		"prefix exchanged": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.AllowedIPs = prefixes("10.42.2.0/24") })}, addrPorts(ep),
 			"peer 1\nallowed_ip=10.42.2.0/24\npeer 1\nupdate_only=true\nallowed_ip=-10.42.1.0/24\n"},
-		"prefix moves": {have(ep, "10.42.1.0/24", "10.42.2.0/24"), []Peer{settled, {PublicKey: key(2), AllowedIPs: prefixes("10.42.2.0/24")}}, addrPorts(ep),
+		"prefix moves": {have(ep, "10.42.1.0/24", "10.42.2.0/24"),
+			[]Peer{settled, {PublicKey: key(2), AllowedIPs: prefixes("10.42.2.0/24")}}, addrPorts(ep),
 			"peer 2\nallowed_ip=10.42.2.0/24\npeer 1\nupdate_only=true\nallowed_ip=-10.42.2.0/24\n"},
 		"keepalive": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.Keepalive = 25 * time.Second })}, addrPorts(ep),
 			"peer 1\npersistent_keepalive_interval=25\n"},
@@ -85,7 +88,8 @@ func TestNormalize_InvalidPeers_ReportsAllAndKeepsOthers(t *testing.T) {
 		{Name: "twin", PublicKey: key(1)},
 		{Name: "overlapping", PublicKey: key(2), AllowedIPs: prefixes("10.42.1.0/24", "10.42.2.0/24")},
 	}, key(9))
-	for _, want := range []string{"own key", "no public key", "same key as peer one", "peer one has it already", "expected a unicast address"} {
+	for _, want := range []string{"own key", "no public key", "same key as peer one", "peer one has it already",
+		"expected a unicast address"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not contain %q", err, want)
 		}

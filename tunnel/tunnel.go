@@ -119,7 +119,8 @@ func (t *Tunnel) Run(ctx context.Context) (err error) {
 	log := newDeviceLog(deviceLogConfig{log: t.cfg.Log, stats: t.stats, noAnswer: t.noAnswer, replay: t.replay, crossed: t.cross})
 	wg := device.NewDevice(t.dev, t.bind, log.logger())
 	defer wg.Close()
-	if err := wg.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)); err != nil {
+	own := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)
+	if err := wg.IpcSet(own); err != nil {
 		return fmt.Errorf("set key and port of the WireGuard device: %w", err)
 	}
 	if err := wg.Up(); err != nil {

@@ -22,7 +22,8 @@ func portOf(addr string) uint16 { return netip.MustParseAddrPort(addr).Port() }
 // crossing sends super-packets and single packets of all kinds in both directions and compares every byte.
 func crossing(t *testing.T, a, b *node) {
 	t.Helper()
-	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(50000)), tuntest.TCP(6, 9, tuntest.Pattern(61000)), tuntest.UDP(4, 1, tuntest.Pattern(40000)), tuntest.UDP(6, 3, tuntest.Pattern(30000))} {
+	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(50000)), tuntest.TCP(6, 9, tuntest.Pattern(61000)),
+		tuntest.UDP(4, 1, tuntest.Pattern(40000)), tuntest.UDP(6, 3, tuntest.Pattern(30000))} {
 		for _, direction := range []struct{ from, to *node }{{a, b}, {b, a}} {
 			s := s
 			if direction.from == b {
@@ -215,7 +216,8 @@ func TestHandshake_TimestampsOfPeerGoBack_OtherSideInitiates(t *testing.T) {
 	peer := b.wg.LookupPeer(device.NoisePublicKey(a.PublicKey()))
 	var first atomic.Pointer[[]byte]
 	record := func(from, _ netip.AddrPort, d []byte) bool {
-		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType && from.Addr() == netip.MustParseAddr("192.0.2.1") && first.Load() == nil {
+		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType &&
+			from.Addr() == netip.MustParseAddr("192.0.2.1") && first.Load() == nil {
 			c := bytes.Clone(d)
 			first.Store(&c)
 		}
@@ -313,8 +315,10 @@ func TestTunnel_SecondProcess_IsRefused(t *testing.T) {
 }
 
 func TestNew_InvalidConfig_ReportsEveryProblem(t *testing.T) {
-	_, err := New(Config{Name: "much/too/long/name", MTU: 5, Queues: 999, Source4: netip.MustParseAddr("fd00::1"), Source6: netip.MustParseAddr("10.0.0.1")})
-	for _, want := range []string{"device name", "MTU 5", "queues 999", "no private key", "expected an IPv4 address", "expected an IPv6 address"} {
+	_, err := New(Config{Name: "much/too/long/name", MTU: 5, Queues: 999,
+		Source4: netip.MustParseAddr("fd00::1"), Source6: netip.MustParseAddr("10.0.0.1")})
+	for _, want := range []string{"device name", "MTU 5", "queues 999", "no private key",
+		"expected an IPv4 address", "expected an IPv6 address"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not mention %q", err, want)
 		}

@@ -74,7 +74,14 @@ func TestGate_MoreDoneThanAdded_CountIsReset(t *testing.T) {
 
 func TestGate_WaitAddDone_AllocateNothing(t *testing.T) {
 	b := NewGate()
-	if n := testing.AllocsPerRun(100, func() { b.Add(highWatermark + 1); b.Wait(); b.Add(highWatermark); b.Wait(); b.Done(highWatermark) }); n != 0 {
+	n := testing.AllocsPerRun(100, func() {
+		b.Add(highWatermark + 1)
+		b.Wait()
+		b.Add(highWatermark)
+		b.Wait()
+		b.Done(highWatermark)
+	})
+	if n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

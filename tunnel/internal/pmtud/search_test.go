@@ -175,7 +175,8 @@ func TestPathSearch_LossOnAWholePath_IsNoNarrowPath(t *testing.T) {
 					t.Errorf("%d of %.0f searches took loss for a narrow path, expected at most %.1f", wrong, decided, want+slack)
 				}
 				if c.same && pairs < 4 && float64(wrong) < 0.5*want-slack {
-					t.Errorf("%d of %.0f searches took loss for a narrow path, expected %.1f: the network is not what the formula states", wrong, decided, want)
+					t.Errorf("%d of %.0f searches took loss for a narrow path, expected %.1f: the simulated network does not match the formula",
+						wrong, decided, want)
 				}
 				t.Logf("%d wrong, %d undecided of %d", wrong, undecided, runs)
 			})

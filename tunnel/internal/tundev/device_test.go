@@ -652,7 +652,8 @@ func BenchmarkHook(b *testing.B) {
 		})
 	}
 	b.Run("reflect", func(b *testing.B) {
-		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictReflect }}, v, raw)
+		translate := func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictReflect }
+		d, q := nullDevice(b, hookFunc{out: translate}, v, raw)
 		r := newReader(d, 0)
 		b.SetBytes(60000)
 		b.ReportAllocs()
@@ -663,7 +664,8 @@ func BenchmarkHook(b *testing.B) {
 		}
 	})
 	b.Run("small", func(b *testing.B) {
-		d, q := nullDevice(b, hookFunc{out: func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictPeer }}, packet.Vnet{}, tuntest.UDP(4, 1, tuntest.Pattern(64)).Bytes())
+		translate := func(p *packet.Packet) packet.Verdict { p.SetDestination(nat); return packet.VerdictPeer }
+		d, q := nullDevice(b, hookFunc{out: translate}, packet.Vnet{}, tuntest.UDP(4, 1, tuntest.Pattern(64)).Bytes())
 		bufs, sizes := tuntest.Buffers(limits.MaxBatch)
 		b.ReportAllocs()
 		for b.Loop() {

@@ -19,7 +19,10 @@ const (
 var featureNames = []struct {
 	f    feature
 	name string
-}{{featVnet, "vnet"}, {featCsum, "csum"}, {featTSO, "tso"}, {featECN, "ecn"}, {featUSO, "uso"}, {featTCPGRO, "tcp-gro"}, {featUDPGRO, "udp-gro"}}
+}{
+	{featVnet, "vnet"}, {featCsum, "csum"}, {featTSO, "tso"}, {featECN, "ecn"}, {featUSO, "uso"},
+	{featTCPGRO, "tcp-gro"}, {featUDPGRO, "udp-gro"},
+}
 
 func (f feature) names() []string {
 	var out []string

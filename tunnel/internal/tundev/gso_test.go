@@ -183,7 +183,8 @@ func FuzzSegmenterInvalid(f *testing.F) {
 }
 
 func BenchmarkSegmenter(b *testing.B) {
-	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(64000)), tuntest.TCP(6, 1, tuntest.Pattern(64000)), tuntest.UDP(4, 1, tuntest.Pattern(64000))} {
+	for _, s := range []tuntest.Spec{tuntest.TCP(4, 1, tuntest.Pattern(64000)), tuntest.TCP(6, 1, tuntest.Pattern(64000)),
+		tuntest.UDP(4, 1, tuntest.Pattern(64000))} {
 		b.Run(fmt.Sprintf("proto%d", s.Proto), func(b *testing.B) {
 			v, raw := s.Super(1388)
 			bufs, _ := tuntest.Buffers(64)

@@ -104,7 +104,7 @@ func (d *Device) prepare(q tunfd.Queue, feat *feature) error {
 // logDowngrade counts and logs that an offload is switched off.
 func (d *Device) logDowngrade(what string, err error) {
 	d.stats.Downgrades.Add(1)
-	d.log.Warn("kernel refused a TUN offload; it is switched off", "interface", d.cfg.Name, "offload", what, "err", err)
+	d.log.Warn("kernel refused a TUN offload; it is switched off", "interface", d.cfg.Name, "name", what, "err", err)
 }
 
 // disable switches features off at run time, on all queues.

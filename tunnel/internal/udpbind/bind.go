@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -122,6 +123,18 @@ func absent(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
+// missing names the UDP offloads that are not in use.
+func (s *socket) missing() string {
+	var names []string
+	if !s.gso.Load() {
+		names = append(names, "udp"+s.family()+"-segment")
+	}
+	if !s.gro {
+		names = append(names, "udp"+s.family()+"-gro")
+	}
+	return strings.Join(names, ",")
+}
+
 // family is "4" or "6".
 func (s *socket) family() string {
 	if s.six {
@@ -166,7 +179,7 @@ func (b *Bind) options(fd int, s *socket) error {
 		s.gro = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) == nil
 		if !s.gso.Load() || !s.gro {
 			b.stats.Downgrades.Add(1)
-			b.log.Warn("kernel supports no UDP offload; sending and receiving single datagrams", "family", s.family(), "segment", s.gso.Load(), "gro", s.gro)
+			b.log.Warn("kernel lacks a UDP offload; sending or receiving single datagrams", "name", s.missing())
 		}
 	}
 	if s.six {

@@ -36,6 +36,10 @@ var sizesCases = map[string][]int{
 	"tiny":         repeat(1, 128),
 }
 
+func newTestBind() *Bind {
+	return New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}})
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -143,7 +147,7 @@ func TestBind_SegmentedSendFails_RepeatsOrDisables(t *testing.T) {
 		{unix.EPERM, true, false, true},
 	} {
 		t.Run(fmt.Sprintf("%v, worked %v", c.err, c.worked), func(t *testing.T) {
-			b, s, e := New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}}), &socket{}, NewEndpoint(netip.MustParseAddrPort("192.0.2.1:1"))
+			b, s, e := newTestBind(), &socket{}, NewEndpoint(netip.MustParseAddrPort("192.0.2.1:1"))
 			s.gso.Store(true)
 			s.good.Store(c.worked)
 			if got := b.repeatSingly(s, e, 1400, c.err); got != c.repeat || s.gso.Load() != c.gso {
@@ -201,7 +205,7 @@ func TestBind_SendAndReceive_AllocateNothing(t *testing.T) {
 func BenchmarkBind(b *testing.B) {
 	for _, size := range []int{112, 1452} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			from, to := New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}}), New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}})
+			from, to := newTestBind(), newTestBind()
 			from.Open(0)
 			fns, port, _ := to.Open(0)
 			defer from.Close()

@@ -260,7 +260,8 @@ func (b *Bind) transmit(m *batch, s *socket, e *Endpoint, bufs [][]byte) error {
 
 // wrongSource reports whether the kernel refused the requested local address: the host does not have it, or no route from it.
 func wrongSource(err error) bool {
-	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL)
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENETUNREACH) ||
+		errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
 
 // repeatSingly decides what the refusal of a segmented message means, and whether to send its datagrams one by one.
@@ -286,7 +287,7 @@ func (b *Bind) repeatSingly(s *socket, e *Endpoint, size int, err error) bool {
 func (b *Bind) disableGSO(s *socket, err error) {
 	if s.gso.CompareAndSwap(true, false) {
 		b.stats.Downgrades.Add(1)
-		b.log.Warn("kernel refused a UDP offload; sending single datagrams", "offload", "udp-segment", "family", s.family(), "err", err)
+		b.log.Warn("kernel refused a UDP offload; sending single datagrams", "name", "udp"+s.family()+"-segment", "err", err)
 	}
 }
 
