@@ -13,7 +13,7 @@ type state uint8
 const (
 	idle state = iota
 	probing
-	waiting // another machine has the address; probing starts again later
+	waiting // another machine answers for the address; probing starts again later
 	announcing
 )
 

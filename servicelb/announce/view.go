@@ -9,7 +9,7 @@ import (
 // View is the state of all announcements as received by this node. It is immutable.
 type View struct {
 	Addresses []AddressView // sorted by address
-	Nodes     []NodeView    // the others, sorted by name
+	Nodes     []NodeView    // other nodes, sorted by name
 	Links     []string
 	Stats     Stats
 }
