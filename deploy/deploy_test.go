@@ -84,7 +84,7 @@ func podSpecs(t *testing.T) map[string]corev1.PodSpec {
 }
 
 // The agent writes nothing but Events, and reads no Secret.
-func TestTheAgentOnlyReads(t *testing.T) {
+func TestManifest_AgentRole_OnlyReads(t *testing.T) {
 	role := find(t, func(r *rbacv1.ClusterRole) bool { return r.Name == "warren-agent" })
 	var reads []string
 	for _, r := range role.Rules {
@@ -117,9 +117,9 @@ func TestTheAgentOnlyReads(t *testing.T) {
 	}
 }
 
-// No role has a wildcard, and what can be bound to names is: whoever may change or delete any ConfigMap or Secret of a
+// No role has a wildcard, and what can be bound to names is: a role that can change or delete any ConfigMap or Secret of a
 // namespace may do anything there.
-func TestWritesAreNamed(t *testing.T) {
+func TestManifest_Roles_NameWhatTheyWrite(t *testing.T) {
 	check := func(role string, rules []rbacv1.PolicyRule) {
 		for _, r := range rules {
 			for _, x := range slices.Concat(r.APIGroups, r.Resources, r.Verbs) {
@@ -144,7 +144,7 @@ func TestWritesAreNamed(t *testing.T) {
 }
 
 // The least that each container gets by with.
-func TestCapabilities(t *testing.T) {
+func TestManifest_Containers_HaveOnlyNeededCapabilities(t *testing.T) {
 	want := map[string]string{
 		"warren/agent": "NET_ADMIN NET_RAW NET_BIND_SERVICE BPF", "warren/install-cni": "DAC_OVERRIDE",
 		"warren-etcd/etcd": "", "warren-controller/controller": "",
@@ -171,7 +171,7 @@ func TestCapabilities(t *testing.T) {
 }
 
 // Before there is a network only Pods like these start.
-func TestPodsStartWithoutANetwork(t *testing.T) {
+func TestManifest_Pods_StartWithoutPodNetwork(t *testing.T) {
 	for name, spec := range podSpecs(t) {
 		if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName == "" || *spec.TerminationGracePeriodSeconds > 30 {
 			t.Errorf("%s: hostNetwork %v, dnsPolicy %s, priority %q", name, spec.HostNetwork, spec.DNSPolicy, spec.PriorityClassName)
@@ -205,7 +205,7 @@ func TestPodsStartWithoutANetwork(t *testing.T) {
 }
 
 // The agents' Pods wait for what the controller makes, see no authority's key and only the host paths they need.
-func TestAgentMounts(t *testing.T) {
+func TestManifest_AgentMounts_MatchTheProgram(t *testing.T) {
 	var paths, objects []string
 	for _, v := range podSpecs(t)["warren"].Volumes {
 		switch {
@@ -233,7 +233,7 @@ func TestAgentMounts(t *testing.T) {
 }
 
 // uninstall.yaml runs where the agent may not, removes what the agent has below its host paths, and is not privileged.
-func TestUninstallManifest(t *testing.T) {
+func TestManifest_Uninstall_MatchesTheAgent(t *testing.T) {
 	raw, err := os.ReadFile("kubeadm/uninstall.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -269,8 +269,8 @@ func TestUninstallManifest(t *testing.T) {
 	}
 }
 
-// image.sh makes a docker archive of static binaries for the architecture asked for, the same bytes each time.
-func TestImage(t *testing.T) {
+// image.sh makes a docker archive of static binaries for the requested architecture, the same bytes each time.
+func TestImage_TwoArchitectures_StaticAndReproducible(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds for two architectures")
 	}

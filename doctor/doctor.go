@@ -1,7 +1,7 @@
-// Package doctor looks for what keeps a node's network from working although every part of it runs: what another program
-// left behind, what the runtime or the kubelet expects elsewhere, what the network between the nodes does to packets.
+// Package doctor finds faults that keep a node's network from working although the agent runs: remains of other programs, a
+// container runtime or kubelet with other paths or addresses, and networks between the nodes that lose packets.
 //
-// Each check only looks. It owns nothing, changes nothing, and says what it saw, what that means and what to do.
+// A check only reads. The package owns nothing and changes nothing. A finding names what was found, its effect and what to do.
 package doctor
 
 import (
@@ -13,10 +13,10 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// Level is how bad a finding is.
+// Level is the severity of a finding.
 type Level string
 
-// The levels. Unknown means that the check could not look, for instance from inside a container.
+// The levels. Unknown means that the check could not run, for instance inside a container.
 const (
 	OK      Level = "ok"
 	Unknown Level = "unknown"
@@ -24,7 +24,7 @@ const (
 	Problem Level = "problem"
 )
 
-// Finding is what one check says.
+// Finding is one result of a check.
 type Finding struct {
 	Check string `json:"check"`
 	Level Level  `json:"level"`
@@ -32,22 +32,22 @@ type Finding struct {
 	Do    string `json:"do,omitempty"` // what the reader can do about it
 }
 
-// Node is where the checks look.
+// Node is what the checks read.
 type Node struct {
 	Root       string // "/" or a directory with a node's files, for tests
 	ConflistAt string // directory of CNI configurations, below Root
 	Plugins    string // directory of CNI plugins, below Root
-	Conflist   string // file name of warren's
+	Conflist   string // file name of warren's configuration
 	Version    string
-	// Status is the agent's, nil when none answers, and StatusErr why.
+	// Status is that of the agent. It is nil if no agent answers; StatusErr is the reason.
 	Status    *api.Status
 	StatusErr error
-	// DNS are the addresses of cluster DNS as configured on this node; none: not known.
+	// DNS are the addresses of cluster DNS as configured on this node; empty if unknown.
 	DNS    []netip.Addr
 	Ranges []netip.Prefix // Pod and Service ranges
 	// Ping sends one echo request of size bytes (IP header included) from this node's Pod-net address, unfragmented.
 	Ping func(ctx context.Context, from, to netip.Addr, size int) error
-	// Overlaps lists the host's routes that overlap any of the ranges, and apart from them those of other Pod networks.
+	// Overlaps lists the host's routes that overlap any of the ranges, and separately the routes of other Pod networks.
 	Overlaps func([]netip.Prefix) (own, others []string, err error)
 	// Chains lists the kernel's packet filter chains.
 	Chains func() ([]Chain, error)
@@ -56,8 +56,8 @@ type Node struct {
 // Chain is a chain of nf_tables.
 type Chain struct {
 	Table, Name string
-	Forward     bool // hooked where forwarded packets pass
-	Drop        bool // drops what its rules do not accept
+	Forward     bool // hooked into the forwarding path
+	Drop        bool // its policy is to drop
 }
 
 type check struct {
@@ -82,7 +82,7 @@ var checks = []check{
 	{"MTU", mtus},
 }
 
-// Examine runs every check; one with nothing to say is ok.
+// Examine runs every check. A check without findings is reported as ok.
 func Examine(ctx context.Context, n Node) (out []Finding) {
 	for _, c := range checks {
 		found := c.look(ctx, n)
@@ -97,7 +97,7 @@ func Examine(ctx context.Context, n Node) (out []Finding) {
 	return out
 }
 
-// Worst is the worst level among findings.
+// Worst is the most severe level among findings.
 func Worst(all []Finding) Level {
 	worst := OK
 	rank := map[Level]int{OK: 0, Unknown: 1, Warning: 2, Problem: 3}
@@ -134,7 +134,7 @@ func (n Node) podNet(v4 bool) (netip.Addr, bool) {
 	return podNet(n.Status.PodCIDRs, v4)
 }
 
-// podNet is the first address of a node's block, which is the node itself.
+// podNet is a node's Pod-net address: the first address of its first block of a family.
 func podNet(blocks []netip.Prefix, v4 bool) (netip.Addr, bool) {
 	for _, b := range blocks {
 		if b.Addr().Is4() == v4 {

@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// healthy is a node on which every check is content.
+// healthy is a node on which no check has a finding.
 func healthy(t *testing.T) Node {
 	t.Helper()
 	root := t.TempDir()
@@ -53,7 +53,7 @@ func (n Node) write(t *testing.T, path, text string) {
 	}
 }
 
-func TestHealthyNode(t *testing.T) {
+func TestExamine_HealthyNode_NoFindings(t *testing.T) {
 	for _, f := range Examine(t.Context(), healthy(t)) {
 		if f.Level != OK {
 			t.Errorf("%+v", f)
@@ -61,7 +61,7 @@ func TestHealthyNode(t *testing.T) {
 	}
 }
 
-func TestFindings(t *testing.T) {
+func TestExamine_FaultyNode_FindsTheFault(t *testing.T) {
 	lost := func(over int) func(context.Context, netip.Addr, netip.Addr, int) error {
 		return func(_ context.Context, _, _ netip.Addr, size int) error {
 			if size > over {
@@ -81,7 +81,7 @@ func TestFindings(t *testing.T) {
 		{"no tun", func(t *testing.T, n *Node) { os.Remove(n.path("/dev/net/tun")) }, "tun device", Problem, "/dev/net/tun"},
 		{"tun is a file", func(t *testing.T, n *Node) { os.Remove(n.path("/dev/net/tun")); n.write(t, "/dev/net/tun", "") }, "tun device", Problem, "10:200"},
 		{"no agent", func(t *testing.T, n *Node) { n.Status, n.StatusErr = nil, errors.New("refused") }, "agent", Problem, "refused"},
-		{"agent has a problem", func(t *testing.T, n *Node) { n.Status.Problems = []string{"the store is away"} }, "agent", Problem, "store is away"},
+		{"agent has a problem", func(t *testing.T, n *Node) { n.Status.Problems = []string{"the store is unreachable"} }, "agent", Problem, "store is unreachable"},
 		{"old agent", func(t *testing.T, n *Node) { n.Status.Version = "0" }, "agent", Warning, "version 0"},
 		{"no plugin", func(t *testing.T, n *Node) { os.Remove(n.path("/opt/cni/bin/warren-cni")) }, "plugins", Problem, "warren-cni"},
 		{"no loopback", func(t *testing.T, n *Node) { os.Remove(n.path("/opt/cni/bin/loopback")) }, "plugins", Warning, "loopback"},
@@ -89,7 +89,7 @@ func TestFindings(t *testing.T) {
 		{"no conflist", func(t *testing.T, n *Node) { os.Remove(n.path("/etc/cni/net.d/05-warren.conflist")) }, "conflist", Problem, "no 05-warren"},
 		{"another first", func(t *testing.T, n *Node) { n.write(t, "/etc/cni/net.d/00-multus.conf", "{}") }, "conflist", Problem, "00-multus.conf comes before"},
 		{"another after", func(t *testing.T, n *Node) { n.write(t, "/etc/cni/net.d/10-flannel.conflist", "{}") }, "conflist", Warning, "10-flannel"},
-		{"runtime looks elsewhere", func(t *testing.T, n *Node) {
+		{"runtime with other directories", func(t *testing.T, n *Node) {
 			n.write(t, "/etc/containerd/config.toml", "  bin_dir = \"/usr/lib/cni\"\n")
 		}, "runtime", Problem, "/usr/lib/cni"},
 		{"wrong clusterDNS", func(t *testing.T, n *Node) { n.write(t, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10]\n") }, "kubelet", Problem, "10.96.0.10"},
@@ -120,7 +120,7 @@ func TestFindings(t *testing.T) {
 			n.Ping, n.Status.Peers[0].Endpoints = lost(0), []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:51820")}
 			n.Status.Peers[0].LastHandshake = time.Now().Add(-time.Hour)
 		}, "tunnel", Problem, "n2 does not answer"},
-		{"MTU lies", func(t *testing.T, n *Node) { n.Ping = lost(1300) }, "MTU", Problem, "1420 bytes to node n2 are lost"},
+		{"path MTU below the MTU", func(t *testing.T, n *Node) { n.Ping = lost(1300) }, "MTU", Problem, "1420 bytes to node n2 are lost"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			n := healthy(t)

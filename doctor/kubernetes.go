@@ -14,14 +14,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// plugins: a runtime calls `loopback` for every sandbox, and warren-cni must be where it looks.
+// plugins checks the directory of CNI plugins: runtimes execute `loopback` for every sandbox, and warren-cni.
 func plugins(_ context.Context, n Node) (out []Finding) {
 	dir := n.path(n.Plugins)
 	if _, err := os.Stat(dir); err != nil {
 		return unknown("%s is not visible from here", n.Plugins)
 	}
 	if there, known := exists(filepath.Join(dir, "warren-cni")); known && !there {
-		out = append(out, problem("`warren install-cni`, or copy warren-cni there", "%s has no warren-cni: no Pod can be plugged", n.Plugins))
+		out = append(out, problem("`warren install-cni`, or copy warren-cni there", "%s has no warren-cni: no Pod can be attached", n.Plugins))
 	}
 	if there, known := exists(filepath.Join(dir, "loopback")); known && !there {
 		out = append(out, warning("install the `loopback` plugin (containernetworking-plugins); containerd before 2.1 and CRI-O need it",
@@ -32,7 +32,7 @@ func plugins(_ context.Context, n Node) (out []Finding) {
 
 var binDir = regexp.MustCompile(`(?m)^\s*(bin_dirs?|plugin_dirs|conf_dir|network_dir)\s*=\s*(.+)$`)
 
-// runtime: a containerd or CRI-O that looks elsewhere for plugins or configurations.
+// runtime checks that containerd or CRI-O use the directories of plugins and configurations that warren uses.
 func runtime(_ context.Context, n Node) (out []Finding) {
 	seen := false
 	for _, f := range []string{"/etc/containerd/config.toml", "/etc/crio/crio.conf"} {
@@ -47,17 +47,17 @@ func runtime(_ context.Context, n Node) (out []Finding) {
 				want = n.ConflistAt
 			}
 			if !strings.Contains(m[2], want) && strings.Contains(m[2], "cni") {
-				out = append(out, problem("set it to "+want+", or install warren's files there", "%s: %s = %s: warren is in %s", f, m[1], strings.TrimSpace(m[2]), want))
+				out = append(out, problem("set it to "+want+", or install warren's files there", "%s: %s = %s: warren uses %s", f, m[1], strings.TrimSpace(m[2]), want))
 			}
 		}
 	}
 	if !seen {
-		return unknown("no runtime configuration is visible from here; its defaults are the places where warren is")
+		return unknown("no runtime configuration is visible from here; the default directories are those of warren")
 	}
 	return out
 }
 
-// conflists: runtimes take the first file of the directory.
+// conflists checks the order of configurations: runtimes use the first file of the directory.
 func conflists(_ context.Context, n Node) (out []Finding) {
 	entries, err := os.ReadDir(n.path(n.ConflistAt))
 	if err != nil {
@@ -75,17 +75,17 @@ func conflists(_ context.Context, n Node) (out []Finding) {
 	case ours < 0:
 		out = append(out, problem("the agent writes it once it is ready; see the agent's findings", "%s has no %s", n.ConflistAt, n.Conflist))
 	case ours > 0:
-		out = append(out, problem("remove the other network's file", "%s comes before %s: Pods are plugged by another network", names[0], n.Conflist))
+		out = append(out, problem("remove the file of the other network", "%s comes before %s: another network attaches Pods", names[0], n.Conflist))
 	}
 	for _, other := range names {
 		if other != n.Conflist && (ours < 0 || other > n.Conflist) {
-			out = append(out, warning("remove it once no Pod of that network is left", "%s is another network's configuration; it takes over if warren's is removed", other))
+			out = append(out, warning("remove it once no Pod of that network is left", "%s configures another network, which is used if warren's configuration is removed", other))
 		}
 	}
 	return out
 }
 
-// kubelet: Pods are told the DNS server that the kubelet knows, so it must be the one that warren answers.
+// kubelet checks clusterDNS: the kubelet writes that address into resolv.conf of Pods, so warren must serve it.
 func kubelet(_ context.Context, n Node) []Finding {
 	for _, f := range []string{"/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet.yaml"} {
 		raw, err := os.ReadFile(n.path(f))
@@ -103,16 +103,16 @@ func kubelet(_ context.Context, n Node) []Finding {
 		}
 		for _, d := range cfg.ClusterDNS {
 			if a, err := netip.ParseAddr(d); err == nil && slices.Contains(n.DNS, a) {
-				return fine("clusterDNS %s is answered on this node", d)
+				return fine("clusterDNS %s is served on this node", d)
 			}
 		}
 		return []Finding{problem("set clusterDNS in the kubelet's configuration to "+text.Join(n.DNS, ", ")+", or dns.addresses of warren to the kubelet's",
-			"%s: clusterDNS is %s, but this node answers %s: Pods resolve no names", f, text.Join(cfg.ClusterDNS, ", "), text.Join(n.DNS, ", "))}
+			"%s: clusterDNS is %s, but this node serves %s: Pods cannot resolve names", f, text.Join(cfg.ClusterDNS, ", "), text.Join(n.DNS, ", "))}
 	}
 	return unknown("no kubelet configuration is visible from here")
 }
 
-// kubeProxy: the rules that a kube-proxy leaves behind catch Services' packets before warren sees them.
+// kubeProxy checks for rules of a kube-proxy: they translate packets to Services before warren receives them.
 func kubeProxy(_ context.Context, n Node) (out []Finding) {
 	chains, err := n.Chains()
 	if err != nil {
@@ -139,20 +139,20 @@ func kubeProxy(_ context.Context, n Node) (out []Finding) {
 		"kube-proxy's rules are in the kernel (%s): they translate Services before warren does", strings.Join(names, ", "))}
 }
 
-// podCIDRs: a network before warren gave its Pods addresses of the node's Pod CIDR; other nodes reach those only where
-// warren holds it.
+// podCIDRs checks that warren owns the Pod CIDR of the Node object. A former network assigned addresses of it to its Pods,
+// which other nodes reach only if this node owns the block.
 func podCIDRs(_ context.Context, n Node) (out []Finding) {
 	if n.Status == nil {
 		return unknown("no agent answers")
 	}
 	for _, p := range n.Status.Unclaimed {
-		out = append(out, warning("make Pods anew that another network plugged on this node; warren's own do not mind",
+		out = append(out, warning("recreate the Pods of this node that another network attached; Pods that warren attached are not affected",
 			"Kubernetes gave this node %s, but warren's Pods here have %s: %s", p.CIDR, text.Join(n.Status.PodCIDRs, ", "), p.Why))
 	}
 	return out
 }
 
-// otherNetwork: what the network before warren left behind, or needs until its last Pod is gone.
+// otherNetwork checks for routes and masquerade rules of a former network, which its last Pods may still need.
 func otherNetwork(_ context.Context, n Node) (out []Finding) {
 	_, others, err := n.Overlaps(n.Ranges)
 	if err != nil {
@@ -168,13 +168,13 @@ func otherNetwork(_ context.Context, n Node) (out []Finding) {
 	for _, c := range chains {
 		if c.Name == "FLANNEL-POSTRTG" || c.Table == "flannel-ipv4" || c.Table == "flannel-ipv6" {
 			return append(out, warning("once flannel is gone, remove them (docs/kubernetes.md), or reboot",
-				"flannel's rules masquerade (%s/%s): Services see this node's address in the place of its Pods'", c.Table, c.Name))
+				"flannel's rules masquerade (%s/%s): Services receive this node's address instead of the Pod's", c.Table, c.Name))
 		}
 	}
 	return out
 }
 
-// forwarding: docker, ufw and firewalld set the policy of forwarded packets to drop, which Pods' packets are.
+// forwarding checks that the host forwards packets: docker, ufw and firewalld set the policy of the forward chain to drop.
 func forwarding(_ context.Context, n Node) (out []Finding) {
 	chains, err := n.Chains()
 	if err != nil {
@@ -183,17 +183,17 @@ func forwarding(_ context.Context, n Node) (out []Finding) {
 	for _, c := range chains {
 		if c.Forward && c.Drop {
 			out = append(out, warning("let warren0 and the interfaces wrn* be forwarded: `iptables -I FORWARD -i wrn+ -j ACCEPT; iptables -I FORWARD -o wrn+ -j ACCEPT`, or set the policy to accept",
-				"chain %s of table %s drops forwarded packets that no rule of it accepts (docker, ufw and firewalld do that)", c.Name, c.Table))
+				"chain %s of table %s drops forwarded packets that its rules do not accept (docker, ufw and firewalld do that)", c.Name, c.Table))
 		}
 	}
 	raw, err := os.ReadFile(n.path("/proc/sys/net/ipv4/ip_forward"))
 	if err == nil && strings.TrimSpace(string(raw)) != "1" {
-		out = append(out, problem("the agent sets it within seconds; find out who takes it back", "net.ipv4.ip_forward is off"))
+		out = append(out, problem("the agent sets it within seconds; find the program that resets it", "net.ipv4.ip_forward is off"))
 	}
 	return out
 }
 
-// ranges: a cluster range that is also somebody else's network cuts that network off.
+// ranges checks that no Pod or Service range overlaps another one or a route of the host, which would become unreachable.
 func ranges(_ context.Context, n Node) (out []Finding) {
 	for i, a := range n.Ranges {
 		for _, b := range n.Ranges[:i] {

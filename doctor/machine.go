@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel: rules by protocol and port came with Linux 4.17, and older ones take them for rules that match everything.
+// kernel checks the version: policy routing rules by protocol and port need Linux 4.17. Older kernels ignore these selectors, so
+// that such a rule matches every packet.
 func kernel(_ context.Context, n Node) []Finding {
 	raw, err := os.ReadFile(n.path("/proc/sys/kernel/osrelease"))
 	if err != nil {
@@ -28,7 +29,7 @@ func kernel(_ context.Context, n Node) []Finding {
 	return fine("Linux %s", release)
 }
 
-// tunDevice: some container runtimes stopped giving containers /dev/net/tun, and minimal images lack it.
+// tunDevice checks /dev/net/tun: some container runtimes no longer provide it, and minimal images lack it.
 func tunDevice(_ context.Context, n Node) []Finding {
 	p := n.path("/dev/net/tun")
 	var st unix.Stat_t
@@ -36,7 +37,7 @@ func tunDevice(_ context.Context, n Node) []Finding {
 		return []Finding{problem("load the kernel's tun driver (`modprobe tun`), or give the container /dev/net/tun", "%s: %v", p, err)}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || unix.Major(st.Rdev) != 10 || unix.Minor(st.Rdev) != 200 {
-		return []Finding{problem("make it anew: `mknod /dev/net/tun c 10 200`", "%s is not the character device 10:200", p)}
+		return []Finding{problem("create it again: `mknod /dev/net/tun c 10 200`", "%s is not the character device 10:200", p)}
 	}
 	fd, err := unix.Open(p, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EPERM) {
@@ -49,7 +50,7 @@ func tunDevice(_ context.Context, n Node) []Finding {
 	return fine("%s", p)
 }
 
-// agent passes on what the agent itself says.
+// agent reports the problems that the agent reports.
 func agent(_ context.Context, n Node) (out []Finding) {
 	if n.Status == nil {
 		return []Finding{problem("start `warren agent`, or look at its log", "no agent answers: %v", n.StatusErr)}
@@ -66,7 +67,7 @@ func agent(_ context.Context, n Node) (out []Finding) {
 	return out
 }
 
-// exists reports whether a file is there; known is false when the directory above it is not visible from here.
+// exists reports whether a file exists. known is false if that cannot be found out.
 func exists(path string) (there, known bool) {
 	_, err := os.Stat(path)
 	if err == nil {

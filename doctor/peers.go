@@ -8,10 +8,10 @@ import (
 	"github.com/warrennet/warren/internal/text"
 )
 
-// probeTimeout bounds one echo; probes are few.
+// probeTimeout is the time to wait for one echo reply.
 const probeTimeout = time.Second
 
-// tunnels: a small packet to each node that is alive. It makes the tunnel shake hands, so silence means a blocked port.
+// tunnels sends a small packet to each node that is alive. It causes a handshake, so a lost packet means a blocked UDP port.
 func tunnels(ctx context.Context, n Node) (out []Finding) {
 	if n.Status == nil {
 		return unknown("no agent answers")
@@ -34,8 +34,8 @@ func tunnels(ctx context.Context, n Node) (out []Finding) {
 	return out
 }
 
-// mtus: the largest packet that the tunnel promises must come back. One that is lost although small ones pass means a
-// link between the nodes that carries less than the nodes' own links say.
+// mtus sends a packet of the tunnel's MTU to each node. If it is lost although small packets pass, the path MTU between the
+// nodes is below the configured MTU.
 func mtus(ctx context.Context, n Node) (out []Finding) {
 	if n.Status == nil {
 		return unknown("no agent answers")
@@ -45,7 +45,7 @@ func mtus(ctx context.Context, n Node) (out []Finding) {
 		if p.External || !p.Alive || size == 0 || n.probe(ctx, p, 100) != nil || n.probe(ctx, p, size) == nil {
 			continue
 		}
-		// The largest that passes, to some bytes.
+		// Search the largest size that passes, to within 8 bytes.
 		low, high := 100, size
 		for high-low > 8 {
 			if mid := (low + high) / 2; n.probe(ctx, p, mid) == nil {
@@ -55,12 +55,12 @@ func mtus(ctx context.Context, n Node) (out []Finding) {
 			}
 		}
 		out = append(out, problem("set `mtu` to at most the size that passes on all nodes, or repair the link",
-			"packets of %d bytes to node %s are lost on the way, %d pass: a link between the nodes carries less than its ends say", size, p.Name, low))
+			"packets of %d bytes to node %s are lost, %d pass: the path MTU between the nodes is below the configured MTU", size, p.Name, low))
 	}
 	return out
 }
 
-// probe sends two echoes, for a single one may be lost.
+// probe sends up to two echo requests, because one may be lost.
 func (n Node) probe(ctx context.Context, p api.Peer, size int) error {
 	for _, v4 := range []bool{true, false} {
 		from, ok := n.podNet(v4)
@@ -79,7 +79,7 @@ func (n Node) probe(ctx context.Context, p api.Peer, size int) error {
 		}
 		return err
 	}
-	return nil // no address to ask
+	return nil // no address to probe
 }
 
 func ago(t time.Time) string {

@@ -18,8 +18,8 @@ func smallBlocks(max int) map[string]any {
 	return map[string]any{"blockBits": map[string]any{"ipv4": 28}, "maxBlocks": max}
 }
 
-// A node whose Pods fill its block takes another, which works like the first: tunnels, Services, names, a restart.
-func TestMoreThanOneBlock(t *testing.T) {
+// A node whose Pods fill its block claims another one. It works like the first: tunnels, Services, names, a restart.
+func TestBlocks_FullBlock_NodeClaimsAnother(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual, Agent: smallBlocks(3)})
 	ctx := context.Background()
@@ -54,9 +54,9 @@ func TestMoreThanOneBlock(t *testing.T) {
 		}
 		last := pods[len(pods)-1]
 		mustCall(t, l, last, pods[0])
-		mustAsk(t, fromPod(l, last), vip, 7, 7, "far", last.Addresses[0])
+		mustConnect(t, fromPod(l, last), vip, 7, 7, "far", last.Addresses[0])
 		if out, err := l.PodOutput(last, "dig", "+short", "+timeout=3", "web.default.svc.cluster.local"); err != nil || strings.TrimSpace(out) != vip.String() {
-			t.Errorf("a Pod of the last block asks for a name: %q %v, expected %s", out, err, vip)
+			t.Errorf("a Pod of the last block queries a name: %q %v, expected %s", out, err, vip)
 		}
 	}
 	everyone()
@@ -76,8 +76,8 @@ func TestMoreThanOneBlock(t *testing.T) {
 	mustCall(t, l, run(t, l, "n1", "instead"), far)
 }
 
-// Without the store a full node says why there is no room, and takes a block when the store is back.
-func TestFullBlockWithoutTheStore(t *testing.T) {
+// A node with a full block reports why CNI ADD fails while etcd is unreachable, and claims a block afterwards.
+func TestBlocks_FullBlockWithoutEtcd_ReasonThenRecovery(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1, Agent: smallBlocks(2)})
 	ctx := context.Background()
@@ -88,7 +88,7 @@ func TestFullBlockWithoutTheStore(t *testing.T) {
 		run(t, l, "n1", fmt.Sprintf("p%d", i))
 	}
 	if _, err := l.RunPod(ctx, PodSpec{Node: "n1", Name: "wait"}); err == nil || !strings.Contains(err.Error(), "claim another block") {
-		t.Errorf("a Pod beyond the block while etcd is away: %v, expected the reason", err)
+		t.Errorf("a Pod beyond the block while etcd is unreachable: %v, expected the reason", err)
 	}
 	if err := l.StartEtcd("etcd1"); err != nil {
 		t.Fatal(err)

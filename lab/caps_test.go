@@ -8,9 +8,9 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// The agent works with the three capabilities that docs/operations.md says it cannot do without: it comes up, plugs Pods, steers Services,
-// announces load balancer addresses and answers names.
-func TestAgentWithFewCapabilities(t *testing.T) {
+// The agent needs only the three capabilities that docs/operations.md lists as required: it starts, attaches Pods, redirects
+// Service traffic, announces load balancer addresses and answers DNS queries.
+func TestAgent_MinimalCapabilities_Works(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	if err := l.StopAgent("n1", syscall.SIGTERM); err != nil {
@@ -26,9 +26,9 @@ func TestAgentWithFewCapabilities(t *testing.T) {
 	mustCall(t, l, pods[1], pods[0])
 	web1 := labelled(t, l, "n1", "web", "app=web")
 	applyYAML(t, l, lanPool+"---"+web("web", "app: web", "  type: LoadBalancer\n  externalTrafficPolicy: Local")) // n1 has to announce it
-	mustAsk(t, fromPod(l, pods[0]), getSvc(t, l, "web").ips(t)[0], 7, 7, web1.Name, pods[0].Addresses[0])
+	mustConnect(t, fromPod(l, pods[0]), getSvc(t, l, "web").ips(t)[0], 7, 7, web1.Name, pods[0].Addresses[0])
 	for i, a := range lbAddrs(t, l, "web", 2) {
-		mustAsk(t, fromMachine(l, "etcd1"), a, 7, 7, web1.Name, addrsOf(l.Spec.underlayAddrs("etcd1"))[i])
+		mustConnect(t, fromMachine(l, "etcd1"), a, 7, 7, web1.Name, addrsOf(l.Spec.underlayAddrs("etcd1"))[i])
 	}
 	testutil.Eventually(t, "DNS", func() error { _, err := l.PodOutput(pods[0], "getent", "ahosts", "web"); return err })
 }

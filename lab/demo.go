@@ -12,7 +12,7 @@ import (
 	"github.com/warrennet/warren/internal/text"
 )
 
-// Demo runs an echo Pod on every node, lets each call each other one, and shows what WireGuard says of it.
+// Demo runs an echo Pod on every node, calls each Pod from each other one, and shows the state of WireGuard.
 func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 	var pods []*Pod
 	for _, n := range l.NodeNames() {
@@ -90,7 +90,7 @@ func (l *Lab) demoService(ctx context.Context, w io.Writer, node string, pods []
 	return nil
 }
 
-// callName waits for the name of a Service that was made a moment ago.
+// callName calls a Service by name until the name resolves.
 func (l *Lab) callName(ctx context.Context, p *Pod, url string) (string, error) {
 	for {
 		out, err := l.PodOutput(p, l.Exe, "lab", "get", "--timeout", "5s", url)
@@ -116,7 +116,7 @@ func (l *Lab) call1(w io.Writer, from, to *Pod) error {
 	return nil
 }
 
-// host writes an address as a URL wants it.
+// host formats an address as the host of a URL.
 func host(a netip.Addr) string {
 	return strings.TrimSuffix(net.JoinHostPort(a.String(), ""), ":")
 }

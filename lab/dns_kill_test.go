@@ -14,12 +14,12 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// perfRate is queries per second: few enough for any machine, many enough to count by.
+// perfRate is in queries per second: low enough for any machine, high enough to measure the downtime.
 const perfRate = 500
 
-// A Pod asks on while the agent of its node is stopped, or killed, and started again. Only what was asked while nobody
-// listened is lost; everything is answered again afterwards.
-func TestDNSKilledUnderLoad(t *testing.T) {
+// A Pod sends DNS queries while the agent of its node is stopped or killed, and started again. Only queries that were sent while
+// no agent ran are lost.
+func TestDNS_AgentKilledUnderLoad_LosesOnlyDowntime(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1})
 	applyYAML(t, l, web("web", "app: web", ""))
@@ -42,7 +42,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 		{"kill -9, started after 1 s", syscall.SIGKILL, time.Second},
 	} {
 		perf := begin(t, l, in(l, client), "dnsperf", "-s", "10.43.0.10", "-d", file, "-Q", strconv.Itoa(perfRate), "-l", "8", "-t", "1", "-c", "10", "-q", "20000")
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // of load before the fault: a duration, not a wait
 		gone := time.Now()
 		if err := l.StopAgent("n1", c.sig); err != nil {
 			t.Fatal(err)
@@ -53,7 +53,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 			}
 			return nil
 		})
-		time.Sleep(c.after)
+		time.Sleep(c.after) // the downtime under test
 		if err := l.StartAgent("n1"); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 		sent, lost := perfCount(t, text, "sent"), perfCount(t, text, "lost")
 		t.Logf("%s: no answer for at most %s; %d of %d queries lost at %d/s", c.what, silent.Round(10*time.Millisecond), lost, sent, perfRate)
 		if most := int(silent.Seconds()*perfRate) + perfRate/5; lost > most {
-			t.Errorf("%s: %d queries lost, at most %d were asked while nobody listened", c.what, lost, most)
+			t.Errorf("%s: %d queries lost, at most %d were sent while no agent ran", c.what, lost, most)
 		}
 		if err := l.WaitReady(context.Background()); err != nil {
 			t.Fatal(err)
@@ -74,7 +74,7 @@ func TestDNSKilledUnderLoad(t *testing.T) {
 	}
 }
 
-// resolves asks once, without waiting for long.
+// resolves queries once and waits for at most a second.
 func resolves(l *Lab, p *Pod) error {
 	out, err := l.PodOutput(p, "dig", "+tries=1", "+time=1", "+short", "web.default.svc.cluster.local")
 	if err == nil && len(addressesIn(out)) == 0 {
@@ -87,7 +87,7 @@ func perfCount(t *testing.T, text, what string) int {
 	t.Helper()
 	m := regexp.MustCompile(`Queries ` + what + `:\s+(\d+)`).FindStringSubmatch(text)
 	if m == nil {
-		t.Fatalf("dnsperf says no queries %s:\n%s", what, text)
+		t.Fatalf("dnsperf printed no count of queries %s:\n%s", what, text)
 	}
 	n, _ := strconv.Atoi(m[1])
 	return n

@@ -18,7 +18,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// outside is a DNS server on a machine of the lab, for names that are not the cluster's.
+// outside is a DNS server on a machine of the lab, for names outside of the cluster domain.
 type outside struct {
 	mu    sync.Mutex
 	names map[string][]string // records by name without the final dot, in zone file form
@@ -64,7 +64,7 @@ func (o *outside) answer(w dns.ResponseWriter, q *dns.Msg) {
 	_ = w.WriteMsg(m)
 }
 
-// resolver builds the program that resolves by a compiler's C library.
+// resolver builds the program that resolves names with the C library of a compiler.
 func resolver(t *testing.T, compiler string, flags ...string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "resolve-"+compiler)
@@ -74,9 +74,9 @@ func resolver(t *testing.T, compiler string, flags ...string) string {
 	return bin
 }
 
-// A Pod of a namespace in dns.autopath learns an outside name with its first question, from glibc and from musl alike;
-// what either finds is what a Pod without completion finds.
-func TestDNSCompletesSearches(t *testing.T) {
+// A Pod of a namespace in dns.autopath resolves an external name with its first query, with glibc and with musl. Its results
+// are those of a Pod without autopath.
+func TestDNS_SearchList_OneQueryPerName(t *testing.T) {
 	t.Parallel()
 	const upstream = "192.168.77.11:5300"
 	l := start(t, Spec{Nodes: 1, Family: Dual, Agent: map[string]any{"dns": map[string]any{"autopath": []string{"default"}, "upstreams": []string{upstream}}}})
@@ -94,10 +94,10 @@ func TestDNSCompletesSearches(t *testing.T) {
 		pods[ns] = p
 	}
 	vip := getSvc(t, l, "web").ips(t)
-	testutil.Eventually(t, "completion", func() error { // the Pod's list is known a moment after ADD
+	testutil.Eventually(t, "completion", func() error { // the agent learns the Pod's search list shortly after ADD
 		out, err := l.PodOutput(pods["default"], "dig", "+search", "www.example.com")
 		if err == nil && !strings.Contains(out, "CNAME www.example.com.") {
-			err = fmt.Errorf("dig says %s", out)
+			err = fmt.Errorf("dig printed %s", out)
 		}
 		return err
 	})
@@ -108,12 +108,12 @@ func TestDNSCompletesSearches(t *testing.T) {
 	for _, c := range []struct {
 		name, family string
 		want         []string
-		few          int // questions with completion
+		few          int // queries with autopath
 	}{
 		{"www.example.com", "", []string{"192.0.2.80", "2001:db8::80"}, 2},
 		{"www.example.com", "4", []string{"192.0.2.80"}, 1},
 		{"v4.example.com", "", []string{"192.0.2.81"}, 2},
-		{"v4.example.com", "6", nil, 0}, // glibc searches on after NODATA, musl stops
+		{"v4.example.com", "6", nil, 0}, // glibc continues the search after NODATA, musl stops
 		{"db-0.less.example", "4", []string{"192.0.2.82"}, 1},
 		{"web.default.svc", "4", []string{vip[0].String()}, 1},
 		{"nothing.example.com", "", nil, 0},
@@ -125,16 +125,16 @@ func TestDNSCompletesSearches(t *testing.T) {
 				if got := addressesIn(out); !slices.Equal(got, c.want) || (err == nil) != (len(c.want) > 0) {
 					t.Errorf("%s in %s: %s %s: %v %v, want %v", which, ns, c.name, c.family, got, err, c.want)
 				}
-				asked := slices.DeleteFunc(questions(t, l, p)[before:], func(q string) bool { return !strings.HasPrefix(q, c.name) }) // a resolver that has its answer may still ask for the name before
-				slices.Sort(asked)
-				asked = slices.Compact(asked) // musl asks all servers at once
-				if ns == "default" && c.few > 0 && len(asked) != c.few || ns == "jobs" && c.few > 0 && len(asked) < 3*c.few {
-					t.Errorf("%s in %s asked %d questions for %s: %q", which, ns, len(asked), c.name, asked)
+				sent := slices.DeleteFunc(questions(t, l, p)[before:], func(q string) bool { return !strings.HasPrefix(q, c.name) }) // a resolver that has its answer may still query the previous name
+				slices.Sort(sent)
+				sent = slices.Compact(sent) // musl queries all servers at once
+				if ns == "default" && c.few > 0 && len(sent) != c.few || ns == "jobs" && c.few > 0 && len(sent) < 3*c.few {
+					t.Errorf("%s in %s sent %d queries for %s: %q", which, ns, len(sent), c.name, sent)
 				}
 			}
 		}
 	}
-	// The name of a Pod whose Service has no ready endpoints is not asked outside by our completion.
+	// Autopath sends no query to an upstream for the name of a Pod whose Service has no ready endpoints.
 	o.mu.Lock()
 	o.asked = nil
 	o.mu.Unlock()
@@ -144,7 +144,7 @@ func TestDNSCompletesSearches(t *testing.T) {
 	}
 	o.mu.Lock()
 	if len(o.asked) != 0 {
-		t.Errorf("asked outside: %q", o.asked)
+		t.Errorf("queries to the upstream: %q", o.asked)
 	}
 	o.mu.Unlock()
 	sh(t, l, "n1", l.Exe+" dns log off")
@@ -169,7 +169,7 @@ func addressesIn(out string) (list []string) {
 
 var questionName = regexp.MustCompile(`msg="answered a DNS query" client=(\S+) question="(\S+) (\S+)"`)
 
-// questions are what the agent's log says a Pod asked.
+// questions are the queries of a Pod in the agent's log.
 func questions(t *testing.T, l *Lab, p *Pod) (out []string) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(l.machineDir(p.Node), "agent.log"))

@@ -8,9 +8,9 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// Pods find Services, headless Pods and nodes by name through the node they run on, with the resolver that the plugin
-// gave them; the answer is there as soon as the object is.
-func TestClusterDNS(t *testing.T) {
+// Pods resolve Services, Pods of headless Services and nodes through the agent of their node, with the resolv.conf of the plugin.
+// A new object resolves as soon as it exists.
+func TestDNS_ServicesAndPods_Resolve(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	labelled(t, l, "n1", "web", "app=web")
@@ -49,12 +49,12 @@ func TestClusterDNS(t *testing.T) {
 	mustGet("host=web", "curl", "-sS", "--max-time", "5", "http://web:8080/")
 	mustGet("host=web", "curl", "-sS", "--max-time", "5", "http://less/")
 	if out := sh(t, l, "n2", l.Exe+" dns query web -n default"); !strings.Contains(out, "web.default.svc.cluster.local.") || !strings.Contains(out, vips[0].String()) {
-		t.Errorf("dns query says %s", out)
+		t.Errorf("dns query printed %s", out)
 	}
 	if out := sh(t, l, "n2", "curl -s 127.0.0.1:9551/metrics"); !strings.Contains(out, "warren_dns_queries_total") || !strings.Contains(out, "warren_service_frontends") {
 		t.Errorf("metrics lack DNS or Services:\n%s", out)
 	}
 	if out := sh(t, l, "n1", "dig +short @10.43.0.10 web.default.svc.cluster.local"); !strings.Contains(out, vips[0].String()) {
-		t.Errorf("the node itself is told %q", out)
+		t.Errorf("the node itself receives %q", out)
 	}
 }

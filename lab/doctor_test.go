@@ -12,7 +12,7 @@ import (
 // examine runs the doctor on a node.
 func examine(t *testing.T, l *Lab, node string) map[string]doctor.Finding {
 	t.Helper()
-	out, _ := l.Output(node, "sh", "-c", l.Exe+" doctor -o json; true") // it fails where it finds problems
+	out, _ := l.Output(node, "sh", "-c", l.Exe+" doctor -o json; true") // it exits with an error if it finds problems
 	var found []doctor.Finding
 	if err := json.Unmarshal([]byte(out), &found); err != nil {
 		t.Fatalf("doctor: %v\n%s", err, out)
@@ -26,9 +26,9 @@ func examine(t *testing.T, l *Lab, node string) map[string]doctor.Finding {
 	return worst
 }
 
-// The doctor is content with a node that works, and finds a link that carries less than it says, a blocked port, another
-// network's files and what a kube-proxy left behind.
-func TestDoctor(t *testing.T) {
+// The doctor has no findings on a healthy node. It finds a path MTU below the configured MTU, a blocked port, the files of another
+// network and rules of a kube-proxy.
+func TestDoctor_FaultyNode_FindsTheFault(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	testutil.Eventually(t, "a healthy node", func() error {
@@ -66,7 +66,7 @@ func TestDoctor(t *testing.T) {
 	expect("conflist", doctor.Problem)
 }
 
-// switchLink sets the MTU of a machine's port at the switch: a larger packet is lost there without a word.
+// switchLink sets the MTU of a machine's port at the switch: a larger packet is dropped there without an ICMP error.
 func switchLink(t *testing.T, l *Lab, machine string, mtu int) {
 	t.Helper()
 	if out, err := l.Output(switchName, "ip", "link", "set", machine, "mtu", fmt.Sprint(mtu)); err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// A Service that ejects: clients fail at the backend with the closed port until it is out, and no more; it comes back after
+// Connections to a backend with a closed port fail until the backend is ejected, and then no longer. It is selected again after
 // its port has opened.
-func TestBackendIsEjected(t *testing.T) {
+func TestEjection_RefusingBackend_IsEjectedAndReturns(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
@@ -20,7 +20,7 @@ func TestBackendIsEjected(t *testing.T) {
 	const after = 3
 	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "{name: web}", fmt.Sprintf(`{name: web, annotations: {warren.dev/eject-after: "%d"}}`, after), 1))
 	vip := getSvc(t, l, "web").ips(t)[0]
-	mustAsk(t, fromPod(l, client), vip, 7, 7, "near far", client.Addresses[0])
+	mustConnect(t, fromPod(l, client), vip, 7, 7, "near far", client.Addresses[0])
 	closed, err := l.RunPod(t.Context(), PodSpec{Node: "n2", Name: "closed", Labels: map[string]string{"app": "web"}, Args: []string{"sleep", "infinity"}})
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func TestBackendIsEjected(t *testing.T) {
 		t.Errorf("%d connections failed until %d ejections, expected %d and one for each more", failed, n, after)
 	}
 	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "ready, tcp ejected") || strings.Count(out, "ejected") != 1 {
-		t.Errorf("endpoints says\n%s", out)
+		t.Errorf("endpoints printed\n%s", out)
 	}
 	begin(t, l, in(l, closed), l.Exe, "lab", "echo", "--http", "", "--udp", "")
 	testutil.Eventually(t, "the open port is back", func() error {
@@ -64,6 +64,6 @@ func TestBackendIsEjected(t *testing.T) {
 		t.Errorf("%d connections failed at the end\n%s", failed-before, out)
 	}
 	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); strings.Contains(out, "ejected") {
-		t.Errorf("endpoints says\n%s", out)
+		t.Errorf("endpoints printed\n%s", out)
 	}
 }

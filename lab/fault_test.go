@@ -18,7 +18,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// interval is what iperf3 says of a second.
+// interval is the report of iperf3 for one second.
 type iperfResult struct {
 	Intervals []struct {
 		Sum struct {
@@ -73,7 +73,7 @@ func finish(t *testing.T, k *task, seconds int) (stall time.Duration) {
 
 // kill -9 of an agent under load: no connection breaks, across nodes or on one node, and same-node traffic does not
 // notice. A capture shows that nothing left the node in clear meanwhile.
-func TestKillAgentUnderLoad(t *testing.T) {
+func TestAgent_KilledUnderLoad_TrafficContinues(t *testing.T) {
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	pods := onePodEach(t, l)
 	near := run(t, l, "n1", "near")
@@ -106,15 +106,15 @@ func TestKillAgentUnderLoad(t *testing.T) {
 	}
 }
 
-// While etcd is away everything goes on: agents restart from their disks, Pods are plugged and reach each other.
-func TestEtcdAway(t *testing.T) {
+// While etcd is unreachable, agents restart from their disks, and Pods are attached and reach each other.
+func TestEtcd_Unreachable_ClusterContinues(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3, Family: Dual})
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])
-	// The newest snapshot must be on the disks before etcd goes.
-	testutil.Eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
-	testutil.Eventually(t, "all nodes keep each other", func() error { return kept(l) })
+	// The newest snapshot must be on the disks before etcd is killed.
+	testutil.Eventually(t, "all nodes list each other as peers", func() error { return peersKnown(l, 2) })
+	testutil.Eventually(t, "all nodes persist each other", func() error { return kept(l) })
 	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -136,9 +136,9 @@ func TestEtcdAway(t *testing.T) {
 		mustCall(t, l, p, fresh)
 		mustCall(t, l, fresh, p)
 	}
-	testutil.Eventually(t, "status says that the store is away", func() error {
+	testutil.Eventually(t, "status reports that etcd is unreachable", func() error {
 		st, err := l.Status(ctx, "n1")
-		if err == nil && (st.Store.Connected || !slices.ContainsFunc(st.Problems, func(s string) bool { return strings.Contains(s, "store is away") })) {
+		if err == nil && (st.Store.Connected || !slices.ContainsFunc(st.Problems, func(s string) bool { return strings.Contains(s, "etcd is unreachable") })) {
 			err = fmt.Errorf("problems %v", st.Problems)
 		}
 		return err
@@ -171,7 +171,7 @@ func TestEtcdAway(t *testing.T) {
 	mustCall(t, l, pods[2], fresh)
 }
 
-// kept checks that every node's disk knows every node: a snapshot is written a moment after it was taken in.
+// kept checks that the persisted snapshot of every node lists every node: snapshots are written with a delay.
 func kept(l *Lab) error {
 	for _, n := range l.NodeNames() {
 		raw, err := os.ReadFile(filepath.Join(l.machineDir(n), "lib", "warren", "snapshot.json"))
@@ -180,7 +180,7 @@ func kept(l *Lab) error {
 		}
 		for _, other := range l.NodeNames() {
 			if !strings.Contains(string(raw), `"name":"`+other+`"`) {
-				return fmt.Errorf("the disk of %s does not know %s", n, other)
+				return fmt.Errorf("the snapshot on the disk of %s does not list %s", n, other)
 			}
 		}
 	}
@@ -200,12 +200,12 @@ func peersKnown(l *Lab, n int) error {
 	return nil
 }
 
-// etcd loses all its data: the nodes claim again what their disks say, and nothing is renumbered.
-func TestEtcdLosesItsData(t *testing.T) {
+// etcd loses all its data: the nodes claim the blocks on their disks again, and nothing is renumbered.
+func TestEtcd_DataLost_NodesReclaimTheirBlocks(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3})
 	pods := onePodEach(t, l)
-	testutil.Eventually(t, "all nodes know each other", func() error { return peersKnown(l, 2) })
+	testutil.Eventually(t, "all nodes list each other as peers", func() error { return peersKnown(l, 2) })
 	if err := l.StopEtcd("etcd1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -241,8 +241,8 @@ func TestEtcdLosesItsData(t *testing.T) {
 	mustCall(t, l, pods[0], pods[2])
 }
 
-// What somebody else removes comes back within seconds; what others added stays.
-func TestReassert(t *testing.T) {
+// The agent reverts changes of other programs to its own rules, routes and addresses, and keeps their additions.
+func TestAgent_ForeignChangesToHost_AreReverted(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	pods := onePodEach(t, l)
@@ -268,12 +268,12 @@ func TestReassert(t *testing.T) {
 		})
 	}
 	if out := sh(t, l, "n1", "ip rule show"); !strings.Contains(out, "192.0.2.0/24 lookup 77") {
-		t.Errorf("somebody else's rule is gone:\n%s", out)
+		t.Errorf("the rule of another program was removed:\n%s", out)
 	}
 }
 
 // Without a tunnel there is no traffic: a packet for a Pod CIDR that no peer owns is dropped and counted.
-func TestFailClosed(t *testing.T) {
+func TestEncryption_AgentStopped_NothingLeavesInClear(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	pods := onePodEach(t, l)
@@ -292,13 +292,13 @@ func TestFailClosed(t *testing.T) {
 	before := drops()
 	for _, a := range []string{"10.42.250.9", "fd42:0:0:fa::9"} {
 		if out, err := l.PodOutput(pods[0], "ping", "-c2", "-i0.2", "-W1", a); err == nil {
-			t.Errorf("an address nobody owns answered:\n%s", out)
+			t.Errorf("an unassigned address answered:\n%s", out)
 		}
 	}
 	if after := drops(); after < before+4 {
-		t.Errorf("%v drops for want of a peer were counted, expected at least 4", after-before)
+		t.Errorf("%v drops with reason no_peer were counted, expected at least 4", after-before)
 	}
-	// The device gone and the agent dead: the blackholes hold.
+	// Without the interface and the agent the blackhole routes still apply.
 	if err := l.StopAgent("n1", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestFailClosed(t *testing.T) {
 
 // A node that comes back with an empty disk is a new one: it gets a new block, the old one stays claimed until it is
 // released by hand, and a living node cannot be removed.
-func TestNodeLifecycle(t *testing.T) {
+func TestNode_JoinRemoveReplace_AddressesAreReused(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	ctx := context.Background()
@@ -360,7 +360,7 @@ func TestNodeLifecycle(t *testing.T) {
 		return err
 	})
 	if strings.Count(out, "released") != 2 || !strings.Contains(out, old.PodCIDRs[0].String()) {
-		t.Errorf("node rm said %q, expected both blocks released", out)
+		t.Errorf("node rm printed %q, expected both blocks released", out)
 	}
 	testutil.Eventually(t, "n1 forgets n2", func() error {
 		st, err := l.Status(ctx, "n1")
@@ -371,9 +371,9 @@ func TestNodeLifecycle(t *testing.T) {
 	})
 }
 
-// Two machines with one name, a configuration that differs, a copied disk: each is refused with a message that says so,
-// and the cluster goes on.
-func TestMistakesAreRefused(t *testing.T) {
+// Two machines with one name, a different configuration, a copied disk: each is refused with a message that names the conflict,
+// and the other nodes continue.
+func TestAgent_ConflictingIdentity_IsRefused(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3})
 	pods := onePodEach(t, l)
@@ -410,11 +410,11 @@ func TestMistakesAreRefused(t *testing.T) {
 	if err := l.StartAgent("n2"); err != nil {
 		t.Fatal(err)
 	}
-	testutil.Eventually(t, "n2 is well again", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "n2 is reachable again", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
 }
 
 // uninstall leaves nothing, and refuses while the agent runs.
-func TestUninstall(t *testing.T) {
+func TestUninstall_Node_LeavesNothing(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	onePodEach(t, l)
@@ -428,7 +428,7 @@ func TestUninstall(t *testing.T) {
 		return sh(t, l, "n1", "ip -o link | grep -E 'warren|wrn' ; ip rule | grep -vE '^(0|32766|32767):'; ip -6 rule | grep -vE '^(0|32766):'; ip route show table all proto 119; ip -6 route show table all proto 119; ls /etc/cni/net.d; ls -d /run/warren /var/run/wireguard/warren0.sock /var/lib/warren 2>/dev/null; sysctl -n net.ipv4.ip_forward | grep 1; true")
 	}
 	if before := left(); !strings.Contains(before, "warren0") || !strings.Contains(before, "05-warren.conflist") {
-		t.Errorf("a stopped agent must leave the data plane standing; there is only:\n%s", before)
+		t.Errorf("a stopped agent must leave the data plane in place; found only:\n%s", before)
 	}
 	for range 2 {
 		if out, err := l.Output("n1", l.Exe, "uninstall", "--purge", "--plugin=", "--cni-results="); err != nil {
@@ -440,8 +440,8 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
-// The underlay changes: a node gets another address, and the others find it there.
-func TestNodeAddressChanges(t *testing.T) {
+// A node gets another underlay address, and its peers use it.
+func TestNode_UnderlayAddressChanges_PeersFollow(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	pods := onePodEach(t, l)
@@ -457,14 +457,14 @@ func TestNodeAddressChanges(t *testing.T) {
 	testutil.Eventually(t, "Pods reach each other at the new address", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
 }
 
-// A node has endpoints of both families and the preferred one is dead: the next one is taken after seconds.
-func TestNextEndpoint(t *testing.T) {
+// A node has endpoints of both families and the preferred one does not answer: peers use the next one within seconds.
+func TestNode_FirstEndpointBlocked_NextIsUsed(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: IPv4, Underlay: Dual})
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])
 	for _, n := range l.NodeNames() {
-		// IPv4 dies between the nodes: a more specific blackhole in the node, as a broken router would be.
+		// IPv4 fails between the nodes: a blackhole route on each node, in the place of a broken router.
 		other := map[string]string{"n1": "192.168.77.12", "n2": "192.168.77.11"}[n]
 		sh(t, l, n, "ip route add blackhole "+other+"/32")
 	}
@@ -480,8 +480,8 @@ func TestNextEndpoint(t *testing.T) {
 	}
 }
 
-// A cut is seen by status, and healed.
-func TestPartition(t *testing.T) {
+// Nodes behind a cut link do not answer, other nodes do; after Heal all do.
+func TestPartition_LinkCut_StatusReportsAndHeals(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3})
 	pods := onePodEach(t, l)
@@ -490,7 +490,7 @@ func TestPartition(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := l.PodOutput(pods[0], "ping", "-c1", "-W1", pods[1].Addresses[0].String()); err == nil {
-		t.Error("a Pod beyond the cut answered")
+		t.Error("a Pod behind the cut link answered")
 	}
 	mustCall(t, l, pods[0], pods[2])
 	mustCall(t, l, pods[1], pods[2])
@@ -501,13 +501,13 @@ func TestPartition(t *testing.T) {
 	if err := errors.Join(l.Cut("n1", "n2"), l.Heal("n1", "n2"), l.Heal("n1", "n2")); err != nil {
 		t.Error(err)
 	}
-	if err := l.Cut("n1", "nobody"); err == nil {
-		t.Error("a cut to nobody was accepted")
+	if err := l.Cut("n1", "n9"); err == nil {
+		t.Error("a cut to an unknown machine was accepted")
 	}
 }
 
-// A stock WireGuard host joins as a external peer, and talks both ways.
-func TestStockWireGuardPeer(t *testing.T) {
+// A host with stock WireGuard joins as an external peer and exchanges traffic in both directions.
+func TestExternalPeer_StockWireGuard_ReachesPods(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	pods := onePodEach(t, l)
@@ -516,7 +516,7 @@ func TestStockWireGuardPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	stock := buildStock(t)
-	// etcd1 plays the laptop: a machine of the lab that is no node.
+	// etcd1 is a machine of the lab that is not a node.
 	begin(t, l, on(l, "etcd1"), stock, "-f", "wg0")
 	var pub string
 	testutil.Eventually(t, "stock wireguard-go", func() error {
@@ -558,8 +558,8 @@ func TestStockWireGuardPeer(t *testing.T) {
 	})
 }
 
-// wg(8) shows the truth, in all its forms, and what it may not change it is told so.
-func TestWgTool(t *testing.T) {
+// wg(8) shows the actual state in all its forms, and receives an error for changes that it must not make.
+func TestUAPI_WgTool_ShowsAndRefusesChanges(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3})
 	pods := onePodEach(t, l)
@@ -585,8 +585,8 @@ func TestWgTool(t *testing.T) {
 	mustCall(t, l, pods[0], pods[2])
 }
 
-// What an agent serves is root's alone, and garbage on its socket does it no harm.
-func TestLocalAPI(t *testing.T) {
+// Only root can use the local API, and invalid input on its socket has no effect.
+func TestLocalAPI_InvalidRequests_ReturnError(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1})
 	if fi, err := os.Stat(l.Socket("n1")); err != nil || fi.Mode().Perm() != 0o600 {

@@ -10,8 +10,8 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// echoed sends datagrams of a size to an echo server from a connected socket, which takes answers from the address it
-// called only and hears of every refusal. It prints the greeting of the last answer.
+// echoed sends datagrams of a size to an echo server from a connected socket, which accepts answers only from that address and
+// receives every ICMP error. It prints the greeting of the last answer.
 const echoed = `
 import socket, sys
 host, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -33,7 +33,7 @@ except BlockingIOError:
 print(hello.decode())
 `
 
-// datagramSizes are those of whole datagrams and of such that are sent in 3 and in 15 fragments.
+// datagramSizes are the sizes of datagrams that are sent whole, in 3 fragments and in 15 fragments.
 var datagramSizes = []int{100, 4000, 20000}
 
 // mustEcho calls an echo server with datagrams that fit into a packet and larger ones.
@@ -60,9 +60,9 @@ func mustEcho(t *testing.T, c asker, a netip.Addr, port int, backend string, see
 	}
 }
 
-// Datagrams that are sent in fragments, both ways, reach every kind of backend from every kind of client, and nobody is
-// told that a port is unreachable; also where the kernel tracks connections, and so puts fragments together before it routes.
-func TestFragments(t *testing.T) {
+// Fragmented datagrams reach every kind of backend from every kind of client in both directions, and no client receives ICMP
+// port unreachable. This includes nodes whose kernel tracks connections, and so reassembles fragments before it routes.
+func TestFragments_UDPThroughServices_Pass(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {MTU: 1400}}})
 	here, there := labelled(t, l, "n1", "here", "app=here"), labelled(t, l, "n2", "there", "app=there")
@@ -101,7 +101,7 @@ func TestFragments(t *testing.T) {
 				})
 			}
 			t.Run(name+what+" outside to host port", func(t *testing.T) { mustEcho(t, outside, at, 8081, "host", world) })
-			t.Run(name+what+" Pod to the world", func(t *testing.T) {
+			t.Run(name+what+" Pod to an external network", func(t *testing.T) {
 				refusals := capture(t, l, "etcd1", "eth0", "icmp[0:2]==0x0303 or (icmp6 and ip6[40:2]==0x0104)")
 				mustEcho(t, pod, world, 7, "etcd1", at)
 				if text := refusals(); text != "" {
@@ -130,8 +130,8 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-// What a destination that sees Pods as they are sends to a node port in fragments is answered in fragments from there.
-func TestFragmentsWithoutMasquerade(t *testing.T) {
+// A non-masquerade destination sends fragments to a node port and receives the answer in fragments from that port.
+func TestFragments_NonMasqueradeDestination_Pass(t *testing.T) {
 	t.Parallel()
 	var all []string
 	spec := Spec{Nodes: 1, Family: Dual, Underlay: Dual}
@@ -148,8 +148,8 @@ func TestFragmentsWithoutMasquerade(t *testing.T) {
 	}
 }
 
-// sctp is one end of an exchange of SCTP packets, by raw sockets, for a kernel without that protocol: a server that sends each
-// packet back if its checksum is right, or a client of it that prints how many bytes came back right.
+// sctp exchanges SCTP packets over raw sockets, for kernels without that protocol: a server that returns each packet with a valid
+// checksum, or a client that prints how many bytes were returned correctly.
 const sctp = `
 import socket, struct, sys
 table = []
@@ -192,8 +192,9 @@ else:
             break
 `
 
-// SCTP in fragments reaches a backend that listens on another port than the Service, here and on another node, and comes back.
-func TestSCTPFragments(t *testing.T) {
+// Fragmented SCTP packets reach a backend that listens on another port than the Service, on the same node and on another one,
+// and the answers return.
+func TestFragments_SCTP_Pass(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {MTU: 1400}}})
 	client := labelled(t, l, "n1", "client", "app=client")
@@ -214,7 +215,7 @@ func TestSCTPFragments(t *testing.T) {
 	}
 }
 
-// track lets a machine's kernel track connections, or not any more.
+// track switches connection tracking of a machine's kernel on or off.
 func track(t *testing.T, l *Lab, machine string, on bool) {
 	t.Helper()
 	if !on {

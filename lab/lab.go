@@ -21,12 +21,12 @@ const envMark = "WARREN_LAB"
 type Lab struct {
 	Name string
 	Dir  string
-	Exe  string // the warren binary; warren-cni lies beside it
+	Exe  string // the warren binary; warren-cni is in the same directory
 	Spec Spec
 	out  func(format string, args ...any)
 }
 
-// Options say which lab and with which programs.
+// Options select a lab and its programs.
 type Options struct {
 	Root string // default DefaultRoot
 	Name string // default "default"
@@ -34,7 +34,7 @@ type Options struct {
 	Out  func(format string, args ...any)
 }
 
-// Open loads a lab that was brought up before.
+// Open loads an existing lab.
 func Open(o Options) (*Lab, error) {
 	l, err := prepare(o)
 	if err != nil {
@@ -76,7 +76,7 @@ func (l *Lab) path(parts ...string) string {
 	return filepath.Join(append([]string{l.Dir}, parts...)...)
 }
 
-// machineDir holds what a node or etcd member keeps: run, lib, logs, pids.
+// machineDir is the directory of a node or an etcd member: run, lib, logs, pids.
 func (l *Lab) machineDir(name string) string { return l.path("machines", name) }
 
 // Socket is the path, seen from outside, of a node's agent socket.

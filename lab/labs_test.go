@@ -24,7 +24,7 @@ var stockOnce = sync.OnceValues(func() (string, error) {
 	return bin, err
 })
 
-// buildStock builds the engine's own program, of the version in go.mod.
+// buildStock builds the wireguard-go program in the version of go.mod.
 func buildStock(t *testing.T) string {
 	t.Helper()
 	bin, err := stockOnce()
@@ -34,7 +34,7 @@ func buildStock(t *testing.T) string {
 	return bin
 }
 
-// machine is what a lab may not change: links, routes, rules, forwarding and mounts of the machine itself.
+// machine is the state of this machine that a lab must not change: links, routes, rules, forwarding and mounts.
 func machine(t *testing.T) string {
 	t.Helper()
 	out, err := exec.Command("sh", "-c", "ip -br link | cut -c1-60; ip rule; ip route; sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding; ip netns list; grep -c . /proc/self/mountinfo; hostname; ls /etc/cni /etc/warren 2>&1").CombinedOutput()
@@ -44,9 +44,9 @@ func machine(t *testing.T) string {
 	return string(out)
 }
 
-// Labs run side by side, nothing outside their namespaces changes, and down removes every trace, also of a lab whose
-// processes were killed.
-func TestLabsSideBySide(t *testing.T) {
+// Several labs run at the same time and change nothing outside their namespaces. Down removes every trace, also of a lab
+// whose processes were killed.
+func TestLab_SeveralLabs_AreIndependent(t *testing.T) {
 	before := machine(t)
 	a, b := start(t, Spec{Nodes: 2}), start(t, Spec{Nodes: 2, Family: Dual})
 	podsA, podsB := onePodEach(t, a), onePodEach(t, b)
@@ -58,7 +58,7 @@ func TestLabsSideBySide(t *testing.T) {
 	if _, err := a.Output("n1", "ping", "-c1", "-W1", "192.0.2.1"); err == nil {
 		t.Error("a node reached an address outside the lab")
 	}
-	for _, m := range []string{"n1", "switch", "etcd1"} { // a crash of half of it
+	for _, m := range []string{"n1", "switch", "etcd1"} { // a partial crash
 		if err := a.kill(a.Pid(m, "hold"), syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
@@ -78,7 +78,7 @@ func TestLabsSideBySide(t *testing.T) {
 	}
 }
 
-func TestLabRefusesBadSpecs(t *testing.T) {
+func TestLab_InvalidSpecs_AreRefused(t *testing.T) {
 	for want, s := range map[string]Spec{
 		"nodes: 999":             {Nodes: 999},
 		"family: \"ipx\"":        {Family: "ipx"},
@@ -101,8 +101,8 @@ func TestLabRefusesBadSpecs(t *testing.T) {
 	}
 }
 
-// A whole small life through the command line, as a newcomer types it.
-func TestCommandLine(t *testing.T) {
+// The commands of the README, from up to down.
+func TestLab_CommandLine_Works(t *testing.T) {
 	root := t.TempDir()
 	warren := func(args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

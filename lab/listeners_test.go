@@ -32,9 +32,9 @@ func loggedPorts(t *testing.T, l *Lab, node, message string) map[int]bool {
 	return out
 }
 
-// An agent tells of programs that listen where packets are steered to the tunnel, at the very ports of a Service, too, but not
-// of its own sockets at the ports of Services and Pods; and it leaves none of the masquerade range to those.
-func TestListenersAreOthers(t *testing.T) {
+// The agent reports host programs that listen on ports that policy routing redirects to the tunnel, also on node ports of a Service.
+// It does not report its own sockets, and reserves no masquerade port for them.
+func TestListeners_HostPrograms_AreReported(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1, Family: Dual})
 	if _, err := l.RunPod(t.Context(), PodSpec{Node: "n1", Name: "w", Labels: map[string]string{"app": "w"}, Ports: []PortMapping{
@@ -78,5 +78,5 @@ func TestListenersAreOthers(t *testing.T) {
 	if got := loggedPorts(t, l, "n1", unreachable); !maps.Equal(got, wantUnreachable) {
 		t.Errorf("host programs that cannot be reached: %v, expected %v", got, wantUnreachable)
 	}
-	mustAsk(t, fromMachine(l, "etcd1"), l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "w", netip.Addr{})
+	mustConnect(t, fromMachine(l, "etcd1"), l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "w", netip.Addr{})
 }

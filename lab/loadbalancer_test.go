@@ -23,7 +23,7 @@ metadata: {name: lan}
 spec: {addresses: [192.168.77.200-192.168.77.231, "fd77::200-fd77::21f"]}
 `
 
-// lbState is what a node says of load balancer addresses.
+// lbState is the load balancer state of a node.
 func lbState(t *testing.T, l *Lab, node string) (lb api.LB) {
 	t.Helper()
 	if err := l.call(context.Background(), node, api.LBPath, &lb); err != nil {
@@ -63,7 +63,7 @@ func lbAddrs(t *testing.T, l *Lab, name string, n int) (out []netip.Addr) {
 	return out
 }
 
-// owner waits until every one of the nodes names the same announcer of an address.
+// owner waits until all of the nodes report the same announcing node of an address.
 func owner(t *testing.T, l *Lab, a netip.Addr, nodes ...string) (who string) {
 	t.Helper()
 	testutil.Eventually(t, "one announcer of "+a.String(), func() error {
@@ -78,7 +78,7 @@ func owner(t *testing.T, l *Lab, a netip.Addr, nodes ...string) (who string) {
 					}
 				}
 			}
-			if seen = append(seen, n+" says "+here); i == 0 {
+			if seen = append(seen, n+": "+here); i == 0 {
 				who = here
 			}
 			if here == "" || here != who {
@@ -90,7 +90,7 @@ func owner(t *testing.T, l *Lab, a netip.Addr, nodes ...string) (who string) {
 	return who
 }
 
-// neighbour is the link address that a client has learnt for an address.
+// neighbour is the MAC address in a client's neighbour table for an address.
 func neighbour(l *Lab, client string, a netip.Addr) string {
 	out, _ := l.Output(client, "ip", "neigh", "show", a.String(), "dev", "eth0")
 	if f := strings.Fields(out); len(f) > 2 && f[1] == "lladdr" {
@@ -99,7 +99,7 @@ func neighbour(l *Lab, client string, a netip.Addr) string {
 	return ""
 }
 
-// again calls an address until it answers and returns how long that took: new connections, not one that waits.
+// again calls an address with new connections until it answers, and returns how long that took.
 func again(t *testing.T, c asker, a netip.Addr) time.Duration {
 	t.Helper()
 	begin := time.Now()
@@ -110,7 +110,7 @@ func again(t *testing.T, c asker, a netip.Addr) time.Duration {
 	return time.Since(begin)
 }
 
-// answers counts who answers when a client asks the LAN for an address that it has forgotten.
+// answers counts the machines that answer when a client without a neighbour entry resolves an address on the LAN.
 func answers(t *testing.T, l *Lab, client string, a netip.Addr) []string {
 	t.Helper()
 	filter := "arp"
@@ -120,7 +120,7 @@ func answers(t *testing.T, l *Lab, client string, a netip.Addr) []string {
 	done := capture(t, l, client, "eth0", filter+" and ether dst "+mac(client).String())
 	sh(t, l, client, "ip neigh flush to "+a.String()+" dev eth0")
 	_, _ = l.Output(client, exe, "lab", "get", "--timeout", "2s", fmt.Sprintf("tcp://%s", netip.AddrPortFrom(a, 7)))
-	time.Sleep(100 * time.Millisecond) // a second answer would come as fast as the first
+	time.Sleep(100 * time.Millisecond) // a second answer would arrive as fast as the first
 	var out []string
 	for _, line := range strings.Split(done(), "\n") {
 		if strings.Contains(line, "Reply "+a.String()+" is-at") || strings.Contains(line, "tgt is "+a.String()+",") {
@@ -130,29 +130,29 @@ func answers(t *testing.T, l *Lab, client string, a netip.Addr) []string {
 	return out
 }
 
-// patience bounds a takeover: it takes 0.7 s, and these machines are busy.
+// patience bounds a takeover. It takes 0.7 s on an idle machine.
 const patience = 5 * time.Second
 
-// The whole life of an announced address: a Service waits for a pool; then one node answers, and a client outside of the
-// cluster gets through in both families; and again within a moment after the announcing node's agent was killed, its
-// cable cut, both also while etcd is away. Healed, one node announces.
-func TestLoadBalancerTakeover(t *testing.T) {
+// A Service waits for a pool. Then one node announces its addresses, and a client outside of the cluster connects in both families.
+// Another node takes over after the announcing node's agent was killed or its link was cut, also while etcd is unreachable.
+// After the link is restored, one node announces.
+func TestLoadBalancer_AnnouncerFails_AnotherTakesOver(t *testing.T) {
 	t.Parallel()
-	quiet := map[string]any{"loadBalancer": map[string]any{"announce": false}} // the backend's node, so that it is never the one that goes
+	quiet := map[string]any{"loadBalancer": map[string]any{"announce": false}} // the backend's node must not be the announcing node, which fails
 	l := start(t, Spec{Nodes: 3, Family: Dual, Node: map[string]NodeSpec{"n3": {Agent: quiet}}})
 	labelled(t, l, "n3", "w", "app=w")
 	if out := applyYAML(t, l, web("w", "app: w", "  type: LoadBalancer")); !strings.Contains(out, "waits for a load balancer address: there is no AddressPool") {
-		t.Errorf("apply says %s", out)
+		t.Errorf("apply printed %s", out)
 	}
 	if out := sh(t, l, "n1", l.Exe+" lb"); !strings.Contains(out, "there is no AddressPool") {
-		t.Errorf("nothing says why the Service waits:\n%s", out)
+		t.Errorf("no output states why the Service waits:\n%s", out)
 	}
 	applyYAML(t, l, lanPool)
 	client, announcers := fromMachine(l, "etcd1"), []string{"n1", "n2"}
 	addrs := lbAddrs(t, l, "w", 2)
 	for _, a := range addrs {
 		who := owner(t, l, a, announcers...)
-		mustAsk(t, client, a, 7, 7, "w", netip.Addr{})
+		mustConnect(t, client, a, 7, 7, "w", netip.Addr{})
 		if got := neighbour(l, "etcd1", a); got != mac(who).String() {
 			t.Errorf("%s: the client learnt %s, but %s (%s) announces it", a, got, who, mac(who))
 		}
@@ -172,7 +172,7 @@ func TestLoadBalancerTakeover(t *testing.T) {
 			took := again(t, client, a)
 			t.Logf("%s: %s answers again %d ms after the end of %s", how, a, took.Milliseconds(), old)
 			if took > patience {
-				t.Errorf("%s: %s was away for %s", how, a, took)
+				t.Errorf("%s: %s was unreachable for %s", how, a, took)
 			}
 			other := announcers[0]
 			if other == old {
@@ -212,7 +212,7 @@ func TestLoadBalancerTakeover(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range addrs {
-		mustAsk(t, client, a, 7, 7, "w", netip.Addr{})
+		mustConnect(t, client, a, 7, 7, "w", netip.Addr{})
 	}
 	moves("agent killed without etcd", killAgent, startAgent)
 	if err := l.StartEtcd("etcd1"); err != nil {
@@ -225,9 +225,9 @@ func TestLoadBalancerTakeover(t *testing.T) {
 	}
 }
 
-// externalTrafficPolicy Local: the node of the ready endpoint announces, clients are seen with their own address, and the
-// address follows the endpoint. An address that another machine of the LAN has is reported and not announced.
-func TestLoadBalancerPlaces(t *testing.T) {
+// externalTrafficPolicy Local: the node of the ready endpoint announces, backends receive the client's own address, and the
+// announcement follows the endpoint. An address that another machine of the LAN uses is reported and not announced.
+func TestLoadBalancer_TrafficPolicy_SelectsTheAnnouncingNode(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 3, Family: Dual})
 	client := fromMachine(l, "etcd1")
@@ -248,7 +248,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 				}
 				return nil
 			})
-			mustAsk(t, client, a, 7, 7, pod, outside[i])
+			mustConnect(t, client, a, 7, 7, pod, outside[i])
 		}
 	}
 	at("n2", "first")
@@ -257,7 +257,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 	if out := sh(t, l, "n2", "ip maddr show dev eth0"); !strings.Contains(out, group+"\n") && !strings.Contains(out, group+" ") {
 		t.Errorf("n2 is not in %s's group %s:\n%s", addrs[1], group, out)
 	}
-	// A client that has not heard of an address for a while asks its last owner alone (RFC 4861 section 7.3, RFC 1122 2.3.2.1).
+	// A client with a stale neighbour entry probes the last owner only (RFC 4861 section 7.3, RFC 1122 2.3.2.1).
 	sh(t, l, "etcd1", "sysctl -qw net.ipv4.neigh.eth0.delay_first_probe_time=1 net.ipv6.neigh.eth0.delay_first_probe_time=1")
 	for _, a := range addrs {
 		sh(t, l, "etcd1", fmt.Sprintf("ip neigh change %s dev eth0 nud stale; ping -c1 -W2 %s", a, a))
@@ -288,7 +288,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 			for _, s := range lbState(t, l, n).Services {
 				for _, x := range s.Addresses {
 					if x.Address.String() == a && x.Announcer != "" {
-						t.Errorf("%s says that %s announces %s, which another machine has", n, x.Announcer, a)
+						t.Errorf("%s reports that %s announces %s, which another machine has", n, x.Announcer, a)
 					}
 				}
 			}
@@ -297,7 +297,7 @@ func TestLoadBalancerPlaces(t *testing.T) {
 	}
 	for a := range dup {
 		owner(t, l, netip.MustParseAddr(a), l.NodeNames()...)
-		mustAsk(t, client, netip.MustParseAddr(a), 7, 7, "second", netip.Addr{})
+		mustConnect(t, client, netip.MustParseAddr(a), 7, 7, "second", netip.Addr{})
 	}
 	if out := sh(t, l, "n1", "curl -s http://127.0.0.1:9551/metrics | grep warren_lb"); !strings.Contains(out, "warren_lb_peers_healthy 2") || !strings.Contains(out, `warren_lb_addresses{announced="yes"} 4`) {
 		t.Errorf("metrics:\n%s", out)

@@ -58,8 +58,8 @@ func (l *Lab) startMachine(name string) error {
 	return nil
 }
 
-// Hold is the process that holds a machine's namespaces: it was started inside them, makes the private mounts, says so
-// on stdout and waits for its end.
+// Hold is the process that holds a machine's namespaces. It is started inside them, makes the private mounts, prints a line to
+// stdout and waits for its end.
 func Hold(dir, name string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
@@ -90,7 +90,7 @@ func Hold(dir, name string) error {
 	return nil
 }
 
-// privateEtc lays a writable layer over /etc that only this machine sees. The layer is a tmpfs, because an overlay
+// privateEtc mounts a writable layer over /etc that only this machine has. The layer is a tmpfs, because an overlay
 // cannot have its writable part on an overlay, which / may be.
 func privateEtc(dir, name string) error {
 	if err := unix.Mount("warren-lab", dir, "tmpfs", 0, "mode=755"); err != nil {
@@ -103,7 +103,7 @@ func privateEtc(dir, name string) error {
 	if err := unix.Mount("overlay", "/etc", "overlay", 0, "lowerdir=/etc,upperdir="+up+",workdir="+work); err != nil {
 		return fmt.Errorf("mount overlay /etc: %w", err)
 	}
-	// Another program's CNI configuration on the machine is none of this node's.
+	// The CNI configuration of the machine itself must not be visible to the node.
 	for _, d := range []string{"/etc/cni", "/etc/warren"} {
 		if err := os.RemoveAll(d); err != nil {
 			return err
@@ -126,7 +126,7 @@ func (l *Lab) hold(machine string) (int, error) {
 	return 0, fmt.Errorf("machine %s of lab %s is not running", machine, l.Name)
 }
 
-// mac is a machine's link address: a local one that tells who it is.
+// mac is a machine's MAC address: locally administered, with the host number in the last byte.
 func mac(name string) net.HardwareAddr {
 	kind := byte(1)
 	if name[0] == 'e' {

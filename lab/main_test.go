@@ -18,7 +18,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// exe is the warren under test, built once; warren-cni lies beside it.
+// exe is the warren under test, built once; warren-cni is in the same directory.
 var exe string
 
 func TestMain(m *testing.M) {
@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// start brings a lab up for the test and takes it down at its end, whatever happens. Logs of a failed test are shown.
+// start starts a lab for the test and removes it at its end. It prints the logs of a failed test.
 func start(t *testing.T, spec Spec) *Lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -76,7 +76,7 @@ func start(t *testing.T, spec Spec) *Lab {
 	return l
 }
 
-// killAndStart ends a node's agent without warning and waits for the next one.
+// killAndStart kills a node's agent, starts it again and waits until it is ready.
 func killAndStart(t *testing.T, l *Lab, node string) {
 	t.Helper()
 	if err := l.StopAgent(node, syscall.SIGKILL); err != nil {
@@ -90,7 +90,7 @@ func killAndStart(t *testing.T, l *Lab, node string) {
 	}
 }
 
-// run plugs a Pod with the echo server.
+// run attaches a Pod with the echo server.
 func run(t *testing.T, l *Lab, node, name string, args ...string) *Pod {
 	t.Helper()
 	p, err := l.RunPod(context.Background(), PodSpec{Node: node, Name: name, Args: args})
@@ -119,7 +119,7 @@ func sh(t *testing.T, l *Lab, machine, command string) string {
 	return out
 }
 
-// calls lets one Pod call another over HTTP and returns what it was told.
+// calls sends an HTTP request from one Pod to another and returns the answer.
 func calls(l *Lab, from *Pod, to netip.Addr) (string, error) {
 	return l.PodOutput(from, "curl", "-sS", "--max-time", "5", "http://"+host(to)+"/")
 }
@@ -139,7 +139,7 @@ func mustCall(t *testing.T, l *Lab, from, to *Pod) {
 	}
 }
 
-// task is a command that runs on a machine beside the test.
+// task is a command that runs on a machine during the test.
 type task struct {
 	out  bytes.Buffer
 	mu   sync.Mutex

@@ -30,7 +30,7 @@ func (l *Lab) handle(machine string) (*netlink.Handle, netns.NsHandle, error) {
 	return h, ns, nil
 }
 
-// makeSwitch starts the switch: a namespace with one bridge and no way out.
+// makeSwitch starts the switch: a namespace with one bridge and no other link.
 func (l *Lab) makeSwitch() error {
 	if err := l.startMachine(switchName); err != nil {
 		return err
@@ -48,7 +48,7 @@ func (l *Lab) makeSwitch() error {
 	return h.LinkSetUp(br)
 }
 
-// connect plugs a machine into the switch: eth0 there, a port with the machine's name here.
+// connect attaches a machine to the switch: eth0 there, a port with the machine's name here.
 func (l *Lab) connect(machine string) error {
 	sw, swNS, err := l.handle(switchName)
 	if err != nil {
@@ -73,7 +73,7 @@ func (l *Lab) connect(machine string) error {
 	port := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: machine, MTU: mtu, MasterIndex: br.Attrs().Index},
 		PeerName: "eth0", PeerMTU: uint32(mtu), PeerHardwareAddr: mac(machine), PeerNamespace: netlink.NsFd(ns)}
 	if err := sw.LinkAdd(port); err != nil {
-		return fmt.Errorf("plug %s into the switch: %w", machine, err)
+		return fmt.Errorf("connect %s to the switch: %w", machine, err)
 	}
 	if err := sw.LinkSetUp(port); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// carriers counts the open flows to an address by who carries them.
+// carriers counts the open flows to an address by what forwards them.
 func carriers(t *testing.T, l *Lab, node string, vip netip.Addr) (kernel, agent int) {
 	t.Helper()
 	var flows []api.Flow
@@ -32,7 +32,7 @@ func carriers(t *testing.T, l *Lab, node string, vip netip.Addr) (kernel, agent 
 	return kernel, agent
 }
 
-// toService is a Pod under a Service's address.
+// toService is a Pod with the address of a Service.
 func toService(p *Pod, vip netip.Addr) *Pod {
 	c := *p
 	c.Addresses = []netip.Addr{vip}
@@ -41,12 +41,12 @@ func toService(p *Pod, vip netip.Addr) *Pod {
 
 const iperfPort = "\n  - {name: iperf, port: 5201}"
 
-// invalidDrop is what firewalls have: what the kernel's connection tracking makes no sense of does not pass.
+// invalidDrop is a rule of many firewalls: packets that connection tracking classifies as invalid are dropped.
 const invalidDrop = "nft add table inet fw && nft add chain inet fw f '{ type filter hook forward priority 0; }' && nft add rule inet fw f ct state invalid counter drop"
 
-// From a Pod through a Service to a Pod of its own node the kernel carries what the agent has opened, whatever happens to the
-// agent and to other Services meanwhile, and whatever the host's firewall makes of the few packets that it sees; where it may
-// not, the agent does.
+// The eBPF program forwards a flow from a Pod through a Service to a Pod of the same node after the agent has opened it. The flow
+// continues while the agent is killed, other Services change, and a firewall drops invalid packets. If offload is not possible,
+// the agent forwards the flow.
 func TestOffload_AgentKilled_StreamContinues(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual, Node: map[string]NodeSpec{"n2": {Agent: map[string]any{"offload": false}}}})
@@ -56,13 +56,13 @@ func TestOffload_AgentKilled_StreamContinues(t *testing.T) {
 		backend := labelled(t, l, node, "web"+node, "app=web"+node)
 		applyYAML(t, l, strings.Replace(web("web"+node, "app: web"+node, ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
 		for i, vip := range getSvc(t, l, "web"+node).ips(t) {
-			mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, client.Addresses[i])
+			mustConnect(t, fromPod(l, client), vip, 7, 7, backend.Name, client.Addresses[i])
 			through(t, l, node, client, backend, vip)
 		}
 	}
 }
 
-// through runs a stream while its agent is killed and another Service comes.
+// through runs a stream while its agent is killed and another Service is created.
 func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.Addr) {
 	t.Helper()
 	const seconds = 8
@@ -85,7 +85,7 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 		t.Errorf("%s: warren_offloaded_flows %v", node, n)
 	}
 	if st, err := l.Status(t.Context(), node); err != nil || (st.Offload == "active") != inKernel {
-		t.Errorf("%s: status says %q %v", node, st.Offload, err)
+		t.Errorf("%s: status reports %q %v", node, st.Offload, err)
 	}
 	first := packetsOf(t, l, node)
 	testutil.Eventually(t, "the Service's bytes are counted", func() error {
@@ -97,7 +97,7 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 	if n := packetsOf(t, l, node) - first; inKernel && n > 1000 {
 		t.Errorf("%d packets came through warren0 meanwhile", n)
 	}
-	applyYAML(t, l, web("other"+strconv.Itoa(int(vip.As16()[15])), "app: nobody", ""))
+	applyYAML(t, l, web("other"+strconv.Itoa(int(vip.As16()[15])), "app: none", ""))
 	carried("flows are carried after a change of the table")
 	killAndStart(t, l, node)
 	carried("flows are carried after the agent was killed")
@@ -108,7 +108,7 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 	}
 }
 
-// packetsOf is how many packets the host has sent into warren0.
+// packetsOf is the number of packets that the host has sent to warren0.
 func packetsOf(t *testing.T, l *Lab, node string) int {
 	t.Helper()
 	n, err := strconv.Atoi(strings.TrimSpace(sh(t, l, node, "ip -s -j link show warren0 | grep -o '\"tx\":{[^}]*' | grep -o '\"packets\":[0-9]*' | cut -d: -f2")))
@@ -118,7 +118,7 @@ func packetsOf(t *testing.T, l *Lab, node string) int {
 	return n
 }
 
-// When the Service loses the backend its connections end, though the kernel carries them.
+// Offloaded connections end when the Service loses their backend.
 func TestOffload_BackendRemoved_ConnectionEnds(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1, Family: Dual})
@@ -126,7 +126,7 @@ func TestOffload_BackendRemoved_ConnectionEnds(t *testing.T) {
 	backend := labelled(t, l, "n1", "web", "app=web")
 	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
 	for _, vip := range getSvc(t, l, "web").ips(t) {
-		mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
+		mustConnect(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
 		s := stream(t, l, client, toService(backend, vip), 60)
 		testutil.Eventually(t, "the kernel carries the stream", func() error {
 			if kernel, _ := carriers(t, l, "n1", vip); kernel == 0 {
@@ -143,7 +143,7 @@ func TestOffload_BackendRemoved_ConnectionEnds(t *testing.T) {
 	}
 }
 
-// A Pod whose interface somebody has given a limit is reached through it.
+// Traffic to a Pod with a qdisc on its interface passes that qdisc.
 func TestOffload_QdiscOnPodInterface_AgentForwards(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1})
@@ -151,7 +151,7 @@ func TestOffload_QdiscOnPodInterface_AgentForwards(t *testing.T) {
 	backend := labelled(t, l, "n1", "web", "app=web")
 	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
 	vip := getSvc(t, l, "web").ips(t)[0]
-	mustAsk(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
+	mustConnect(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
 	link := strings.TrimSpace(sh(t, l, "n1", "ip -o route get "+backend.Addresses[0].String()+" | grep -o 'dev [^ ]*' | cut -c5-"))
 	s := stream(t, l, client, toService(backend, vip), 8)
 	carriedBy := func(who string) {

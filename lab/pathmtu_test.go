@@ -10,9 +10,9 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// A link between two nodes that loses large packets without a word: TCP goes on by itself, in both directions and through a
-// Service, a Pod that sends too large a datagram is told the size, and all is as before when the link is well again.
-func TestLinkThatLosesLargePackets(t *testing.T) {
+// A link between two nodes drops large packets without ICMP errors. TCP continues in both directions and through a Service, a Pod
+// that sends a datagram that is too large receives ICMP packet-too-big, and the former MTU is used again after the link recovers.
+func TestPathMTU_LinkLosesLargePackets_TrafficContinues(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	ctx := context.Background()
@@ -31,7 +31,7 @@ func TestLinkThatLosesLargePackets(t *testing.T) {
 		t.Helper()
 		for _, x := range [][2]string{{"n1", "n2"}, {"n2", "n1"}} {
 			testutil.Eventually(t, x[0]+" finds the path to "+x[1]+want, func() error {
-				stuck(l, near, far) // an idle path is left alone
+				stuck(l, near, far) // an idle path is not probed
 				p, err := peer(x[0], x[1])
 				if err == nil && !ok(p.PathMTU) {
 					err = fmt.Errorf("path MTU %d", p.PathMTU)
@@ -48,7 +48,7 @@ func TestLinkThatLosesLargePackets(t *testing.T) {
 			bulk(t, l, x[0], x[1], a)
 		}
 	}
-	mustAsk(t, fromPod(l, near), getSvc(t, l, "web").ips(t)[0], 7, 7, "far", near.Addresses[0])
+	mustConnect(t, fromPod(l, near), getSvc(t, l, "web").ips(t)[0], 7, 7, "far", near.Addresses[0])
 	out, err := l.PodOutput(near, "ping", "-M", "do", "-c", "2", "-W", "1", "-s", "1392", far.Addresses[0].String())
 	if err == nil || !strings.Contains(out+err.Error(), "mtu") {
 		t.Errorf("a datagram of 1,420 bytes with DF: %v %s, expected word of the MTU", err, out)
@@ -60,7 +60,7 @@ func TestLinkThatLosesLargePackets(t *testing.T) {
 	known(" whole", func(mtu int) bool { return mtu == 0 })
 }
 
-// stuck moves some kilobytes.
+// stuck transfers some kilobytes.
 func stuck(l *Lab, from, to *Pod) {
 	_, _ = l.PodOutput(from, "ping", "-c", "4", "-i", "0.2", "-W", "1", "-s", "1000", to.Addresses[0].String())
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// Pod is a network namespace on a node with a process in it, plugged by the real CNI plugin.
+// Pod is a network namespace on a node with a process in it, attached by the real CNI plugin.
 type Pod struct {
 	Name        string            `json:"name"`
 	Namespace   string            `json:"namespace"`
@@ -32,26 +32,26 @@ type Pod struct {
 	PID         int               `json:"-"`
 }
 
-// PodSpec says what to run.
+// PodSpec describes a Pod.
 type PodSpec struct {
 	Node, Name, Namespace string
 	Labels                map[string]string
-	IPs                   []netip.Addr // asked for; empty: any
+	IPs                   []netip.Addr // requested; empty: any
 	MAC                   string
 	Ports                 []PortMapping
 	Args                  []string // default: the echo server
 	Env                   []string
 }
 
-// podName is what a Pod may be called.
+// podName matches valid names of Pods.
 var podName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-// netnsDir is where a node sees its Pods' network namespaces.
+// netnsDir is the directory of the Pods' network namespaces on a node.
 const netnsDir = "/run/netns"
 
 func (p *Pod) netns() string { return filepath.Join(netnsDir, p.Namespace+"-"+p.Name) }
 
-// RunPod plugs a Pod and starts its process. On failure nothing is left.
+// RunPod attaches a Pod and starts its process. On failure it removes everything again.
 func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 	orElse(&s.Namespace, "default")
 	if err := l.checkNode(s.Node); err != nil {
@@ -68,17 +68,17 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	p := &Pod{Name: s.Name, Namespace: s.Namespace, Node: s.Node, Labels: s.Labels}
-	raw, err := json.Marshal(plugRequest{Netns: p.netns(), Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, IPs: s.IPs, MAC: s.MAC, Ports: s.Ports})
+	raw, err := json.Marshal(attachRequest{Netns: p.netns(), Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, IPs: s.IPs, MAC: s.MAC, Ports: s.Ports})
 	if err != nil {
 		return nil, err
 	}
 	var out, errOut bytes.Buffer
-	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "plug", "add"}, Stdin: bytes.NewReader(raw), Stdout: &out, Stderr: &errOut}); err != nil {
-		return nil, fmt.Errorf("plug pod %s on %s: %s", s.Name, s.Node, strings.TrimSpace(errOut.String()))
+	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "attach", "add"}, Stdin: bytes.NewReader(raw), Stdout: &out, Stderr: &errOut}); err != nil {
+		return nil, fmt.Errorf("attach Pod %s on %s: %s", s.Name, s.Node, strings.TrimSpace(errOut.String()))
 	}
-	var got plugReply
+	var got attachReply
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
-		return nil, fmt.Errorf("plug pod %s on %s: answer %q: %w", s.Name, s.Node, out.String(), err)
+		return nil, fmt.Errorf("attach Pod %s on %s: answer %q: %w", s.Name, s.Node, out.String(), err)
 	}
 	p.ContainerID, p.Addresses = got.ContainerID, got.Addresses
 	if err := l.savePod(p); err != nil {
@@ -193,20 +193,20 @@ func (l *Lab) FindPod(name string) (*Pod, error) {
 	return nil, fmt.Errorf("lab %s has no pod %s/%s", l.Name, namespace, name)
 }
 
-// RemovePod ends a Pod's process and unplugs it.
+// RemovePod ends a Pod's process and detaches the Pod.
 func (l *Lab) RemovePod(p *Pod) error {
 	pid, err := l.hold(p.Node)
 	if err != nil {
 		return err
 	}
 	errs := []error{l.kill(l.Pid(p.Node, p.process()), syscall.SIGKILL)}
-	raw, err := json.Marshal(plugRequest{Netns: p.netns(), Namespace: p.Namespace, Name: p.Name, ContainerID: p.ContainerID})
+	raw, err := json.Marshal(attachRequest{Netns: p.netns(), Namespace: p.Namespace, Name: p.Name, ContainerID: p.ContainerID})
 	if err != nil {
 		return err
 	}
 	var errOut bytes.Buffer
-	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "plug", "del"}, Stdin: bytes.NewReader(raw), Stderr: &errOut}); err != nil {
-		errs = append(errs, fmt.Errorf("unplug pod %s on %s: %s", p.Name, p.Node, strings.TrimSpace(errOut.String())))
+	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "attach", "del"}, Stdin: bytes.NewReader(raw), Stderr: &errOut}); err != nil {
+		errs = append(errs, fmt.Errorf("detach Pod %s on %s: %s", p.Name, p.Node, strings.TrimSpace(errOut.String())))
 	}
 	if errors.Join(errs...) == nil {
 		errs = append(errs, os.Remove(l.podFile(p.Node, p.Namespace, p.Name)), os.Remove(l.pidFile(p.Node, p.process())))

@@ -11,12 +11,12 @@ import (
 )
 
 // onlyHosts waits until a Service is answered by exactly these Pods.
-func onlyHosts(t *testing.T, c asker, ask func() (string, error), hosts ...string) {
+func onlyHosts(t *testing.T, c asker, connect func() (string, error), hosts ...string) {
 	t.Helper()
 	testutil.Eventually(t, fmt.Sprintf("%s is answered by %v alone", c.name, hosts), func() error {
 		seen := map[string]bool{}
 		for range 12 {
-			line, err := ask()
+			line, err := connect()
 			if err != nil {
 				return err
 			}
@@ -35,7 +35,7 @@ func onlyHosts(t *testing.T, c asker, ask func() (string, error), hosts ...strin
 }
 
 // A Pod joins and leaves a Service by its labels, which outlive the agent.
-func TestPodLabels(t *testing.T) {
+func TestPodLabels_Changed_ServicesFollow(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := fromPod(l, labelled(t, l, "n2", "client", "app=client"))
@@ -43,23 +43,23 @@ func TestPodLabels(t *testing.T) {
 	labelled(t, l, "n1", "p", "app=none")
 	applyYAML(t, l, web("web", "app: web", ""))
 	vip := getSvc(t, l, "web").ips(t)[0]
-	ask := func() (string, error) {
-		line, _, err := client.ask(vip, 7, 7)
+	connect := func() (string, error) {
+		line, _, err := client.connect(vip, 7, 7)
 		return line, err
 	}
-	onlyHosts(t, client, ask, "far")
+	onlyHosts(t, client, connect, "far")
 	if out := sh(t, l, "n1", l.Exe+" pod label default/p app=web tier=front"); !strings.Contains(out, "app=web,tier=front") {
-		t.Errorf("pod label says %q", out)
+		t.Errorf("pod label printed %q", out)
 	}
-	onlyHosts(t, client, ask, "far", "p")
+	onlyHosts(t, client, connect, "far", "p")
 
 	killAndStart(t, l, "n1")
-	onlyHosts(t, client, ask, "far", "p")
+	onlyHosts(t, client, connect, "far", "p")
 	if out := sh(t, l, "n1", l.Exe+" pod list"); !strings.Contains(out, "default/p ") || !strings.Contains(out, " app=web,tier=front ") {
-		t.Errorf("pod list says %s", out)
+		t.Errorf("pod list printed %s", out)
 	}
 	sh(t, l, "n1", l.Exe+" pod label p app-")
-	onlyHosts(t, client, ask, "far")
+	onlyHosts(t, client, connect, "far")
 	var pods []api.Pod
 	if err := json.Unmarshal([]byte(sh(t, l, "n1", l.Exe+" pod list -o json")), &pods); err != nil || len(pods) != 1 || len(pods[0].Labels) != 1 || !pods[0].Ready {
 		t.Errorf("pod list -o json: %v %+v", err, pods)
@@ -68,8 +68,8 @@ func TestPodLabels(t *testing.T) {
 		"default/p 'bad key=x'":      "bad key",
 		"default/p app=-x":           "metadata.labels[app]",
 		"default/p app=x app-":       "set and removed",
-		"default/nobody app=web":     "no Pod \"default/nobody\" on this node",
-		"default/far app=elsewhere":  "no Pod \"default/far\" on this node",
+		"default/none app=web":       "no Pod \"default/none\" on this node",
+		"default/far app=other":      "no Pod \"default/far\" on this node",
 		"default/p app":              "neither KEY=VALUE nor KEY-",
 		"default/p app=one app=more": "twice",
 	} {

@@ -10,7 +10,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// podsOf is what `warren pod list` says on a node, by name.
+// podsOf is the output of `warren pod list` on a node, by name.
 func podsOf(t *testing.T, l *Lab, node string) map[string]api.Pod {
 	t.Helper()
 	var list []api.Pod
@@ -25,7 +25,7 @@ func podsOf(t *testing.T, l *Lab, node string) map[string]api.Pod {
 }
 
 // A Pod whose server stops leaves its Service and returns with the server, also across a restart of the agent.
-func TestPodProbe(t *testing.T) {
+func TestPodProbe_FailingPod_LeavesService(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := fromPod(l, labelled(t, l, "n2", "client", "app=client"))
@@ -38,43 +38,43 @@ func TestPodProbe(t *testing.T) {
 	server := serve()
 	applyYAML(t, l, web("web", "app: web", ""))
 	vip := getSvc(t, l, "web").ips(t)[0]
-	ask := func() (string, error) {
-		line, _, err := client.ask(vip, 7, 7)
+	connect := func() (string, error) {
+		line, _, err := client.connect(vip, 7, 7)
 		return line, err
 	}
-	onlyHosts(t, client, ask, "far", "near")
+	onlyHosts(t, client, connect, "far", "near")
 	for _, probe := range []string{"tcp:9000", "http:9001/healthz"} {
 		sh(t, l, "n1", l.Exe+" pod probe default/near "+probe+" --interval 200ms --failures 2")
-		onlyHosts(t, client, ask, "far", "near")
+		onlyHosts(t, client, connect, "far", "near")
 		server.stop(syscall.SIGKILL)
-		onlyHosts(t, client, ask, "far")
+		onlyHosts(t, client, connect, "far")
 		if p := podsOf(t, l, "n1")["default/near"]; p.Ready || !strings.Contains(p.ProbeError, "refused") {
-			t.Errorf("pod list says %+v", p)
+			t.Errorf("pod list: %+v", p)
 		}
 		if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "not ready") {
-			t.Errorf("endpoints says %s", out)
+			t.Errorf("endpoints printed %s", out)
 		}
 		server = serve()
-		onlyHosts(t, client, ask, "far", "near")
+		onlyHosts(t, client, connect, "far", "near")
 	}
 
 	server.stop(syscall.SIGKILL)
-	onlyHosts(t, client, ask, "far")
+	onlyHosts(t, client, connect, "far")
 	killAndStart(t, l, "n1")
 	for range 20 {
-		if line, err := ask(); err != nil || !strings.HasPrefix(line, "host=far ") {
+		if line, err := connect(); err != nil || !strings.HasPrefix(line, "host=far ") {
 			t.Fatalf("after a restart of the agent: %q %v", line, err)
 		}
 	}
 	serve()
-	onlyHosts(t, client, ask, "far", "near")
+	onlyHosts(t, client, connect, "far", "near")
 	if p := podsOf(t, l, "n1")["default/near"]; p.Probe == nil || p.Probe.Kind != "http" || p.Probe.Path != "/healthz" || !p.Ready {
-		t.Errorf("the restarted agent says %+v", p)
+		t.Errorf("after the restart of the agent: %+v", p)
 	}
 	sh(t, l, "n1", l.Exe+" pod probe near tcp:1 --interval 100ms --failures 1")
-	onlyHosts(t, client, ask, "far")
+	onlyHosts(t, client, connect, "far")
 	sh(t, l, "n1", l.Exe+" pod probe near none")
-	onlyHosts(t, client, ask, "far", "near")
+	onlyHosts(t, client, connect, "far", "near")
 	for args, want := range map[string]string{
 		"near tcp:x":               "expected tcp:PORT",
 		"near tcp:0":               "port: 0",
@@ -89,5 +89,5 @@ func TestPodProbe(t *testing.T) {
 	if err := l.RemovePod(near); err != nil {
 		t.Fatal(err)
 	}
-	onlyHosts(t, client, ask, "far")
+	onlyHosts(t, client, connect, "far")
 }

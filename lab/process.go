@@ -23,7 +23,7 @@ var namespaces = []struct {
 	flag int
 }{{"net", unix.CLONE_NEWNET}, {"uts", unix.CLONE_NEWUTS}, {"mnt", unix.CLONE_NEWNS}}
 
-// inside runs fn on a thread that has entered the namespaces of process pid. The thread is thrown away afterwards.
+// inside runs fn on a thread that has entered the namespaces of process pid. The thread ends with fn.
 func inside(pid int, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -136,7 +136,7 @@ func (l *Lab) Pid(machine, name string) int {
 
 // ours reports whether a process carries this lab's mark and is not a zombie. A process in the middle of execve shows an
 // empty or unreadable environment, and for a moment even looks like a zombie, when another thread than its first one
-// called execve; so a young process is looked at again.
+// called execve. Therefore a young process is examined again.
 func (l *Lab) ours(pid int) bool {
 	mark := []byte("\x00" + envMark + "=" + l.Dir + "\x00")
 	const looks, deadLooks = 5000, 50
@@ -159,7 +159,7 @@ func (l *Lab) ours(pid int) bool {
 	return false
 }
 
-// look is how a process appears whose environment cannot be read.
+// look is the state of a process whose environment cannot be read.
 type look int
 
 const (
@@ -195,7 +195,7 @@ func stateOf(pid int) look {
 	return looksYoung
 }
 
-// processes lists every process that carries the lab's mark, whoever its parent is by now.
+// processes lists every process with the lab's mark, also those with another parent than this program.
 func (l *Lab) processes() (out []int) {
 	entries, _ := os.ReadDir("/proc") // /proc is always readable
 	for _, e := range entries {
@@ -206,7 +206,7 @@ func (l *Lab) processes() (out []int) {
 	return out
 }
 
-// kill sends sig to a process of the lab and waits until it is gone.
+// kill sends sig to a process of the lab and waits for its end.
 func (l *Lab) kill(pid int, sig syscall.Signal) error {
 	if pid == 0 || !l.ours(pid) {
 		return nil

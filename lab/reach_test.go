@@ -11,7 +11,7 @@ import (
 
 // Every Pod reaches every Pod, every node's Pods reach the other nodes themselves and the nodes reach the Pods; and on
 // the wire between the nodes there is nothing but the tunnel.
-func TestEveryPodReachesEveryPod(t *testing.T) {
+func TestReach_AllPodsAndNodes_Answer(t *testing.T) {
 	for _, family := range []string{IPv4, IPv6, Dual} {
 		t.Run(family, func(t *testing.T) {
 			t.Parallel()
@@ -40,7 +40,7 @@ func TestEveryPodReachesEveryPod(t *testing.T) {
 	}
 }
 
-// podToNode: what a Pod says to another node's own address is encrypted too, and arrives with the Pod's address.
+// podToNode: packets from a Pod to another node's own address are encrypted too, and arrive with the Pod's address.
 func podToNode(t *testing.T, l *Lab, p *Pod, node string) {
 	t.Helper()
 	for i, u := range l.Spec.underlayAddrs(node) {
@@ -59,12 +59,12 @@ func podToNode(t *testing.T, l *Lab, p *Pod, node string) {
 // bigPackets: the largest packet passes unfragmented, one byte more is refused to the sender, at once and with the MTU.
 func bigPackets(t *testing.T, l *Lab, from, to *Pod) {
 	t.Helper()
-	// An address of a block that no Pod has is refused at once, on this node and on the other, and nothing goes round.
+	// An address of a block that no Pod has is refused at once, on this node and on another one, and no packet loops.
 	for _, p := range []*Pod{from, to} {
 		for _, a := range p.Addresses {
 			out, err := l.PodOutput(from, "ping", "-c1", "-W3", a.Next().Next().Next().Next().String())
 			if err == nil || strings.Contains(out, "Time to live exceeded") || strings.Contains(out, "Time exceeded") {
-				t.Errorf("an address nobody has: %v\n%s", err, out)
+				t.Errorf("an unassigned address: %v\n%s", err, out)
 			}
 		}
 	}
@@ -86,8 +86,8 @@ func bigPackets(t *testing.T, l *Lab, from, to *Pod) {
 	}
 }
 
-// No underlay makes a black hole: bulk TCP, large UDP and the exact MTU pass on every one, also where nodes differ.
-func TestMTUMatrix(t *testing.T) {
+// Bulk TCP, large UDP datagrams and packets of exactly the MTU pass on every underlay, also if the MTUs of nodes differ.
+func TestReach_MTUMatrix_LargePacketsPass(t *testing.T) {
 	type underlay struct {
 		name   string
 		family string
@@ -120,8 +120,8 @@ func TestMTUMatrix(t *testing.T) {
 	}
 }
 
-// bulk moves two megabytes by TCP through the echo server and back, and pings that must be fragmented; the first ones may
-// be spent on learning a smaller path MTU at either end.
+// bulk transfers two megabytes over TCP to the echo server and back, and sends pings that must be fragmented. The first ones may
+// be lost while either end learns a smaller path MTU.
 func bulk(t *testing.T, l *Lab, from, to *Pod, a netip.Addr) {
 	t.Helper()
 	script := fmt.Sprintf(`exec 3<>/dev/tcp/%s/7; read -r hello <&3; head -c 2000000 /dev/zero >&3 & head -c 2000000 <&3 | wc -c`, a)
@@ -134,9 +134,9 @@ func bulk(t *testing.T, l *Lab, from, to *Pod, a netip.Addr) {
 	}
 }
 
-// A UDP server of a node that is bound to no address answers a Pod of another node from the address that the Pod called,
-// whichever of the node's that is; and what it says in fragments too.
-func TestWildcardServerAnswersFromTheAddressCalled(t *testing.T) {
+// A UDP server on a node that is bound to the wildcard address answers a Pod of another node from the address that the Pod
+// called, for every address of the node, also in fragments.
+func TestUDPReplySource_WildcardServer_IsTheAddressCalled(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	client := run(t, l, "n2", "client")

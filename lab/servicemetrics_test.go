@@ -22,15 +22,15 @@ func metric(t *testing.T, l *Lab, node, series string) float64 {
 	return 0
 }
 
-// What goes through a Service is counted where the client is, both ways, and nowhere twice.
-func TestServiceMetrics(t *testing.T) {
+// Traffic through a Service is counted on the node of the client, in both directions, and only once.
+func TestServiceMetrics_Traffic_CountedOnce(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
 	labelled(t, l, "n2", "web", "app=web")
 	applyYAML(t, l, web("web", "app: web", ""))
 	vip := getSvc(t, l, "web").ips(t)[0]
-	mustAsk(t, fromPod(l, client), vip, 7, 7, "web", client.Addresses[0])
+	mustConnect(t, fromPod(l, client), vip, 7, 7, "web", client.Addresses[0])
 	series := func(name, direction string) string {
 		return fmt.Sprintf(`warren_service_%s_total{direction="%s",service="default/web"}`, name, direction)
 	}

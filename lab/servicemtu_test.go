@@ -20,8 +20,8 @@ while True:
     s.sendto(b"ok", s.recvfrom(65535)[1])
 `
 
-// learn sends datagrams of a size that must not be fragmented until the kernel knows how much the path carries, then one
-// that just fits, until an answer comes. It prints the path's MTU.
+// learn sends datagrams of a size that must not be fragmented until the kernel has a path MTU, then one that just fits, until an
+// answer arrives. It prints the path MTU.
 const learn = `
 import socket, sys
 host, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -64,7 +64,7 @@ func bulkPort(t *testing.T, c asker, a netip.Addr, port int) {
 	}
 }
 
-// narrow makes the link of a Pod carry less, as if it had been plugged while the tunnel was narrower.
+// narrow lowers the MTU of a Pod's link, as if the Pod had been attached while the tunnel's MTU was smaller.
 func narrow(t *testing.T, l *Lab, p *Pod, mtu int) {
 	t.Helper()
 	if out, err := l.PodOutput(p, "ip", "link", "set", "eth0", "mtu", strconv.Itoa(mtu)); err != nil {
@@ -78,10 +78,10 @@ func measured(name string) string {
 	return strings.Replace(web(name, "app: "+name, "  type: NodePort"), "{name: udp, port: 7,", "{name: udp, port: 9,", 1)
 }
 
-// Through Services and out of the cluster no path is a black hole, whatever its narrowest link: another node with a smaller
-// MTU, a Pod plugged with a smaller one on this node or another, an uplink narrower than the tunnel; for Pods, the node itself,
-// and clients of the LAN with jumbo frames. TCP passes, and who must not fragment is told what fits.
-func TestServiceMTU(t *testing.T) {
+// TCP passes through Services and to external networks whatever the smallest MTU of the path: that of another node, of a Pod on
+// this node or another one, or of an uplink. Clients are Pods, the node itself and machines of the LAN with jumbo frames. Senders
+// that must not fragment receive the size that fits.
+func TestServiceMTU_NarrowBackend_SendersLearnTheSize(t *testing.T) {
 	t.Parallel()
 	const wide, uplink = 9000, 1350
 	l := start(t, Spec{Nodes: 2, Family: Dual, MTU: wide, Node: map[string]NodeSpec{"n2": {MTU: 1400}}})
@@ -90,8 +90,8 @@ func TestServiceMTU(t *testing.T) {
 	begin(t, l, on(l, "etcd1"), "python3", "-c", short)
 	for _, b := range []struct {
 		name, node string
-		mtu        int // what the path carries
-		link       int // of the Pod, 0: as it was plugged
+		mtu        int // of the path
+		link       int // of the Pod, 0: as attached
 	}{{"near", "n1", 1300, 1300}, {"far", "n2", 1312, 0}, {"deep", "n2", 1290, 1290}} { // 1312: of 1,320 what is a multiple of 16
 		p := labelled(t, l, b.node, b.name, "app="+b.name)
 		begin(t, l, in(l, p), "python3", "-c", short)
@@ -123,7 +123,7 @@ func TestServiceMTU(t *testing.T) {
 			}
 			bulkPort(t, fromMachine(l, "n1"), node, tcp)
 			if n := pathMTU(t, fromMachine(l, "n1"), node, udp, wide); n != 1280 {
-				t.Errorf("n1 -> its own node port, %s: an MTU of %d, expected the 1280 that every way carries", b.name, n)
+				t.Errorf("n1 -> its own node port, %s: an MTU of %d, expected the 1280 that every path supports", b.name, n)
 			}
 		}
 	}
@@ -137,7 +137,7 @@ func TestServiceMTU(t *testing.T) {
 	}
 }
 
-// called says how a closed UDP port answers, to a socket that may be bound to an address.
+// called returns the answer of a closed UDP port, to a socket that may be bound to an address.
 const called = `
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
@@ -152,9 +152,9 @@ except ConnectionRefusedError:
     print("refused")
 `
 
-// The errors that the agent looks through for its own flows reach everybody else: who calls a closed port of the node, by its
-// address or its link's, and who is too large for a network that the node forwards to for others.
-func TestHostErrorsReachTheirReceivers(t *testing.T) {
+// The agent receives ICMP errors of the host for its own flows. Other receivers still get theirs: clients of a closed port of the
+// node, and senders of packets that are too large for a network to which the node forwards.
+func TestICMP_ErrorsOfTheHost_ReachTheClient(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	sh(t, l, "n1", `ip netns add guest && ip link add guest type veth peer name eth0 netns guest && ip link set guest up &&

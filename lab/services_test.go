@@ -25,7 +25,7 @@ func applyYAML(t *testing.T, l *Lab, yaml string) string {
 	return out.String()
 }
 
-// svc is what the tests read of a Service.
+// svc has the fields of a Service that the tests read.
 type svc struct {
 	Spec struct {
 		ClusterIPs []string `json:"clusterIPs"`
@@ -57,7 +57,7 @@ func (s svc) ips(t *testing.T) (out []netip.Addr) {
 	return out
 }
 
-// web is a Service of every protocol and port the echo server has.
+// web is a Service with every protocol and port of the echo server.
 func web(name, selector, more string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
@@ -88,7 +88,7 @@ func labelled(t *testing.T, l *Lab, node, name, label string) *Pod {
 type asker struct {
 	name string
 	run  func(args ...string) (string, error)
-	at   []netip.Addr // its own addresses, where it must be seen with them
+	at   []netip.Addr // its own addresses, if the server must receive them
 }
 
 func fromPod(l *Lab, p *Pod) asker {
@@ -99,8 +99,8 @@ func fromMachine(l *Lab, m string) asker {
 	return asker{m, func(args ...string) (string, error) { return l.Output(m, args...) }, addrsOf(l.Spec.underlayAddrs(m))}
 }
 
-// ask calls an address by TCP and UDP and returns the two greetings.
-func (c asker) ask(a netip.Addr, tcp, udp int) (overTCP, overUDP string, err error) {
+// connect connects to an address over TCP and UDP and returns the two greetings.
+func (c asker) connect(a netip.Addr, tcp, udp int) (overTCP, overUDP string, err error) {
 	if overTCP, err = c.run(exe, "lab", "get", "--timeout", "5s", fmt.Sprintf("tcp://%s", netip.AddrPortFrom(a, uint16(tcp)))); err != nil {
 		return "", "", fmt.Errorf("TCP %s port %d: %w", a, tcp, err)
 	}
@@ -120,11 +120,11 @@ func family[T any](list []T, is4 func(T) bool, v4 bool) (out []T) {
 	return out
 }
 
-// mustAsk asks until an answer comes from one of the hosts; seen says which client address must be shown, "" for any.
-func mustAsk(t *testing.T, c asker, a netip.Addr, tcp, udp int, hosts string, seen netip.Addr) {
+// mustConnect connects until one of the hosts answers. seen is the client address that the answer must contain, invalid for any.
+func mustConnect(t *testing.T, c asker, a netip.Addr, tcp, udp int, hosts string, seen netip.Addr) {
 	t.Helper()
 	testutil.Eventually(t, fmt.Sprintf("%s -> %s", c.name, a), func() error {
-		x, y, err := c.ask(a, tcp, udp)
+		x, y, err := c.connect(a, tcp, udp)
 		if err != nil {
 			return err
 		}
@@ -141,13 +141,13 @@ func mustAsk(t *testing.T, c asker, a netip.Addr, tcp, udp int, hosts string, se
 	})
 }
 
-// Every kind of client reaches every kind of backend by ClusterIP and NodePort, TCP and UDP, both families, and is seen
-// with its own address wherever that can be.
-func TestServices(t *testing.T) {
+// Every kind of client reaches every kind of backend by ClusterIP and NodePort, over TCP and UDP, in both families. The backend
+// receives the client's own address wherever that is possible.
+func TestServices_EveryClientAndBackend_Connects(t *testing.T) {
 	l := start(t, Spec{Nodes: 3, Family: Dual})
 	here, there := labelled(t, l, "n1", "here", "app=here"), labelled(t, l, "n2", "there", "app=there")
 	client := labelled(t, l, "n1", "client", "app=client")
-	t.Log(applyYAML(t, l, web("here", "app: here", "  type: NodePort")+"---"+web("there", "app: there", "  type: NodePort")+"---"+web("none", "app: nobody", "")))
+	t.Log(applyYAML(t, l, web("here", "app: here", "  type: NodePort")+"---"+web("there", "app: there", "  type: NodePort")+"---"+web("none", "app: none", "")))
 	wire := capture(t, l, "n1", "eth0", "net 10.42.0.0/16 or net fd42::/48 or net 10.43.0.0/16 or net fd43::/112")
 	isV4 := netip.Addr.Is4
 	for _, b := range []*Pod{here, there} {
@@ -156,22 +156,22 @@ func TestServices(t *testing.T) {
 		for _, v4 := range []bool{true, false} {
 			vip := family(s.ips(t), isV4, v4)[0]
 			own := family(client.Addresses, isV4, v4)[0]
-			mustAsk(t, fromPod(l, client), vip, 7, 7, b.Name, own)     // Pod: its own address
-			mustAsk(t, fromPod(l, b), vip, 7, 7, b.Name, netip.Addr{}) // hairpin
+			mustConnect(t, fromPod(l, client), vip, 7, 7, b.Name, own)     // Pod: its own address
+			mustConnect(t, fromPod(l, b), vip, 7, 7, b.Name, netip.Addr{}) // hairpin
 			direct := family(b.Addresses, isV4, v4)[0]
-			mustAsk(t, fromPod(l, client), direct, 7, 7, b.Name, own)            // past the Service, its port is steered
-			mustAsk(t, fromMachine(l, "n1"), direct, 7, 7, b.Name, netip.Addr{}) // likewise
-			mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, b.Name, netip.Addr{})    // the node itself
-			mustAsk(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{})    // another node
+			mustConnect(t, fromPod(l, client), direct, 7, 7, b.Name, own)            // directly; replies from that port are redirected
+			mustConnect(t, fromMachine(l, "n1"), direct, 7, 7, b.Name, netip.Addr{}) // likewise
+			mustConnect(t, fromMachine(l, "n1"), vip, 7, 7, b.Name, netip.Addr{})    // the node itself
+			mustConnect(t, fromMachine(l, "n3"), vip, 7, 7, b.Name, netip.Addr{})    // another node
 			if v4 {
-				mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustConnect(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), nodePort, nodePortUDP, b.Name, netip.Addr{})
 			} else {
-				mustAsk(t, fromMachine(l, "n1"), netip.IPv6Loopback(), nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustConnect(t, fromMachine(l, "n1"), netip.IPv6Loopback(), nodePort, nodePortUDP, b.Name, netip.Addr{})
 			}
-			for _, n := range []string{"n1", "n2", "n3"} { // by the node's address among the Pods
+			for _, n := range []string{"n1", "n2", "n3"} { // by the Pod-net address
 				inside := podNetAddr(t, l, n, v4)
-				mustAsk(t, fromPod(l, client), inside, nodePort, nodePortUDP, b.Name, netip.Addr{})
-				mustAsk(t, fromMachine(l, n), inside, nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustConnect(t, fromPod(l, client), inside, nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustConnect(t, fromMachine(l, n), inside, nodePort, nodePortUDP, b.Name, netip.Addr{})
 			}
 			for _, n := range []string{"n1", "n2", "n3"} { // outside, by every node
 				addr := family(addrsOf(l.Spec.underlayAddrs(n)), isV4, v4)[0]
@@ -179,9 +179,9 @@ func TestServices(t *testing.T) {
 				if n == b.Node {
 					seen = family(addrsOf(l.Spec.underlayAddrs("etcd1")), isV4, v4)[0]
 				}
-				mustAsk(t, fromMachine(l, "etcd1"), addr, nodePort, nodePortUDP, b.Name, seen)
-				mustAsk(t, fromPod(l, client), addr, nodePort, nodePortUDP, b.Name, netip.Addr{})
-				mustAsk(t, fromMachine(l, "n1"), addr, nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustConnect(t, fromMachine(l, "etcd1"), addr, nodePort, nodePortUDP, b.Name, seen)
+				mustConnect(t, fromPod(l, client), addr, nodePort, nodePortUDP, b.Name, netip.Addr{})
+				mustConnect(t, fromMachine(l, "n1"), addr, nodePort, nodePortUDP, b.Name, netip.Addr{})
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// podNetAddr is a node's own address among the Pods.
+// podNetAddr is a node's Pod-net address.
 func podNetAddr(t *testing.T, l *Lab, node string, v4 bool) netip.Addr {
 	t.Helper()
 	var st api.Status
@@ -217,19 +217,19 @@ func podNetAddr(t *testing.T, l *Lab, node string, v4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// Endpoints come and go: a Service follows at once, over several nodes.
-func TestServiceFollowsItsPods(t *testing.T) {
+// A Service follows changes of its endpoints on several nodes at once.
+func TestServices_PodsChange_BackendsFollow(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
 	applyYAML(t, l, web("web", "app: web", ""))
 	vip := getSvc(t, l, "web").ips(t)[0]
 	a := labelled(t, l, "n1", "a", "app=web")
-	mustAsk(t, fromPod(l, client), vip, 7, 7, "a", client.Addresses[0])
+	mustConnect(t, fromPod(l, client), vip, 7, 7, "a", client.Addresses[0])
 	b := labelled(t, l, "n2", "b", "app=web")
 	seen := map[string]bool{}
 	testutil.Eventually(t, "both backends answer", func() error {
-		x, _, err := fromPod(l, client).ask(vip, 7, 7)
+		x, _, err := fromPod(l, client).connect(vip, 7, 7)
 		if err == nil {
 			seen[strings.Fields(x)[0]] = true
 		}
@@ -243,41 +243,41 @@ func TestServiceFollowsItsPods(t *testing.T) {
 	}
 	testutil.Eventually(t, "only the second answers", func() error {
 		for range 5 {
-			x, _, err := fromPod(l, client).ask(vip, 7, 7)
+			x, _, err := fromPod(l, client).connect(vip, 7, 7)
 			if err != nil || !strings.HasPrefix(x, "host=b ") {
 				return fmt.Errorf("%q %v", x, err)
 			}
 		}
 		return nil
 	})
-	mustAsk(t, fromPod(l, b), vip, 7, 7, "b", netip.Addr{})
+	mustConnect(t, fromPod(l, b), vip, 7, 7, "b", netip.Addr{})
 	env := sh(t, l, "n1", l.Exe+" env -n default")
 	if !strings.Contains(env, "WEB_SERVICE_HOST="+vip.String()) {
-		t.Errorf("env says %s", env)
+		t.Errorf("env printed %s", env)
 	}
 	late := labelled(t, l, "n2", "late", "app=late")
 	if out, err := l.Output("n2", "sh", "-c", fmt.Sprintf("tr '\\0' '\\n' </proc/%d/environ", late.PID)); err != nil || !strings.Contains(out, "WEB_SERVICE_PORT_HTTP=8080") {
 		t.Errorf("the Pod's environment: %v %s", err, out)
 	}
 	if out := sh(t, l, "n1", l.Exe+" flows"); !strings.Contains(out, vip.String()+":7") {
-		t.Errorf("flows says %s", out)
+		t.Errorf("flows printed %s", out)
 	}
 	for filter, hit := range map[string]bool{"--service default/web": true, "--pod default/client": true, "--address " + client.Addresses[0].String(): true,
 		"--address 192.0.2.99": false, "--service default/web --address 192.0.2.99": false} {
 		if out := sh(t, l, "n1", l.Exe+" flows "+filter); strings.Contains(out, vip.String()+":7") != hit {
-			t.Errorf("flows %s says %s", filter, out)
+			t.Errorf("flows %s printed %s", filter, out)
 		}
 	}
 	if out := sh(t, l, "n1", "timeout -s INT 1 "+l.Exe+" flows -w --service default/web || true"); !strings.Contains(out, "+ TCP") {
-		t.Errorf("flows -w says %s", out)
+		t.Errorf("flows -w printed %s", out)
 	}
 	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "default/b") || !strings.Contains(out, "ready") || !strings.Contains(out, "tcp:7/TCP") {
-		t.Errorf("endpoints says %s", out)
+		t.Errorf("endpoints printed %s", out)
 	}
 }
 
-// What leaves the cluster carries the node's address, and replies find their Pod: TCP, UDP and ping.
-func TestMasquerade(t *testing.T) {
+// Egress has the node's address, and replies reach the Pod: TCP, UDP and ping.
+func TestMasquerade_PodToExternalNetwork_HasNodeAddress(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	p := labelled(t, l, "n1", "p", "app=p")
@@ -286,9 +286,9 @@ func TestMasquerade(t *testing.T) {
 	for _, v4 := range []bool{true, false} {
 		world := family(addrsOf(l.Spec.underlayAddrs("etcd1")), netip.Addr.Is4, v4)[0]
 		node := family(addrsOf(l.Spec.underlayAddrs("n1")), netip.Addr.Is4, v4)[0]
-		mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", node)
+		mustConnect(t, fromPod(l, p), world, 7, 7, "etcd1", node)
 		if out, err := l.PodOutput(p, "ping", "-c2", "-i0.2", "-W3", world.String()); err != nil {
-			t.Errorf("ping to the world: %v\n%s", err, out)
+			t.Errorf("ping to an external network: %v\n%s", err, out)
 		}
 	}
 	if text := wire(); text != "" {
@@ -296,9 +296,8 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
-// A host program that begins to listen in the range of masqueraded ports is reached from everywhere, and Pods still reach the
-// world.
-func TestHostProgramInTheMasqueradeRange(t *testing.T) {
+// A host program that listens on a port of the masquerade range is reachable from everywhere, and egress of Pods still works.
+func TestMasquerade_HostProgramInPortRange_KeepsItsPort(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	near, far := run(t, l, "n1", "near"), run(t, l, "n2", "far")
@@ -308,7 +307,7 @@ func TestHostProgramInTheMasqueradeRange(t *testing.T) {
 		node := family(addrsOf(l.Spec.underlayAddrs("n1")), netip.Addr.Is4, v4)[0]
 		for _, c := range []asker{fromMachine(l, "etcd1"), fromMachine(l, "n2"), fromMachine(l, "n1"), fromPod(l, near)} {
 			testutil.Eventually(t, fmt.Sprintf("%s reaches %s:27017", c.name, node), func() error {
-				_, _, err := c.ask(node, 27017, 27017)
+				_, _, err := c.connect(node, 27017, 27017)
 				return err
 			})
 		}
@@ -318,14 +317,14 @@ func TestHostProgramInTheMasqueradeRange(t *testing.T) {
 		})
 		world := family(addrsOf(l.Spec.underlayAddrs("etcd1")), netip.Addr.Is4, v4)[0]
 		for range 5 {
-			mustAsk(t, fromPod(l, near), world, 7, 7, "etcd1", node)
+			mustConnect(t, fromPod(l, near), world, 7, 7, "etcd1", node)
 		}
 	}
 }
 
 // externalTrafficPolicy Local: the source is kept, and a node without a backend does not answer outside clients. Clients
 // inside are held to local backends by internalTrafficPolicy, and at the cluster address only.
-func TestExternalPolicyLocal(t *testing.T) {
+func TestServices_ExternalTrafficPolicyLocal_PreservesClient(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	labelled(t, l, "n2", "b", "app=b")
@@ -333,12 +332,12 @@ func TestExternalPolicyLocal(t *testing.T) {
 	s, client := getSvc(t, l, "b"), labelled(t, l, "n1", "client", "app=client")
 	tcp, udp := s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort
 	outside := fromMachine(l, "etcd1")
-	mustAsk(t, outside, l.Spec.underlayAddrs("n2")[0].Addr(), tcp, udp, "b", outside.at[0])
+	mustConnect(t, outside, l.Spec.underlayAddrs("n2")[0].Addr(), tcp, udp, "b", outside.at[0])
 	if out, err := outside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", l.Spec.underlayAddrs("n1")[0].Addr(), tcp)); err == nil || strings.Contains(err.Error(), "refused") {
 		t.Errorf("a node without a backend answered an outside client: %v %s", err, out)
 	}
 	for _, inside := range []asker{fromMachine(l, "n1"), fromPod(l, client)} {
-		mustAsk(t, inside, l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "b", netip.Addr{})
+		mustConnect(t, inside, l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "b", netip.Addr{})
 		if out, err := inside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", s.ips(t)[0])); err == nil || strings.Contains(err.Error(), "refused") {
 			t.Errorf("%s: a cluster address without a local backend answered: %v %s", inside.name, err, out)
 		}
@@ -346,7 +345,7 @@ func TestExternalPolicyLocal(t *testing.T) {
 }
 
 // A connection through a Service outlives kill -9 of the agents at either end.
-func TestServiceFlowsOutliveTheAgent(t *testing.T) {
+func TestFlows_AgentRestarted_ConnectionsContinue(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	labelled(t, l, "n1", "near", "app=near")
@@ -356,7 +355,7 @@ func TestServiceFlowsOutliveTheAgent(t *testing.T) {
 	var talks []*task
 	for _, name := range []string{"near", "far"} {
 		vip := getSvc(t, l, name).ips(t)[0]
-		mustAsk(t, fromPod(l, client), vip, 7, 7, name, client.Addresses[0])
+		mustConnect(t, fromPod(l, client), vip, 7, 7, name, client.Addresses[0])
 		script := fmt.Sprintf(`exec 3<>/dev/tcp/%s/7; read -r x <&3; for i in $(seq 1 60); do echo line$i >&3; read -r y <&3 || exit 9; [ "$y" = line$i ] || exit 8; echo $y; sleep .1; done; echo done`, vip)
 		talks = append(talks, begin(t, l, in(l, client), "bash", "-c", script))
 	}
@@ -386,7 +385,7 @@ func TestServiceFlowsOutliveTheAgent(t *testing.T) {
 	}
 }
 
-// handMade is a Service without a selector and one endpoint given by hand.
+// handMade is a Service without a selector, with one EndpointSlice.
 func handMade(name, addr string, port int, more string) string {
 	return fmt.Sprintf(`
 apiVersion: v1
@@ -405,9 +404,9 @@ endpoints: [{addresses: [%s]}]
 `, name, port, port, more, name, name, port, port, addr)
 }
 
-// Backends that are no Pods: this node, another node, a machine outside of the cluster. Pods are seen with their own
-// address by nodes, and with their node's by the world.
-func TestServiceBackendsThatAreNoPods(t *testing.T) {
+// Backends that are not Pods: this node, another node, a machine outside of the cluster. Nodes receive packets with the Pod's own
+// address, external networks with the address of the Pod's node.
+func TestServices_BackendsOutsidePodRanges_Work(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
@@ -422,14 +421,14 @@ func TestServiceBackendsThatAreNoPods(t *testing.T) {
 		seen          netip.Addr
 	}{{"self", "n1", client.Addresses[0]}, {"other", "n2", client.Addresses[0]}, {"world", "etcd1", addr("n1")}} {
 		vip := getSvc(t, l, tc.service).ips(t)[0]
-		mustAsk(t, fromPod(l, client), vip, 7, 7, tc.host, tc.seen)
-		mustAsk(t, fromMachine(l, "n1"), vip, 7, 7, tc.host, netip.Addr{})
+		mustConnect(t, fromPod(l, client), vip, 7, 7, tc.host, tc.seen)
+		mustConnect(t, fromMachine(l, "n1"), vip, 7, 7, tc.host, netip.Addr{})
 	}
 }
 
-// A port of the node leads to a Pod: from outside, from Pods, from the node itself by its address and by 127.0.0.1; TCP
-// and UDP apart; and it is gone with the Pod.
-func TestHostPort(t *testing.T) {
+// A host port forwards to a Pod: from outside, from Pods, from the node itself by its address and by 127.0.0.1, separately for TCP
+// and UDP. It is closed when the Pod ends.
+func TestHostPort_AllClients_ReachThePod(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	client := labelled(t, l, "n2", "client", "app=client")
@@ -439,12 +438,12 @@ func TestHostPort(t *testing.T) {
 	}
 	for _, u := range addrsOf(l.Spec.underlayAddrs("n1")) {
 		outside := family(addrsOf(l.Spec.underlayAddrs("etcd1")), netip.Addr.Is4, u.Is4())[0]
-		mustAsk(t, fromMachine(l, "etcd1"), u, 8081, 8081, "p", outside)
-		mustAsk(t, fromPod(l, client), u, 8081, 8081, "p", netip.Addr{})
-		mustAsk(t, fromMachine(l, "n1"), u, 8081, 8081, "p", netip.Addr{})
-		mustAsk(t, fromMachine(l, "n2"), u, 8081, 8081, "p", netip.Addr{})
+		mustConnect(t, fromMachine(l, "etcd1"), u, 8081, 8081, "p", outside)
+		mustConnect(t, fromPod(l, client), u, 8081, 8081, "p", netip.Addr{})
+		mustConnect(t, fromMachine(l, "n1"), u, 8081, 8081, "p", netip.Addr{})
+		mustConnect(t, fromMachine(l, "n2"), u, 8081, 8081, "p", netip.Addr{})
 	}
-	mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), 8081, 8081, "p", netip.Addr{})
+	mustConnect(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), 8081, 8081, "p", netip.Addr{})
 	if err := l.RemovePod(p); err != nil {
 		t.Fatal(err)
 	}
@@ -456,8 +455,8 @@ func TestHostPort(t *testing.T) {
 	})
 }
 
-// The health check node port says where a load balancer finds endpoints, as kube-proxy says it, and goes with the policy.
-func TestHealthCheckNodePort(t *testing.T) {
+// The health check node port reports local endpoints in the format of kube-proxy. It is closed when the policy changes.
+func TestHealthCheckNodePort_LocalEndpoints_AreCounted(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	labelled(t, l, "n2", "b", "app=b")
@@ -485,9 +484,9 @@ func TestHealthCheckNodePort(t *testing.T) {
 	})
 }
 
-// externalIPs lead to a Service from inside and outside; session affinity keeps a client with its backend; an internal
-// policy of Local never leaves the node.
-func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
+// A Service is reachable at its externalIPs from inside and outside. With session affinity a client keeps its backend. With the
+// internal traffic policy Local only backends of the node are used.
+func TestServices_ExternalIPsAffinityInternalPolicy_Apply(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
@@ -495,9 +494,9 @@ func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
 	labelled(t, l, "n2", "b", "app=web")
 	applyYAML(t, l, web("ext", "app: web", "  externalIPs: [198.51.100.7]")+"---"+web("sticky", "app: web", "  sessionAffinity: ClientIP")+"---"+web("local", "app: web", "  internalTrafficPolicy: Local"))
 	ext := netip.MustParseAddr("198.51.100.7")
-	mustAsk(t, fromPod(l, client), ext, 7, 7, "a b", client.Addresses[0])
+	mustConnect(t, fromPod(l, client), ext, 7, 7, "a b", client.Addresses[0])
 	sh(t, l, "etcd1", "ip route add 198.51.100.7/32 via 192.168.77.11")
-	mustAsk(t, fromMachine(l, "etcd1"), ext, 7, 7, "a b", netip.Addr{})
+	mustConnect(t, fromMachine(l, "etcd1"), ext, 7, 7, "a b", netip.Addr{})
 	vip := getSvc(t, l, "sticky").ips(t)[0]
 	testutil.Eventually(t, "both backends known", func() error {
 		out := sh(t, l, "n1", l.Exe+" services default/sticky")
@@ -508,7 +507,7 @@ func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
 	})
 	first := ""
 	for range 12 {
-		x, _, err := fromPod(l, client).ask(vip, 7, 7)
+		x, _, err := fromPod(l, client).connect(vip, 7, 7)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -519,12 +518,12 @@ func TestExternalIPsAffinityAndInternalPolicy(t *testing.T) {
 		}
 	}
 	for range 8 {
-		mustAsk(t, fromPod(l, client), getSvc(t, l, "local").ips(t)[0], 7, 7, "a", client.Addresses[0])
+		mustConnect(t, fromPod(l, client), getSvc(t, l, "local").ips(t)[0], 7, 7, "a", client.Addresses[0])
 	}
 }
 
-// nonMasquerade and nodePortAddresses: some destinations see Pods as they are, and only some addresses serve node ports.
-func TestAddressSettings(t *testing.T) {
+// nonMasquerade: these destinations receive the Pod's own address. nodePortAddresses: only these addresses serve node ports.
+func TestSettings_NodePortAddressesAndNonMasquerade_Apply(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 1})
 	p := labelled(t, l, "n1", "p", "app=p")
@@ -533,17 +532,17 @@ func TestAddressSettings(t *testing.T) {
 	begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--http", "")
 	world := addrsOf(l.Spec.underlayAddrs("etcd1"))[0]
 	node := addrsOf(l.Spec.underlayAddrs("n1"))[0]
-	mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", node)
-	mustAsk(t, fromMachine(l, "etcd1"), node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", world)
+	mustConnect(t, fromPod(l, p), world, 7, 7, "etcd1", node)
+	mustConnect(t, fromMachine(l, "etcd1"), node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", world)
 	sh(t, l, "n1", fmt.Sprintf("printf 'nonMasquerade: [%s/32]\\nnodePortAddresses: [127.0.0.0/8]\\n' >>/etc/warren/config.yaml", world))
 	sh(t, l, "etcd1", fmt.Sprintf("ip route add %s/32 via %s", p.Addresses[0], node))
 	if err := l.Restart(t.Context(), "n1"); err != nil {
 		t.Fatal(err)
 	}
-	mustAsk(t, fromPod(l, p), world, 7, 7, "etcd1", p.Addresses[0])
-	mustAsk(t, fromMachine(l, "etcd1"), p.Addresses[0], 7, 7, "p", world) // past the Service, from one of its target ports
-	mustAsk(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", netip.Addr{})
-	if out, _, err := fromMachine(l, "etcd1").ask(node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort); err == nil {
+	mustConnect(t, fromPod(l, p), world, 7, 7, "etcd1", p.Addresses[0])
+	mustConnect(t, fromMachine(l, "etcd1"), p.Addresses[0], 7, 7, "p", world) // past the Service, from one of its target ports
+	mustConnect(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", netip.Addr{})
+	if out, _, err := fromMachine(l, "etcd1").connect(node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort); err == nil {
 		t.Errorf("the node's address still serves the node port: %s", out)
 	}
 }

@@ -72,7 +72,7 @@ func addrsOf(list []netip.Prefix) (out []netip.Addr) {
 	return out
 }
 
-// handshakes says how many peers there are and with how many there has been a handshake.
+// handshakes is the number of peers with a handshake and of all peers.
 func handshakes(st api.Status) string {
 	n := 0
 	for _, p := range st.Peers {

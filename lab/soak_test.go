@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// soakTime is how long TestSoak runs; WARREN_SOAK=5m makes it longer.
+// soakTime is how long TestSoak_RandomFaults_ClusterRecovers runs; WARREN_SOAK=5m makes it longer.
 func soakTime(t *testing.T) time.Duration {
 	t.Helper()
 	s := os.Getenv("WARREN_SOAK")
@@ -28,7 +28,7 @@ func soakTime(t *testing.T) time.Duration {
 
 // Mixed traffic while agents are killed at random: long connections do not break, short ones and datagrams are answered
 // by a backend of the right Service that sees the right client, and no capture shows a Pod's address in clear.
-func TestSoak(t *testing.T) {
+func TestSoak_RandomFaults_ClusterRecovers(t *testing.T) {
 	long := soakTime(t)
 	l := start(t, Spec{Nodes: 3, Family: Dual})
 	for _, p := range []struct{ node, name, app string }{{"n1", "a1", "a"}, {"n2", "a2", "a"}, {"n3", "a3", "a"}, {"n2", "b2", "b"}} {
@@ -62,12 +62,12 @@ func TestSoak(t *testing.T) {
 			vip := family(s.ips(t), isV4, v4)[0]
 			for _, c := range []*Pod{client, other} {
 				own := family(c.Addresses, isV4, v4)[0]
-				mustAsk(t, fromPod(l, c), vip, 7, 7, want, own)
+				mustConnect(t, fromPod(l, c), vip, 7, 7, want, own)
 				talks = append(talks, begin(t, l, in(l, c), "bash", "-c", fmt.Sprintf(talk, vip, 7, lines)))
 				asks = append(asks, ask{fromPod(l, c), vip, want, 7, 7, own})
 			}
 			outside := family(node1, isV4, v4)[0]
-			mustAsk(t, fromMachine(l, "etcd1"), outside, tcp, udp, want, netip.Addr{})
+			mustConnect(t, fromMachine(l, "etcd1"), outside, tcp, udp, want, netip.Addr{})
 			talks = append(talks, begin(t, l, on(l, "etcd1"), "bash", "-c", fmt.Sprintf(talk, outside, tcp, lines)))
 			asks = append(asks, ask{fromMachine(l, "etcd1"), outside, want, tcp, udp, netip.Addr{}})
 		}
@@ -94,7 +94,7 @@ func TestSoak(t *testing.T) {
 	answered := 0
 	for time.Now().Before(end) {
 		a := asks[rand.IntN(len(asks))]
-		mustAsk(t, a.from, a.to, a.tcp, a.udp, a.hosts, a.seen)
+		mustConnect(t, a.from, a.to, a.tcp, a.udp, a.hosts, a.seen)
 		answered += 2
 	}
 	t.Logf("%d agents killed, %d short connections and datagrams answered, %d connections held", <-kills, answered, len(talks))

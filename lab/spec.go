@@ -1,7 +1,6 @@
-// Package lab runs a whole multi-node cluster on one machine for people to play with and for tests to trust: every node
-// is a network, mount and UTS namespace with its own /etc, /run and /var/lib, joined by a bridge in a namespace of its
-// own; etcd is the real server, the agent and the CNI plugin are the real programs, Pods are network namespaces with
-// processes in them.
+// Package lab runs a multi-node cluster on one machine, for experiments (`warren lab`) and for tests. A node is a network, mount
+// and UTS namespace with its own /etc, /run and /var/lib. A bridge in another namespace connects the nodes. etcd, the agent and
+// the CNI plugin are the real programs. Pods are network namespaces with processes in them.
 //
 // It owns the processes it starts (each carries WARREN_LAB=<directory> in its environment), and its directory. Nothing
 // outside those namespaces is changed, and nothing connects them to the machine's own network.
@@ -17,12 +16,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Spec describes a lab; it is what lab.yaml holds.
+// Spec describes a lab; it is the content of lab.yaml.
 type Spec struct {
 	Nodes int `json:"nodes,omitempty"` // n1, n2, ...; default 3
 	// PodCIDRs of the cluster; the default follows Family.
 	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
-	// Family of Pods and underlay where the fields below do not say otherwise: ipv4 (default), ipv6 or dual.
+	// Family of Pods and underlay unless the fields below differ: ipv4 (default), ipv6 or dual.
 	Family string `json:"family,omitempty"`
 	// Underlay is the family of the network between the nodes: ipv4, ipv6 or dual; default as Family.
 	Underlay string `json:"underlay,omitempty"`

@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// bootSystemd makes systemd the first process of a PID namespace beside a machine's own namespaces. Its root has the computer's
+// bootSystemd makes systemd the first process of a PID namespace in addition to a machine's own namespaces. Its root has the computer's
 // programs, the machine's /etc/warren and state, warren under /usr/local/bin, one unit file, and targets that start
 // nothing. Arguments: work folder, warren, unit file, name of the control group, then pairs of a folder and where it appears.
 const bootSystemd = `
@@ -66,7 +66,7 @@ ln -s /run $R/var/run
 exec env -i WARREN_LAB=$WARREN_LAB container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
   chroot $R /lib/systemd/systemd --system --unit=quiet.target --log-target=null' sh "$@"`
 
-// systemd is a running one.
+// systemd is a running instance.
 type systemd struct {
 	t       *testing.T
 	l       *Lab
@@ -129,7 +129,7 @@ func removeGroup(name string) {
 	}
 }
 
-// run runs a command beside systemd.
+// run runs a command in the namespaces of systemd.
 func (s *systemd) run(args ...string) (string, error) {
 	return s.l.Output(s.machine, append([]string{"nsenter", "-t", fmt.Sprint(s.pid), "-m", "-p", "-i", "-r", "-w"}, args...)...)
 }
@@ -150,9 +150,9 @@ func (s *systemd) show(unit, property string) string {
 	return s.must("systemctl", "show", "-p", property, "--value", unit)
 }
 
-// The unit of deploy/systemd under a real systemd: a start returns when Pods can be plugged, a killed agent comes back, a stop
-// leaves the data plane standing, and four capabilities are all it has.
-func TestSystemdUnit(t *testing.T) {
+// The unit of deploy/systemd under a real systemd: start returns when Pods can be attached, a killed agent is restarted, stop
+// leaves the data plane in place, and the agent has four capabilities.
+func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	pods := onePodEach(t, l)
@@ -198,7 +198,7 @@ func TestSystemdUnit(t *testing.T) {
 	ready("stop and start")
 }
 
-// etcdUnit is the shipped unit as a user has it for etcd1: with its name and addresses. Its certificates lie where the example says.
+// etcdUnit is the shipped unit with the name and addresses of etcd1, and with the paths of certificates of its comments.
 func etcdUnit(t *testing.T, l *Lab) string {
 	t.Helper()
 	raw, err := os.ReadFile(shipped(t, "warren-etcd.service"))
@@ -224,9 +224,9 @@ func etcdUnit(t *testing.T, l *Lab) string {
 	return file
 }
 
-// etcd's unit of deploy/systemd under a real systemd: a start returns when clients are served, whatever failed or was killed comes
-// back as often as it takes and the agents go on with it, a stop ends it by itself, and it has nothing but its data directory.
-func TestEtcdUnit(t *testing.T) {
+// The unit of etcd under a real systemd: start returns when clients are served, a failed or killed member is restarted without
+// limit and the agents use it again, stop ends it without a kill, and it can write to its data directory only.
+func TestSystemd_EtcdUnit_StartKillStop(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	unit := etcdUnit(t, l)
@@ -235,11 +235,11 @@ func TestEtcdUnit(t *testing.T) {
 	}
 	s := boot(t, l, "etcd1", unit, "/var/lib/etcd", "/var/lib/warren-etcd")
 	const name = "warren-etcd"
-	said := 0
+	written := 0
 	reached := func(after string) {
 		t.Helper()
-		said++
-		cm := fmt.Sprintf("said%d", said)
+		written++
+		cm := fmt.Sprintf("written%d", written)
 		testutil.Eventually(t, "n1 writes after "+after, func() error {
 			_, err := l.Output("n1", "sh", "-c", fmt.Sprintf(`%s apply -f - <<E
 apiVersion: v1
@@ -249,7 +249,7 @@ spec: {selector: {app: nobody}, ports: [{port: 80}]}
 E`, l.Exe, cm))
 			return err
 		})
-		testutil.Eventually(t, "n2's agent hears of it after "+after, func() error {
+		testutil.Eventually(t, "n2's agent receives it after "+after, func() error {
 			out, err := l.Output("n2", l.Exe, "services")
 			if err == nil && !strings.Contains(out, cm) {
 				err = fmt.Errorf("not there:\n%s", out)
@@ -259,7 +259,7 @@ E`, l.Exe, cm))
 		run(t, l, "n2", cm)
 	}
 	s.must("systemctl", "start", name)
-	// Asked once, by somebody who does not try again.
+	// One request of a client that does not retry.
 	if out, err := s.run("curl", "-sS", "--fail", "--max-time", "20", "--cacert", "/etc/warren/ca.crt", "--cert", "/etc/warren/etcd.crt",
 		"--key", "/etc/warren/etcd.key", l.Spec.etcdURL("etcd1", etcdClientPort)+"/health"); err != nil || !strings.Contains(out, `"true"`) {
 		t.Errorf("started, but it does not serve: %v %s", err, out)
@@ -288,7 +288,7 @@ E`, l.Exe, cm))
 	if out, err := s.run("systemctl", "is-active", name); err == nil || strings.TrimSpace(out) != "inactive" {
 		t.Errorf("after a stop: %s", out)
 	}
-	// More failures in a row than systemd stands without being told.
+	// More failures in a row than the default start limit of systemd.
 	s.must("mv", "/etc/warren/etcd.key", "/etc/warren/away")
 	s.must("systemctl", "start", "--no-block", name)
 	testutil.Eventually(t, "it fails and fails", func() error {

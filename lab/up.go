@@ -28,7 +28,7 @@ const (
 	etcdPeerPort   = 2380
 )
 
-// Up makes a lab and waits until every node is ready. On failure it takes everything down again.
+// Up starts a lab and waits until every node is ready. On failure it removes everything again.
 func Up(ctx context.Context, o Options, spec Spec) (*Lab, error) {
 	l, err := prepare(o)
 	if err != nil {
@@ -38,7 +38,7 @@ func Up(ctx context.Context, o Options, spec Spec) (*Lab, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(filepath.Dir(l.Exe), "warren-cni")); err != nil {
-		return nil, fmt.Errorf("the CNI plugin must lie beside %s: %w (run `make build`)", l.Exe, err)
+		return nil, fmt.Errorf("the CNI plugin must be in the directory of %s: %w (run `make build`)", l.Exe, err)
 	}
 	if _, err := os.Stat(l.path("lab.json")); err == nil {
 		return nil, fmt.Errorf("lab %q exists; `warren lab down --name %s` removes it", l.Name, l.Name)
@@ -57,7 +57,7 @@ func (l *Lab) up(ctx context.Context) error {
 	if err := l.save(); err != nil {
 		return err
 	}
-	l.out("switch       a bridge in a namespace of its own, no way out")
+	l.out("switch       a bridge in a namespace of its own, no other link")
 	if err := l.makeSwitch(); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (l *Lab) credentials(machine string) error {
 	return ca.Issue(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), machine, addrs, nil)
 }
 
-// pkiInside is where a machine sees its credentials.
+// pkiInside is the directory of a machine's credentials, inside its namespaces.
 const pkiInside = "/var/lib/warren-pki"
 
 func (l *Lab) startEtcd(m string) error {
@@ -166,7 +166,7 @@ func (l *Lab) configure(node string) error {
 	return inside(pid, func() error { return os.WriteFile("/etc/warren/config.yaml", raw, 0o600) })
 }
 
-// StartAgent starts a node's agent; one that runs is left alone.
+// StartAgent starts a node's agent unless it runs.
 func (l *Lab) StartAgent(node string) error {
 	if l.Pid(node, "agent") != 0 {
 		return nil
@@ -210,7 +210,7 @@ func (l *Lab) StartEtcd(member string) error {
 	return l.startEtcd(member)
 }
 
-// WaitReady waits until every node can plug Pods.
+// WaitReady waits until every node can attach Pods.
 func (l *Lab) WaitReady(ctx context.Context) error {
 	var wg sync.WaitGroup
 	errs := make([]error, l.Spec.Nodes)
@@ -253,13 +253,13 @@ func tail(s string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Status asks a node's agent.
+// Status queries a node's agent.
 func (l *Lab) Status(ctx context.Context, node string) (api.Status, error) {
 	var st api.Status
 	return st, l.call(ctx, node, api.StatusPath, &st)
 }
 
-// Pods asks a node's agent for its Pods.
+// Pods queries a node's agent for its Pods.
 func (l *Lab) Pods(ctx context.Context, node string) ([]api.Pod, error) {
 	var p []api.Pod
 	return p, l.call(ctx, node, api.PodsPath, &p)
@@ -293,7 +293,7 @@ func (l *Lab) call(ctx context.Context, node, path string, out any) error {
 	return json.NewDecoder(resp.Body).Decode(out)
 }
 
-// Down ends every process of the lab and removes its directory. It works on a crashed lab and on what is half gone.
+// Down ends every process of the lab and removes its directory. It works after a crash and after a partial removal.
 func (l *Lab) Down() error {
 	var errs []error
 	for len(l.processes()) > 0 && len(errs) == 0 {

@@ -42,7 +42,7 @@ func agentCmd() *cobra.Command {
 	return c
 }
 
-// profile begins a CPU profile where one is asked for, and returns what ends it.
+// profile starts a CPU profile if the flag requests one. The returned function ends it.
 func profile(c *cobra.Command) (stop func(), err error) {
 	file, err := c.Flags().GetString("cpuprofile")
 	if err != nil || file == "" {
@@ -61,10 +61,10 @@ func profile(c *cobra.Command) (stop func(), err error) {
 	}, nil
 }
 
-// configFlags gives a command every setting of the agent as a flag.
+// configFlags adds every setting of the agent as a flag.
 func configFlags(c *cobra.Command) {
 	c.Flags().String("config", config.DefaultFile, "configuration file (YAML)")
-	c.Flags().String("cluster-config", os.Getenv("WARREN_CLUSTER_CONFIG"), "file of settings that the cluster makes, below those of --config; followed while the agent runs")
+	c.Flags().String("cluster-config", os.Getenv("WARREN_CLUSTER_CONFIG"), "file of settings that the controller writes; --config overrides them; the agent applies changes while it runs")
 	for _, s := range config.Settings() {
 		c.Flags().String(s.Flag(), s.Default(), s.Usage)
 	}

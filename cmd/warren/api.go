@@ -17,13 +17,13 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// socketFlag is how every command that speaks to the agent finds it.
+// socketFlag adds the flag for the path of the agent's socket.
 func socketFlag(c *cobra.Command) {
 	c.Flags().String("socket", filepath.Join(config.Default().RunDir, localapi.SocketName), "the agent's local API")
 }
 
 // callAgent makes one call on the agent's socket. in is sent as JSON unless nil, the answer is decoded into out unless
-// nil; an answer that is an error becomes one.
+// nil; an error in the answer is returned as an error.
 func callAgent(c *cobra.Command, method, path string, in, out any) error {
 	socket, err := c.Flags().GetString("socket")
 	if err != nil {

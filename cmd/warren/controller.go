@@ -15,9 +15,9 @@ func controllerCmd() *cobra.Command {
 	var level string
 	c := &cobra.Command{
 		Use:   "controller",
-		Short: "do the cluster-wide work on Kubernetes: certificates, the agents' settings, cluster DNS's Service, addresses",
-		Long: "Do what only one program may do on Kubernetes: make the certificates for etcd and the agents' settings, keep them current,\n" +
-			"write cluster DNS's Service and EndpointSlices, and give Services of type LoadBalancer addresses of AddressPools.\n" +
+		Short: "run the controller on Kubernetes: certificates, agents' settings, the Service of cluster DNS, load balancer addresses",
+		Long: "Run the controller, one leader per cluster: it makes the certificates of etcd and the agents' settings, keeps them current,\n" +
+			"writes the Service and EndpointSlices of cluster DNS, and assigns to Services of type LoadBalancer addresses of AddressPools.\n" +
 			"Several may run; one leads.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

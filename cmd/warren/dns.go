@@ -14,7 +14,7 @@ import (
 )
 
 func dnsCmd() *cobra.Command {
-	c := &cobra.Command{Use: "dns", Short: "cluster DNS as this node answers it"}
+	c := &cobra.Command{Use: "dns", Short: "cluster DNS of this node"}
 	c.AddCommand(dnsQueryCmd(), dnsLogCmd())
 	return c
 }
@@ -23,8 +23,8 @@ func dnsQueryCmd() *cobra.Command {
 	var format string
 	c := &cobra.Command{
 		Use:   "query NAME [TYPE]",
-		Short: "ask this node's DNS server, and say where the answer came from",
-		Long: "Ask this node's DNS server, and say where the answer came from: a record, the cache, an upstream, or a failure.\n" +
+		Short: "query this node's DNS server and print the source of the answer",
+		Long: "Query this node's DNS server and print the source of the answer: a record, the cache, an upstream, or a failure.\n" +
 			"With --namespace the name is searched for as a Pod of that namespace would, step by step.",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {

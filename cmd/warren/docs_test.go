@@ -38,7 +38,7 @@ func documents(t *testing.T) map[string]string {
 }
 
 // Every `warren ...` command in the documents exists, with its flags.
-func TestDocumentedCommandsExist(t *testing.T) {
+func TestDocuments_Commands_Exist(t *testing.T) {
 	re := regexp.MustCompile("(?m)(?:^|`|; )(?:bin/)?warren ([a-z][^`;#|\\n]*)")
 	for name, text := range documents(t) {
 		for _, m := range re.FindAllStringSubmatch(text, -1) {
@@ -75,7 +75,7 @@ func flag(c *cobra.Command, w string) any {
 }
 
 // Every make target in the documents exists.
-func TestDocumentedTargetsExist(t *testing.T) {
+func TestDocuments_MakeTargets_Exist(t *testing.T) {
 	for name, text := range documents(t) {
 		for _, m := range regexp.MustCompile("`make ([a-z0-9-]+)`|(?m)^make ([a-z0-9-]+)").FindAllStringSubmatch(text, -1) {
 			if out, err := exec.Command("make", "-C", "../..", "-n", m[1]+m[2]).CombinedOutput(); err != nil {
@@ -86,7 +86,7 @@ func TestDocumentedTargetsExist(t *testing.T) {
 }
 
 // Every metric of the agent is in docs/operations.md, and every one there exists.
-func TestMetricsAreDocumented(t *testing.T) {
+func TestDocuments_Metrics_AreThoseOfTheAgent(t *testing.T) {
 	doc := read(t, "docs/operations.md")
 	ch := make(chan *prometheus.Desc, 100)
 	metrics.New(nil, nil).Describe(ch)
@@ -107,7 +107,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 }
 
 // Links between documents lead somewhere.
-func TestLinksLeadSomewhere(t *testing.T) {
+func TestDocuments_Links_Resolve(t *testing.T) {
 	for name, text := range documents(t) {
 		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(text, -1) {
 			if _, err := os.Stat(filepath.Join("..", "..", filepath.Dir(name), m[1])); err != nil {
@@ -118,7 +118,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 }
 
 // Every setting is in the agent's help, with its environment variable and flag.
-func TestEverySettingIsInTheHelp(t *testing.T) {
+func TestAgentHelp_EverySetting_IsListed(t *testing.T) {
 	help := agentCmd().Long
 	for _, s := range config.Settings() {
 		if !strings.Contains(help, s.Key) || !strings.Contains(help, s.Env()) || agentCmd().Flags().Lookup(s.Flag()) == nil {
@@ -128,7 +128,7 @@ func TestEverySettingIsInTheHelp(t *testing.T) {
 }
 
 // Each command's flags and words parse, and a wrong one is an error and not a panic.
-func TestWrongWords(t *testing.T) {
+func TestCommands_InvalidArguments_ReturnError(t *testing.T) {
 	for _, args := range [][]string{{"nosuch"}, {"status", "--nosuch"}, {"node", "rm"}, {"peer", "add", "x"}, {"agent", "extra"}, {"lab", "heal", "one"}} {
 		c := root()
 		c.SetArgs(args)

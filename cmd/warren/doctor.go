@@ -19,11 +19,11 @@ func doctorCmd() *cobra.Command {
 	var format, plugins, conflists string
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "look for what keeps this node's network from working",
-		Long: "Look for what keeps this node's network from working although all of it runs: a left-over kube-proxy, another network's\n" +
-			"configuration, plugins in the wrong place, a kubelet that names another DNS server, ranges that overlap, a blocked UDP port\n" +
-			"between nodes, an MTU that lies. It only looks and sends a few echo requests through the tunnel. The exit status is 1 when\n" +
-			"there is a problem.",
+		Short: "find faults that keep this node's network from working",
+		Long: "Find faults that keep this node's network from working although the agent runs: rules of a kube-proxy, the configuration of\n" +
+			"another network, plugins in another directory, a kubelet with another DNS server, ranges that overlap, a blocked UDP port\n" +
+			"between nodes, a path MTU below the configured MTU. It changes nothing and sends a few echo requests through the tunnel. The\n" +
+			"exit status is 1 if there is a problem.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			n := doctor.Node{Root: "/", ConflistAt: conflists, Plugins: plugins, Conflist: agent.ConflistName, Version: version.Version,

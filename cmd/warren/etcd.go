@@ -21,7 +21,7 @@ func etcdCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "etcd",
 		Short: "run a member of warren's own etcd",
-		Long: "Run a member of warren's own etcd.\n\nWith --kubernetes the member finds the others, its name, addresses and certificates by itself; " +
+		Long: "Run a member of warren's own etcd.\n\nWith --kubernetes the member finds the other members, its name, addresses and certificates by itself; " +
 			"of the flags about those only --data-dir and --log-level are used then.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -44,30 +44,30 @@ func etcdCmd() *cobra.Command {
 	f.StringVar(&cfg.KeyFile, "key-file", "", "PEM file of its key")
 	f.StringVar(&cfg.PeerName, "peer-name", "", "common name that members' certificates must have (default: any)")
 	f.StringVar(&cfg.LogLevel, "log-level", "warn", "etcd's own log: debug, info, warn, error")
-	f.BoolVar(&kubernetes, "kubernetes", false, "be a member of the etcd that Kubernetes' nodes run for warren")
+	f.BoolVar(&kubernetes, "kubernetes", false, "run a member of the etcd that control-plane nodes run for warren")
 	m.add(c)
 	c.AddCommand(etcdMemberCmd(), etcdSnapshotCmd())
 	return c
 }
 
-// serveEtcd tells the service manager when clients are served, and when a stop begins: it waits for their calls.
+// serveEtcd runs a member. It notifies the service manager when clients are served and when it begins to stop.
 func serveEtcd(ctx context.Context, cfg server.Config, log *slog.Logger) error {
-	told := make(chan struct{})
+	notified := make(chan struct{})
 	undo := context.AfterFunc(ctx, func() {
 		systemd.Notify(systemd.Stopping)
-		close(told)
+		close(notified)
 	})
 	err := server.Run(ctx, cfg, func() {
 		log.Info("etcd serves", "member", cfg.Name, "clients", cfg.ClientURLs)
 		systemd.Notify(systemd.Ready)
 	})
 	if !undo() {
-		<-told
+		<-notified
 	}
 	return err
 }
 
-// memberFlags are those of a member on Kubernetes.
+// memberFlags are the flags of a member on Kubernetes.
 type memberFlags struct {
 	api            apiFlags
 	caDir, certDir string

@@ -12,7 +12,7 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd/registry"
 )
 
-// etcdFlags say how to reach the servers. Their defaults are the agent's environment variables, which the manifests set
+// etcdFlags are the flags with which commands reach the etcd servers. Their defaults are the agent's environment variables, which the manifests set
 // for the etcd Pods as well: there `warren etcd member list` needs no flag.
 type etcdFlags struct{ cfg client.Config }
 
@@ -39,7 +39,7 @@ func (e *etcdFlags) do(c *cobra.Command, f func(*admin.Client) error) error {
 
 func etcdMemberCmd() *cobra.Command {
 	var e etcdFlags
-	c := &cobra.Command{Use: "member", Short: "look at the members of an etcd and remove them"}
+	c := &cobra.Command{Use: "member", Short: "list and remove the members of an etcd cluster"}
 	e.add(c)
 	c.AddCommand(etcdMemberListCmd(&e), etcdMemberRemoveCmd(&e))
 	return c
@@ -79,7 +79,7 @@ func etcdMemberRemoveCmd(e *etcdFlags) *cobra.Command {
 	var kubernetes bool
 	c := &cobra.Command{
 		Use:   "remove NAME|ID",
-		Short: "remove a member that is gone for good",
+		Short: "remove a member that does not return",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.do(c, func(cli *admin.Client) error {
@@ -106,14 +106,14 @@ func etcdMemberRemoveCmd(e *etcdFlags) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().BoolVar(&kubernetes, "kubernetes", os.Getenv("WARREN_KUBERNETES_ENABLED") == "true", "forget it in ConfigMap warren-etcd as well")
+	c.Flags().BoolVar(&kubernetes, "kubernetes", os.Getenv("WARREN_KUBERNETES_ENABLED") == "true", "also remove it from ConfigMap warren-etcd")
 	api.add(c)
 	return c
 }
 
 func etcdSnapshotCmd() *cobra.Command {
 	var e etcdFlags
-	c := &cobra.Command{Use: "snapshot", Short: "save and restore what an etcd holds"}
+	c := &cobra.Command{Use: "snapshot", Short: "save and restore the data of an etcd cluster"}
 	e.add(c)
 	c.AddCommand(etcdSnapshotSaveCmd(&e), etcdSnapshotRestoreCmd())
 	return c
@@ -122,7 +122,7 @@ func etcdSnapshotCmd() *cobra.Command {
 func etcdSnapshotSaveCmd(e *etcdFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "save FILE|-",
-		Short: "copy everything that etcd holds to a file, or to stdout",
+		Short: "write all data of etcd to a file, or to stdout",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.do(c, func(cli *admin.Client) error {
@@ -146,7 +146,7 @@ func etcdSnapshotRestoreCmd() *cobra.Command {
 	var r admin.Restored
 	c := &cobra.Command{
 		Use:   "restore FILE",
-		Short: "make the data directory of a new one-member cluster out of a snapshot",
+		Short: "create the data directory of a new one-member cluster from a snapshot",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			r.File = args[0]
@@ -160,6 +160,6 @@ func etcdSnapshotRestoreCmd() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&r.DataDir, "data-dir", "/var/lib/warren/etcd", "directory to make; it must not exist")
 	f.StringVar(&r.Name, "name", "default", "name of the member")
-	f.StringVar(&r.PeerURL, "peer-url", "http://127.0.0.1:2380", "URL that it will serve other members on")
+	f.StringVar(&r.PeerURL, "peer-url", "http://127.0.0.1:2380", "URL on which it will serve other members")
 	return c
 }

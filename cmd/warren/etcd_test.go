@@ -14,8 +14,8 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
 )
 
-// A service manager hears of a member when it can be asked, and again when it is about to end.
-func TestEtcdNotifies(t *testing.T) {
+// The service manager is notified when a member serves clients, and when it begins to stop.
+func TestEtcd_ServiceManager_IsNotified(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
@@ -39,7 +39,7 @@ func TestEtcdNotifies(t *testing.T) {
 		buf := make([]byte, 100)
 		_ = manager.SetReadDeadline(time.Now().Add(time.Minute))
 		if n, err := manager.Read(buf); err != nil || string(buf[:n]) != want {
-			t.Fatalf("heard %q, %v; expected %q", buf[:n], err, want)
+			t.Fatalf("received %q, %v; expected %q", buf[:n], err, want)
 		}
 	}
 	expect("READY=1")
@@ -58,8 +58,8 @@ func TestEtcdNotifies(t *testing.T) {
 	}
 }
 
-// Where no member answers the tools say so, and to whom they spoke; they do not wait for ever.
-func TestEtcdToolsEnd(t *testing.T) {
+// If no member answers, the commands return an error with the addresses within seconds.
+func TestEtcdTools_NoServerAnswers_ReturnError(t *testing.T) {
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

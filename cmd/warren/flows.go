@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/api"
 )
 
-// flowFilter says which flows are shown; what is empty matches all.
+// flowFilter selects flows. An empty field matches all.
 type flowFilter struct{ address, pod, service string }
 
 func flowsCmd() *cobra.Command {
@@ -44,11 +44,11 @@ func flowsCmd() *cobra.Command {
 	c.Flags().StringVar(&filter.address, "address", "", "only flows with this address at either end")
 	c.Flags().StringVar(&filter.pod, "pod", "", "only flows of this Pod of this node, NAMESPACE/NAME")
 	c.Flags().StringVar(&filter.service, "service", "", "only flows to this Service, NAMESPACE/NAME")
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on and print each flow that comes (+) and goes (-)")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "keep running and print each new flow (+) and each flow that ends (-)")
 	return c
 }
 
-// compile looks up what the filter names.
+// compile looks up the addresses of the Pod and the Service that the filter names.
 func (f flowFilter) compile(c *cobra.Command) (func(api.Flow) bool, error) {
 	addrs := map[netip.Addr]bool{}
 	if f.address != "" {
@@ -73,7 +73,7 @@ func (f flowFilter) compile(c *cobra.Command) (func(api.Flow) bool, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("--pod %q is none of this node's Pods (NAMESPACE/NAME)", f.pod)
+			return nil, fmt.Errorf("--pod %q is not a Pod of this node (expected NAMESPACE/NAME)", f.pod)
 		}
 	}
 	type at struct {
@@ -92,7 +92,7 @@ func (f flowFilter) compile(c *cobra.Command) (func(api.Flow) bool, error) {
 			}
 		}
 		if len(fronts) == 0 {
-			return nil, fmt.Errorf("--service %q is none that this node serves (NAMESPACE/NAME)", f.service)
+			return nil, fmt.Errorf("--service %q is not served by this node (expected NAMESPACE/NAME)", f.service)
 		}
 	}
 	return func(x api.Flow) bool {
@@ -117,10 +117,10 @@ func listFlows(c *cobra.Command, match func(api.Flow) bool) (list []api.Flow, er
 	return list, nil
 }
 
-// flowPoll is how often the flows are compared while they are watched; one shorter than that may not be seen.
+// flowPoll is the interval between two lists of flows in watch mode. Shorter flows may be missed.
 const flowPoll = 200 * time.Millisecond
 
-// flowEvent is a flow that came or went.
+// flowEvent is a flow that started or ended.
 type flowEvent struct {
 	Event string `json:"event"` // + or -
 	api.Flow
@@ -168,7 +168,7 @@ func watchFlows(c *cobra.Command, format string, match func(api.Flow) bool) erro
 	}
 }
 
-// sleep waits; it reports false when ctx ended first.
+// sleep waits for d. It returns false if ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

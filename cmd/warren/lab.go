@@ -19,7 +19,7 @@ const upTimeout = 2 * time.Minute
 
 func labCmd() *cobra.Command {
 	c := &cobra.Command{Use: "lab", Short: "a whole cluster on this machine, in network namespaces"}
-	c.PersistentFlags().String("name", "default", "name of the lab; several can run side by side")
+	c.PersistentFlags().String("name", "default", "name of the lab; several can run at the same time")
 	c.PersistentFlags().String("root", lab.DefaultRoot, "directory of the labs")
 	c.AddCommand(labUpCmd(), labDownCmd(), labStatusCmd(), labExecCmd(), labPodCmd(), labDemoCmd(),
 		labTwo("cut", "cut the link between two machines (nodes or etcd members)", (*lab.Lab).Cut), labHealCmd(), labRestartCmd(), labLogsCmd(), labListCmd())
@@ -42,7 +42,7 @@ func labUpCmd() *cobra.Command {
 	var v6, dual bool
 	c := &cobra.Command{
 		Use:   "up",
-		Short: "start a lab: etcd and nodes, and wait until Pods can be plugged",
+		Short: "start a lab: etcd and nodes, and wait until Pods can be attached",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file != "" {
@@ -83,7 +83,7 @@ func labUpCmd() *cobra.Command {
 func labDownCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
-		Short: "remove a lab, also one that crashed",
+		Short: "remove a lab, also after a crash",
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return lab.Remove(labOptions(c)) },
 	}
@@ -92,7 +92,7 @@ func labDownCmd() *cobra.Command {
 func labListCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "name the labs of this machine",
+		Short: "list the labs of this machine",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			names, err := lab.List(labOptions(c).Root)
@@ -148,7 +148,7 @@ func stdio(args []string) lab.Cmd {
 	return lab.Cmd{Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 }
 
-// exitCode is that of a command run for the user: it becomes ours, without a message of our own.
+// exitCode returns the exit status of a command that was run for the user. It becomes the exit status of this program.
 func exitCode(err error) (int, bool) {
 	var e *exec.ExitError
 	if errors.As(err, &e) && e.ExitCode() > 0 {
@@ -175,7 +175,7 @@ func labTwo(use, short string, do func(*lab.Lab, string, string) error) *cobra.C
 func labHealCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "heal [NODE NODE]",
-		Short: "mend the link between two machines, or every link",
+		Short: "restore the link between two machines, or every link",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 0 && len(args) != 2 {
 				return fmt.Errorf("expected two machines, or none for all links")
@@ -256,9 +256,9 @@ func labHoldCmd() *cobra.Command {
 }
 
 func labPlugCmd() *cobra.Command {
-	return &cobra.Command{Use: "plug add|del", Hidden: true, Args: cobra.ExactArgs(1), ValidArgs: []string{"add", "del"},
+	return &cobra.Command{Use: "attach add|del", Hidden: true, Args: cobra.ExactArgs(1), ValidArgs: []string{"add", "del"},
 		RunE: func(c *cobra.Command, args []string) error {
-			return lab.Plug(c.Context(), args[0], os.Stdin, os.Stdout)
+			return lab.Attach(c.Context(), args[0], os.Stdin, os.Stdout)
 		}}
 }
 
@@ -269,7 +269,7 @@ func labPodInitCmd() *cobra.Command {
 
 func labEchoCmd() *cobra.Command {
 	var cfg echo.Config
-	c := &cobra.Command{Use: "echo", Short: "the server of the lab's Pods: says its host name and the client's address", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "echo", Short: "the server of the lab's Pods: returns its host name and the client's address", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return echo.Serve(c.Context(), cfg, func() { fmt.Fprintln(c.OutOrStdout(), lab.EchoReady) })
 		}}

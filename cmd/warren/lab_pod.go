@@ -60,9 +60,9 @@ func labPodRunCmd() *cobra.Command {
 	}
 	c.Flags().StringVar(&spec.Namespace, "namespace", "default", "namespace of the Pod")
 	c.Flags().StringSliceVar(&labels, "label", nil, "label of the Pod, KEY=VALUE")
-	c.Flags().StringSliceVar(&ips, "ip", nil, "address to ask for")
-	c.Flags().StringSliceVar(&ports, "host-port", nil, "port of the node that leads to the Pod: HOSTPORT:PORT[/udp]")
-	c.Flags().StringVar(&spec.MAC, "mac", "", "link address to ask for")
+	c.Flags().StringSliceVar(&ips, "ip", nil, "address to request")
+	c.Flags().StringSliceVar(&ports, "host-port", nil, "host port of the Pod: HOSTPORT:PORT[/udp]")
+	c.Flags().StringVar(&spec.MAC, "mac", "", "MAC address to request")
 	return c
 }
 
@@ -81,7 +81,7 @@ func portMapping(s string) (m lab.PortMapping, err error) {
 func labPodRmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm [NAMESPACE/]NAME",
-		Short: "end a Pod",
+		Short: "stop and remove a Pod",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return withPod(c, args[0], func(l *lab.Lab, p *lab.Pod) error { return l.RemovePod(p) })

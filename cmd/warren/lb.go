@@ -14,7 +14,7 @@ func lbCmd() *cobra.Command {
 	var format string
 	c := &cobra.Command{
 		Use:   "lb",
-		Short: "show load balancer addresses: pools, who announces what as this node sees it, and why a Service waits",
+		Short: "show load balancer addresses: pools, announcing nodes as seen by this node, and why a Service waits",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var lb api.LB

@@ -1,5 +1,5 @@
-// Command warren is the whole of warren in one binary: the node's agent, its etcd, the lab, and the commands that look
-// at them. One file per verb; the work is in the packages.
+// Command warren is all programs of warren in one binary: the agent of a node, etcd, the controller, the lab, and the commands
+// that show their state. It has one file per verb, which parses flags and calls packages.
 package main
 
 import (
@@ -28,7 +28,7 @@ func main() {
 func root() *cobra.Command {
 	c := &cobra.Command{
 		Use:           "warren",
-		Short:         "the network of a small cluster in one program, encrypted, in userspace",
+		Short:         "encrypted userspace network for small clusters: CNI plugin, service proxy, DNS and IPAM",
 		Version:       versionText(),
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -108,7 +108,7 @@ func applyAll(c *cobra.Command, s *objectstore.Store, list []objects.Object) err
 	return errors.Join(errs...)
 }
 
-// printPending says why a Service waits for load balancer addresses.
+// printPending prints why a Service waits for load balancer addresses.
 func printPending(c *cobra.Command, s *objectstore.Store, k objects.Kind, o objects.Object) error {
 	if svc, ok := o.(*corev1.Service); !ok || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil

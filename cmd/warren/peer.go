@@ -13,7 +13,7 @@ import (
 )
 
 func peerCmd() *cobra.Command {
-	c := &cobra.Command{Use: "peer", Short: "WireGuard peers of this node that are no nodes of the cluster"}
+	c := &cobra.Command{Use: "peer", Short: "external peers: WireGuard peers of this node that are not nodes of the cluster"}
 	c.AddCommand(peerAddCmd(), peerRmCmd(), peerListCmd())
 	for _, sub := range c.Commands() {
 		socketFlag(sub)
@@ -26,7 +26,7 @@ func peerAddCmd() *cobra.Command {
 	var keepalive int
 	c := &cobra.Command{
 		Use:   "add NAME PUBLIC-KEY --allowed-ips CIDR[,CIDR...]",
-		Short: "let a stock WireGuard peer talk to this node and its Pods",
+		Short: "add an external peer, which can reach this node and its Pods",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			p := api.ExternalPeer{Name: args[0], PublicKey: args[1], Keepalive: keepalive}
@@ -48,7 +48,7 @@ func peerAddCmd() *cobra.Command {
 		},
 	}
 	c.Flags().StringSliceVar(&allowed, "allowed-ips", nil, "source addresses to accept from the peer, and destinations to send to it")
-	c.Flags().StringSliceVar(&endpoints, "endpoint", nil, "address:port of the peer (default: it calls us)")
+	c.Flags().StringSliceVar(&endpoints, "endpoint", nil, "address:port of the peer (default: the peer initiates)")
 	c.Flags().IntVar(&keepalive, "keepalive", 0, "seconds between keepalives, 0 for none")
 	return c
 }

@@ -21,7 +21,7 @@ func pkiCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pki",
 		Short: "make and rotate the certificates of warren's own etcd by hand",
-		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them; what is found there already stays.\n" +
+		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them; and never replaces existing ones.\n" +
 			"With --secret the result is a Secret on stdout, for `kubectl apply -f -`, and holds keys.",
 	}
 	c.PersistentFlags().StringVar(&dir, "dir", ".", "directory of the authority: ca.crt and ca.key")
@@ -29,7 +29,7 @@ func pkiCmd() *cobra.Command {
 	return c
 }
 
-// secretFlags say whether the result is a Secret, and where it belongs.
+// secretFlags select a Secret as output, and its namespace.
 type secretFlags struct {
 	on        bool
 	namespace string
@@ -147,10 +147,10 @@ func pkiRotateCmd(dir *string) *cobra.Command {
 	var secret bool
 	c := &cobra.Command{
 		Use:   "rotate",
-		Short: "take the next of three steps that replace the authority while everything goes on",
-		Long: "Take the next of three steps that replace the authority while everything goes on:\n" +
-			"  1. a new authority is trusted beside the old one\n  2. it signs\n  3. the old one is dropped\n" +
-			"What must happen between them is printed. With --secret the Secret is read from stdin and printed changed.",
+		Short: "perform the next of three steps that replace the authority without downtime",
+		Long: "Perform the next of three steps that replace the authority without downtime:\n" +
+			"  1. trust a new authority in addition to the old one\n  2. sign with the new one\n  3. remove the old one\n" +
+			"The command prints what must happen before the next step. With --secret the Secret is read from stdin and printed changed.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			rotate := rotateFiles
@@ -185,7 +185,7 @@ func rotateFiles(dir, name string) (todo string, err error) {
 	if err != nil {
 		return "", err
 	}
-	// The next key first: should this stop half-way, no certificate is without its key.
+	// The next key first: if the process ends between the two writes, no certificate lacks its key.
 	if len(next.Next) > 0 {
 		if err := os.WriteFile(file(pki.NextKeyFile), next.Next, 0o600); err != nil {
 			return "", err

@@ -34,7 +34,7 @@ func mustWarren(t *testing.T, stdin string, args ...string) string {
 	return out
 }
 
-func TestPKIFiles(t *testing.T) {
+func TestPKI_Files_RotateInThreeSteps(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := warren(t, "", "pki", "client", "--dir", dir); err == nil {
 		t.Error("a client's certificate without an authority")
@@ -61,7 +61,7 @@ func TestPKIFiles(t *testing.T) {
 	}
 }
 
-func TestPKISecrets(t *testing.T) {
+func TestPKI_Secrets_RotateInThreeSteps(t *testing.T) {
 	dir := t.TempDir()
 	text := mustWarren(t, "", "pki", "ca", "--dir", dir, "--secret")
 	for range 3 {
@@ -83,7 +83,7 @@ func TestPKISecrets(t *testing.T) {
 	}
 }
 
-func TestInstallCNI(t *testing.T) {
+func TestInstallCNI_ChangedPlugin_IsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "bin", "warren-cni")
 	if err := os.WriteFile(from, []byte("one"), 0o600); err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 func podCmd() *cobra.Command {
-	c := &cobra.Command{Use: "pod", Short: "this node's Pods: list them, and change what Services choose them by"}
+	c := &cobra.Command{Use: "pod", Short: "list this node's Pods and set their labels and probes"}
 	c.AddCommand(podListCmd(), podLabelCmd(), podProbeCmd())
 	for _, sub := range c.Commands() {
 		socketFlag(sub)
@@ -64,7 +64,7 @@ func podLabelCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "label NAMESPACE/NAME KEY=VALUE... KEY-...",
 		Short: "set and remove labels of a Pod of this node, in clusters without Kubernetes",
-		Long: "Set and remove labels of a Pod of this node; Services follow at once.\n\nThe labels are kept with the Pod and end with it. " +
+		Long: "Set and remove labels of a Pod of this node; Services follow at once.\n\nThe labels are stored with the Pod and removed with it. " +
 			"On Kubernetes labels are the API server's: use kubectl label.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {

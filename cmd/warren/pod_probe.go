@@ -16,8 +16,8 @@ func podProbeCmd() *cobra.Command {
 	var failures int
 	c := &cobra.Command{
 		Use:   "probe NAMESPACE/NAME tcp:PORT|http:PORT/PATH|none",
-		Short: "find out from the node whether a Pod is ready, in clusters without Kubernetes",
-		Long: "Find out from the node whether a Pod of it is ready: by a TCP connection, or by an HTTP GET that is answered with 200 to 399.\n\n" +
+		Short: "set the readiness probe of a Pod of this node, in clusters without Kubernetes",
+		Long: "Set the readiness probe of a Pod of this node: a TCP connection, or an HTTP GET that must return a status from 200 to 399.\n\n" +
 			"A Pod that fails so many times in a row leaves its Services; one success brings it back. A Pod without a probe is ready.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -38,7 +38,7 @@ func podProbeCmd() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().DurationVar(&interval, "interval", time.Second, "between two attempts; an attempt may take four fifths of it")
+	c.Flags().DurationVar(&interval, "interval", time.Second, "time between two attempts; an attempt may take 80 % of it")
 	c.Flags().IntVar(&failures, "failures", 3, "failed attempts in a row that make the Pod not ready")
 	return c
 }
@@ -58,7 +58,7 @@ func parseProbe(s string) (p api.Probe, err error) {
 	return p, nil
 }
 
-// probeText is a probe as it was given, and what is wrong with the Pod.
+// probeText is a probe in the form of the command line, and the last error of the Pod.
 func probeText(p api.Pod) string {
 	if p.Probe == nil {
 		return ""

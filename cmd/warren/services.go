@@ -39,7 +39,7 @@ func servicesCmd() *cobra.Command {
 	var format string
 	c := &cobra.Command{
 		Use:   "services [NAMESPACE/NAME]",
-		Short: "show where this node serves Services, and the backends it uses",
+		Short: "show the addresses at which this node serves Services, and their backends",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var all, list []api.Frontend
@@ -79,7 +79,7 @@ func endpointsCmd() *cobra.Command {
 	var format string
 	c := &cobra.Command{
 		Use:   "endpoints [NAMESPACE/NAME]",
-		Short: "show the endpoints of Services as this node knows them, in whatever condition",
+		Short: "show the endpoints of Services on this node, also those that are not ready",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var all, list []api.Endpoint
@@ -92,7 +92,7 @@ func endpointsCmd() *cobra.Command {
 				}
 			}
 			if len(args) == 1 && len(list) == 0 {
-				return fmt.Errorf("no endpoint of a Service %q is known (NAMESPACE/NAME)", args[0])
+				return fmt.Errorf("no endpoint of a Service %q exists on this node (expected NAMESPACE/NAME)", args[0])
 			}
 			return render(c.OutOrStdout(), format, list, func(t io.Writer) {
 				fmt.Fprintln(t, "SERVICE\tADDRESS\tPORTS\tCONDITION\tNODE\tZONE\tPOD\tFOR ZONES\tFOR NODES")
@@ -108,7 +108,7 @@ func endpointsCmd() *cobra.Command {
 	return c
 }
 
-// endpointCondition says also whether this node passes over an endpoint, and for how long.
+// endpointCondition is the condition of an endpoint, with the ports that this node ejected and for how long.
 func endpointCondition(e api.Endpoint) string {
 	out := e.Condition
 	for _, x := range e.Ejected {

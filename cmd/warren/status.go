@@ -16,7 +16,7 @@ func statusCmd() *cobra.Command {
 	var ready bool
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "show this node, its peers and what is wrong",
+		Short: "show this node, its peers and its problems",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if ready {
@@ -31,7 +31,7 @@ func statusCmd() *cobra.Command {
 	}
 	socketFlag(c)
 	outputFlag(c, &format)
-	c.Flags().BoolVar(&ready, "ready", false, "print nothing; fail with the reason while no Pod can be plugged")
+	c.Flags().BoolVar(&ready, "ready", false, "print nothing; fail with the reason while no Pod can be attached")
 	return c
 }
 
@@ -64,7 +64,7 @@ func statusText(w io.Writer, st api.Status) {
 	}
 }
 
-// mtuText is what goes to a peer in one packet, and why it is less than its MTU.
+// mtuText is the largest packet that is sent to a peer. It is marked if the path MTU limits it.
 func mtuText(p api.Peer) string {
 	if p.PathMTU != 0 {
 		return fmt.Sprintf("%d (path)", p.PathMTU)
@@ -77,9 +77,9 @@ func storeText(s api.Store) string {
 	case s.Connected:
 		return "connected for " + time.Since(s.Since).Truncate(time.Second).String()
 	case s.Since.IsZero():
-		return "not reached yet"
+		return "never connected"
 	}
-	return "away for " + time.Since(s.Since).Truncate(time.Second).String()
+	return "unreachable for " + time.Since(s.Since).Truncate(time.Second).String()
 }
 
 func aliveText(p api.Peer) string {

@@ -1,5 +1,5 @@
-// Package echo is the server in a lab's Pods: it says who it is and whom it saw, over TCP, UDP and HTTP. It owns its
-// three listeners while Serve runs.
+// Package echo is the server in a lab's Pods. It returns its host name and the client's address over TCP, UDP and HTTP. It owns
+// its three listeners while Serve runs.
 package echo
 
 import (
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Config says where to listen; an empty address leaves that server out.
+// Config has the addresses to listen on; an empty address disables that server.
 type Config struct{ TCP, UDP, HTTP string }
 
 // Serve answers until ctx ends; ready is called once all servers listen.
@@ -108,7 +108,7 @@ func (s *server) udp(ctx context.Context, c net.PacketConn) error {
 		if err != nil {
 			return err
 		}
-		_, _ = c.WriteTo(append([]byte(s.line(from, c.LocalAddr())), buf[:n]...), from) // UDP: a lost answer is the client's to notice
+		_, _ = c.WriteTo(append([]byte(s.line(from, c.LocalAddr())), buf[:n]...), from) // UDP: the client detects a lost answer
 	}
 }
 
@@ -136,8 +136,8 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Call asks a server of this package, or any HTTP server, and returns what it says: the page of an http URL, the first
-// line of tcp://HOST:PORT or udp://HOST:PORT.
+// Call sends a request to a server of this package, or to any HTTP server, and returns the answer: the page of an http URL, or the
+// first line of tcp://HOST:PORT or udp://HOST:PORT.
 func Call(ctx context.Context, target string) (string, error) {
 	u, err := url.Parse(target)
 	if err != nil {

@@ -49,7 +49,7 @@ func attached(node string) (map[string][]string, error) {
 }
 
 // What a kubelet may do to the plugin: DEL of what never was, ADD twice, CHECK, DEL twice, DEL without the namespace.
-func TestPluginCalls(t *testing.T) {
+func TestCNI_PluginCalls_FollowTheSpecification(t *testing.T) {
 	netns := podNetns(t, "n2", "calls")
 	call := func(command, ns, prev string) (string, error) { return cniCall("n2", command, "calls", ns, prev) }
 	if out, err := call("DEL", netns, ""); err != nil {

@@ -48,7 +48,7 @@ func canonicalSet(addrs string) []string {
 
 // Pods have an address of each family in the cluster's order, out of their node's blocks, and reach each other, the
 // nodes and the outside by IPv6 as by IPv4.
-func TestDualStackPods(t *testing.T) {
+func TestDualStack_Pods_ReachEachOther(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	for _, n := range nodes {
@@ -139,7 +139,7 @@ func listenOutside(t *testing.T) (stop func()) {
 }
 
 // Services of every family policy: by their addresses and names, through node ports and load balancer addresses.
-func TestDualStackServices(t *testing.T) {
+func TestDualStack_Services_ServeBothFamilies(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	apply(t, fmt.Sprintf("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: both}\nspec: {addresses: [%s.248/30, \"%s:f0/124\"]}\n", subnet, subnet6))
@@ -271,7 +271,7 @@ func resolves(ns, pod, name string, expected ...string) error {
 }
 
 // hostPort and hostNetwork know both families, too, and a server that listens on IPv6 alone is probed and served.
-func TestDualStackHost(t *testing.T) {
+func TestDualStack_HostClients_ReachServices(t *testing.T) {
 	ns := namespace(t)
 	apply(t, fmt.Sprintf(`
 apiVersion: v1

@@ -112,7 +112,7 @@ func agentsReady(t *testing.T) {
 }
 
 // An agent that dies is replaced by the kubelet; no connection breaks, wherever it runs.
-func TestAgentsKilledUnderTraffic(t *testing.T) {
+func TestAgents_KilledUnderTraffic_ConnectionsContinue(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30081)
@@ -127,7 +127,7 @@ func TestAgentsKilledUnderTraffic(t *testing.T) {
 }
 
 // A new version of the DaemonSet goes over the nodes one by one.
-func TestRollingUpdateUnderTraffic(t *testing.T) {
+func TestAgents_RollingUpdate_ConnectionsContinue(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30082)
@@ -140,7 +140,7 @@ func TestRollingUpdateUnderTraffic(t *testing.T) {
 
 // The API server hangs: everything goes on, an agent that starts meanwhile works from its disk, a sandbox that dies is
 // plugged again.
-func TestAPIServerAway(t *testing.T) {
+func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30083)
@@ -193,7 +193,7 @@ func TestAPIServerAway(t *testing.T) {
 }
 
 // A node that is cut off: its endpoints leave once Kubernetes says so, and come back.
-func TestNodeCutOff(t *testing.T) {
+func TestNode_Isolated_OthersContinue(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	if _, err := fromPod(ns, web["n1"].Name, curlArgs("http://"+web["n3"].IP+":8080/hostname")...); err != nil {

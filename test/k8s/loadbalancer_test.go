@@ -91,7 +91,7 @@ func balancerOf(ns, name, app string, more string) string {
 
 // Services of type LoadBalancer get addresses once there is a pool, one node announces each, another one takes over,
 // and what others wrote stays.
-func TestLoadBalancer(t *testing.T) {
+func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	apply(t, balancerOf(ns, "web", "web", "")+balancerOf(ns, "patched", "web", "")+balancerOf(ns, "foreign", "web", ", loadBalancerClass: example.com/lb"))

@@ -19,7 +19,7 @@ import (
 // From flannel (vxlan, the bridge plugin), kube-proxy (nftables) and CoreDNS to warren and back, as docs/kubernetes.md has
 // it, node by node, while every Pod, every Service, node ports and names are asked four times a second. hack/test-k8s.sh
 // runs it on a cluster of its own.
-func TestMigration(t *testing.T) {
+func TestMigration_FlannelAndBack_RequestsSucceed(t *testing.T) {
 	if os.Getenv("WARREN_K8S_MIGRATE") == "" {
 		t.Fatal("this test wants a cluster of its own that has another network: hack/test-k8s.sh makes one")
 	}
@@ -320,8 +320,8 @@ data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 		fresh = append(fresh, p)
 		m.reach(t, fresh...)
 		expectDoctor(t, "beside flannel and kube-proxy", n, map[string]string{
-			"agent": "Services of this node are theirs", "kube-proxy": "kube-proxy's rules are in the kernel",
-			"conflist": "10-flannel.conflist is another network's", "other network": "dev cni0"})
+			"agent": "it serves the Services of this node", "kube-proxy": "kube-proxy's rules are in the kernel",
+			"conflist": "10-flannel.conflist configures another network", "other network": "dev cni0"})
 	}
 	agentsReady(t)
 	for _, n := range nodes {
@@ -368,8 +368,8 @@ func (m *migration) back(t *testing.T) {
 	}
 	for _, n := range nodes {
 		expectDoctor(t, "back to kube-proxy", n, map[string]string{
-			"agent": "Services of this node are theirs", "kube-proxy": "kube-proxy's rules are in the kernel",
-			"conflist": "10-flannel.conflist is another network's", "other network": "dev flannel.1"})
+			"agent": "it serves the Services of this node", "kube-proxy": "kube-proxy's rules are in the kernel",
+			"conflist": "10-flannel.conflist configures another network", "other network": "dev flannel.1"})
 	}
 	kubectl(t, "apply", "-f", repoFile("deploy/kubeadm/uninstall.yaml"))
 	kubectl(t, "-n", "kube-system", "create", "poddisruptionbudget", "coredns", "--selector=k8s-app=kube-dns", "--min-available=1")

@@ -13,7 +13,7 @@ import (
 
 // ConfigMap kube-system/kube-dns leads a zone to a server that is a Pod of another node; created, changed and deleted at
 // run time, it holds at once.
-func TestNameServersOfAConfigMap(t *testing.T) {
+func TestDNS_NameServersOfConfigMap_AreUsed(t *testing.T) {
 	ns := namespace(t)
 	apply(t, fmt.Sprintf(`
 apiVersion: v1

@@ -13,7 +13,7 @@ import (
 )
 
 // One apply over a running cluster is harmless, and leaves what the operator wrote.
-func TestApplyAgain(t *testing.T) {
+func TestManifest_AppliedTwice_KeepsAuthority(t *testing.T) {
 	before := kubectl(t, "-n", "warren-system", "get", "secret", "warren-etcd-ca", "-o", "jsonpath={.metadata.uid}")
 	kubectl(t, "apply", "-f", repoFile("deploy/kubeadm/warren.yaml"))
 	kubectl(t, "-n", "warren-system", "rollout", "status", "daemonset/warren", "--timeout=120s")
@@ -24,7 +24,7 @@ func TestApplyAgain(t *testing.T) {
 }
 
 // Each node's block is the one that Kubernetes set aside for it, and the Pods' addresses lie in it.
-func TestPodCIDRs(t *testing.T) {
+func TestNodes_PodCIDRs_AreClaimed(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	for _, n := range nodes {
@@ -37,7 +37,7 @@ func TestPodCIDRs(t *testing.T) {
 }
 
 // Cluster DNS is a Service that tools find, although each node answers it itself.
-func TestClusterDNSService(t *testing.T) {
+func TestDNS_ClusterService_ServedByEveryNode(t *testing.T) {
 	if ips := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIPs[*]}"); ips != "10.43.0.10 fd43::a" {
 		t.Errorf("kube-dns has %q; expected the kubelets' clusterDNS 10.43.0.10 and fd43::a", ips)
 	}
@@ -62,7 +62,7 @@ func TestClusterDNSService(t *testing.T) {
 }
 
 // A static Pod is plugged like any other.
-func TestStaticPod(t *testing.T) {
+func TestNodes_StaticPod_IsAttached(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	run(t, "n2", "sh", "-c", fmt.Sprintf("cat >/etc/kubernetes/manifests/fixed.yaml <<'Y'\napiVersion: v1\nkind: Pod\nmetadata: {name: fixed, namespace: %s}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %q, args: [netexec]}]}\nY", ns, agnhost))
@@ -78,7 +78,7 @@ func TestStaticPod(t *testing.T) {
 }
 
 // A Node object that is deleted and made anew on the same disk keeps its block, and its Pods go on.
-func TestNodeObjectMadeAnew(t *testing.T) {
+func TestNodes_NodeObjectRecreated_KeepsItsBlock(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	block := func() string {
@@ -113,7 +113,7 @@ func cut(s, after, before string) string {
 }
 
 // A drained node gives its Pods away and takes new ones again.
-func TestDrain(t *testing.T) {
+func TestNodes_Drain_PodsMove(t *testing.T) {
 	ns := namespace(t)
 	deployment(t, ns, 4, "netexec")
 	ip := nodePortService(t, ns, 30085)
@@ -139,7 +139,7 @@ func TestOffload_DaemonSetCapabilities_Active(t *testing.T) {
 }
 
 // The doctor has nothing to complain about on a node of this cluster.
-func TestDoctor(t *testing.T) {
+func TestDoctor_HealthyCluster_NoFindings(t *testing.T) {
 	for _, p := range pods(t, "warren-system", "app.kubernetes.io/component=agent") {
 		out, err := tryKubectl("-n", "warren-system", "exec", p.Name, "-c", "agent", "--", "/warren", "doctor")
 		if err != nil {

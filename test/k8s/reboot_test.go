@@ -107,7 +107,7 @@ func everythingWorks(t *testing.T, ns, service string) {
 }
 
 // A node loses its power: its Pods come back, and no address is lost to sandboxes that nobody unplugged.
-func TestReboot(t *testing.T) {
+func TestNodes_Reboot_PodsReturn(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
 	nodePortService(t, ns, 30087)
@@ -137,7 +137,7 @@ func TestReboot(t *testing.T) {
 }
 
 // All nodes lose their power at once, the API server and both etcds with them.
-func TestPowerCut(t *testing.T) {
+func TestNodes_PowerCut_NoAddressIsLost(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
 	nodePortService(t, ns, 30086)
@@ -148,7 +148,7 @@ func TestPowerCut(t *testing.T) {
 
 // A node comes back under its old name with an empty disk: it is a new machine with new blocks, and its Pods are made
 // anew in those. The old blocks stay claimed until somebody says that the old disk will not come back.
-func TestNewDisk(t *testing.T) {
+func TestNodes_NewDisk_NewIdentity(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
 	nodePortService(t, ns, 30091)

@@ -46,7 +46,7 @@ shift; [ -n "$found" ] || { echo "no Pod has it"; exit 1; }; exec ip netns exec 
 
 // Both stores hang, and an agent dies meanwhile: Pods and Services go on, names are answered, and Pods are plugged and
 // unplugged on every node, also by the agent that knows the world from its disk only.
-func TestBothStoresAway(t *testing.T) {
+func TestStores_BothHang_TrafficContinues(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30088)
@@ -102,7 +102,7 @@ func TestBothStoresAway(t *testing.T) {
 
 // The agents' service account is deleted and made anew, which voids every token, and the API server starts again: agents go
 // on with what they know, say that they are refused, and follow again as soon as their file holds a good token.
-func TestTokenRenewed(t *testing.T) {
+func TestStores_TokenRevoked_AgentsRecover(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30089)
@@ -153,7 +153,7 @@ func TestTokenRenewed(t *testing.T) {
 }
 
 // A range of Services comes and goes while everything runs.
-func TestServiceRange(t *testing.T) {
+func TestStores_ServiceRangeAdded_AgentsFollow(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	apply(t, "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.44.0.0/24, \"fd44::/112\"]}\n")
@@ -202,7 +202,7 @@ spec: {ipFamilyPolicy: RequireDualStack, clusterIP: 10.44.0.20, clusterIPs: [10.
 
 // A Node that is being deleted takes no new connections of load balancers: 10256/healthz says so, /livez does not, and
 // what is there goes on.
-func TestNodeBeingDeleted(t *testing.T) {
+func TestNodes_BeingDeleted_HealthzFails(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	code := func(path string) (string, error) {
@@ -246,7 +246,7 @@ func TestNodeBeingDeleted(t *testing.T) {
 
 // A second machine that calls itself n2 while the real one lives is refused and says why; it takes nothing, and the real
 // one notices nothing.
-func TestTwoMachinesOneName(t *testing.T) {
+func TestNodes_TwoMachinesOneName_SecondIsRefused(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	wait := stream(ns, web["n1"].Name, web["n2"].IP, 8080, 6)

@@ -12,7 +12,7 @@ import (
 )
 
 // Every Pod reaches every Pod, every node every Pod, every Pod every node, names, the API server and the world.
-func TestEveryWay(t *testing.T) {
+func TestTraffic_PodsNodesExternal_AllPaths(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	apply(t, fmt.Sprintf(`
@@ -92,7 +92,7 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080
 }
 
 // What tools ask kube-proxy for.
-func TestProxyPorts(t *testing.T) {
+func TestTraffic_KubeProxyPorts_Answer(t *testing.T) {
 	for _, n := range nodes {
 		if out := run(t, n, "curl", "-fsS", "http://127.0.0.1:10256/healthz"); !strings.Contains(out, "lastUpdated") || !strings.Contains(out, `"nodeEligible": true`) {
 			t.Errorf("healthz of %s: %s", n, out)
@@ -108,7 +108,7 @@ func TestProxyPorts(t *testing.T) {
 }
 
 // A Service changes its kind and its ports while clients look.
-func TestServiceTypes(t *testing.T) {
+func TestTraffic_ServiceTypes_Answer(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	client := web["n2"].Name
@@ -199,7 +199,7 @@ func TestServiceTypes(t *testing.T) {
 }
 
 // No endpoints: refused at once, not a timeout; and a Service that gets its first one works at once.
-func TestNoEndpoints(t *testing.T) {
+func TestTraffic_ServiceWithoutEndpoints_Refuses(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: %s}\nspec: {selector: {app: nothing}, ports: [{port: 80, targetPort: 8080}]}\n", ns))

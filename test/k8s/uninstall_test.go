@@ -12,7 +12,7 @@ import (
 )
 
 // Uninstall leaves a node as it was: no interface, rule, route or file of warren's.
-func TestUninstall(t *testing.T) {
+func TestUninstall_Node_LeavesNothing(t *testing.T) {
 	kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "-p", `{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"n1"}}}}}`)
 	defer func() {
 		kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "--type=json", "-p", `[{"op":"remove","path":"/spec/template/spec/nodeSelector"}]`)

@@ -12,7 +12,7 @@ import (
 )
 
 // A StatefulSet's Pods have stable names, also after they were made anew with another address.
-func TestStatefulSet(t *testing.T) {
+func TestWorkloads_StatefulSet_NamesFollowPods(t *testing.T) {
 	ns := namespace(t)
 	apply(t, fmt.Sprintf(`
 apiVersion: v1
@@ -63,7 +63,7 @@ spec:
 }
 
 // Jobs run and their Pods reach Services; a CronJob's too.
-func TestJobs(t *testing.T) {
+func TestWorkloads_Jobs_Complete(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
 	apply(t, fmt.Sprintf(`
@@ -102,7 +102,7 @@ spec:
 }
 
 // Replicas come and go under load: after an endpoint was ready no request fails.
-func TestScaleUnderLoad(t *testing.T) {
+func TestWorkloads_ScaledUnderLoad_NoRequestFails(t *testing.T) {
 	ns := namespace(t)
 	deployment(t, ns, 3, `netexec, --delay-shutdown, "10"`)
 	apply(t, fmt.Sprintf(`
@@ -131,7 +131,7 @@ spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %[2]s, ar
 }
 
 // hostPort: the same number on two addresses and two protocols at once, from outside and from the node itself.
-func TestHostPort(t *testing.T) {
+func TestWorkloads_HostPort_Answers(t *testing.T) {
 	ns := namespace(t)
 	pod := func(name, port string) string {
 		return fmt.Sprintf(`
@@ -173,7 +173,7 @@ spec:
 }
 
 // exec, logs, port-forward and the API server's proxy all go through the Pod network.
-func TestThroughTheAPIServer(t *testing.T) {
+func TestWorkloads_PortForwardAndProxy_Answer(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30084)

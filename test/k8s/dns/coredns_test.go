@@ -338,7 +338,7 @@ var meant = []struct {
 	{"Pod names are answered by form in any namespace", func(n string, _ uint16) bool { return n == "10-42-0-7.nowhere.pod.cluster.local" }},
 }
 
-func TestAgainstCoreDNS(t *testing.T) {
+func TestDNS_ComparedWithCoreDNS_SameAnswers(t *testing.T) {
 	snap, of := load(t)
 	theirs, ours := startCoreDNS(t, api(t, of, kinds).URL), startWarren(t, snap)
 	asked, same := 0, 0

@@ -13,7 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// waiter takes connections and waits for bytes, without keepalive probes of its own.
+// waiter accepts connections and waits for bytes, without keepalive probes.
 const waiter = `
 import socket, threading
 s = socket.socket(socket.AF_INET6)
@@ -29,9 +29,9 @@ while True:
     threading.Thread(target=wait, args=(c,)).start()
 `
 
-// A connection through a Service that is deleted ends at both ends with the client's next byte: the backend, which only
-// waits, does not wait for ever.
-func TestServiceDeletedUnderAConnection(t *testing.T) {
+// When a Service is deleted, its connections end at both endpoints with the client's next byte. The backend, which only reads,
+// receives a peer reset.
+func TestPeerReset_ServiceDeleted_BothEndsAreReset(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
@@ -50,7 +50,7 @@ func TestServiceDeletedUnderAConnection(t *testing.T) {
 			return nil
 		})
 		sh(t, l, "n1", l.Exe+" delete svc "+name)
-		_, _ = k.wait(t, 45e9) // it ends by an error
+		_, _ = k.wait(t, 45e9) // it ends with an error
 		testutil.Eventually(t, name+" has let go", func() error {
 			out, err := l.PodOutput(b, "ss", "-Htn", "state", "established")
 			if strings.TrimSpace(out) != "" {
@@ -61,8 +61,8 @@ func TestServiceDeletedUnderAConnection(t *testing.T) {
 	}
 }
 
-// What an agent keeps on disk may be older than the youngest connections. They survive its death all the same.
-func TestYoungConnectionSurvivesTheAgent(t *testing.T) {
+// The flow table on disk may be older than the newest connections. They continue nevertheless after the agent was killed.
+func TestFlows_AgentKilledAfterConnect_ConnectionContinues(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plugRequest is what `warren lab plug` reads on stdin, on the node.
-type plugRequest struct {
+// attachRequest is what `warren lab attach` reads on stdin, on the node.
+type attachRequest struct {
 	Netns       string            `json:"netns"`
 	Namespace   string            `json:"namespace"`
 	Name        string            `json:"name"`
@@ -33,7 +33,7 @@ type plugRequest struct {
 	Ports       []PortMapping     `json:"ports,omitempty"`
 }
 
-// PortMapping leads a port of the node to one of a Pod.
+// PortMapping is a host port: a port of the node and the port of the Pod that it forwards to.
 type PortMapping struct {
 	HostPort      int    `json:"hostPort"`
 	ContainerPort int    `json:"containerPort"`
@@ -41,16 +41,16 @@ type PortMapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
-// plugReply is what `warren lab plug add` prints.
-type plugReply struct {
+// attachReply is what `warren lab attach add` prints.
+type attachReply struct {
 	ContainerID string       `json:"containerID"`
 	Addresses   []netip.Addr `json:"addresses"`
 }
 
-// Plug does on a node what a container runtime does: it makes a network namespace and has libcni call the plugin with
-// the node's own conflist. It is started inside the node's namespaces.
-func Plug(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
-	var r plugRequest
+// Attach does what a container runtime does on a node: it makes a network namespace, and libcni calls the plugin with the
+// node's own conflist. It runs in the namespaces of the node.
+func Attach(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
+	var r attachRequest
 	if err := json.NewDecoder(in).Decode(&r); err != nil {
 		return err
 	}
@@ -77,14 +77,14 @@ func Plug(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return errors.Join(err, cni.DelNetworkList(ctx, list, r.runtimeConf(id)), removeNetns(r.Netns))
 	}
-	addrs, err := plugged(res)
+	addrs, err := addressesOf(res)
 	if err == nil {
 		err = writeResolvConf(r.Netns, res)
 	}
 	if err != nil {
 		return errors.Join(err, cni.DelNetworkList(ctx, list, r.runtimeConf(id)), removeNetns(r.Netns))
 	}
-	return json.NewEncoder(out).Encode(plugReply{ContainerID: id, Addresses: addrs})
+	return json.NewEncoder(out).Encode(attachReply{ContainerID: id, Addresses: addrs})
 }
 
 func firstConflist(dir string) (*libcni.NetworkConfigList, error) {
@@ -98,7 +98,7 @@ func firstConflist(dir string) (*libcni.NetworkConfigList, error) {
 	return libcni.ConfListFromFile(files[0])
 }
 
-// withLabels passes labels the way the CNI conventions have it: args.cni.labels of each plugin's configuration.
+// withLabels passes labels according to the CNI conventions: args.cni.labels of each plugin's configuration.
 func withLabels(list *libcni.NetworkConfigList, labels map[string]string) (*libcni.NetworkConfigList, error) {
 	if len(labels) == 0 {
 		return list, nil
@@ -121,7 +121,7 @@ func withLabels(list *libcni.NetworkConfigList, labels map[string]string) (*libc
 	return list, nil
 }
 
-func (r plugRequest) runtimeConf(id string) *libcni.RuntimeConf {
+func (r attachRequest) runtimeConf(id string) *libcni.RuntimeConf {
 	rt := &libcni.RuntimeConf{ContainerID: id, NetNS: r.Netns, IfName: "eth0", CapabilityArgs: map[string]interface{}{},
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", r.Namespace}, {"K8S_POD_NAME", r.Name}, {"K8S_POD_UID", id}}}
 	if len(r.IPs) > 0 {
@@ -140,7 +140,7 @@ func (r plugRequest) runtimeConf(id string) *libcni.RuntimeConf {
 	return rt
 }
 
-func plugged(res types.Result) (out []netip.Addr, err error) {
+func addressesOf(res types.Result) (out []netip.Addr, err error) {
 	r, err := types100.NewResultFromResult(res)
 	if err != nil {
 		return nil, err
@@ -152,7 +152,8 @@ func plugged(res types.Result) (out []netip.Addr, err error) {
 	return out, nil
 }
 
-// writeResolvConf puts the plugin's dns result where `ip netns exec` lays it over /etc/resolv.conf of the Pod's processes.
+// writeResolvConf writes the plugin's dns result to the file that `ip netns exec` mounts as /etc/resolv.conf of the Pod's
+// processes.
 func writeResolvConf(netns string, res types.Result) error {
 	r, err := types100.NewResultFromResult(res)
 	if err != nil || len(r.DNS.Nameservers) == 0 {
@@ -189,7 +190,7 @@ func makeNetns(path string) error {
 	f.Close()
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // the thread goes with the goroutine
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread with this goroutine
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
