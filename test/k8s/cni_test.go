@@ -64,7 +64,7 @@ func TestCNI_PluginCalls_FollowTheSpecification(t *testing.T) {
 		t.Fatalf("ADD of both families: %v %s", err, first)
 	}
 	if _, err := call("ADD", netns, ""); err == nil || !strings.Contains(err.Error(), "attached already") {
-		t.Errorf("second ADD: %v; expected to hear that it is attached", err)
+		t.Errorf("second ADD: %v; expected an error that it is attached", err)
 	}
 	if _, err := call("CHECK", netns, first); err != nil {
 		t.Errorf("CHECK after the second ADD: %v", err)

@@ -29,7 +29,7 @@ func seenAs(out string) string {
 	return a.Addr().Unmap().String()
 }
 
-// canonical compares addresses that are written in different ways.
+// canonical compares addresses that may have different spellings.
 func canonical(addrs string) (out []string) {
 	for _, f := range strings.Fields(addrs) {
 		if a, err := netip.ParseAddr(f); err == nil {
@@ -257,7 +257,7 @@ func TestDualStack_Services_ServeBothFamilies(t *testing.T) {
 	}
 }
 
-// resolves asks for both kinds of address of a name from a Pod, by its search list.
+// resolves queries A and AAAA records of a name from a Pod, by its search list.
 func resolves(ns, pod, name string, expected ...string) error {
 	out, err := fromPod(ns, pod, "sh", "-c", "dig +short +search "+name+" A; dig +short +search "+name+" AAAA")
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// keepAlive is a shell program that asks the same HTTP connection again and again for $3 seconds and prints how often
-// it was answered; it ends with an error when the connection breaks.
+// keepAlive is a shell program that sends HTTP requests on one connection for $3 seconds and prints the number of answers. It ends
+// with an error when the connection breaks.
 const keepAlive = `exec 3<>/dev/tcp/$1/$2 || exit 9
 n=0
 while [ $SECONDS -lt $3 ]; do
@@ -111,7 +111,7 @@ func agentsReady(t *testing.T) {
 	}
 }
 
-// An agent that dies is replaced by the kubelet; no connection breaks, wherever it runs.
+// The kubelet restarts a killed agent. No connection breaks on any node.
 func TestAgents_KilledUnderTraffic_ConnectionsContinue(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -126,7 +126,7 @@ func TestAgents_KilledUnderTraffic_ConnectionsContinue(t *testing.T) {
 	agentsReady(t)
 }
 
-// A new version of the DaemonSet goes over the nodes one by one.
+// The DaemonSet is updated node by node.
 func TestAgents_RollingUpdate_ConnectionsContinue(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -138,8 +138,8 @@ func TestAgents_RollingUpdate_ConnectionsContinue(t *testing.T) {
 	agentsReady(t)
 }
 
-// The API server hangs: everything goes on, an agent that starts meanwhile works from its disk, a sandbox that dies is
-// plugged again.
+// The API server hangs: traffic continues, an agent that starts works from its disk, and a sandbox that ends is recreated and
+// attached.
 func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -170,7 +170,7 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 			})
 		}
 	}
-	// The kubelet makes the sandbox anew and plugs it without asking the API server.
+	// The kubelet recreates and attaches the sandbox without the API server.
 	old := web["n2"].IP
 	run(t, "n2", "sh", "-c", "kill -9 $(ip netns pids $(ctr -n k8s.io containers ls >/dev/null; for n in /run/netns/*; do ip netns exec ${n##*/} ip -o addr show eth0 2>/dev/null | grep -q "+old+"/ && echo ${n##*/}; done) | head -1)")
 	testutil.EventuallyWithin(t, 60*time.Second, "a new sandbox on n2", func() error {
@@ -192,7 +192,7 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 	agentsReady(t)
 }
 
-// A node that is cut off: its endpoints leave once Kubernetes says so, and come back.
+// An isolated node does not answer, other nodes are not affected, and it answers again after the link is restored.
 func TestNode_Isolated_OthersContinue(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -213,10 +213,10 @@ func TestNode_Isolated_OthersContinue(t *testing.T) {
 		return nil
 	})
 	if _, err := fromPod(ns, web["n1"].Name, curlArgs("http://"+web["n2"].IP+":8080/hostname")...); err != nil {
-		t.Errorf("the others suffer: %v", err)
+		t.Errorf("another node does not answer: %v", err)
 	}
 	link("up")
-	testutil.EventuallyWithin(t, 30*time.Second, "the node is back", func() error {
+	testutil.EventuallyWithin(t, 30*time.Second, "the node answers again", func() error {
 		_, err := fromPod(ns, web["n1"].Name, "curl", "-fsS", "-m", "2", "http://"+web["n3"].IP+":8080/hostname")
 		return err
 	})

@@ -54,7 +54,7 @@ func announcer(addr string, without ...string) (owner string, err error) {
 			}
 		}
 		if seen == "" || owner != "" && seen != owner {
-			return "", fmt.Errorf("%s says that %q announces %s, others %q", n, seen, addr, owner)
+			return "", fmt.Errorf("%s reports that %q announces %s, other nodes report %q", n, seen, addr, owner)
 		}
 		owner = seen
 	}
@@ -94,7 +94,7 @@ func balancerOf(ns, name, app string, more string) string {
 func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
-	apply(t, balancerOf(ns, "web", "web", "")+balancerOf(ns, "patched", "web", "")+balancerOf(ns, "foreign", "web", ", loadBalancerClass: example.com/lb"))
+	apply(t, balancerOf(ns, "web", "web", "")+balancerOf(ns, "patched", "web", "")+balancerOf(ns, "otherclass", "web", ", loadBalancerClass: example.com/lb"))
 	kubectl(t, "-n", ns, "patch", "service", "patched", "--subresource=status", "--type=merge", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}`)
 	time.Sleep(2 * time.Second)
 	if a, err := lbAddress(ns, "web"); err != nil || a != "" {
@@ -129,11 +129,11 @@ func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 			}
 		}
 		if moved == "" {
-			t.Fatal("nobody took over")
+			t.Fatal("no node took over")
 		}
 		t.Logf("%s died, %s answers after %d ms", owner, moved, took.Milliseconds())
 		if took > 3*time.Second { // under a second on a machine with nothing else to do
-			t.Errorf("the address was away for %s", took)
+			t.Errorf("the address was unreachable for %s", took)
 		}
 		agentsReady(t)
 		testutil.EventuallyWithin(t, 30*time.Second, "one owner again", func() (err error) { owner, err = announcer(addr); return err })
@@ -174,7 +174,7 @@ func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 		kubectl(t, "-n", ns, "patch", "service", "web", "-p", `{"spec":{"externalTrafficPolicy":"Cluster"}}`)
 	})
 
-	t.Run("a wish waits", func(t *testing.T) {
+	t.Run("a request waits", func(t *testing.T) {
 		apply(t, balancerOf(ns, "second", "web", ", loadBalancerIP: "+addr)+balancerOf(ns, "outside", "web", ", loadBalancerIP: 203.0.113.9"))
 		for name, why := range map[string]string{"second": addr + " is held by service " + ns + "/web", "outside": "203.0.113.9 lies in no pool"} {
 			testutil.EventuallyWithin(t, 10*time.Second, "an Event of "+name, func() error {
@@ -220,13 +220,13 @@ func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 		})
 	})
 
-	for name, kept := range map[string]string{"patched": "203.0.113.7", "foreign": ""} {
+	for name, kept := range map[string]string{"patched": "203.0.113.7", "otherclass": ""} {
 		if a, err := lbAddress(ns, name); err != nil || a != kept {
 			t.Errorf("%s has %q, %v; expected %q", name, a, err, kept)
 		}
 	}
-	if out := kubectl(t, "-n", ns, "get", "events", "--field-selector", "involvedObject.name=foreign"); strings.Contains(out, "Address") {
-		t.Errorf("foreign: %s", out)
+	if out := kubectl(t, "-n", ns, "get", "events", "--field-selector", "involvedObject.name=otherclass"); strings.Contains(out, "Address") {
+		t.Errorf("otherclass: %s", out)
 	}
 	if why := addressPoolsRefused(); why != nil {
 		t.Error(why)

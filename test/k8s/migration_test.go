@@ -16,12 +16,12 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// From flannel (vxlan, the bridge plugin), kube-proxy (nftables) and CoreDNS to warren and back, as docs/kubernetes.md has
-// it, node by node, while every Pod, every Service, node ports and names are asked four times a second. hack/test-k8s.sh
-// runs it on a cluster of its own.
+// The migration from flannel (vxlan, the bridge plugin), kube-proxy (nftables) and CoreDNS to warren and back, node by node, as in
+// docs/kubernetes.md. Meanwhile probers send requests to Pods, Services, node ports and DNS names four times a second.
+// hack/test-k8s.sh runs it on a separate cluster.
 func TestMigration_FlannelAndBack_RequestsSucceed(t *testing.T) {
 	if os.Getenv("WARREN_K8S_MIGRATE") == "" {
-		t.Fatal("this test wants a cluster of its own that has another network: hack/test-k8s.sh makes one")
+		t.Fatal("this test needs a separate cluster with another network: hack/test-k8s.sh makes one")
 	}
 	m := &migration{ns: namespace(t), probers: newProbers(), stop: map[string]func(){}}
 	t.Cleanup(func() {
@@ -88,7 +88,7 @@ type migration struct {
 	stop    map[string]func() // probers by node
 }
 
-// serve makes Service web: three Pods that take their leave before they end, one on each node while that is possible.
+// serve creates Service web: three Pods with a preStop delay, one on each node if possible.
 func (m *migration) serve(t *testing.T) {
 	t.Helper()
 	apply(t, fmt.Sprintf(`
@@ -130,7 +130,7 @@ func (m *migration) nodePorts() (out []probe) {
 	return out
 }
 
-// probe asks, where nobody does yet, from the client Pod of each node for everything and from the nodes themselves.
+// probe starts the probers that do not run: in the client Pod of each node, and on the nodes themselves.
 func (m *migration) probe(t *testing.T) {
 	t.Helper()
 	start := func(key, node, podIP string, list ...probe) {
@@ -156,7 +156,7 @@ func (p probe) of(what string) probe { p.What = what; return p }
 
 func (p probe) kept(what string) probe { p.What, p.Kept = what+", kept connection", true; return p }
 
-// quiet ends what asks from the client Pod of a node, or for it.
+// quiet stops the probers in the client Pod of a node and those that send requests to it.
 func (m *migration) quiet(node string) {
 	for key, stop := range m.stop {
 		if strings.HasPrefix(key, node+" Pod") || strings.HasSuffix(key, " to "+node) {
@@ -172,7 +172,7 @@ func (m *migration) phase(t *testing.T, name string) {
 	m.probers.begin(name)
 }
 
-// reach is a look at everything from everywhere, also by name.
+// reach checks every path from every Pod and node, also by name.
 func (m *migration) reach(t *testing.T, more ...podInfo) {
 	t.Helper()
 	all := append(slices.Collect(maps.Values(m.pods)), more...)
@@ -197,7 +197,7 @@ func (m *migration) reach(t *testing.T, more ...podInfo) {
 	}
 }
 
-// one makes a Pod on a node.
+// one creates a Pod on a node.
 func (m *migration) one(t *testing.T, name, node string) podInfo {
 	t.Helper()
 	apply(t, fmt.Sprintf(`
@@ -213,7 +213,7 @@ spec:
 	return pods(t, m.ns, "app="+name)[0]
 }
 
-// renew makes the client Pod of a node anew.
+// renew recreates the client Pod of a node.
 func (m *migration) renew(t *testing.T, node string) {
 	t.Helper()
 	m.quiet(node)
@@ -232,7 +232,7 @@ func (m *migration) findClients(t *testing.T) {
 	}
 }
 
-// doctor is what `warren doctor` finds on a node, by check.
+// doctorOn returns the problems and warnings of `warren doctor` on a node, by check.
 func doctorOn(t *testing.T, node string) map[string]string {
 	t.Helper()
 	for _, p := range pods(t, "warren-system", "app.kubernetes.io/component=agent") {
@@ -260,13 +260,13 @@ func doctorOn(t *testing.T, node string) map[string]string {
 	return nil
 }
 
-// expectDoctor compares what the doctor finds on a node: a part of the text by check, and nothing else.
+// expectDoctor compares the findings of the doctor on a node with parts of their text by check. Other findings are errors.
 func expectDoctor(t *testing.T, when, node string, want map[string]string) {
 	t.Helper()
 	found := doctorOn(t, node)
 	for check, text := range want {
 		if !strings.Contains(found[check], text) {
-			t.Errorf("%s: doctor on %s says %q of %s, expected %q", when, node, found[check], check, text)
+			t.Errorf("%s: doctor on %s reports %q for %s, expected %q", when, node, found[check], check, text)
 		}
 	}
 	for check, text := range found {
@@ -276,7 +276,7 @@ func expectDoctor(t *testing.T, when, node string, want map[string]string) {
 	}
 }
 
-// there is the way to warren.
+// there migrates to warren.
 func (m *migration) there(t *testing.T) {
 	m.phase(t, "warren without agents")
 	kubectl(t, "label", "node", "n1", "node-role.kubernetes.io/control-plane=", "--overwrite")
@@ -292,7 +292,7 @@ metadata: {name: warren-config, namespace: warren-system}
 data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 `)
 	kubectl(t, "apply", "-f", repoFile("deploy/kubeadm/warren.yaml"))
-	testutil.EventuallyWithin(t, 60*time.Second, "what agents wait for", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "the objects that agents wait for", func() error {
 		_, err := tryKubectl("-n", "warren-system", "get", "configmap/warren-cluster", "secret/warren-etcd-client")
 		return err
 	})
@@ -315,11 +315,11 @@ data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 			t.Errorf("%s on %s has %s; the node's Pod CIDR is %s, the old Pod has %s", p.Name, n, p.IP, cidr, m.pods[n].IP)
 		}
 		if links := run(t, n, "ip", "-o", "link"); strings.Count(links, "wrn") != 1 {
-			t.Errorf("the Pod on %s was not plugged by warren:\n%s", n, links)
+			t.Errorf("the Pod on %s was not attached by warren:\n%s", n, links)
 		}
 		fresh = append(fresh, p)
 		m.reach(t, fresh...)
-		expectDoctor(t, "beside flannel and kube-proxy", n, map[string]string{
+		expectDoctor(t, "with flannel and kube-proxy", n, map[string]string{
 			"agent": "it serves the Services of this node", "kube-proxy": "kube-proxy's rules are in the kernel",
 			"conflist": "10-flannel.conflist configures another network", "other network": "dev cni0"})
 	}
@@ -331,12 +331,12 @@ data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 	}
 	m.phase(t, "CoreDNS removed")
 	if s := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.selector}"); !strings.Contains(s, "kube-dns") {
-		t.Errorf("kube-dns was taken from CoreDNS without being asked: selector %s", s)
+		t.Errorf("kube-dns was taken from CoreDNS without a request: selector %s", s)
 	}
 	kubectl(t, "-n", "kube-system", "delete", "deployment", "coredns")
 	m.reach(t, fresh...)
 
-	m.phase(t, "Pods made anew")
+	m.phase(t, "Pods recreated")
 	kubectl(t, "-n", m.ns, "rollout", "restart", "deployment/web")
 	kubectl(t, "-n", m.ns, "rollout", "status", "deployment/web", "--timeout=120s")
 	for _, n := range nodes {
@@ -357,7 +357,7 @@ iptables-save | grep -v -i flannel | iptables-restore`)
 	kubectl(t, "-n", m.ns, "delete", "pod", "-l", "app in (fresh-n1, fresh-n2, fresh-n3)")
 }
 
-// back is the way from warren.
+// back migrates from warren.
 func (m *migration) back(t *testing.T) {
 	for _, step := range []struct{ phase, what string }{{"CoreDNS again", "dns"}, {"kube-proxy again", "proxy"}, {"flannel again", "flannel"}} {
 		m.phase(t, step.phase)
@@ -384,10 +384,10 @@ func (m *migration) back(t *testing.T) {
 	m.reach(t)
 }
 
-// forget ends what conntrack remembers of questions: one from a port that was used before would still go to the old server.
+// forget deletes conntrack entries of DNS queries: a query from a port that was used before would still go to the former server.
 const forget = "conntrack -D -p udp --orig-dst 10.43.0.10 2>/dev/null || true"
 
-// leave takes a node from warren to flannel; others still have agents.
+// leave migrates a node from warren to flannel; the other nodes still have agents.
 func (m *migration) leave(t *testing.T, node string, others []string) {
 	m.phase(t, node+" drained")
 	kubectl(t, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
@@ -418,7 +418,7 @@ func (m *migration) leave(t *testing.T, node string, others []string) {
 	m.reach(t)
 }
 
-// leftOn is what of a network is on a node: to be the same before and after.
+// leftOn is the network state of a node, which must be the same before and after.
 func leftOn(t *testing.T, node string) string {
 	t.Helper()
 	return run(t, node, "sh", "-c", `echo "links:"; ip -o link | awk '{print $2}' | grep -v -E '^(veth|lo:|cni0)' | sort

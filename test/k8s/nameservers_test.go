@@ -60,7 +60,7 @@ spec: {nodeName: n1, terminationGracePeriodSeconds: 0, containers: [{name: c, im
 			return want(strings.TrimSpace(out), expected)
 		})
 	}
-	answer("nobody knows the zone", "")
+	answer("an unknown zone", "")
 	set(fmt.Sprintf("  stubDomains: '{\"corp.example\": [\"%s:5353\"]}'\n", server))
 	answer("a stub domain whose server is a Pod of another node", "192.0.2.77")
 	set("  stubDomains: 'not JSON'\n")
@@ -69,7 +69,7 @@ spec: {nodeName: n1, terminationGracePeriodSeconds: 0, containers: [{name: c, im
 	set(fmt.Sprintf("  upstreamNameservers: '[\"%s:5353\"]'\n", server))
 	answer("the same server for everything", "192.0.2.77")
 	if out, err := fromPod(ns, "client", "dig", "+short", "+tries=1", "+timeout=3", "upstream.rig.test"); err != nil || strings.TrimSpace(out) != "" {
-		t.Errorf("the node's own server was asked all the same: %q, %v", out, err)
+		t.Errorf("the node's own server was queried nevertheless: %q, %v", out, err)
 	}
 	kubectl(t, "-n", "kube-system", "delete", "configmap", "kube-dns")
 	answer("gone with the ConfigMap", "")

@@ -18,7 +18,7 @@ func TestManifest_AppliedTwice_KeepsAuthority(t *testing.T) {
 	kubectl(t, "apply", "-f", repoFile("deploy/kubeadm/warren.yaml"))
 	kubectl(t, "-n", "warren-system", "rollout", "status", "daemonset/warren", "--timeout=120s")
 	if after := kubectl(t, "-n", "warren-system", "get", "secret", "warren-etcd-ca", "-o", "jsonpath={.metadata.uid}"); after != before {
-		t.Error("the authority was made anew")
+		t.Error("the authority was recreated")
 	}
 	agentsReady(t)
 }
@@ -54,14 +54,14 @@ func TestDNS_ClusterService_ServedByEveryNode(t *testing.T) {
 		for _, proto := range []string{"+notcp", "+tcp"} {
 			for _, server := range []string{"10.43.0.10", "fd43::a"} {
 				if out := run(t, n, "dig", "+short", proto, "@"+server, "kubernetes.default.svc.cluster.local"); out != "10.43.0.1" {
-					t.Errorf("%s asks %s %s: %q", n, server, proto, out)
+					t.Errorf("%s queries %s %s: %q", n, server, proto, out)
 				}
 			}
 		}
 	}
 }
 
-// A static Pod is plugged like any other.
+// A static Pod is attached like any other.
 func TestNodes_StaticPod_IsAttached(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -77,7 +77,7 @@ func TestNodes_StaticPod_IsAttached(t *testing.T) {
 	})
 }
 
-// A Node object that is deleted and made anew on the same disk keeps its block, and its Pods go on.
+// A Node object that is deleted and recreated with the same disk keeps its block, and its Pods continue.
 func TestNodes_NodeObjectRecreated_KeepsItsBlock(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")

@@ -31,7 +31,7 @@ func nodeReady(n string) error {
 	return want(out, "True")
 }
 
-// settled says that the Pods of a node and the addresses that its agent keeps are the same ones, and all are Ready.
+// settled checks that all Pods of a node are Ready and have exactly the addresses in the agent's records.
 func settled(node string) error {
 	out, err := tryKubectl("get", "pods", "-A", "--field-selector", "spec.nodeName="+node, "-o", "json")
 	if err != nil {
@@ -106,7 +106,7 @@ func everythingWorks(t *testing.T, ns, service string) {
 	}
 }
 
-// A node loses its power: its Pods come back, and no address is lost to sandboxes that nobody unplugged.
+// A node loses its power: its Pods come back, and no address stays reserved for sandboxes that were never detached.
 func TestNodes_Reboot_PodsReturn(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
@@ -118,7 +118,7 @@ func TestNodes_Reboot_PodsReturn(t *testing.T) {
 	boot := func() string { return kubectl(t, "get", "node", "n3", "-o", "jsonpath={.status.nodeInfo.bootID}") }
 	before, status := boot(), agentStatus(t, "n3")
 	reboot(t, "n3")
-	testutil.EventuallyWithin(t, 60*time.Second, "the kubelet tells of a new boot", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "the kubelet reports a new boot", func() error {
 		if boot() == before {
 			return fmt.Errorf("boot id %s", before)
 		}
@@ -147,7 +147,7 @@ func TestNodes_PowerCut_NoAddressIsLost(t *testing.T) {
 }
 
 // A node comes back under its old name with an empty disk: it is a new machine with new blocks, and its Pods are made
-// anew in those. The old blocks stay claimed until somebody says that the old disk will not come back.
+// in those. The old blocks stay claimed until an operator removes the former identity.
 func TestNodes_NewDisk_NewIdentity(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")

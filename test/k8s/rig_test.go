@@ -191,7 +191,7 @@ func curlArgs(url string, more ...string) []string {
 	return append([]string{"curl", "-fsS", "-m", "5"}, append(more, url)...)
 }
 
-// hostname asks an agnhost for its name.
+// hostname queries an agnhost for its name.
 func hostname(where, url string, more ...string) (string, error) {
 	out, err := try(where, curlArgs(url, more...)...)
 	return strings.TrimSpace(out), err

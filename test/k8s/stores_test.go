@@ -18,8 +18,8 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// hang stops processes of n1 where they are, so that their connections stay open and nobody answers; resume lets them go
-// on. pids is a shell command that prints their ids.
+// hang stops processes of n1, so that their connections stay open without an answer; resume continues them.
+// pids is a shell command that prints their ids.
 func hang(t *testing.T, pids string) (resume func()) {
 	t.Helper()
 	run(t, "n1", "sh", "-c", "kill -STOP $("+pids+")")
@@ -44,8 +44,8 @@ shift; [ -n "$found" ] || { echo "no Pod has it"; exit 1; }; exec ip netns exec 
 	return try(node, append([]string{"bash", "-c", find, "inside", addr}, args...)...)
 }
 
-// Both stores hang, and an agent dies meanwhile: Pods and Services go on, names are answered, and Pods are plugged and
-// unplugged on every node, also by the agent that knows the world from its disk only.
+// Both stores hang, and an agent is killed: traffic of Pods and Services continues, names resolve, and Pods are attached and
+// detached on every node, also by the agent that started from its disk.
 func TestStores_BothHang_TrafficContinues(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -100,8 +100,8 @@ func TestStores_BothHang_TrafficContinues(t *testing.T) {
 	everythingWorks(t, ns, "web")
 }
 
-// The agents' service account is deleted and made anew, which voids every token, and the API server starts again: agents go
-// on with what they know, say that they are refused, and follow again as soon as their file holds a good token.
+// The agents' service account is deleted and recreated, which revokes every token, and the API server restarts: agents continue
+// with the last state, report that they are refused, and follow again as soon as their file has a valid token.
 func TestStores_TokenRevoked_AgentsRecover(t *testing.T) {
 	ns := namespace(t)
 	onEachNode(t, ns, "web")
@@ -126,7 +126,7 @@ func TestStores_TokenRevoked_AgentsRecover(t *testing.T) {
 	run(t, "n1", "sh", "-c", "kill -9 $("+apiPid+")")
 	testutil.EventuallyWithin(t, 60*time.Second, "another API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
 	for _, n := range nodes {
-		testutil.EventuallyWithin(t, 60*time.Second, "the agent of "+n+" says that it is refused", func() error {
+		testutil.EventuallyWithin(t, 60*time.Second, "the agent of "+n+" reports that it is refused", func() error {
 			out, err := try(n, "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")
 			if err == nil && !strings.Contains(out, "the API server is unreachable: ") {
 				err = fmt.Errorf("%s", out)
@@ -200,8 +200,8 @@ spec: {ipFamilyPolicy: RequireDualStack, clusterIP: 10.44.0.20, clusterIPs: [10.
 	routes(false)
 }
 
-// A Node that is being deleted takes no new connections of load balancers: 10256/healthz says so, /livez does not, and
-// what is there goes on.
+// A Node that is being deleted takes no new connections of load balancers: 10256/healthz fails, /livez does not, and
+// existing connections continue.
 func TestNodes_BeingDeleted_HealthzFails(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -210,7 +210,7 @@ func TestNodes_BeingDeleted_HealthzFails(t *testing.T) {
 	}
 	says := func(path, status string) {
 		t.Helper()
-		testutil.EventuallyWithin(t, 30*time.Second, path+" says "+status, func() error {
+		testutil.EventuallyWithin(t, 30*time.Second, path+" returns "+status, func() error {
 			out, err := code(path)
 			if err != nil {
 				return err
@@ -244,7 +244,7 @@ func TestNodes_BeingDeleted_HealthzFails(t *testing.T) {
 	agentsReady(t)
 }
 
-// A second machine that calls itself n2 while the real one lives is refused and says why; it takes nothing, and the real
+// A second machine that calls itself n2 while the real one lives is refused with a reason; it claims nothing, and the real
 // one notices nothing.
 func TestNodes_TwoMachinesOneName_SecondIsRefused(t *testing.T) {
 	ns := namespace(t)
@@ -288,7 +288,7 @@ func TestNodes_TwoMachinesOneName_SecondIsRefused(t *testing.T) {
 		_ = agent.Process.Signal(syscall.SIGTERM)
 		_ = agent.Wait()
 	}()
-	testutil.EventuallyWithin(t, 60*time.Second, "a refusal that says why", func() error {
+	testutil.EventuallyWithin(t, 60*time.Second, "a refusal with a reason", func() error {
 		raw, err := os.ReadFile(log)
 		if err == nil && !strings.Contains(string(raw), `belongs to another machine that is alive`) {
 			err = fmt.Errorf("%s", raw)

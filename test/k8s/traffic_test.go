@@ -11,7 +11,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// Every Pod reaches every Pod, every node every Pod, every Pod every node, names, the API server and the world.
+// Every Pod reaches every Pod, every node every Pod, every Pod every node, names, the API server and external networks.
 func TestTraffic_PodsNodesExternal_AllPaths(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
@@ -91,7 +91,7 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080
 	}
 }
 
-// What tools ask kube-proxy for.
+// The ports of kube-proxy that tools query.
 func TestTraffic_KubeProxyPorts_Answer(t *testing.T) {
 	for _, n := range nodes {
 		if out := run(t, n, "curl", "-fsS", "http://127.0.0.1:10256/healthz"); !strings.Contains(out, "lastUpdated") || !strings.Contains(out, `"nodeEligible": true`) {

@@ -11,7 +11,7 @@ import (
 	"github.com/warrennet/warren/internal/testutil"
 )
 
-// A StatefulSet's Pods have stable names, also after they were made anew with another address.
+// A StatefulSet's Pods have stable names, also after they were recreated with another address.
 func TestWorkloads_StatefulSet_NamesFollowPods(t *testing.T) {
 	ns := namespace(t)
 	apply(t, fmt.Sprintf(`
@@ -74,7 +74,7 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 ---
 apiVersion: batch/v1
 kind: Job
-metadata: {name: ask, namespace: %[1]s}
+metadata: {name: once, namespace: %[1]s}
 spec:
   completions: 6
   parallelism: 3
@@ -82,7 +82,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
-      containers: [{name: ask, image: %[2]s, command: [curl, -fsS, -m, "5", "http://web/hostname"]}]
+      containers: [{name: once, image: %[2]s, command: [curl, -fsS, -m, "5", "http://web/hostname"]}]
 ---
 apiVersion: batch/v1
 kind: CronJob
@@ -95,10 +95,10 @@ spec:
       template:
         spec:
           restartPolicy: Never
-          containers: [{name: ask, image: %[2]s, command: [curl, -fsSk, -m, "5", "https://kubernetes.default.svc/livez"]}]
+          containers: [{name: once, image: %[2]s, command: [curl, -fsSk, -m, "5", "https://kubernetes.default.svc/livez"]}]
 `, ns, agnhost))
 	kubectl(t, "-n", ns, "create", "job", "tock", "--from=cronjob/tick")
-	kubectl(t, "-n", ns, "wait", "--for=condition=complete", "job/ask", "job/tock", "--timeout=90s")
+	kubectl(t, "-n", ns, "wait", "--for=condition=complete", "job/once", "job/tock", "--timeout=90s")
 }
 
 // Replicas come and go under load: after an endpoint was ready no request fails.

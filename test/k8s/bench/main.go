@@ -60,7 +60,7 @@ func main() {
 	}
 }
 
-// podPlan says how Pods are measured.
+// podPlan describes how Pods are measured.
 type podPlan struct {
 	tries, burst         int
 	node, image, runtime string

@@ -108,7 +108,7 @@ func (b *bench) pod(name, node string, command ...string) *corev1.Pod {
 func ended(p *corev1.Pod) bool   { return p.Status.Phase == corev1.PodSucceeded }
 func running(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning }
 
-// phase waits until all of the Pods are as said.
+// phase waits until all of the Pods are in a phase.
 func (b *bench) phase(ctx context.Context, names []string, ok func(*corev1.Pod) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -162,17 +162,17 @@ func moments(log string) (out []time.Time, err error) {
 	return out, nil
 }
 
-// plugged is what the runtime says of the set-ups of Pods' networks since it started: all plugins, with their processes.
-type plugged struct{ count, sum float64 }
+// attached reads the runtime's metrics of attaching Pods since it started: all plugins, with their processes.
+type attached struct{ count, sum float64 }
 
-func (a plugged) perPod(before plugged) float64 {
+func (a attached) perPod(before attached) float64 {
 	if a.count == before.count {
 		return 0
 	}
 	return 1000 * (a.sum - before.sum) / (a.count - before.count)
 }
 
-func pluginTime(runtime string) (p plugged, err error) {
+func pluginTime(runtime string) (p attached, err error) {
 	resp, err := http.Get("http://" + runtime + "/v1/metrics")
 	if err != nil {
 		return p, err

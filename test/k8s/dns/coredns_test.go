@@ -1,7 +1,7 @@
 //go:build k8s
 
 // Package dns holds warren's DNS against CoreDNS with its kubernetes plugin: both see the same objects (CoreDNS by a
-// stand-in for the API server), a table of questions goes to both, and every difference must be one that is meant.
+// fake API server), a table of questions goes to both, and every difference must be one that is meant.
 package dns
 
 import (
@@ -145,7 +145,7 @@ ports: [{name: pg, port: 5432, protocol: TCP}]
 endpoints: [{addresses: [10.42.0.9], hostname: a-0, conditions: {ready: true, serving: false}}] # as the controller writes them
 `
 
-// questions are asked with every type.
+// questions are sent with every type.
 var questions = []string{
 	"cluster.local", "svc.cluster.local", "pod.cluster.local", "default.svc.cluster.local", "prod.svc.cluster.local", "nowhere.svc.cluster.local",
 	"default.pod.cluster.local", "nope.cluster.local", "dns-version.cluster.local", "example.com.cluster.local", "www.example.com.svc.cluster.local",
@@ -288,9 +288,9 @@ func exchange(at netip.AddrPort, name string, typ uint16) (*mdns.Msg, error) {
 	return r, err
 }
 
-// said is an answer without what may differ: TTLs, order, the case of names, the serial and times of the zone, and the
+// essence is an answer without the parts that may differ: TTLs, order, the case of names, the serial and times of the zone, and the
 // weights of SRV records (CoreDNS divides 100 by the number of addresses, warren by the number of targets).
-func said(r *mdns.Msg) string {
+func essence(r *mdns.Msg) string {
 	out := []string{}
 	for _, rr := range r.Answer {
 		f := strings.Fields(strings.ToLower(rr.String()))
@@ -314,7 +314,7 @@ var meant = []struct {
 }{
 	{"ANY has one small record for each name that exists (RFC 8482)", func(_ string, typ uint16) bool { return typ == mdns.TypeANY }},
 	{"a name that does not exist has no SOA: CoreDNS calls it empty", func(_ string, typ uint16) bool { return typ == mdns.TypeSOA }},
-	{"a name that exists has no TXT but exists: CoreDNS says NXDOMAIN above Services", func(n string, typ uint16) bool {
+	{"a name that exists has no TXT but exists: CoreDNS returns NXDOMAIN above Services", func(n string, typ uint16) bool {
 		return typ == mdns.TypeTXT && slices.Contains([]string{"cluster.local", "svc.cluster.local", "pod.cluster.local", "default.svc.cluster.local", "prod.svc.cluster.local", "default.pod.cluster.local"}, n)
 	}},
 	{"dns-version exists for every type", func(n string, _ uint16) bool { return n == "dns-version.cluster.local" }},
@@ -354,7 +354,7 @@ func TestDNS_ComparedWithCoreDNS_SameAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s %s: %v", name, mdns.TypeToString[typ], err)
 			}
-			if said(a) == said(b) {
+			if essence(a) == essence(b) {
 				same++
 				continue
 			}
@@ -365,7 +365,7 @@ func TestDNS_ComparedWithCoreDNS_SameAnswers(t *testing.T) {
 				return m.where(strings.ToLower(name), typ)
 			})
 			if i < 0 {
-				t.Errorf("%s %s:\n CoreDNS %s\n warren  %s", name, mdns.TypeToString[typ], said(a), said(b))
+				t.Errorf("%s %s:\n CoreDNS %s\n warren  %s", name, mdns.TypeToString[typ], essence(a), essence(b))
 				continue
 			}
 			differ[meant[i].why]++
