@@ -17,21 +17,22 @@ import (
 
 	"github.com/warrennet/warren/cni/internal/sandbox"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 var addStages = []string{"reserve", "create", "configure", "commit", "print"}
 
-// TestKilledAtEachStage: whatever a killed ADD has done is undone by the agent, and the next ADD succeeds.
-func TestKilledAtEachStage(t *testing.T) {
+// The agent undoes everything that a killed ADD has done, and the next ADD succeeds.
+func TestAdd_KilledAtEachStage_IsUndoneByAgent(t *testing.T) {
 	for _, s := range addStages {
 		t.Run(s, func(t *testing.T) {
 			r := newRig(t)
 			p := r.pod()
 			p.rt.Args = [][2]string{{"TEST_KILL", s}}
 			if _, err := r.add(r.list("1.1.0"), p); err == nil || !strings.Contains(err.Error(), "killed") {
-				t.Fatalf("ADD was to be killed: %v", err)
+				t.Fatalf("error %v, expected that ADD was killed", err)
 			}
-			if s != "print" { // after the commit it is the runtime's DEL that takes it away
+			if s != "print" { // after the commit only the runtime's DEL removes it
 				r.nothingLeft()
 			}
 			p.rt.Args = nil
@@ -55,15 +56,15 @@ func TestKilledAtEachStage(t *testing.T) {
 	}
 }
 
-// TestFailedAtEachStage: an ADD that fails leaves nothing by the time it says so.
-func TestFailedAtEachStage(t *testing.T) {
+// A failed ADD has undone everything when it returns.
+func TestAdd_FailsAtEachStage_LeavesNothing(t *testing.T) {
 	for _, s := range addStages {
 		t.Run(s, func(t *testing.T) {
 			r := newRig(t)
 			p := r.pod()
 			p.rt.Args = [][2]string{{"TEST_FAIL", s}}
 			if _, err := r.add(r.list("1.1.0"), p); err == nil || !strings.Contains(err.Error(), "the test fails stage "+s) {
-				t.Fatalf("ADD was to fail: %v", err)
+				t.Fatalf("error %v, expected that of the stage", err)
 			}
 			if left := r.leftovers(); left != "" {
 				t.Error(left)
@@ -74,14 +75,14 @@ func TestFailedAtEachStage(t *testing.T) {
 	}
 }
 
-// TestKillAndRetryAtOnce: a retry may reach the agent before it has seen the end of the killed plugin.
-func TestKillAndRetryAtOnce(t *testing.T) {
+// A retry may reach the agent before the agent has noticed the end of the killed plugin.
+func TestAdd_RetryRightAfterKill_Succeeds(t *testing.T) {
 	r := newRig(t)
 	p := r.pod()
 	for i := range 40 {
 		p.rt.Args = [][2]string{{"TEST_KILL", addStages[i%4]}}
 		if _, err := r.add(r.list("1.1.0"), p); err == nil {
-			t.Fatal("ADD was to be killed")
+			t.Fatal("ADD succeeded, expected that it was killed")
 		}
 		p.rt.Args = nil
 		r.mustAdd(p)
@@ -92,9 +93,9 @@ func TestKillAndRetryAtOnce(t *testing.T) {
 	r.nothingLeft()
 }
 
-// TestRandomKills plugs and unplugs many Pods with the real binary, eight at once, and kills a good part of the calls
-// at random moments. In the end there is nothing.
-func TestRandomKills(t *testing.T) {
+// Attaches and detaches many Pods with the real binary, eight at once, and kills many of the calls at random moments. In
+// the end nothing may be left.
+func TestPlugin_RandomKills_LeaveNothing(t *testing.T) {
 	r := newRig(t)
 	calls := 2000
 	if testing.Short() {
@@ -139,13 +140,13 @@ func TestRandomKills(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d ADDs stood, %d calls were killed", added.Load(), killed.Load())
+	t.Logf("%d ADDs succeeded, %d calls were killed", added.Load(), killed.Load())
 	if killed.Load() < int64(calls)/20 || added.Load() < int64(calls)/20 {
-		t.Error("the kills hit too little or too much to prove anything")
+		t.Error("too few ADDs succeeded or were killed: the test proves nothing")
 	}
 	r.nothingLeft()
 	if rep, err := r.Server.Reconcile(); err != nil || !rep.Empty() {
-		t.Errorf("the reconciler found something: %+v %v", rep, err)
+		t.Errorf("Reconcile found differences: %+v %v", rep, err)
 	}
 }
 
@@ -157,8 +158,8 @@ func count(ok bool, good, bad *atomic.Int64) {
 	}
 }
 
-// callAndKill executes the plugin; with rng it may kill it after a random time. ok says that it ended well; a plugin
-// that ended badly on its own is an error.
+// callAndKill executes the plugin. With rng it may kill the plugin after a random time; ok is then false. A plugin that fails
+// without being killed is an error.
 func callAndKill(r *rig, plugin, command, id, netns string, rng *rand.Rand) (ok bool, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -184,7 +185,7 @@ func callAndKill(r *rig, plugin, command, id, netns string, rng *rand.Rand) (ok 
 	return true, nil
 }
 
-func TestAgentAway(t *testing.T) {
+func TestPlugin_AgentUnreachable_DelWorksAndStatusFailsLate(t *testing.T) {
 	r := newRig(t)
 	l := r.list("1.1.0")
 	p, q := r.pod(), r.pod()
@@ -202,9 +203,9 @@ func TestAgentAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := r.Do(func() error { return r.cni.GetStatusNetworkList(context.Background(), l) }); code(err) != api.CodeLimited {
-		t.Errorf("STATUS of an agent that stays away: %v", err)
+		t.Errorf("STATUS after the grace period without agent: %v", err)
 	}
-	q.rt.NetNS = "" // nothing is left of this container but its id
+	q.rt.NetNS = "" // the container's namespace does not exist any more
 	for _, pod := range []*testPod{p, q} {
 		if err := r.del(l, pod); err != nil {
 			t.Errorf("DEL without agent: %v", err)
@@ -218,7 +219,7 @@ func TestAgentAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, ok := r.Pool.Get(p.at()); !ok {
-		t.Error("the record was to outlive the agent")
+		t.Error("the record is missing after the restart of the agent")
 	}
 	rep, err := r.Server.Reconcile()
 	if err != nil || len(rep.Released) != 1 || rep.Released[0].ContainerID != p.rt.ContainerID {
@@ -229,12 +230,12 @@ func TestAgentAway(t *testing.T) {
 		t.Errorf("STATUS with agent: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(r.Dir, unreachableFile)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the mark of the absence stayed: %v", err)
+		t.Errorf("%s was not removed: %v", unreachableFile, err)
 	}
 }
 
-// TestAgentComesBack: an ADD that finds no agent waits for it.
-func TestAgentComesBack(t *testing.T) {
+// An ADD waits for the start of the agent.
+func TestAdd_AgentStartsLater_Succeeds(t *testing.T) {
 	r := newRig(t)
 	r.Stop()
 	p := r.pod()
@@ -248,13 +249,13 @@ func TestAgentComesBack(t *testing.T) {
 	}
 }
 
-// TestAgentDiesDuringAdd: the plugin takes back what it made and tries again with the next agent.
-func TestAgentDiesDuringAdd(t *testing.T) {
+// The plugin undoes its attempt and retries with the restarted agent.
+func TestAdd_AgentRestartsMeanwhile_Succeeds(t *testing.T) {
 	r := newRig(t)
 	p := r.pod()
 	done := make(chan error)
 	go func() { _, err := r.add(r.list("1.1.0"), p); done <- err }()
-	eventually(t, "an ADD is under way", func() (bool, string) { return len(r.Pool.Records()) == 1, "" })
+	testutil.EventuallyTrue(t, "an ADD has a reservation", func() bool { return len(r.Pool.Records()) == 1 })
 	r.Stop()
 	if err := r.Start(); err != nil {
 		t.Error(err)
@@ -262,20 +263,17 @@ func TestAgentDiesDuringAdd(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the restarted agent answers", func() (bool, string) {
-		err := r.checkPod(r.list("1.1.0"), p)
-		return err == nil, fmt.Sprint(err)
-	})
+	testutil.Eventually(t, "CHECK succeeds with the restarted agent", func() error { return r.checkPod(r.list("1.1.0"), p) })
 }
 
-// TestAgentDiesWithThePlugin: both are killed during an ADD; the next agent finds what is left.
-func TestAgentDiesWithThePlugin(t *testing.T) {
+// Plugin and agent are killed during an ADD. The restarted agent undoes it.
+func TestReconcile_AgentAndPluginKilled_UndoesAdd(t *testing.T) {
 	r := newRig(t)
 	p := r.pod()
 	r.mustAdd(p)
 	rec, _ := r.Pool.Get(p.at())
 	r.Stop()
-	// What a killed ADD leaves when nobody undoes it: the interface, and a record that is not committed.
+	// The state after a killed ADD that was not undone: the interface, and a record that is not committed.
 	data, err := os.ReadFile(filepath.Join(r.Dir, "pods.journal"))
 	if err != nil {
 		t.Fatal(err)
@@ -294,8 +292,8 @@ func TestAgentDiesWithThePlugin(t *testing.T) {
 	r.nothingLeft()
 }
 
-// TestAdoption: an agent that lost its disk adopts the Pods that run.
-func TestAdoption(t *testing.T) {
+// An agent that lost its state directory adopts the Pods that run.
+func TestReconcile_JournalLost_AdoptsPods(t *testing.T) {
 	r := newRig(t)
 	p := r.pod()
 	p.rt.Args = [][2]string{{"K8S_POD_NAMESPACE", "shop"}, {"K8S_POD_NAME", "web-0"}}
@@ -319,7 +317,7 @@ func TestAdoption(t *testing.T) {
 		t.Errorf("adopted: %+v", rec)
 	}
 	if q := r.mustAdd(r.pod()); q[0] == addrs[0] {
-		t.Errorf("%s was given out twice", q[0])
+		t.Errorf("%s was assigned twice", q[0])
 	}
 	if err := r.del(r.list("1.1.0"), p); err != nil {
 		t.Error(err)

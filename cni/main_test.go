@@ -19,11 +19,12 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/warrennet/warren/cni/internal/sandbox"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 	"golang.org/x/sys/unix"
 )
 
-// The test binary is the plugin under test as well, when it is executed under the plugin's name. Then, and only then,
-// the stages have hooks: CNI_ARGS TEST_KILL=stage dies there by SIGKILL, TEST_FAIL=stage fails there.
+// TestMain: the test binary is also the plugin under test, when it is executed under the plugin's name. Only then the stages
+// have hooks: with TEST_KILL=stage in CNI_ARGS the plugin is killed there, with TEST_FAIL=stage it fails there.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "warren-cni" {
 		os.Exit(Run(Process{Getenv: withoutTestArgs, Stdin: os.Stdin, Stdout: os.Stdout, Wait: 2 * time.Second,
@@ -56,14 +57,7 @@ func withoutTestArgs(name string) string {
 	return v
 }
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-}
-
-// rig is a node with an agent's side, and a libcni that finds the test binary as plugin.
+// rig is a node with the agent's side of the plugin, and a libcni that executes the test binary as the plugin.
 type rig struct {
 	*sandbox.Node
 	t   testing.TB
@@ -74,7 +68,7 @@ var both = []netip.Prefix{netip.MustParsePrefix("10.42.7.0/24"), netip.MustParse
 
 func newRig(t testing.TB, blocks ...netip.Prefix) *rig {
 	t.Helper()
-	needRoot(t)
+	testutil.NeedRoot(t)
 	if len(blocks) == 0 {
 		blocks = both
 	}
@@ -188,26 +182,14 @@ func code(err error) int {
 	return -1
 }
 
-// eventually waits for a condition that something else brings about.
-func eventually(t testing.TB, what string, cond func() (bool, string)) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		ok, state := cond()
-		if ok {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("never came true: %s (%s)", what, state)
-		}
-	}
-}
-
 // nothingLeft waits until the node has no interface, route or record of any Pod.
 func (r *rig) nothingLeft() {
 	r.t.Helper()
-	eventually(r.t, "nothing is left", func() (bool, string) {
-		s := r.leftovers()
-		return s == "", s
+	testutil.Eventually(r.t, "nothing is left", func() error {
+		if s := r.leftovers(); s != "" {
+			return errors.New(s)
+		}
+		return nil
 	})
 }
 

@@ -20,7 +20,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			var e *api.Error
 			if !errors.As(err, &e) || e.Code < api.CodeVersion || e.Code > api.CodeConfig || e.Message == "" {
-				t.Fatalf("an error without a code: %#v", err)
+				t.Fatalf("error without a code: %#v", err)
 			}
 			return
 		}
@@ -72,7 +72,7 @@ func FuzzResponse(f *testing.F) {
 	})
 }
 
-func TestArgs(t *testing.T) {
+func TestParseArgs_EachKey_IsCheckedOrRead(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"A=b", "unknown keys A and no IgnoreUnknown"},
 		{"IgnoreUnknown=false;A=b", "unknown keys A"},
@@ -81,12 +81,14 @@ func TestArgs(t *testing.T) {
 		{"MAC=01:00:5e:00:00:01", "expected a unicast address"},
 		{"IgnoreUnknown=true;A=b;;IP=10.0.0.1/24,fd42::1", ""},
 	} {
-		var e env
-		var p problems
-		e.parseArgs(c.args, &p)
-		if got := strings.Join(p, "; "); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
-			t.Errorf("%q: %q, want %q", c.args, got, c.want)
-		}
+		t.Run(c.args, func(t *testing.T) {
+			var e env
+			var p problems
+			e.parseArgs(c.args, &p)
+			if got := strings.Join(p, "; "); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+				t.Errorf("problems %q, want %q", got, c.want)
+			}
+		})
 	}
 }
 
@@ -97,7 +99,7 @@ func TestPluginImports_OnlyAllowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	allowed := []string{"github.com/warrennet/warren/cmd/warren-cni", "github.com/warrennet/warren/cni", "github.com/warrennet/warren/cni/veth",
-		"github.com/warrennet/warren/internal/api", "golang.org/x/net/bpf", "golang.org/x/sys/unix"}
+		"github.com/warrennet/warren/internal/api", "github.com/warrennet/warren/internal/version", "golang.org/x/net/bpf", "golang.org/x/sys/unix"}
 	for _, dep := range strings.Fields(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")
 		if strings.Contains(first, ".") && !slices.Contains(allowed, dep) || slices.Contains([]string{"net", "net/http", "crypto/sha256"}, dep) {

@@ -23,8 +23,8 @@ const (
 		"neigh 169.254.1.1 permanent\nneigh fe80::1 permanent\nroute 0.0.0.0/0 via 169.254.1.1\nroute ::/0 via fe80::1"
 )
 
-// TestLifeOfAPod goes through every command in every version, in all families.
-func TestLifeOfAPod(t *testing.T) {
+// Every command in every version, in all families.
+func TestPlugin_EachVersionAndFamily_WholeLifeOfAPod(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	for _, fam := range []struct {
 		name   string
@@ -95,7 +95,7 @@ func lifeOfAPod(t *testing.T, r *rig, version, want string) {
 	}
 }
 
-func TestVersionCommand(t *testing.T) {
+func TestVersion_SupportedVersions_AreListed(t *testing.T) {
 	r := newRig(t)
 	err := r.Do(func() error {
 		info, err := r.cni.GetVersionInfo(context.Background(), "warren-cni")
@@ -112,7 +112,7 @@ func TestVersionCommand(t *testing.T) {
 	}
 }
 
-func TestRequestedAddressesAndMAC(t *testing.T) {
+func TestAdd_RequestedAddressesAndMAC_AreAssigned(t *testing.T) {
 	r := newRig(t)
 	l, p := r.list("1.1.0", `"args":{"cni":{"labels":[{"key":"app","value":"web"}]}}`), r.pod()
 	p.rt.CapabilityArgs = map[string]any{"ips": []string{"fd42:0:0:7::77", "10.42.7.77/24"}, "mac": "02:AB:cd:00:00:01",
@@ -143,8 +143,8 @@ func TestRequestedAddressesAndMAC(t *testing.T) {
 	r.nothingLeft()
 }
 
-// TestIPv6SwitchedOff: some runtimes make namespaces with IPv6 off; a Pod that was given an address gets it on.
-func TestIPv6SwitchedOff(t *testing.T) {
+// Some runtimes create namespaces with IPv6 disabled. ADD enables it for a Pod with an IPv6 address.
+func TestAdd_NamespaceWithIPv6Disabled_EnablesIt(t *testing.T) {
 	r := newRig(t)
 	p := r.pod()
 	for _, k := range []string{"all", "default"} {
@@ -161,8 +161,8 @@ func TestIPv6SwitchedOff(t *testing.T) {
 	}
 }
 
-// TestResultsPassThrough: behind another plugin warren keeps what that one said.
-func TestResultsPassThrough(t *testing.T) {
+// After another plugin of a chain, the result contains that plugin's result.
+func TestAdd_ChainedPlugin_PassesPrevResultThrough(t *testing.T) {
 	r := newRig(t, both[0])
 	p := r.pod()
 	raw := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"podnet","plugins":[{"type":"loopback"},{"type":"warren-cni","socket":%q}]}`, r.Socket)
@@ -183,9 +183,8 @@ func TestResultsPassThrough(t *testing.T) {
 	}
 }
 
-// containerd writes the fields of runtimeConfig with capitals; encoding/json, with which the reference plugins read,
-// does not mind.
-func TestRuntimeConfigInAnyCase(t *testing.T) {
+// containerd writes the fields of runtimeConfig with capitals. encoding/json, which the reference plugins use, ignores case.
+func TestAdd_RuntimeConfigInOtherCase_IsRead(t *testing.T) {
 	r := newRig(t, both...)
 	p := r.pod()
 	p.rt.CapabilityArgs = map[string]any{
@@ -200,7 +199,7 @@ func TestRuntimeConfigInAnyCase(t *testing.T) {
 	}
 }
 
-func TestCheckSeesDamage(t *testing.T) {
+func TestCheck_EachDifference_IsReported(t *testing.T) {
 	onHost := func(r *rig, p *testPod, f func(netlink.Link) error) error {
 		return r.Do(func() error {
 			l, err := netlink.LinkByName(p.hostIf())
@@ -220,8 +219,8 @@ func TestCheckSeesDamage(t *testing.T) {
 		})
 	}
 	for _, c := range []struct {
-		want string
-		harm func(*rig, *testPod) error
+		want   string
+		change func(*rig, *testPod) error
 	}{
 		{"interface eth0 is down", func(_ *rig, p *testPod) error { return inPod(p, netlink.LinkSetDown) }},
 		{"interface wrn", func(r *rig, p *testPod) error { return onHost(r, p, netlink.LinkSetDown) }},
@@ -260,7 +259,7 @@ func TestCheckSeesDamage(t *testing.T) {
 			})
 		}},
 		{"no record of container", func(r *rig, p *testPod) error { _, _, err := r.Pool.Release(p.at()); return err }},
-		{"is gone", func(r *rig, p *testPod) error { return onHost(r, p, netlink.LinkDel) }},
+		{"does not exist", func(r *rig, p *testPod) error { return onHost(r, p, netlink.LinkDel) }},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			r := newRig(t)
@@ -269,17 +268,17 @@ func TestCheckSeesDamage(t *testing.T) {
 			if err := r.checkPod(r.list("1.1.0"), p); err != nil {
 				t.Fatal(err)
 			}
-			if err := c.harm(r, p); err != nil {
+			if err := c.change(r, p); err != nil {
 				t.Fatal(err)
 			}
 			if err := r.checkPod(r.list("1.1.0"), p); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("CHECK said %v, want %q", err, c.want)
+				t.Errorf("CHECK: error %v, want %q", err, c.want)
 			}
 		})
 	}
 }
 
-func TestGC(t *testing.T) {
+func TestGC_ValidAttachments_AreKept(t *testing.T) {
 	r := newRig(t)
 	l := r.list("1.1.0")
 	var valid []types.GCAttachment
@@ -316,7 +315,7 @@ func TestGC(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+func TestAdd_InvalidInput_HasCodeAndLeavesNothing(t *testing.T) {
 	r := newRig(t)
 	for _, c := range []struct {
 		name  string
@@ -327,13 +326,13 @@ func TestErrors(t *testing.T) {
 	}{
 		{"all problems of a configuration at once", `"mode":"fast","ipam":{"type":"host-local"},"socket":"agent.sock"`, nil, api.CodeUnsupported,
 			[]string{`"mode" with value "fast"`, "warren assigns the addresses itself", "expected an absolute path"}},
-		{"a capability that is not there", `"runtimeConfig":{"bandwidth":{"ingressRate":80}}`, nil, api.CodeUnsupported, []string{"bandwidth", "80"}},
+		{"an unsupported capability", `"runtimeConfig":{"bandwidth":{"ingressRate":80}}`, nil, api.CodeUnsupported, []string{"bandwidth", "80"}},
 		{"wrong port mappings", `"runtimeConfig":{"portMappings":[{"hostPort":80},{"hostPort":70000,"containerPort":1},{"hostPort":1,"containerPort":1,"protocol":"icmp","hostIP":"x"}]}`, nil,
 			api.CodeConfig, []string{"containerPort of host port 80 is missing", "70000", `protocol "icmp"`, `"x" is not an IP address`}},
 		{"a wrong address", `"args":{"cni":{"ips":["10.42.7.300"]}}`, nil, api.CodeConfig, []string{`"10.42.7.300" is not an IP address`}},
 		{"no such namespace", "", func(p *testPod) { p.rt.NetNS = "/run/netns/none" }, api.CodeUnknown, []string{"no network namespace"}},
-		{"a file that is none", "", func(p *testPod) { p.rt.NetNS = "/etc/passwd" }, api.CodeUnknown, []string{"no network namespace"}},
-		{"the node's own", "", func(p *testPod) { p.rt.NetNS = r.Path() }, api.CodeEnvironment, []string{"namespace of the node"}},
+		{"a file that is no namespace", "", func(p *testPod) { p.rt.NetNS = "/etc/passwd" }, api.CodeUnknown, []string{"no network namespace"}},
+		{"the node's own namespace", "", func(p *testPod) { p.rt.NetNS = r.Path() }, api.CodeEnvironment, []string{"namespace of the node"}},
 		{"unknown CNI_ARGS", "", func(p *testPod) { p.rt.Args = [][2]string{{"COLOUR", "red"}} }, api.CodeEnvironment, []string{"COLOUR"}},
 		{"an address outside", "", func(p *testPod) { p.rt.CapabilityArgs = map[string]any{"ips": []string{"10.9.9.9"}} }, api.CodeHeld, []string{"none of this node's blocks"}},
 		{"an interface name that is taken", "", func(p *testPod) { p.rt.IfName = "lo" }, api.CodeAttached, []string{"lo in the Pod"}},
@@ -353,7 +352,7 @@ func TestErrors(t *testing.T) {
 			}
 			for _, w := range c.want {
 				if err == nil || !strings.Contains(err.Error(), w) {
-					t.Errorf("%v does not say %q", err, w)
+					t.Errorf("error %v lacks %q", err, w)
 				}
 			}
 			if s := r.leftovers(); s != "" {
@@ -363,7 +362,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-func TestFullBlock(t *testing.T) {
+func TestAdd_BlockFull_FailsButStatusSucceeds(t *testing.T) {
 	r := newRig(t, netip.MustParsePrefix("10.42.7.0/29"))
 	for range 4 {
 		r.mustAdd(r.pod())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/warrennet/warren/cni/internal/sandbox"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 )
 
 const goodReply = `{"addresses":["10.42.7.3","fd42::3"],"hostIfName":"wrnx","mtu":1420,"table":101,"protocol":157,
@@ -131,7 +132,7 @@ func TestDecodeAddReply_NoObject_IsAnError(t *testing.T) {
 	}
 }
 
-func TestDecodeStatusReply(t *testing.T) {
+func TestDecodeStatusReply_ValidReply_IsDecoded(t *testing.T) {
 	for _, c := range []struct {
 		body string
 		want api.StatusReply
@@ -161,7 +162,7 @@ func TestDecodeStatusReply_InvalidField_NamesFieldAndValue(t *testing.T) {
 	}
 }
 
-func TestDecodeError(t *testing.T) {
+func TestDecodeError_EachBody_HasCodeAndText(t *testing.T) {
 	for _, c := range []struct {
 		body string
 		code int
@@ -231,7 +232,7 @@ func TestPrevious_InvalidField_NamesFieldAndValue(t *testing.T) {
 
 // The agent of another version replies with MTU 0: ADD makes no interface and releases the reservation.
 func TestAdd_ReplyWithoutMTU_FailsAndReleases(t *testing.T) {
-	needRoot(t)
+	testutil.NeedRoot(t)
 	socket := filepath.Join(t.TempDir(), "agent.sock")
 	l, err := net.Listen("unix", socket)
 	if err != nil {

@@ -12,11 +12,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/warrennet/warren/cni/internal/sandbox"
+	"github.com/warrennet/warren/internal/testutil"
 	"golang.org/x/sys/unix"
 )
 
-// TestPodsTalk sends a megabyte between every two of three Pods, and from the node to each, in both families.
-func TestPodsTalk(t *testing.T) {
+// Sends a megabyte between every two of three Pods, and from the node to each, in both families.
+func TestAdd_SeveralPods_ReachEachOther(t *testing.T) {
 	r := newRig(t)
 	type member struct {
 		ns    *sandbox.Namespace
@@ -28,7 +29,7 @@ func TestPodsTalk(t *testing.T) {
 		pods = append(pods, member{p.Namespace, r.mustAdd(p)})
 	}
 	from := append([]member{{r.Namespace, nil}}, pods...)
-	// The node needs an address of each family to speak from.
+	// The node needs a source address of each family.
 	err := r.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -82,7 +83,7 @@ func transfer(from, to *sandbox.Namespace, dst netip.Addr, own []netip.Addr) err
 		case !bytes.Equal(b, want):
 			err = fmt.Errorf("%d bytes arrived of %d", len(b), len(want))
 		case own != nil && peer != own[0] && peer != own[len(own)-1]:
-			err = fmt.Errorf("came from %s", peer)
+			err = fmt.Errorf("the connection has the source %s", peer)
 		}
 		got <- err
 	}()
@@ -102,7 +103,7 @@ func transfer(from, to *sandbox.Namespace, dst netip.Addr, own []netip.Addr) err
 	return <-got
 }
 
-// frame builders: an Ethernet header, then what the case says.
+// ether and the functions after it build frames: an Ethernet header, then the body of the case.
 
 func ether(typ uint16, body ...[]byte) []byte {
 	b := append(make([]byte, 0, 128), 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2)
@@ -180,8 +181,8 @@ var frames = []struct {
 	{"an unknown EtherType", ether(0x88cc, make([]byte, 50)), false, 0},
 }
 
-// TestPodCannotSpoof sends each frame from inside the Pod and asks the kernel whether the filter dropped it.
-func TestPodCannotSpoof(t *testing.T) {
+// Sends each frame from inside the Pod and reads from the kernel's counters whether the filter dropped it.
+func TestSourceFilter_EachFrame_PassesOnlyOwnSource(t *testing.T) {
 	for _, fam := range []struct {
 		name   string
 		blocks []netip.Prefix
@@ -198,7 +199,7 @@ func TestPodCannotSpoof(t *testing.T) {
 		for _, c := range frames {
 			t.Run(fam.name+" "+c.name, func(t *testing.T) {
 				var drops, dropsBefore uint32
-				for packets, before := uint32(2), uint32(0); packets != before+1; { // the Pod's kernel may say something of its own in between
+				for packets, before := uint32(2), uint32(0); packets != before+1; { // until no other frame of the Pod was counted in between
 					var err error
 					if before, dropsBefore, err = r.filterCounts(p.hostIf()); err != nil {
 						t.Fatal(err)
@@ -206,9 +207,12 @@ func TestPodCannotSpoof(t *testing.T) {
 					if err := send(c.frame); err != nil {
 						t.Fatal(err)
 					}
-					eventually(t, "the frame arrives", func() (bool, string) {
+					testutil.Eventually(t, "the frame arrives", func() error {
 						packets, drops, err = r.filterCounts(p.hostIf())
-						return err == nil && packets > before, fmt.Sprint(packets, err)
+						if err == nil && packets <= before {
+							err = fmt.Errorf("%d packets counted", packets)
+						}
+						return err
 					})
 				}
 				if passed := drops == dropsBefore; passed != (c.pass && fam.has[c.fam]) {
