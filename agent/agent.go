@@ -43,37 +43,61 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Agent is one node's agent. New prepares it, Run does everything.
+// Agent is one node's agent. New prepares it, Run does everything. Its parts own their state; Agent connects them.
 type Agent struct {
-	cfg       config.Config
-	log       *slog.Logger
-	disk      disk.Dir
-	identity  string
-	key       model.Key
-	publicKey model.Key
+	cfg config.Config
+	log *slog.Logger
+	nodeState
+	stores
+	podParts
+	dataPathParts
+	servers
 
-	store     *etcd.Store
-	kube      *kube.Connection // nil without Kubernetes
-	source    *snapshot.Source
-	loop      *apply.Loop
-	path      datapath.Guard // the tunnel and the load balancer, while they are up
-	offload   offloadState
-	names     *clusterdns.Server
-	proxyAPI  *hostio.KubeProxyAPI // nil without Kubernetes
-	pool      *ipam.Pool
-	plug      *cniserver.Server
-	member    *membership.Member
-	pods      *localpods.Pods
-	links     *veth.Kernel
-	external  *extpeers.Store
-	api       *localapi.Server
-	metrics   *metrics.Metrics
+	member   *membership.Member // this node's records in the store
+	external *extpeers.Store
+	loop     *apply.Loop // the only user of the plan
+}
+
+// nodeState is what the state directory has of the node. It does not change while the agent runs.
+type nodeState struct {
+	disk           disk.Dir
+	identity       string
+	key, publicKey model.Key
+}
+
+// stores deliver the cluster's state. source merges what they deliver.
+type stores struct {
+	store  *etcd.Store
+	kube   *kube.Connection // nil without Kubernetes
+	source *snapshot.Source
+}
+
+// podParts attach Pods. Run opens pool, links and plug before the first goroutine starts.
+type podParts struct {
+	pods  *localpods.Pods
+	pool  *ipam.Pool
+	links *veth.Kernel
+	plug  *cniserver.Server
+}
+
+// dataPathParts are what other goroutines may use of the data path, which exists between the first claim and the agent's end.
+type dataPathParts struct {
+	path      datapath.Guard                     // tunnel and load balancer
 	announcer atomic.Pointer[announce.Announcer] // nil before the tunnel is up
+	offload   offloadState
+}
+
+// servers answer Pods and operators.
+type servers struct {
+	names    *clusterdns.Server
+	api      *localapi.Server
+	metrics  *metrics.Metrics
+	proxyAPI *hostio.KubeProxyAPI // nil without Kubernetes
 }
 
 // New loads the node's state from its disk. It creates the identity and the key on first use, and changes nothing else.
 func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
-	a := &Agent{cfg: cfg, log: log, disk: disk.Dir(cfg.StateDir)}
+	a := &Agent{cfg: cfg, log: log, nodeState: nodeState{disk: disk.Dir(cfg.StateDir)}}
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
 		return nil, err
