@@ -1,6 +1,6 @@
 // Package agent is one node's agent: it connects the packages that do the work, starts their goroutines and joins them.
 //
-// State flows one way. Package snapshot merges what the stores and the API server deliver into an immutable model.Snapshot.
+// State flows in one direction. Package snapshot merges what the stores and the API server deliver into an immutable model.Snapshot.
 // Package apply observes the host, makes a plan of both (package plan, a pure function) and applies it to the tunnel, the load
 // balancer and the host. Package membership writes this node's records. While a store is unreachable the last snapshot is used,
 // from memory or from disk.
@@ -72,12 +72,12 @@ type stores struct {
 	source *snapshot.Source
 }
 
-// podParts attach Pods. Run opens pool, links and plug before the first goroutine starts.
+// podParts attach Pods. Run opens pool, links and cni before the first goroutine starts.
 type podParts struct {
 	pods  *localpods.Pods
 	pool  *ipam.Pool
 	links *veth.Kernel
-	plug  *cniserver.Server
+	cni   *cniserver.Server
 }
 
 // dataPathParts are what other goroutines may use of the data path, which exists between the first claim and the agent's end.
@@ -153,7 +153,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.reconcileOnce() // before a CNI ADD can receive an address that an existing interface has
-	g.Go(func() error { return a.api.Run(ctx, listener, a.plug.Attach) })
+	g.Go(func() error { return a.api.Run(ctx, listener, a.cni.Attach) })
 	g.Go(func() error { a.source.Run(ctx); return nil })
 	if a.kube != nil {
 		g.Go(func() error { a.proxyAPI.Run(ctx); return nil })
@@ -196,5 +196,5 @@ func (a *Agent) openPool() error {
 	if err := os.MkdirAll(a.cfg.RunDir, 0o700); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
-	return a.openPlug()
+	return a.openCNI()
 }

@@ -147,7 +147,8 @@ func (o *offloadState) get() string {
 func (a *Agent) applyConfig() apply.Config {
 	return apply.Config{Self: a.self, Source: a.source, Pods: a.pods.Attached, Attachments: a.attachments,
 		Names: a.names, Host: hostnet.New(a.cfg.ProcSysNet, filepath.Join(a.cfg.StateDir, "sysctls.json"), a.log),
-		NodeAddresses: a.cfg.NodeAddresses, AnnounceLinks: a.cfg.LBInterfaces, BeforeReady: a.offerPlugin, Ready: a.becameReady, Record: a.member.SetRecord,
+		NodeAddresses: a.cfg.NodeAddresses, AnnounceLinks: a.cfg.LBInterfaces, BeforeReady: a.offerPlugin, Ready: a.becameReady,
+		Record:  a.member.SetRecord,
 		Measure: a.metrics.Applied, Log: a.log}
 }
 

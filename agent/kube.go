@@ -79,7 +79,7 @@ func (a *Agent) takeConfig(cfg config.Config) {
 	a.kick()
 	if !reflect.DeepEqual(cfg.Cluster, a.cfg.Cluster) {
 		a.log.Warn("changed Pod ranges or domain in the cluster's settings need a restart of the agent",
-			"cidrs", cfg.Cluster.PodCIDRs, "zone", cfg.Cluster.Domain)
+			"cidrs", cfg.Cluster.PodCIDRs, "domain", cfg.Cluster.Domain)
 	}
 	a.log.Info("applied cluster settings", "apiServers", strings.Join(cfg.Kubernetes.Servers, ","),
 		"etcd", strings.Join(cfg.Etcd.Endpoints, ","), "dns", cfg.ClusterDNS)
@@ -125,4 +125,4 @@ func (a *Agent) memberConfig() membership.Config {
 }
 
 // records are those of the attached Pods.
-func (a *Agent) records() []ipam.Record { return a.plug.Pods() }
+func (a *Agent) records() []ipam.Record { return a.cni.Pods() }

@@ -13,8 +13,8 @@ import (
 	"github.com/warrennet/warren/ipam"
 )
 
-// openPlug loads the attachments of the node's last run and prepares the server of the CNI plugin.
-func (a *Agent) openPlug() error {
+// openCNI loads the attachments of the node's last run and prepares the server of the CNI plugin.
+func (a *Agent) openCNI() error {
 	boot, err := disk.BootID()
 	if err != nil {
 		return err
@@ -28,7 +28,7 @@ func (a *Agent) openPlug() error {
 	if a.links, err = veth.NewKernel(plan.TablePods); err != nil {
 		return err
 	}
-	a.plug = cniserver.New(cniserver.Config{
+	a.cni = cniserver.New(cniserver.Config{
 		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: plan.TablePods, Protocol: hostnet.Protocol,
 		DNS: a.names.PodConfig, Ready: a.notReady, More: a.member.Grow, Changed: a.podsChanged,
 		Added: a.metrics.Attached, Log: a.log,
@@ -65,7 +65,7 @@ func (a *Agent) reconcilePods(ctx context.Context) {
 }
 
 func (a *Agent) reconcileOnce() {
-	r, err := a.plug.Reconcile()
+	r, err := a.cni.Reconcile()
 	if err != nil {
 		a.log.Warn("cannot compare attachments with the existing interfaces", "err", err)
 	}
@@ -77,7 +77,7 @@ func (a *Agent) reconcileOnce() {
 
 // attachments are the Pods of this node as the host has them, those included that CNI ADD has not finished.
 func (a *Agent) attachments() (out []plan.Pod) {
-	for _, r := range a.plug.Pods() {
+	for _, r := range a.cni.Pods() {
 		mac, _ := veth.ParseMAC(r.MAC) // zero while the interface is being made
 		out = append(out, plan.Pod{Link: r.HostIfName, MAC: mac, Addrs: r.Addresses, HostPorts: localpods.HostPorts(r.PortMappings)})
 	}

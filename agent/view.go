@@ -19,7 +19,7 @@ func (v view) Node() api.Status {
 	c := a.member.Cluster()
 	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: c.Name, Store: a.source.Store().State(), PodRanges: c.PodCIDRs,
 		DNS: a.names.Addresses(), PublicKey: a.publicKey.String(), Port: a.port(), Interface: a.cfg.Interface, Offload: a.offload.get(),
-		PodCIDRs: a.member.Blocks(), Unclaimed: a.member.Unclaimed(a.source.Load()), Pods: len(a.plug.Pods())}
+		PodCIDRs: a.member.Blocks(), Unclaimed: a.member.Unclaimed(a.source.Load()), Pods: len(a.cni.Pods())}
 	if problem := a.member.JoinProblem(); problem != "" && a.notReady() == "" {
 		st.Problems = append(st.Problems, problem)
 	}

@@ -278,7 +278,7 @@ func TestLoadBalancer_TrafficPolicy_SelectsTheAnnouncingNode(t *testing.T) {
 	for a, bits := range dup {
 		testutil.Eventually(t, "the duplicate "+a+" is reported", func() error {
 			for _, n := range l.NodeNames() {
-				if out := sh(t, l, n, l.Exe+" status"); strings.Contains(out, a+": "+mac("etcd1").String()+", which is no node of the cluster") {
+				if out := sh(t, l, n, l.Exe+" status"); strings.Contains(out, a+": duplicate address: "+mac("etcd1").String()+", which is not a node of the cluster") {
 					return nil
 				}
 			}

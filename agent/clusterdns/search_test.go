@@ -20,10 +20,12 @@ func TestSearchOf_ResolverConfiguration_CompletesOnlyOwnServers(t *testing.T) {
 		ndots int
 	}{
 		{"ClusterFirst", api.DNS{Servers: []string{"10.43.0.10"}, Searches: domains, Options: []string{"ndots:5"}}, true, 5},
-		{"further options", api.DNS{Servers: []string{"10.43.0.10", "fd43::a"}, Searches: domains, Options: []string{"edns0", "ndots:2"}}, true, 2},
+		{"further options",
+			api.DNS{Servers: []string{"10.43.0.10", "fd43::a"}, Searches: domains, Options: []string{"edns0", "ndots:2"}}, true, 2},
 		{"no options", api.DNS{Servers: []string{"10.43.0.10"}, Searches: domains}, true, 1},
 		{"Default", api.DNS{Servers: []string{"192.0.2.53"}, Searches: []string{"corp.example"}}, false, 1},
-		{"None with another server", api.DNS{Servers: []string{"10.43.0.10", "192.0.2.53"}, Searches: domains, Options: []string{"ndots:5"}}, false, 1},
+		{"None with another server",
+			api.DNS{Servers: []string{"10.43.0.10", "192.0.2.53"}, Searches: domains, Options: []string{"ndots:5"}}, false, 1},
 		{"nothing recorded", api.DNS{}, false, 1},
 		{"invalid ndots", api.DNS{Servers: []string{"10.43.0.10"}, Searches: domains, Options: []string{"ndots:many"}}, false, 1},
 		{"invalid server address", api.DNS{Servers: []string{"dns"}, Searches: domains}, false, 1},

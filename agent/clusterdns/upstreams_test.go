@@ -26,10 +26,12 @@ func TestMerge_ClusterNamesServers_PrecedeNodeSettingsByZone(t *testing.T) {
 	s := newTestServer(Config{DNS: dns.Config{Upstreams: []string{"192.0.2.1"},
 		StubDomains: map[string][]string{"a.example": {"192.0.2.2"}, "b.example": {"192.0.2.3"}}}})
 	def, stubs := s.merge(model.Nameservers{StubDomains: map[string][]string{"b.example": {"10.42.1.7"}}})
-	if !reflect.DeepEqual(def, []string{"192.0.2.1"}) || !reflect.DeepEqual(stubs, map[string][]string{"a.example": {"192.0.2.2"}, "b.example": {"10.42.1.7"}}) {
+	if !reflect.DeepEqual(def, []string{"192.0.2.1"}) ||
+		!reflect.DeepEqual(stubs, map[string][]string{"a.example": {"192.0.2.2"}, "b.example": {"10.42.1.7"}}) {
 		t.Errorf("%v %v", def, stubs)
 	}
-	if def, stubs = s.merge(model.Nameservers{Upstreams: []string{"192.0.2.9"}}); def[0] != "192.0.2.9" || len(stubs) != 2 || stubs["b.example"][0] != "192.0.2.3" {
+	def, stubs = s.merge(model.Nameservers{Upstreams: []string{"192.0.2.9"}})
+	if def[0] != "192.0.2.9" || len(stubs) != 2 || stubs["b.example"][0] != "192.0.2.3" {
 		t.Errorf("%v %v", def, stubs)
 	}
 	if def, _ = s.merge(model.Nameservers{}); def[0] != "192.0.2.1" {

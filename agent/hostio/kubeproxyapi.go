@@ -92,7 +92,8 @@ func (k *KubeProxyAPI) serve(ctx context.Context, p proxyPort) {
 		l, err := net.Listen("tcp", p.addr)
 		if err != nil {
 			if k.setTaken(p, true) {
-				k.log.Error("cannot listen on a port of kube-proxy's API; is a kube-proxy running on this node?", "key", p.setting, "address", p.addr, "err", err)
+				k.log.Error("cannot listen on a port of kube-proxy's API; is a kube-proxy running on this node?",
+					"key", p.setting, "address", p.addr, "err", err)
 			}
 		} else {
 			k.setTaken(p, false)

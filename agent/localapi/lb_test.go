@@ -33,7 +33,8 @@ func TestLBView_WaitingServices_ReasonsAndPoolUse(t *testing.T) {
 	for i := range 3 {
 		snap.Nodes = append(snap.Nodes, model.Node{Name: fmt.Sprintf("n%d", i+1)})
 	}
-	snap.Pools = []model.AddressPool{{Name: "p", AutoAssign: true, Ranges: []model.AddressRange{{First: ip("198.51.100.1"), Last: ip("198.51.100.2")}}}}
+	snap.Pools = []model.AddressPool{{Name: "p", AutoAssign: true,
+		Ranges: []model.AddressRange{{First: ip("198.51.100.1"), Last: ip("198.51.100.2")}}}}
 	snap.Services = []model.Service{lbService("a", "198.51.100.1", nil), lbService("b", "", nil),
 		lbService("c", "", func(s *model.Service) { s.LBClass = "example.com/lb" }),
 		lbService("d", "", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RequestAnnotation: "198.51.100.1"} }),

@@ -29,7 +29,8 @@ func newBalancer(t *testing.T) *servicelb.Balancer {
 	var b servicelb.Builder
 	node := netip.MustParseAddr("192.0.2.1")
 	lb.Set(b.Build(servicelb.Self{Node: "n1", PodRanges: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
-		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, Addrs: []netip.Addr{node}, MasqueradePorts: [2]uint16{13000, 29999}}, &model.Snapshot{}))
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, Addrs: []netip.Addr{node},
+		MasqueradePorts: [2]uint16{13000, 29999}}, &model.Snapshot{}))
 	for i := range byte(100) { // UDP from a Pod to an external network: masqueraded
 		pkt := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, packet.ProtoUDP, 0, 0, 10, 42, 1, 10 + i, 198, 51, 100, 1, 0x9c, 0x40, 0, 53, 0, 8, 0, 0}
 		var p packet.Packet

@@ -37,7 +37,8 @@ func serviceEnv(snap *model.Snapshot, namespace string) (out []string, warning s
 		out = append(out, vars...)
 	}
 	if left > 0 {
-		warning = fmt.Sprintf("the variables of %d Services of namespace %s were left out: together they exceed %d bytes", left, namespace, maxEnv)
+		warning = fmt.Sprintf("the variables of %d Services of namespace %s were left out: together they exceed %d bytes",
+			left, namespace, maxEnv)
 	}
 	return out, warning
 }

@@ -18,7 +18,8 @@ func TestServiceEnv_ServicesOfNamespace_KubernetesVariables(t *testing.T) {
 			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 6379}}},
 		{ObjectName: model.ObjectName{Namespace: "default", Name: "web"}, ClusterIPs: []netip.Addr{ip("fd43::7")},
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}, {Name: "dns-udp", Protocol: model.UDP, Port: 53}}},
-		{ObjectName: model.ObjectName{Namespace: "other", Name: "x"}, ClusterIPs: []netip.Addr{ip("10.0.0.12")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1}}},
+		{ObjectName: model.ObjectName{Namespace: "other", Name: "x"}, ClusterIPs: []netip.Addr{ip("10.0.0.12")},
+			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1}}},
 	}}
 	got, warning := serviceEnv(snap, "default")
 	want := `REDIS_PRIMARY_SERVICE_HOST=10.0.0.11

@@ -30,8 +30,9 @@ func flowOf(f servicelb.Flow) api.Flow {
 	if f.Masquerade {
 		kind = "masquerade"
 	}
-	return api.Flow{Protocol: model.Protocol(f.Proto).String(), State: f.State, Kind: kind, Client: f.Client, Service: f.Service, Source: f.Source,
-		Backend: f.Backend, Offloaded: f.Offloaded, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
+	return api.Flow{Protocol: model.Protocol(f.Proto).String(), State: f.State, Kind: kind,
+		Client: f.Client, Service: f.Service, Source: f.Source, Backend: f.Backend,
+		Offloaded: f.Offloaded, Age: int(f.Age.Seconds()), Idle: int(f.Idle.Seconds())}
 }
 
 func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
@@ -77,8 +78,8 @@ func endpointsOf(s *model.EndpointSlice) (out []api.Endpoint) {
 		ports = append(ports, strings.TrimPrefix(fmt.Sprintf("%s:%d/%s", p.Name, p.Port, p.Protocol), ":"))
 	}
 	for _, e := range s.Endpoints {
-		x := api.Endpoint{Service: s.Namespace + "/" + s.Service, Address: e.Addr, Ports: ports, Condition: condition(e), Node: e.Node, Zone: e.Zone,
-			ZoneHints: e.ZoneHints, NodeHints: e.NodeHints}
+		x := api.Endpoint{Service: s.Namespace + "/" + s.Service, Address: e.Addr, Ports: ports, Condition: condition(e),
+			Node: e.Node, Zone: e.Zone, ZoneHints: e.ZoneHints, NodeHints: e.NodeHints}
 		if e.Pod.Name != "" {
 			x.Pod = e.Pod.String()
 		}

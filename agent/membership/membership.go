@@ -185,8 +185,10 @@ func (m *Member) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// leaseTTL is the time after which the liveness key of a stopped agent expires. Then the other nodes' model.Node.Alive is false,
-// which decides more than the status: see docs/architecture.md, "When is a node considered unreachable".
+// leaseTTL is the time after which the liveness key of a stopped agent expires; a clean stop revokes it at once. Then
+// model.Node.Alive is false in the snapshots of all nodes, with these effects: the allocation of load balancer addresses passes to
+// another node (goesFirst), `warren status` of the others reports a problem, the doctor does not probe the peer, and another machine
+// may take the node's name. Tunnels, routes, Pods and backends stay.
 const leaseTTL = 10 * time.Second
 
 // keepAlive renews the node's leased liveness key.
@@ -217,11 +219,11 @@ func (m *Member) loop(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			if m.join.set(err.Error()) {
-				message := "cannot join the cluster; retrying"
 				if joined {
-					message = "cannot update this node's records; retrying"
+					m.log.Warn("cannot update this node's records; retrying", "err", err)
+				} else {
+					m.log.Warn("cannot join the cluster; retrying", "err", err)
 				}
-				m.log.Warn(message, "err", err)
 			}
 			b.Wait(ctx, nil)
 			continue

@@ -6,11 +6,16 @@ import (
 )
 
 var (
-	metricAnnounced  = prometheus.NewDesc("warren_lb_announced_addresses", "Load balancer addresses that this node announces.", nil, nil)
-	metricLBWanted   = prometheus.NewDesc("warren_lb_addresses", "Load balancer addresses of the cluster, by whether some node announces them.", []string{"announced"}, nil)
-	metricTakeovers  = prometheus.NewDesc("warren_lb_takeovers_total", "Addresses that this node took over from another one.", nil, nil)
-	metricDuplicates = prometheus.NewDesc("warren_lb_duplicates_total", "Load balancer addresses that a machine outside of the cluster uses.", nil, nil)
-	metricBeating    = prometheus.NewDesc("warren_lb_peers_healthy", "Other nodes whose heartbeats are received; none are sent while there is nothing to announce.", nil, nil)
+	metricAnnounced = desc("warren_lb_announced_addresses",
+		"Load balancer addresses that this node announces.")
+	metricLBWanted = desc("warren_lb_addresses",
+		"Load balancer addresses of the cluster, by whether some node announces them.", "announced")
+	metricTakeovers = desc("warren_lb_takeovers_total",
+		"Addresses that this node took over from another one.")
+	metricDuplicates = desc("warren_lb_duplicates_total",
+		"Load balancer addresses that a machine outside of the cluster uses.")
+	metricBeating = desc("warren_lb_peers_healthy",
+		"Other nodes whose heartbeats are received; none are sent while there is nothing to announce.")
 )
 
 func announceDescribe(ch chan<- *prometheus.Desc) {

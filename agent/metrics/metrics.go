@@ -88,24 +88,39 @@ func (m *Metrics) Run(ctx context.Context, addr string) error {
 }
 
 var (
-	metricReady     = prometheus.NewDesc("warren_ready", "1 if the node can attach Pods.", nil, nil)
-	metricStore     = prometheus.NewDesc("warren_store_connected", "1 while the store is reachable.", nil, nil)
-	metricRevision  = prometheus.NewDesc("warren_snapshot_revision", "Store revision of the newest snapshot.", nil, nil)
-	metricFromDisk  = prometheus.NewDesc("warren_snapshot_from_disk", "1 while the snapshot of the last run is in use because the store or the API server has not answered since the start.", nil, nil)
-	metricApplied   = prometheus.NewDesc("warren_applied_revision", "Store revision that was applied last.", nil, nil)
-	metricProblems  = prometheus.NewDesc("warren_problems", "Problems that `warren status` shows.", nil, nil)
-	metricPods      = prometheus.NewDesc("warren_pods", "Pods of this node.", nil, nil)
-	metricFree      = prometheus.NewDesc("warren_pod_addresses_free", "Free addresses for Pods of this node.", []string{"family"}, nil)
-	metricMTU       = prometheus.NewDesc("warren_tunnel_mtu_bytes", "MTU of the tunnel.", nil, nil)
-	metricRx        = prometheus.NewDesc("warren_peer_received_bytes_total", "Bytes received from a peer.", []string{"peer"}, nil)
-	metricTx        = prometheus.NewDesc("warren_peer_sent_bytes_total", "Bytes sent to a peer.", []string{"peer"}, nil)
-	metricPath      = prometheus.NewDesc("warren_peer_path_mtu_bytes", "Path MTU to a peer if it is below the MTU of both ends, else 0.", []string{"peer"}, nil)
-	metricHandshake = prometheus.NewDesc("warren_peer_last_handshake_timestamp_seconds", "Time of the last handshake with a peer, 0 for never.", []string{"peer"}, nil)
+	metricReady = desc("warren_ready",
+		"1 if the node can attach Pods.")
+	metricStore = desc("warren_store_connected",
+		"1 while the store is reachable.")
+	metricRevision = desc("warren_snapshot_revision",
+		"Store revision of the newest snapshot.")
+	metricFromDisk = desc("warren_snapshot_from_disk",
+		"1 while the snapshot of the last run is in use because the store or the API server has not answered "+
+			"since the start.")
+	metricApplied = desc("warren_applied_revision",
+		"Store revision that was applied last.")
+	metricProblems = desc("warren_problems",
+		"Problems that `warren status` shows.")
+	metricPods = desc("warren_pods",
+		"Pods of this node.")
+	metricFree = desc("warren_pod_addresses_free",
+		"Free addresses for Pods of this node.", "family")
+	metricMTU = desc("warren_tunnel_mtu_bytes",
+		"MTU of the tunnel.")
+	metricRx = desc("warren_peer_received_bytes_total",
+		"Bytes received from a peer.", "peer")
+	metricTx = desc("warren_peer_sent_bytes_total",
+		"Bytes sent to a peer.", "peer")
+	metricPath = desc("warren_peer_path_mtu_bytes",
+		"Path MTU to a peer if it is below the MTU of both ends, else 0.", "peer")
+	metricHandshake = desc("warren_peer_last_handshake_timestamp_seconds",
+		"Time of the last handshake with a peer, 0 for never.", "peer")
 )
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods, metricFree, metricMTU, metricRx, metricTx, metricPath, metricHandshake} {
+	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods,
+		metricFree, metricMTU, metricRx, metricTx, metricPath, metricHandshake} {
 		ch <- d
 	}
 	m.apply.Describe(ch)
@@ -161,6 +176,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 			c.Collect(ch)
 		}
 	}
+}
+
+// desc describes a metric with labels.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
 }
 
 func asNumber(b bool) float64 {

@@ -9,16 +9,27 @@ import (
 )
 
 var (
-	metricFlows              = prometheus.NewDesc("warren_flows", "Translated flows by state.", []string{"state"}, nil)
-	metricOffloaded          = prometheus.NewDesc("warren_offloaded_flows", "Flows between Pods of this node that the eBPF program forwards.", nil, nil)
-	metricOpened             = prometheus.NewDesc("warren_flows_opened_total", "Flows opened.", nil, nil)
-	metricEnded              = prometheus.NewDesc("warren_flows_ended_total", "Flows ended because their backend or address was deleted.", nil, nil)
-	metricLBDrops            = prometheus.NewDesc("warren_service_dropped_packets_total", "Packets that the load balancer dropped or rejected, by reason.", []string{"reason"}, nil)
-	metricFrontends          = prometheus.NewDesc("warren_service_frontends", "Service addresses and ports in the table.", nil, nil)
-	metricServiceConnections = prometheus.NewDesc("warren_service_connections_total", "Connections that this node has balanced, by Service: the 50 busiest and \"other\".", []string{"service"}, nil)
-	metricServiceEjections   = prometheus.NewDesc("warren_service_ejections_total", "Backends that this node has ejected because connections to them failed, by Service: the 50 busiest and \"other\".", []string{"service"}, nil)
-	metricServicePackets     = prometheus.NewDesc("warren_service_packets_total", "Packets to backends (request) and from them (reply), by Service: the 50 busiest and \"other\".", []string{"service", "direction"}, nil)
-	metricServiceBytes       = prometheus.NewDesc("warren_service_bytes_total", "Bytes of those packets, IP headers included.", []string{"service", "direction"}, nil)
+	metricFlows = desc("warren_flows",
+		"Translated flows by state.", "state")
+	metricOffloaded = desc("warren_offloaded_flows",
+		"Flows between Pods of this node that the eBPF program forwards.")
+	metricOpened = desc("warren_flows_opened_total",
+		"Flows opened.")
+	metricEnded = desc("warren_flows_ended_total",
+		"Flows ended because their backend or address was deleted.")
+	metricLBDrops = desc("warren_service_dropped_packets_total",
+		"Packets that the load balancer dropped or rejected, by reason.", "reason")
+	metricFrontends = desc("warren_service_frontends",
+		"Service addresses and ports in the table.")
+	metricServiceConnections = desc("warren_service_connections_total",
+		"Connections that this node has balanced, by Service: the 50 busiest and \"other\".", "service")
+	metricServiceEjections = desc("warren_service_ejections_total",
+		"Backends that this node has ejected because connections to them failed, by Service: the 50 busiest and "+
+			"\"other\".", "service")
+	metricServicePackets = desc("warren_service_packets_total",
+		"Packets to backends (request) and from them (reply), by Service: the 50 busiest and \"other\".", "service", "direction")
+	metricServiceBytes = desc("warren_service_bytes_total",
+		"Bytes of those packets, IP headers included.", "service", "direction")
 )
 
 func servicesDescribe(ch chan<- *prometheus.Desc) {

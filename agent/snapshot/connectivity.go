@@ -29,7 +29,7 @@ func (c *Connectivity) ok() {
 	defer c.mu.Unlock()
 	if !c.state.Connected {
 		if c.state.Error != "" {
-			c.log.Info(c.name+" reachable again", "duration", time.Since(c.state.Since).Round(time.Second))
+			c.log.Info("store reachable again", "name", c.name, "duration", time.Since(c.state.Since).Round(time.Second))
 		}
 		c.state = api.Store{Connected: true, Since: time.Now()}
 	}
@@ -39,7 +39,7 @@ func (c *Connectivity) failed(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state.Connected || c.state.Since.IsZero() {
-		c.log.Warn(c.name+" unreachable; using last known state", "err", err)
+		c.log.Warn("store unreachable; using last known state", "name", c.name, "err", err)
 		c.state.Since = time.Now()
 	}
 	c.state.Connected = false

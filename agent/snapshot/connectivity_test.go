@@ -16,8 +16,10 @@ func TestConnectivity_StateChanges_LogsOneLineEach(t *testing.T) {
 		err  error
 		line string
 	}{
-		{nil, ""}, {nil, ""}, {errors.New("x"), "etcd unreachable"}, {errors.New("y"), ""}, {nil, "etcd reachable again"}, {nil, ""},
-		{errors.New("x"), "etcd unreachable"},
+		{nil, ""}, {nil, ""},
+		{errors.New("x"), "store unreachable; using last known state\" name=etcd"}, {errors.New("y"), ""},
+		{nil, "store reachable again\" name=etcd"}, {nil, ""},
+		{errors.New("x"), "store unreachable; using last known state\" name=etcd"},
 	} {
 		out.Reset()
 		if step.err == nil {

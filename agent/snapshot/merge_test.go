@@ -20,7 +20,8 @@ func TestMerge_EtcdAndAPIServer_EachKeepsItsPart(t *testing.T) {
 		t.Errorf("without the API server: %+v; expected a partial snapshot", first)
 	}
 	both := merge(etcd, objects, first)
-	if both.Partial || both.Revision != 7 || len(both.Nodes) != 1 || len(both.Services) != 1 || both.ServiceCIDRs[0].String() != "10.43.0.0/16" {
+	if both.Partial || both.Revision != 7 || len(both.Nodes) != 1 || len(both.Services) != 1 ||
+		both.ServiceCIDRs[0].String() != "10.43.0.0/16" {
 		t.Errorf("both: %+v", both)
 	}
 	kept := merge(&model.Snapshot{Revision: 8}, nil, both)
@@ -35,7 +36,8 @@ func TestMerge_EtcdAndAPIServer_EachKeepsItsPart(t *testing.T) {
 // The pools are the API server's and stay in use during its outage. Each of their problems is reported once.
 func TestMerge_AddressPools_OnlyAPIServersWithOneProblemEach(t *testing.T) {
 	pools := func(first, last string) *kube.Objects {
-		return &kube.Objects{Pools: []model.AddressPool{{Name: "lan", Ranges: []model.AddressRange{{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)}}}},
+		return &kube.Objects{Pools: []model.AddressPool{{Name: "lan", Ranges: []model.AddressRange{
+			{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)}}}},
 			PoolProblems: []lbpool.Problem{{Pool: "lan", Text: "one range is invalid"}}}
 	}
 	etcd := &model.Snapshot{Pools: []model.AddressPool{{Name: "not from here"}}, Problems: []string{"nodes/x: unreadable"},
@@ -48,7 +50,8 @@ func TestMerge_AddressPools_OnlyAPIServersWithOneProblemEach(t *testing.T) {
 		if len(s.Pools) != 1 || fmt.Sprint(s.Pools[0].Ranges) != "[192.0.2.8-192.0.2.9 192.0.2.11-192.0.2.15]" {
 			t.Errorf("%s: pools %v", what, s.Pools)
 		}
-		if len(s.Problems) != 3 || !strings.Contains(s.Problems[1], "one range is invalid") || !strings.Contains(s.Problems[2], "overlaps 192.0.2.10 of node n1") {
+		if len(s.Problems) != 3 || !strings.Contains(s.Problems[1], "one range is invalid") ||
+			!strings.Contains(s.Problems[2], "overlaps 192.0.2.10 of node n1") {
 			t.Errorf("%s: problems %q", what, s.Problems)
 		}
 	}
