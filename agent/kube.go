@@ -3,7 +3,7 @@ package agent
 import (
 	"context"
 	"reflect"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/warrennet/warren/agent/clusterdns"
@@ -81,8 +81,7 @@ func (a *Agent) takeConfig(cfg config.Config) {
 		a.log.Warn("changed Pod ranges or domain in the cluster's settings need a restart of the agent",
 			"cidrs", cfg.Cluster.PodCIDRs, "domain", cfg.Cluster.Domain)
 	}
-	a.log.Info("applied cluster settings", "apiServers", strings.Join(cfg.Kubernetes.Servers, ","),
-		"etcd", strings.Join(cfg.Etcd.Endpoints, ","), "dns", cfg.ClusterDNS)
+	a.log.Info("applied cluster settings", "endpoint", slices.Concat(cfg.Kubernetes.Servers, cfg.Etcd.Endpoints), "addresses", cfg.ClusterDNS)
 }
 
 func (a *Agent) keepAPIServers(servers []string) {

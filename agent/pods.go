@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/warrennet/warren/agent/cniserver"
@@ -70,8 +71,8 @@ func (a *Agent) reconcileOnce() {
 		a.log.Warn("cannot compare attachments with the existing interfaces", "err", err)
 	}
 	if !r.Empty() {
-		a.log.Info("reconciled attachments with the existing interfaces", "released", len(r.Released), "undone", len(r.Undone),
-			"adopted", len(r.Adopted), "problem", r.Unknown)
+		a.log.Info("reconciled attachments with the existing interfaces", "problem", r.Unknown,
+			"changes", fmt.Sprintf("%d released, %d undone, %d adopted", len(r.Released), len(r.Undone), len(r.Adopted)))
 	}
 }
 
