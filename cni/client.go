@@ -68,7 +68,8 @@ func (c *client) send(path string, request any) error {
 		}
 		method = "POST"
 	}
-	msg := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: warren\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", method, path, len(body))
+	msg := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: warren\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
+		method, path, len(body))
 	for msg = append(msg, body...); len(msg) > 0; {
 		n, err := unix.SendmsgN(c.fd, msg, nil, nil, unix.MSG_NOSIGNAL)
 		if err == unix.EINTR {

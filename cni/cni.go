@@ -88,7 +88,8 @@ func run(p Process) (string, error) {
 	}
 	since, ok := map[string]string{"ADD": "0.3.1", "DEL": "0.3.1", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}[command]
 	if !ok {
-		return latest, &api.Error{Code: api.CodeEnvironment, Message: fmt.Sprintf("CNI_COMMAND is %q, expected ADD, DEL, CHECK, GC, STATUS or VERSION", command)}
+		return latest, &api.Error{Code: api.CodeEnvironment,
+			Message: fmt.Sprintf("CNI_COMMAND is %q, expected ADD, DEL, CHECK, GC, STATUS or VERSION", command)}
 	}
 	conf, err := parseConfig(raw)
 	if err != nil {

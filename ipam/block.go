@@ -139,7 +139,8 @@ func choose(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner
 	}
 	free := freeIndexes(c, missing, have, window, from)
 	if len(free) == 0 {
-		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or use a larger Pod range", ErrNoFreeBlock, missing)
+		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or use a larger Pod range",
+			ErrNoFreeBlock, missing)
 	}
 	i := free[rand.IntN(len(free))]
 	out := make([]model.Block, 0, len(missing))

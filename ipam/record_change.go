@@ -17,7 +17,8 @@ func (p *Pool) Change(at api.Attachment, edit func(*Record)) (Record, error) {
 	}
 	r := old.clone()
 	edit(&r)
-	r.Attachment, r.Addresses, r.Requested, r.HostIfName, r.Committed = old.Attachment, old.Addresses, old.Requested, old.HostIfName, old.Committed
+	r.Attachment, r.HostIfName, r.Committed = old.Attachment, old.HostIfName, old.Committed
+	r.Addresses, r.Requested = old.Addresses, old.Requested
 	if err := p.put(r, false); err != nil {
 		return Record{}, err
 	}

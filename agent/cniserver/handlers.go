@@ -99,7 +99,8 @@ func (s *Server) commit(r *request) (any, error) {
 	}
 	ses := sessionOf(r)
 	if !s.holds(ses, q.Attachment) {
-		return nil, &api.Error{Code: api.CodeTryAgain, Message: "commit " + ipam.Name(q.Attachment) + ": this connection holds no reservation for it"}
+		return nil, &api.Error{Code: api.CodeTryAgain,
+			Message: "commit " + ipam.Name(q.Attachment) + ": this connection holds no reservation for it"}
 	}
 	if _, err := s.Pool.Commit(q.Attachment, q.MAC); err != nil {
 		return nil, err

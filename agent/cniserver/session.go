@@ -68,7 +68,8 @@ func sessionOf(r *request) *session {
 func (s *Server) claim(r *request, at api.Attachment) (*session, error) {
 	ses := sessionOf(r)
 	if ses == nil {
-		return nil, &api.Error{Code: api.CodeInternal, Message: "the connection has no session: cniserver.Server is not attached to the HTTP server"}
+		return nil, &api.Error{Code: api.CodeInternal,
+			Message: "the connection has no session: cniserver.Server is not attached to the HTTP server"}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), claimWait)
 	defer cancel()

@@ -57,8 +57,8 @@ func (e *expectations) set(want []LocalPort, log *slog.Logger) {
 			continue
 		}
 		if err := expect(p); err != nil && !e.logged {
-			log.Warn("connection tracking refuses expectations; behind the kubelet's firewall, host ports on 127.0.0.1 are unreachable from the node's other addresses",
-				"err", err)
+			log.Warn("connection tracking refuses expectations; "+
+				"behind the kubelet's firewall, host ports on 127.0.0.1 are unreachable from the node's other addresses", "err", err)
 			e.logged = true
 		}
 		e.renewed[p] = time.Now()

@@ -105,7 +105,8 @@ func (r Route) key() routeKey { return routeKey{r.Table, r.Metric, r.Dst} }
 
 // addRoute adds or replaces one route. The interface of a Pod may be deleted at any time; its route is then skipped.
 func (s *setter) addRoute(r Route, ofPod bool) {
-	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, MTU: r.MTU, Protocol: Protocol, Family: model.FamilyOf(r.Dst.Addr()).AF()}
+	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, MTU: r.MTU,
+		Protocol: Protocol, Family: model.FamilyOf(r.Dst.Addr()).AF()}
 	switch r.Type {
 	case Blackhole:
 		k.Type = unix.RTN_BLACKHOLE
