@@ -101,7 +101,7 @@ func TestClaimBlocks_LeaderLostDuringRace_EachBlockHasOneOwner(t *testing.T) {
 		}()
 		if i == n/4 {
 			<-half
-			_ = procs[lead].Process.Kill() // its claims under way have an unknown outcome
+			_ = procs[lead].Process.Kill() // its claims in progress have an unknown outcome
 			other := procs[(lead+1)%3].Process
 			_ = other.Signal(syscall.SIGSTOP) // no quorum at all for a while
 			defer time.AfterFunc(3*time.Second, func() { _ = other.Signal(syscall.SIGCONT) }).Stop()

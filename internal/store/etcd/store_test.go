@@ -84,7 +84,7 @@ func TestWatch_RecordsChange_SnapshotsFollow(t *testing.T) {
 	until(t, snaps, "no node", func(x *model.Snapshot) bool { return len(x.Nodes) == 0 })
 }
 
-// A name belongs to the machine that is alive under it, whichever of its goroutines comes first.
+// A node name belongs to the machine that is alive under it.
 func TestNodeName_OwnerAlive_OthersAreRefused(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "names")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -96,32 +96,32 @@ func TestNodeName_OwnerAlive_OthersAreRefused(t *testing.T) {
 	go func() { done <- s.KeepAlive(ctx, "n1", "a", 5*time.Second) }()
 	snaps := watching(t, s)
 	until(t, snaps, "a living node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 && x.Nodes[0].Alive })
-	if err := s.KeepAlive(ctx, "n1", "thief", 5*time.Second); !errors.Is(err, records.ErrNameTaken) {
-		t.Errorf("a thief's liveness: %v, expected ErrNameTaken", err)
+	if err := s.KeepAlive(ctx, "n1", "other", 5*time.Second); !errors.Is(err, records.ErrNameTaken) {
+		t.Errorf("KeepAlive of another identity: %v, expected ErrNameTaken", err)
 	}
-	if _, err := s.PutNode(ctx, node("n1", "thief")); !errors.Is(err, records.ErrNameTaken) {
-		t.Errorf("a thief's record: %v, expected ErrNameTaken", err)
+	if _, err := s.PutNode(ctx, node("n1", "other")); !errors.Is(err, records.ErrNameTaken) {
+		t.Errorf("PutNode of another identity: %v, expected ErrNameTaken", err)
 	}
-	if err := s.CheckName(ctx, "n1", "thief"); !errors.Is(err, records.ErrNameTaken) {
-		t.Errorf("a thief asks first: %v, expected ErrNameTaken", err)
+	if err := s.CheckName(ctx, "n1", "other"); !errors.Is(err, records.ErrNameTaken) {
+		t.Errorf("CheckName of another identity: %v, expected ErrNameTaken", err)
 	}
 	if err := s.CheckName(ctx, "n1", "a"); err != nil {
-		t.Errorf("the owner asks: %v", err)
+		t.Errorf("CheckName of the owner: %v", err)
 	}
 	if _, err := s.DeleteNode(ctx, "n1", ""); err == nil || !strings.Contains(err.Error(), "alive") {
 		t.Errorf("removal of a living node: %v", err)
 	}
 	cancel()
 	<-done
-	if err := s.CheckName(context.Background(), "n1", "heir"); err != nil {
-		t.Errorf("the heir asks: %v", err)
+	if err := s.CheckName(context.Background(), "n1", "next"); err != nil {
+		t.Errorf("CheckName of the next owner: %v", err)
 	}
-	if _, err := s.PutNode(context.Background(), node("n1", "heir")); err != nil {
+	if _, err := s.PutNode(context.Background(), node("n1", "next")); err != nil {
 		t.Errorf("the name of a dead machine: %v", err)
 	}
 }
 
-// What earlier disks left under a name can be released while the node lives; its own blocks and those of others stay.
+// Blocks of former identities of a node can be released while it is alive; its own blocks and those of others stay.
 func TestReleaseFormer_NodeAlive_ReleasesOtherIdentitiesOnly(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "former")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -188,7 +188,7 @@ func TestWatch_InvalidRecords_AreProblems(t *testing.T) {
 			found = found || strings.Contains(p, want)
 		}
 		if !found {
-			t.Errorf("no problem says %q: %q", want, x.Problems)
+			t.Errorf("no problem contains %q: %q", want, x.Problems)
 		}
 	}
 	var newer *model.ErrNewer
@@ -223,7 +223,7 @@ func TestWatch_CompactedRevision_ListsAgain(t *testing.T) {
 	until(t, snaps, "all nodes", func(x *model.Snapshot) bool { return len(x.Nodes) == 50 })
 }
 
-// While no server answers every call fails within its bound and says what it tried.
+// While no server answers, every call fails within its time limit, and its error names the request.
 func TestStore_ServerUnreachable_CallsFailInTime(t *testing.T) {
 	s, err := etcd.New(etcd.Config{Endpoints: []string{fmt.Sprintf("http://127.0.0.1:%d", etcdtest.FreePort(t))}, Cluster: "away"})
 	if err != nil {

@@ -20,19 +20,19 @@ import (
 	"k8s.io/client-go/transport"
 )
 
-// Where the kubelet puts a Pod's credentials.
+// Credentials of a Pod, as the kubelet mounts them.
 const (
 	DefaultTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	DefaultCAFile    = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
-	// DefaultServerName is in the certificate of every API server, because every Pod asks for it.
+	// DefaultServerName is in the certificate of every API server, because Pods connect to it by this name.
 	DefaultServerName = "kubernetes.default.svc"
 )
 
-// Config says how to reach the API server before the cluster has a network: by addresses, never by a Service.
+// Config is how to reach the API server before the cluster has a network: by addresses, not by its Service.
 type Config struct {
-	// Kubeconfig is a file with server and credentials; the fields below are then unused.
+	// Kubeconfig is a file with server and credentials. If it is set, the three fields below are not used.
 	Kubeconfig string
-	TokenFile  string // bearer token, read again each minute and when it was refused
+	TokenFile  string // bearer token, read again each minute and after the server has refused it
 	CAFile     string // PEM; the authorities that sign API servers
 	ServerName string // what the servers' certificate must be for
 	UserAgent  string
@@ -43,12 +43,12 @@ type Config struct {
 // Connection is a client of the API server that tries several addresses. Its methods may be called from several goroutines.
 type Connection struct {
 	Client  kubernetes.Interface
-	Dynamic dynamic.Interface // for kinds of our own
+	Dynamic dynamic.Interface // for the kinds of warren.dev
 	dial    *dialer
 }
 
-// Connect prepares a connection; it does not wait for a server and succeeds while all are away. servers are tried in
-// their order, each as "address:port"; the one that answered last is tried first.
+// Connect prepares a connection. It does not wait for a server, and succeeds while all are unreachable. servers are tried in
+// their order, each as "address:port"; the last server that answered is tried first.
 func Connect(c Config, servers []string) (*Connection, error) {
 	d := &dialer{}
 	d.set(servers)
@@ -61,7 +61,7 @@ func Connect(c Config, servers []string) (*Connection, error) {
 	if c.QPS > 0 {
 		rc.QPS, rc.Burst = c.QPS, int(2*c.QPS)
 	}
-	// Protobuf costs a fraction of JSON to decode, which is what a large cluster's lists are made of.
+	// Decoding Protobuf takes a fraction of the time of JSON, which matters for the lists of a large cluster.
 	rc.AcceptContentTypes, rc.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/vnd.kubernetes.protobuf"
 	both, err := rest.HTTPClientFor(rc) // one connection for all
 	if err != nil {
@@ -95,7 +95,7 @@ func (c Config) rest(d *dialer) (*rest.Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	// client-go reads a BearerTokenFile once a minute, also after it was refused with what it had: this one at once.
+	// client-go reads a BearerTokenFile once a minute. This token source reads it also after the server has refused the token.
 	token := transport.NewCachedFileTokenSource(c.TokenFile)
 	return &rest.Config{
 		Host:            "https://" + c.ServerName,
@@ -105,16 +105,16 @@ func (c Config) rest(d *dialer) (*rest.Config, error) {
 	}, nil
 }
 
-// SetServers replaces the addresses that are tried from now on; open connections go on.
+// SetServers replaces the addresses for new connections. Open connections are kept.
 func (c *Connection) SetServers(servers []string) { c.dial.set(servers) }
 
-// Servers are the addresses as they are tried, the next one first.
+// Servers are the addresses in the order in which they are tried.
 func (c *Connection) Servers() []string { return c.dial.order() }
 
-// dialTimeout bounds one attempt: with three servers of which two are gone a connection takes four seconds at most.
+// dialTimeout bounds one attempt: with two of three servers unreachable, a connection takes four seconds at most.
 const dialTimeout = 2 * time.Second
 
-// dialer connects to the first of several servers that answers, whatever address it is asked for.
+// dialer connects to the first of several servers that answers. It ignores the address that client-go dials.
 type dialer struct {
 	mu      sync.Mutex
 	servers []string
@@ -127,7 +127,7 @@ func (d *dialer) set(servers []string) {
 	d.servers = slices.Clone(servers)
 }
 
-// order lists the servers, the one that answered last first.
+// order lists the servers, the last one that answered first.
 func (d *dialer) order() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,7 +164,7 @@ func (d *dialer) DialContext(ctx context.Context, network, _ string) (net.Conn, 
 	d.last = "" // the next attempt starts with the configured order
 	d.mu.Unlock()
 	if len(errs) == 0 {
-		return nil, errors.New("no address of an API server is known (kubernetes.servers)")
+		return nil, errors.New("no address of an API server is configured (kubernetes.servers)")
 	}
 	return nil, errors.Join(errs...)
 }

@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// toBeDeleted is the taint by which the cluster autoscaler announces that it removes a node; load balancers shall stop
-// sending to it as if it were being deleted.
+// toBeDeleted is the taint that the cluster autoscaler sets before it deletes a node. Load balancers should treat such a
+// node as one that is being deleted.
 const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 
 func node(n *corev1.Node) Node {
@@ -39,7 +39,7 @@ func pod(p *corev1.Pod) model.Pod {
 		Labels: p.Labels}
 	for _, ip := range p.Status.PodIPs {
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-			break // its sandbox is gone, and the address may be somebody else's by now
+			break // its sandbox is removed, and another Pod may have the address
 		}
 		if a, err := netip.ParseAddr(ip.IP); err == nil {
 			out.Addrs = append(out.Addrs, a.Unmap())

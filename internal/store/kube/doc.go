@@ -1,7 +1,8 @@
-// Package kube is warren's store on Kubernetes: Services, EndpointSlices, Pods, Nodes and Service ranges from the API
-// server, as plain model values. Nodes and blocks of the overlay stay in etcd; the agent joins the two.
+// Package kube is the store of clusters with Kubernetes: Services, EndpointSlices, Pods, AddressPools, name servers, Service
+// ranges and this node's Node object from the API server, as types of internal/model. Node records and blocks are in etcd;
+// the agent merges both.
 //
-// It owns the connection to the API server and the informers' goroutines. It reads with a list followed by a watch, keeps
-// of each object only what the network acts on, and hands on whole snapshots. While the API server is away the last
-// one stays valid; nothing is ever forgotten because a connection broke.
+// It owns the connection to the API server and the reflectors' goroutines. It reads with a list followed by a watch, stores
+// only the fields that warren uses, and delivers whole snapshots. While the API server is unreachable the last snapshot
+// remains valid: a broken connection never removes an object. servers.go lists the API servers to try, connect.go dials.
 package kube

@@ -105,7 +105,7 @@ func testWatch(t *testing.T) {
 	}
 }
 
-// A Node that goes away is no place for new connections: deleted, or about to be by the autoscaler.
+// A Node that is being deleted, by the API or by the autoscaler, must not get new connections.
 func TestNode_DeletedOrScaledDown_IsDeleting(t *testing.T) {
 	gone := metav1.Now()
 	for want, n := range map[bool][]*corev1.Node{
@@ -120,7 +120,7 @@ func TestNode_DeletedOrScaledDown_IsDeleting(t *testing.T) {
 	}
 }
 
-// One node's Pods are asked for, unless all are wanted.
+// The Pods of this node are requested, with AllPods those of every node.
 func TestWatch_PodSelection_DependsOnAllPods(t *testing.T) {
 	s := New(&Connection{Client: fake.NewClientset(), dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler))
 	selector := func() string {
@@ -147,7 +147,7 @@ func TestList_RandomChanges_StaysSorted(t *testing.T) {
 	}
 	before := l.view()
 	if !l.remove(pod("c").ObjectName) || l.remove(pod("c").ObjectName) {
-		t.Error("remove does not tell what was there")
+		t.Error("remove does not report whether the value existed")
 	}
 	names := func(ps []model.Pod) (out string) {
 		for _, p := range ps {

@@ -6,8 +6,8 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// list keeps values sorted by namespace and name. What view returned is never written to again: the first change after
-// it copies, so that a snapshot costs one copy of the list for each burst of changes and no sorting.
+// list is sorted by namespace and name. The result of view is never written to: the first change after a view copies the
+// list. A burst of changes thus costs one copy and no sorting.
 type list[T any] struct {
 	name   func(*T) model.ObjectName
 	items  []T
@@ -34,7 +34,7 @@ func (l *list[T]) set(v T) {
 	l.items = slices.Insert(l.items, i, v)
 }
 
-// remove reports whether there was something to remove.
+// remove reports whether the list had the value.
 func (l *list[T]) remove(n model.ObjectName) bool {
 	i, found := l.find(n)
 	if found {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 )
 
-// The ConfigMap by which clusters have told their DNS about other servers since kube-dns, and its keys.
+// The ConfigMap with upstreams and stub domains that kube-dns introduced, and its keys.
 const (
 	nameserverNamespace = "kube-system"
 	nameserverName      = "kube-dns"
@@ -21,7 +21,7 @@ const (
 	upstreamsKey        = "upstreamNameservers"
 )
 
-// nameserverKind follows that one ConfigMap; a role may allow no other.
+// nameserverKind watches that one ConfigMap; the agent's role permits no other.
 func (s *Store) nameserverKind() kind {
 	c := s.conn.Client.CoreV1().ConfigMaps(nameserverNamespace)
 	return kind{name: "configmap kube-system/kube-dns", object: &corev1.ConfigMap{}, optional: true,
@@ -41,19 +41,19 @@ func (s *Store) nameserverKind() kind {
 		}}
 }
 
-// isNameservers: an API server that does not know the selector sends others too.
+// isNameservers reports whether an object is that ConfigMap. An API server that ignores the selector sends others, too.
 func isNameservers(o any) bool {
 	m, ok := o.(*corev1.ConfigMap)
 	return ok && m.Namespace == nameserverNamespace && m.Name == nameserverName
 }
 
-// nameservers are the last good ones, and what was wrong with what came after.
+// nameservers are the last valid ones, and the problem of a later invalid content.
 type nameservers struct {
 	good    *model.Nameservers
 	problem string
 }
 
-// now is what to go by; nil when there is a content that nobody can read, and none before it was seen.
+// now returns the name servers to use; nil if the content is invalid and no valid one preceded it.
 func (n nameservers) now() *model.Nameservers {
 	if n.good == nil && n.problem == "" {
 		return &model.Nameservers{}
@@ -61,7 +61,7 @@ func (n nameservers) now() *model.Nameservers {
 	return n.good
 }
 
-// putNameservers takes a new content as a whole or not at all.
+// putNameservers replaces the name servers, or keeps the previous ones if the content is invalid.
 func (s *Store) putNameservers(o any) {
 	if !isNameservers(o) {
 		return
@@ -69,7 +69,7 @@ func (s *Store) putNameservers(o any) {
 	got, err := readNameservers(o.(*corev1.ConfigMap).Data)
 	if err != nil {
 		if err.Error() != s.nameservers.problem {
-			s.log.Error("the ConfigMap of name servers has a problem; going on with what it said before", "object", nameserverNamespace+"/"+nameserverName, "err", err)
+			s.log.Error("rejected invalid name servers in ConfigMap; keeping previous name servers", "object", nameserverNamespace+"/"+nameserverName, "err", err)
 		}
 		s.nameservers.problem = err.Error()
 		return
@@ -90,7 +90,7 @@ func readNameservers(data map[string]string) (out model.Nameservers, err error) 
 				return out, fmt.Errorf("%s: %q is not a domain name", stubDomainsKey, zone)
 			}
 			if _, twice := out.StubDomains[name]; twice {
-				return out, fmt.Errorf("%s: %q is there twice", stubDomainsKey, zone)
+				return out, fmt.Errorf("%s: %q is listed twice", stubDomainsKey, zone)
 			}
 			if len(servers) == 0 {
 				return out, fmt.Errorf("%s: %q has no servers", stubDomainsKey, zone)

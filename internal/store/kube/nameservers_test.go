@@ -21,7 +21,7 @@ func nameserverMap(data map[string]string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: named("kube-system", "kube-dns"), Data: data}
 }
 
-// lockedLog is what a store said.
+// lockedLog collects the log of a store.
 type lockedLog struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -39,7 +39,7 @@ func (l *lockedLog) text() string {
 	return l.b.String()
 }
 
-// The ConfigMap is created, changed, spoilt, mended and deleted while the store follows it.
+// The ConfigMap is created, changed, made invalid, corrected and deleted during the watch.
 func TestWatch_NameserversChange_AreDelivered(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: named("kube-system", "other"), Data: map[string]string{upstreamsKey: `["192.0.2.99"]`}})
@@ -87,7 +87,7 @@ func TestWatch_NameserversChange_AreDelivered(t *testing.T) {
 		t.Errorf("the log does not name the key: %s", text)
 	}
 	change(map[string]string{upstreamsKey: `["192.0.2.60"]`})
-	see("mended", &model.Nameservers{Upstreams: []string{"192.0.2.60"}})
+	see("corrected", &model.Nameservers{Upstreams: []string{"192.0.2.60"}})
 	if err := maps.Delete(ctx, "kube-dns", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestReadNameservers_InvalidValue_IsRefused(t *testing.T) {
 		{stubDomainsKey, `{"corp.example": ["ns.corp.example"]}`, `"ns.corp.example" is not a server's address`},
 		{stubDomainsKey, `{".": ["192.0.2.1"]}`, `"." is not a domain name`},
 		{stubDomainsKey, `{"a b": ["192.0.2.1"]}`, `"a b" is not a domain name`},
-		{stubDomainsKey, `{"a.b": ["192.0.2.1"], "A.b.": ["192.0.2.2"]}`, "is there twice"},
+		{stubDomainsKey, `{"a.b": ["192.0.2.1"], "A.b.": ["192.0.2.2"]}`, "is listed twice"},
 		{upstreamsKey, `{"a": 1}`, "expected JSON such as"},
 		{upstreamsKey, `["0.0.0.0"]`, `"0.0.0.0" is not a server's address`},
 		{upstreamsKey, `["192.0.2.1:0"]`, `"192.0.2.1:0" is not`},

@@ -18,21 +18,21 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// PoolResource is where AddressPools are in the API; their kind may be missing there.
+// PoolResource is the API resource of AddressPools. The API server may not have it.
 var PoolResource = schema.GroupVersionResource{Group: "warren.dev", Version: "v1alpha1", Resource: "addresspools"}
 
-// absentPause is how long an API server without the kind is left alone before it is asked again.
+// absentPause is the interval of requests to an API server that does not have the resource.
 const absentPause = 30 * time.Second
 
-// poolSource lists and watches AddressPools. Without their kind there are none: that is no error, and costs one request
-// in each pause.
+// poolSource lists and watches AddressPools. If the API server does not have the resource, the list is empty without an
+// error, and one request per pause checks for it.
 type poolSource struct {
 	api    dynamic.ResourceInterface
 	pause  time.Duration
-	absent atomic.Bool // as the last list said
+	absent atomic.Bool // result of the last list
 }
 
-// PoolLister lists and watches AddressPools, also where their kind comes later or never.
+// PoolLister lists and watches AddressPools, also if the resource is defined later or never.
 func PoolLister(c dynamic.Interface) cache.ListerWatcher {
 	p := newPoolSource(c)
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{ListWithContextFunc: p.list, WatchFuncWithContext: p.watch}, c)
@@ -55,8 +55,8 @@ func (p *poolSource) watch(ctx context.Context, o metav1.ListOptions) (watch.Int
 	if !p.absent.Load() {
 		return p.api.Watch(ctx, o)
 	}
-	// A watch that begins with a list may as well list; one that goes on after an empty list lasts until the kind is there.
-	// The reflector's own retries would be further and further apart.
+	// A watch that starts with a list fails at once, so that the reflector lists. A watch after an empty list waits here
+	// until the resource exists: the intervals of the reflector's own retries would grow.
 	for p.absent.Load() && (o.SendInitialEvents == nil || !*o.SendInitialEvents) {
 		select {
 		case <-ctx.Done():
@@ -66,11 +66,11 @@ func (p *poolSource) watch(ctx context.Context, o metav1.ListOptions) (watch.Int
 		_, err := p.api.List(ctx, metav1.ListOptions{Limit: 1})
 		p.absent.Store(notServed(err))
 	}
-	// The error with which reflectors list again without a word.
+	// After this error reflectors list again without logging it.
 	return nil, apierrors.NewResourceExpired("the API server did not have " + PoolResource.Resource)
 }
 
-// Pool converts an AddressPool. The schema lets through what makes no sense as addresses: that is left out, and said.
+// Pool converts an AddressPool. The API schema accepts invalid addresses: they are left out and reported as problems.
 func Pool(u *unstructured.Unstructured) (model.AddressPool, []lbpool.Problem) {
 	var p objects.AddressPool
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
@@ -82,7 +82,7 @@ func Pool(u *unstructured.Unstructured) (model.AddressPool, []lbpool.Problem) {
 	return objects.Pool(&p), nil
 }
 
-// poolTable is what the store knows of AddressPools.
+// poolTable is the current state of AddressPools.
 type poolTable struct {
 	pools    list[model.AddressPool]
 	problems map[string][]lbpool.Problem // by pool
@@ -111,8 +111,8 @@ func (t *poolTable) replace(all []any) {
 	}
 }
 
-// said lists the problems by pool.
-func (t *poolTable) said() (out []lbpool.Problem) {
+// problemList lists the problems, sorted by pool.
+func (t *poolTable) problemList() (out []lbpool.Problem) {
 	for _, p := range t.pools.items {
 		out = append(out, t.problems[p.Name]...)
 	}

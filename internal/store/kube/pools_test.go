@@ -76,7 +76,7 @@ func TestWatch_PoolsChange_AreDelivered(t *testing.T) {
 	see(lan)
 }
 
-// An API server without the kind is asked once in each pause, is not called away, and its pools are there once it has
+// An API server without the kind gets one request per pause and is not reported as unreachable. Its pools are listed once it has
 // the kind.
 func TestWatch_PoolKindMissing_IsRetried(t *testing.T) {
 	dyn := fakePools()

@@ -7,8 +7,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// sink takes what a reflector reads and keeps only what the network acts on: the API objects themselves are garbage as
-// soon as they were converted.
+// sink receives the objects of a reflector and stores their converted form. The API objects are garbage after conversion.
 type sink struct {
 	s    *Store
 	kind kind
@@ -16,7 +15,7 @@ type sink struct {
 
 var _ cache.TransformingStore = (*sink)(nil)
 
-// Transformer strips what nobody reads while a first list is gathered: managed fields are half of an object.
+// Transformer removes the managed fields, which are half of an object's size, while the first list is read.
 func (k *sink) Transformer() cache.TransformFunc {
 	return func(o any) (any, error) {
 		if m, err := meta.Accessor(o); err == nil {
@@ -26,7 +25,7 @@ func (k *sink) Transformer() cache.TransformFunc {
 	}
 }
 
-// Add takes in a new object.
+// Add stores a new object.
 func (k *sink) Add(o any) error {
 	k.s.mu.Lock()
 	k.kind.put(o)
@@ -35,10 +34,10 @@ func (k *sink) Add(o any) error {
 	return nil
 }
 
-// Update takes in a changed object.
+// Update stores a changed object.
 func (k *sink) Update(o any) error { return k.Add(o) }
 
-// Delete forgets an object.
+// Delete removes an object.
 func (k *sink) Delete(o any) error {
 	if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = d.Obj
@@ -54,7 +53,7 @@ func (k *sink) Delete(o any) error {
 	return nil
 }
 
-// Replace takes a whole list in the place of all that was known.
+// Replace replaces all objects of the kind by a list.
 func (k *sink) Replace(all []any, _ string) error {
 	k.s.mu.Lock()
 	k.kind.replace(all)
@@ -64,14 +63,14 @@ func (k *sink) Replace(all []any, _ string) error {
 	return nil
 }
 
-// Resync does nothing: the store holds no queue.
+// Resync does nothing: the store has no queue.
 func (k *sink) Resync() error { return nil }
 
 // notServed reports whether the API server does not have the resource.
 func notServed(err error) bool { return apierrors.IsNotFound(err) }
 
-// answered reports whether the error is an ordinary answer of a healthy API server: a watch that is too old, or a kind it
-// does not have. What it forbids is none: somebody has to mend that.
+// answered reports whether the error is a regular response of a healthy API server: an expired watch, or a resource that it
+// does not have. A forbidden request is not: an operator must fix the role.
 func answered(err error) bool {
 	return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err)
 }

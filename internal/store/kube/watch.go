@@ -26,14 +26,14 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// burst is how long changes that follow a snapshot are gathered into the next; perObject more for each object, because
-// a snapshot's first change copies its list. A change after a quiet time is handed on at once.
+// After a snapshot, changes are collected for burst plus perObject for each object: the first change after a snapshot
+// copies its list. A change after a longer pause is delivered at once.
 const (
 	burst     = 2 * time.Millisecond
 	perObject = time.Microsecond
 )
 
-// Objects are what the API server knows that the network acts on. Nothing in it is changed after it was handed on.
+// Objects is an immutable snapshot of the API server's objects.
 type Objects struct {
 	Services     []model.Service       // sorted by namespace and name
 	Slices       []model.EndpointSlice // sorted by namespace and name
@@ -41,11 +41,11 @@ type Objects struct {
 	ServiceCIDRs []netip.Prefix
 	Pools        []model.AddressPool // sorted by name
 	PoolProblems []lbpool.Problem
-	Nameservers  *model.Nameservers // of ConfigMap kube-system/kube-dns; nil when it says something that nobody can read
+	Nameservers  *model.Nameservers // of ConfigMap kube-system/kube-dns; nil if its content is invalid
 	Node         Node
 }
 
-// Node is this node's own object.
+// Node is this node's Node object.
 type Node struct {
 	Known     bool // the API server has one of this name
 	UID       string
@@ -55,9 +55,9 @@ type Node struct {
 	Deleting  bool         // being deleted, or tainted by the autoscaler to be
 }
 
-// Store follows the API server's objects for one node.
+// Store watches the API server's objects for one node.
 type Store struct {
-	AllPods bool // follow the Pods of every node, not of this one only; set before Watch
+	AllPods bool // watch the Pods of every node instead of this one's; set before Watch
 
 	conn *Connection
 	node string
@@ -76,7 +76,7 @@ type Store struct {
 	changed     chan struct{}
 }
 
-// New prepares a store for the node of that name; Watch does the work.
+// New prepares a store for the node of that name. Watch starts its goroutines.
 func New(conn *Connection, node string, log *slog.Logger) *Store {
 	s := &Store{conn: conn, node: node, log: log, cidrs: map[string][]netip.Prefix{}, pools: newPoolTable(), missing: map[string]bool{}, changed: make(chan struct{}, 1)}
 	s.services.name = func(x *model.Service) model.ObjectName { return x.ObjectName }
@@ -86,11 +86,11 @@ func New(conn *Connection, node string, log *slog.Logger) *Store {
 	return s
 }
 
-// Watch hands on everything once all kinds were listed, and again for each burst of changes, until ctx ends. state is
-// told when the API server stops answering (an error) and when it answers again (nil).
+// Watch calls on with a snapshot after all kinds have been listed, and after each burst of changes, until ctx ends. It calls
+// state with an error when the API server stops answering, and with nil when it answers.
 func (s *Store) Watch(ctx context.Context, on func(*Objects), state func(error)) {
 	var wg sync.WaitGroup
-	// What a person can act on goes through state; the reflectors' own words would say it again, once for each kind.
+	// Errors are reported through state; the reflectors would log each of them once for every kind.
 	quiet := logr.Discard()
 	rctx := klog.NewContext(ctx, quiet)
 	for _, k := range s.kinds() {
@@ -119,7 +119,7 @@ func (s *Store) Watch(ctx context.Context, on func(*Objects), state func(error))
 	wg.Wait()
 }
 
-// objects is the current state, nil until all kinds were listed.
+// objects is the current state, nil until all kinds have been listed.
 func (s *Store) objects() *Objects {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *Store) objects() *Objects {
 		return nil
 	}
 	o := &Objects{Services: s.services.view(), Slices: s.slices.view(), Pods: s.pods.view(), Node: s.self,
-		Pools: s.pools.pools.view(), PoolProblems: s.pools.said(), Nameservers: s.nameservers.now()}
+		Pools: s.pools.pools.view(), PoolProblems: s.pools.problemList(), Nameservers: s.nameservers.now()}
 	for _, c := range s.cidrs {
 		for _, p := range c {
 			if !slices.Contains(o.ServiceCIDRs, p) {
@@ -139,7 +139,7 @@ func (s *Store) objects() *Objects {
 	return o
 }
 
-// kind is one resource that is followed.
+// kind is one watched resource.
 type kind struct {
 	name     string
 	object   runtime.Object
@@ -147,7 +147,7 @@ type kind struct {
 	optional bool   // an API server may not have it, or an older role not allow it
 	list     func(context.Context, metav1.ListOptions) (runtime.Object, error)
 	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
-	// put and drop change the store; the lock is held.
+	// put, drop and replace change the store; the caller holds its lock.
 	put     func(any)
 	drop    func(model.ObjectName)
 	replace func([]any)
@@ -237,7 +237,7 @@ func (s *Store) replaceSlices(all []any) {
 	s.slices.replace(out)
 }
 
-// slice converts one; the strings that every endpoint repeats are kept once.
+// slice converts an EndpointSlice and interns the strings that many endpoints share.
 func (s *Store) slice(o any) (model.EndpointSlice, bool) {
 	v, ok := objects.Slice(o.(*discoveryv1.EndpointSlice))
 	v.Namespace = s.names.one(v.Namespace)
@@ -259,7 +259,7 @@ func (s *Store) putCIDR(o any) {
 	s.cidrs[c.Name] = out
 }
 
-// interner keeps one copy of strings that come again and again. Names of nodes, zones and namespaces are few.
+// interner stores one copy of frequent strings: the names of nodes, zones and namespaces.
 type interner map[string]string
 
 func (in interner) one(v string) string {
@@ -267,13 +267,14 @@ func (in interner) one(v string) string {
 		return have
 	}
 	if len(in) > 1<<16 {
-		clear(in) // a cluster of ever new namespaces must not grow it for ever
+		clear(in) // bounds the memory in a cluster that creates namespaces all the time
 	}
 	in[v] = v
 	return v
 }
 
-// listWatch reports to state how the API server answers. A kind that the server does not have counts as empty.
+// listWatch lists and watches a kind and reports to state whether the API server answers. An optional kind that the server
+// does not have counts as empty.
 func (s *Store) listWatch(k kind, state func(error)) *cache.ListWatch {
 	report := func(err error) {
 		if err != nil && !answered(err) {

@@ -8,8 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// AddressPool is warren.dev/v1alpha1 AddressPool, a cluster-scoped object: addresses of the LAN that Services of type
-// LoadBalancer get. deploy/kubeadm/addresspool-crd.yaml is its schema.
+// AddressPool is warren.dev/v1alpha1 AddressPool, a cluster-scoped object: addresses of the underlay for Services of type
+// LoadBalancer. deploy/kubeadm/addresspool-crd.yaml is its schema.
 type AddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitzero"`
@@ -23,7 +23,7 @@ type AddressPoolStatus struct {
 	Free int64 `json:"free"`
 }
 
-// AddressPoolSpec is what an AddressPool offers and to whom.
+// AddressPoolSpec has the addresses of an AddressPool and the Services that it serves.
 type AddressPoolSpec struct {
 	// Addresses are CIDRs (192.0.2.0/28) and ranges (192.0.2.10-192.0.2.20), of either family.
 	Addresses []string `json:"addresses"`

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Service converts a Service. Addresses that do not parse are left out: the API server lets none through, and one bad
-// address must not cost the Service its others.
+// Service converts a Service. Invalid addresses are left out: the API server accepts none, and the valid addresses of the
+// Service must remain usable.
 func Service(s *corev1.Service) model.Service {
 	out := model.Service{
 		ObjectName: model.ObjectName{Namespace: s.Namespace, Name: s.Name}, UID: string(s.UID), Created: s.CreationTimestamp.Time,
@@ -26,7 +26,7 @@ func Service(s *corev1.Service) model.Service {
 		out.ClusterIPs = addrs([]string{s.Spec.ClusterIP})
 	}
 	out.Headless = s.Spec.ClusterIP == corev1.ClusterIPNone
-	out.OtherProxy = foreign(s.Labels)
+	out.OtherProxy = otherProxy(s.Labels)
 	switch s.Spec.Type {
 	case corev1.ServiceTypeNodePort:
 		out.Type = model.NodePort
@@ -71,8 +71,8 @@ func Service(s *corev1.Service) model.Service {
 	return out
 }
 
-// foreign reports whether an object's labels say that it is not for this Service proxy: another one serves it, or none.
-func foreign(labels map[string]string) bool {
+// otherProxy reports whether an object's labels exclude it from warren's balancer: another proxy serves it, or none.
+func otherProxy(labels map[string]string) bool {
 	_, other := labels["service.kubernetes.io/service-proxy-name"]
 	_, headless := labels[corev1.IsHeadlessService]
 	return other || headless
@@ -121,7 +121,7 @@ func Slice(s *discoveryv1.EndpointSlice) (out model.EndpointSlice, ok bool) {
 		return out, false
 	}
 	out = model.EndpointSlice{ObjectName: model.ObjectName{Namespace: s.Namespace, Name: s.Name}, UID: string(s.UID), Service: service,
-		Family: sliceFamily(s.AddressType), OtherProxy: foreign(s.Labels)}
+		Family: sliceFamily(s.AddressType), OtherProxy: otherProxy(s.Labels)}
 	for _, p := range s.Ports {
 		if p.Port == nil {
 			continue // "all ports" has no meaning for a Service

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Default fills in what the API server would: a uid and a creation time for a new object, and a Service's defaults.
+// Default sets the fields that the API server sets: uid and creation time of a new object, and the defaults of a Service.
 func Default(o Object, now time.Time) {
 	if o.GetUID() == "" {
 		o.SetUID(newUID())
@@ -95,8 +95,8 @@ func WantsNodePorts(s *corev1.Service) bool {
 	return false
 }
 
-// Families returns the address families a Service shall have, given those that the Service ranges offer, as its
-// ipFamilyPolicy and ipFamilies ask; the error names the field that cannot be met.
+// Families returns the address families of a Service, from its ipFamilyPolicy, its ipFamilies and the families of the
+// Service ranges. The error names the field that cannot be satisfied.
 func Families(s *corev1.Service, offered []corev1.IPFamily) ([]corev1.IPFamily, error) {
 	want := slices.Clone(s.Spec.IPFamilies)
 	for _, f := range want {

@@ -163,7 +163,7 @@ items:
 		{ObjectName: model.ObjectName{Namespace: "default", Name: "less"}, Headless: true, AllocateNodePorts: true, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1, TargetPort: 1}}},
 	}
 	for i, o := range objs {
-		if err := Validate(o); err != nil && o.GetName() != "web" { // web has a foreign health port on purpose
+		if err := Validate(o); err != nil && o.GetName() != "web" { // web has a health check port out of range on purpose
 			t.Error(err)
 		}
 		if d := cmp.Diff(want[i], Service(o.(*corev1.Service)), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); d != "" {
@@ -172,7 +172,7 @@ items:
 	}
 }
 
-// Conditions that are nil mean what discovery/v1 says; FQDN slices and slices of no Service are passed over.
+// Conditions that are nil have the defaults of discovery/v1. FQDN slices and slices without a Service are not converted.
 func TestSlice_ConditionsAndHints_AreConverted(t *testing.T) {
 	objs, err := Parse(strings.NewReader(`
 apiVersion: discovery.k8s.io/v1
@@ -299,7 +299,7 @@ func TestAddressPool_Schema_AgreesWithValidate(t *testing.T) {
 	}
 	for s, want := range map[string]bool{"192.0.2.0/28": true, "192.0.2.1-192.0.2.9": true, "fd77::/120": true, "fd77::1-fd77::9": true, "192.0.2.1": false, "192.0.2.1 - 192.0.2.9": false, "": false} {
 		if _, err := lbpool.ParseRange(s); pattern.MatchString(s) != want || (err == nil) != want {
-			t.Errorf("%q: the schema says %v, the parser %v", s, pattern.MatchString(s), err)
+			t.Errorf("%q: the schema accepts %v, the parser returns %v", s, pattern.MatchString(s), err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// Package objects reads, validates and converts the Kubernetes objects that warren serves: core/v1 Service and
-// Endpoints, discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR; and its own AddressPool. They are the same whether they come from a
-// file, from etcd or from an API server; what leaves the package is plain model values. It owns nothing and does no
-// input or output.
+// Package objects reads, validates and converts the Kubernetes objects that warren serves: core/v1 Service and Endpoints,
+// discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR, and warren's AddressPool. They are the same types whether
+// they come from a file, from etcd or from an API server; the conversions return types of internal/model. The package owns
+// nothing and does no input or output.
 package objects
 
 import (
@@ -25,7 +25,7 @@ type Object interface {
 	metav1.Object
 }
 
-// Kind is a kind of objects that warren keeps.
+// Kind is a kind of objects that warren stores.
 type Kind struct {
 	Name       string // "Service"
 	Plural     string // "services": the key in etcd and the word on the command line

@@ -1,5 +1,5 @@
-// Package admin looks after the servers of an etcd: members, snapshots, restoring. It owns the files it is told to
-// write; it never reads a record of warren's.
+// Package admin administrates the servers of an etcd cluster: members, snapshots, restore. It owns the files that it writes,
+// and never reads a record of warren.
 package admin
 
 import (
@@ -14,10 +14,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Client is etcd's own client, named here for commands, which know etcd through the store only.
+// Client is etcd's own client, under a name that commands may use: they do not import etcd.
 type Client = clientv3.Client
 
-// Member is one member of the etcd cluster, as etcd says.
+// Member is one member of the etcd cluster, as etcd reports it.
 type Member struct {
 	ID         string   `json:"id"`
 	Name       string   `json:"name"` // empty: it was added and has never started
@@ -26,12 +26,12 @@ type Member struct {
 	Learner    bool     `json:"learner"`
 }
 
-// patience is how long a server may take for an answer, and the members to agree.
-const patience = 10 * time.Second
+// timeout bounds one request, which may need the agreement of a quorum.
+const timeout = 10 * time.Second
 
-// Answers returns an error when none of the client's servers answers. What needs no quorum can be asked of one that does.
+// Answers returns an error if none of the client's servers answers. A server that answers may still lack a quorum.
 func Answers(ctx context.Context, cli *clientv3.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	endpoints := cli.Endpoints()
 	errs := make(chan error, len(endpoints))
@@ -49,17 +49,17 @@ func Answers(ctx context.Context, cli *clientv3.Client) error {
 	return fmt.Errorf("no server of etcd answers at %s: %w", strings.Join(endpoints, ", "), errors.Join(all...))
 }
 
-// agreed says of a request that took too long what etcd lacks.
+// agreed explains the timeout of a request that needs a quorum.
 func agreed(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("its members did not agree within %s; do most of them run?: %w", patience, err)
+		return fmt.Errorf("no quorum within %s; are most members running?: %w", timeout, err)
 	}
 	return err
 }
 
 // Members lists the members. That needs a quorum.
 func Members(ctx context.Context, cli *clientv3.Client) ([]Member, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r, err := cli.MemberList(ctx)
 	if err != nil {
@@ -79,7 +79,7 @@ func member(m *etcdserverpb.Member) Member {
 // FormatID writes a member's ID as etcd's own tools do.
 func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
 
-// ParseID reads it.
+// ParseID parses the form that FormatID writes.
 func ParseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
 
 // Find returns the member of that name or ID.
@@ -92,13 +92,13 @@ func Find(members []Member, nameOrID string) (Member, error) {
 	return Member{}, fmt.Errorf("etcd has no member of the name or ID %q", nameOrID)
 }
 
-// Remove takes a member out of the cluster. etcd refuses when the others could not go on without it.
+// Remove removes a member from the cluster. etcd refuses if the remaining members would have no quorum.
 func Remove(ctx context.Context, cli *clientv3.Client, m Member) error {
 	id, err := ParseID(m.ID)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if _, err := cli.MemberRemove(ctx, id); err != nil {
 		return fmt.Errorf("remove etcd member %s (%s): %w", m.Name, m.ID, agreed(err))

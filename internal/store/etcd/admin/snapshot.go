@@ -4,14 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
+
+	"github.com/warrennet/warren/internal/atomicfile"
 )
 
-// Save copies everything that the server holds to w. The end of the copy is its checksum, which Restore verifies.
+// Save writes a snapshot of the server's database to w. It ends with its checksum, which Restore verifies.
 func Save(ctx context.Context, cli *clientv3.Client, w io.Writer) (int64, error) {
 	r, err := cli.SnapshotWithVersion(ctx)
 	if err != nil {
@@ -25,29 +26,16 @@ func Save(ctx context.Context, cli *clientv3.Client, w io.Writer) (int64, error)
 	return n, nil
 }
 
-// SaveFile writes a snapshot, whole or not at all.
+// SaveFile writes a snapshot to a file, atomically. Only its owner can read it, as it has all records of the cluster.
 func SaveFile(ctx context.Context, cli *clientv3.Client, file string) (n int64, err error) {
-	tmp := file + ".part"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // it holds what etcd holds
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(tmp)
-		}
-	}()
-	if n, err = Save(ctx, cli, f); err != nil {
-		return n, err
-	}
-	if err = f.Sync(); err != nil {
-		return n, err
-	}
-	return n, os.Rename(tmp, file)
+	err = atomicfile.WriteTo(file, 0o600, func(w io.Writer) (err error) {
+		n, err = Save(ctx, cli, w)
+		return err
+	})
+	return n, err
 }
 
-// Restored says whose data directory is made of a snapshot.
+// Restored describes the member whose data directory Restore makes.
 type Restored struct {
 	File    string
 	DataDir string // must not exist, or be empty
@@ -56,11 +44,11 @@ type Restored struct {
 	Token   string
 }
 
-// revisionBump is added to the revision of what is restored. Clients have seen higher revisions than the snapshot has;
-// after it no revision means two things, and what they remember counts as compacted, so that they list again.
+// revisionBump is added to the revision of the snapshot. Clients have seen higher revisions than that of the snapshot. With
+// the bump no revision is used twice, and the revisions that clients have seen count as compacted, so that they list again.
 const revisionBump = 1_000_000_000
 
-// Restore makes the data directory of a new cluster of one member out of a snapshot.
+// Restore makes the data directory of a new cluster with one member from a snapshot.
 func Restore(r Restored) error {
 	if r.Token == "" {
 		r.Token = "warren"

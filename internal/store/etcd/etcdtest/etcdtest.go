@@ -1,5 +1,5 @@
-// Package etcdtest runs the real etcd on loopback for tests. It owns the server it starts and its temporary directory,
-// both gone at the end of the test.
+// Package etcdtest runs the real etcd on loopback for tests. It owns the server and its temporary directory, and removes
+// both at the end of the test.
 package etcdtest
 
 import (
@@ -50,7 +50,7 @@ func Open(t testing.TB, url, cluster string) *etcd.Store {
 	return s
 }
 
-// FreePort returns a TCP port of loopback that nobody uses now.
+// FreePort returns a TCP port of loopback that no process uses now.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

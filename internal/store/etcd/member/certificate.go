@@ -10,18 +10,19 @@ import (
 	"slices"
 	"time"
 
+	"github.com/warrennet/warren/internal/atomicfile"
 	"github.com/warrennet/warren/internal/pki"
 )
 
-// A member's certificate lives for 90 days, is made anew at each start and when a third of its life is left. etcd reads
-// the files at every handshake, so that a new certificate needs no restart.
+// A member's certificate is valid for 90 days. It is renewed at each start, and when a third of its validity is left. etcd
+// reads the files at every TLS handshake, so that a new certificate needs no restart.
 const (
 	certValidity = 90 * 24 * time.Hour
 	certCheck    = time.Minute
 )
 
-// errAuthority ends the member so that it is started again: etcd reads the authorities it trusts only when it starts.
-var errAuthority = errors.New("the authority in Secret warren-etcd-ca has changed; this member must be started anew to trust it")
+// errAuthority ends the member, so that it is restarted: etcd reads the authorities that it trusts only at start.
+var errAuthority = errors.New("the authority in Secret warren-etcd-ca has changed; this member must restart to trust it")
 
 func (c Config) certFile(name string) string { return filepath.Join(c.CertDir, name) }
 
@@ -31,7 +32,7 @@ type certificate struct {
 	renewAt time.Time
 }
 
-// make writes the authorities that are trusted and a fresh certificate.
+// make writes the trusted authorities and a new certificate.
 func (k *certificate) make() error {
 	ca, err := pki.LoadCA(k.c.CADir)
 	if err != nil {
@@ -45,7 +46,7 @@ func (k *certificate) make() error {
 	if err := os.MkdirAll(k.c.CertDir, 0o700); err != nil {
 		return err
 	}
-	if err := os.WriteFile(k.c.certFile(pki.CAFile), ca.Trusted(), 0o644); err != nil {
+	if err := atomicfile.Write(k.c.certFile(pki.CAFile), ca.Trusted(), 0o644); err != nil {
 		return err
 	}
 	k.trusted, k.renewAt = ca.Trusted(), ca.RenewAt(p)
@@ -64,7 +65,7 @@ func (k *certificate) keep(ctx context.Context) error {
 		}
 		ca, err := pki.LoadCA(k.c.CADir)
 		if err != nil {
-			k.c.Log.Error("cannot read the authority; the certificate stays as it is", "err", err)
+			k.c.Log.Error("cannot read the certificate authority; keeping the current certificate", "err", err)
 			continue
 		}
 		if !bytes.Equal(ca.Trusted(), k.trusted) {
@@ -72,7 +73,7 @@ func (k *certificate) keep(ctx context.Context) error {
 		}
 		if time.Now().After(k.renewAt) {
 			if err := k.make(); err != nil {
-				k.c.Log.Error("cannot renew this member's certificate", "err", err)
+				k.c.Log.Error("cannot renew the certificate of the etcd member", "err", err)
 			}
 		}
 	}

@@ -1,9 +1,9 @@
-// Package member runs one member of warren's own etcd on a node of a Kubernetes cluster: it finds out whether it is the
-// first, joins the others if not, and keeps its certificate valid.
+// Package member runs one member of warren's own etcd on a node of a Kubernetes cluster. It founds the etcd cluster or joins
+// it, and renews its certificate.
 //
-// It owns the data directory, the directory of its certificate, two ports and its entry in the ConfigMap of package
-// registry. With data on disk it starts without asking anybody who does not answer. It never touches kubeadm's etcd, and
-// it never throws data away.
+// It owns the data directory, the directory of its certificate, its ports and its entry in the ConfigMap of package
+// registry. With data on disk it starts even if neither the API server nor another member answers. It never touches
+// kubeadm's etcd, and never deletes data that has served.
 package member
 
 import (
@@ -24,14 +24,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Ports of warren's own etcd. kubeadm's are 2379 and 2380, which it must never meet.
+// Ports of warren's own etcd. kubeadm's etcd uses 2379 and 2380.
 const (
 	ClientPort = 52379
 	PeerPort   = 52380
 	HealthPort = 52381 // on 127.0.0.1: /metrics, /livez, /readyz
 )
 
-// PeerName is the common name of members' certificates: nobody else may speak to members as a member.
+// PeerName is the common name of members' certificates. Members accept peer connections with this name only.
 const PeerName = "warren-etcd-member"
 
 // Config is one member.
@@ -39,7 +39,7 @@ type Config struct {
 	Name       string // the node's
 	HostIP     netip.Addr
 	DataDir    string
-	CADir      string // ca.crt and ca.key; the kubelet changes them when the Secret changes
+	CADir      string // ca.crt and ca.key; the kubelet updates them when the Secret changes
 	CertDir    string // for this member's certificate: ca.crt, tls.crt, tls.key
 	ClientPort int
 	PeerPort   int
@@ -62,10 +62,10 @@ func (c Config) etcdDir() string { return filepath.Join(c.DataDir, "data") }
 func (c Config) validate() error {
 	var errs []error
 	if c.Name == "" {
-		errs = append(errs, errors.New("the node's name is not known (WARREN_NODE_NAME)"))
+		errs = append(errs, errors.New("the node name is not set (WARREN_NODE_NAME)"))
 	}
 	if !c.HostIP.IsValid() {
-		errs = append(errs, errors.New("the node's address is not known (WARREN_KUBERNETES_HOST_IP)"))
+		errs = append(errs, errors.New("the node address is not set (WARREN_KUBERNETES_HOST_IP)"))
 	}
 	if c.ClientPort == c.PeerPort {
 		errs = append(errs, fmt.Errorf("clients and members cannot share port %d", c.PeerPort))
@@ -118,7 +118,7 @@ func (c Config) listens() []string {
 	return out
 }
 
-// serverConfig is what every way to start has in common.
+// serverConfig is the configuration that all kinds of start share.
 func (c Config) serverConfig() server.Config {
 	clients := []string{c.url(c.ClientPort)}
 	listen := clients

@@ -185,7 +185,7 @@ func TestMember_RemovedFromCluster_DoesNotRejoin(t *testing.T) {
 	}
 }
 
-// The only member without its disk says so; it does not begin an empty cluster by itself.
+// The only member without its data fails with an error; it does not start an empty cluster.
 func TestMember_OnlyMemberWithoutDisk_RefusesToStart(t *testing.T) {
 	n := newNodes(t)
 	c := n.config(1)

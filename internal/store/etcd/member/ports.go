@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkPort fails when somebody listens on an address, and says who.
+// checkPort fails if a process listens on an address. The error names the process.
 func checkPort(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err == nil {
@@ -30,7 +30,7 @@ func checkPort(addr string) error {
 	return fmt.Errorf("etcd cannot listen on %s: %s has the port", addr, holder(ap.Port()))
 }
 
-// holder names the process that listens on a TCP port. In a container other processes of the host cannot be seen.
+// holder names the process that listens on a TCP port. In a container, other processes of the host are not visible.
 func holder(port uint16) string {
 	for _, inode := range listening(port) {
 		fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
@@ -42,7 +42,7 @@ func holder(port uint16) string {
 			}
 		}
 	}
-	return fmt.Sprintf("another process of the host (there: ss -ltnp 'sport = :%d')", port)
+	return fmt.Sprintf("another process of the host (run there: ss -ltnp 'sport = :%d')", port)
 }
 
 // listening returns the inodes of the sockets that listen on a port, from /proc/net/tcp and tcp6: the second field is

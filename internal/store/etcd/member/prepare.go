@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	askTimeout = 10 * time.Second // for one try of anything asked before this member runs
+	tryTimeout = 10 * time.Second // of one attempt to start or to register
 	retryAfter = 2 * time.Second
 )
 
-// errWait says that others must do something first.
+// errWait reports that another member must act first.
 var errWait = errors.New("not yet")
 
-// prepare decides how this member starts. It returns when that is certain.
+// prepare decides how this member starts, and retries until it can.
 func (c Config) prepare(ctx context.Context) (server.Config, error) {
 	if err := c.restore(ctx); err != nil {
 		return server.Config{}, err
@@ -32,18 +32,18 @@ func (c Config) prepare(ctx context.Context) (server.Config, error) {
 	if c.hasData() {
 		return c.resume(ctx)
 	}
-	said := ""
+	logged := ""
 	for {
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
-		sc, err := c.begin(ask)
+		try, cancel := context.WithTimeout(ctx, tryTimeout)
+		sc, err := c.begin(try)
 		cancel()
 		var f *fatal
 		if err == nil || errors.As(err, &f) {
 			return sc, err
 		}
-		if err.Error() != said {
-			c.Log.Info("this member cannot start yet; it tries on", "err", err)
-			said = err.Error()
+		if err.Error() != logged {
+			c.Log.Info("cannot start etcd member yet; retrying", "err", err)
+			logged = err.Error()
 		}
 		select {
 		case <-ctx.Done():
@@ -53,7 +53,7 @@ func (c Config) prepare(ctx context.Context) (server.Config, error) {
 	}
 }
 
-// fatal is an error that only a person can mend.
+// fatal is an error that only an operator can fix.
 type fatal struct{ error }
 
 func (c Config) hasData() bool {
@@ -61,14 +61,14 @@ func (c Config) hasData() bool {
 	return len(logs) > 0
 }
 
-// resume starts with the data on disk. The API server is asked only for what a person did meanwhile.
+// resume starts with the data on disk. It reads the ConfigMap only to detect that an operator removed this member.
 func (c Config) resume(ctx context.Context) (server.Config, error) {
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	try, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	rec, found, err := c.Registry.Read(ask)
+	rec, found, err := c.Registry.Read(try)
 	switch {
 	case err != nil:
-		c.Log.Warn("starting with the data on disk; the record of members cannot be read", "err", err)
+		c.Log.Warn("cannot read the ConfigMap of etcd members; starting with the data on disk", "err", err)
 	case found && rec.Members[c.Name] == registry.Member{}:
 		return server.Config{}, fmt.Errorf("ConfigMap %s does not name %s: this member was removed, or another one was restored from a backup. "+
 			"Its data in %s belongs to the former cluster; move it away to let this node join as a new member", registry.Name, c.Name, c.etcdDir())
@@ -76,7 +76,7 @@ func (c Config) resume(ctx context.Context) (server.Config, error) {
 	return c.serverConfig(), nil
 }
 
-// begin is one try to start without data.
+// begin is one attempt to start without data.
 func (c Config) begin(ctx context.Context) (server.Config, error) {
 	rec, found, err := c.Registry.Read(ctx)
 	if err != nil {
@@ -88,9 +88,9 @@ func (c Config) begin(ctx context.Context) (server.Config, error) {
 			return server.Config{}, err
 		}
 		if !won {
-			return server.Config{}, fmt.Errorf("another node founds the cluster: %w", errWait)
+			return server.Config{}, fmt.Errorf("another node founds the etcd cluster: %w", errWait)
 		}
-		c.Log.Info("this is the first member of a new cluster", "member", c.Name)
+		c.Log.Info("founding a new etcd cluster with this member", "member", c.Name)
 		if rec, _, err = c.Registry.Read(ctx); err != nil {
 			return server.Config{}, err
 		}
@@ -100,17 +100,17 @@ func (c Config) begin(ctx context.Context) (server.Config, error) {
 		return c.fresh(rec)
 	case !rec.Running:
 		return server.Config{}, fmt.Errorf("node %s founds the cluster and has not served yet "+
-			"(if that node is gone for good, delete ConfigMap %s): %w", rec.Founder, registry.Name, errWait)
+			"(if that node will not return, delete ConfigMap %s): %w", rec.Founder, registry.Name, errWait)
 	}
 	others := rec.ClientURLs(c.Name)
 	if len(others) == 0 {
-		return server.Config{}, &fatal{fmt.Errorf("this node was the only member and its data is not in %s: bring that back, restore a snapshot, "+
-			"or delete ConfigMap %s to begin with an empty etcd (the agents write again what they hold)", c.etcdDir(), registry.Name)}
+		return server.Config{}, &fatal{fmt.Errorf("this node was the only member and its data is not in %s: bring the data back, restore a snapshot, "+
+			"or delete ConfigMap %s to start with an empty etcd (the agents write their records again)", c.etcdDir(), registry.Name)}
 	}
 	return c.join(ctx, others)
 }
 
-// fresh starts a new cluster of this member alone. What a first try left half made goes: it has never served.
+// fresh starts a new cluster with this member alone. It removes the data of an incomplete attempt, which never served.
 func (c Config) fresh(rec registry.Record) (server.Config, error) {
 	if err := os.RemoveAll(c.etcdDir()); err != nil {
 		return server.Config{}, err
@@ -120,7 +120,8 @@ func (c Config) fresh(rec registry.Record) (server.Config, error) {
 	return sc, nil
 }
 
-// join makes this node a learner of the running cluster. A former member of its name had another disk: it goes first.
+// join adds this node to the running cluster as a learner. A member with its name or address had another disk and is
+// removed first.
 func (c Config) join(ctx context.Context, others []string) (server.Config, error) {
 	cli, err := c.dial(others)
 	if err != nil {
@@ -129,11 +130,11 @@ func (c Config) join(ctx context.Context, others []string) (server.Config, error
 	defer cli.Close()
 	members, err := admin.Members(ctx, cli)
 	if err != nil {
-		return server.Config{}, fmt.Errorf("ask %s: %w", strings.Join(others, ", "), err)
+		return server.Config{}, fmt.Errorf("query %s: %w", strings.Join(others, ", "), err)
 	}
 	for _, m := range members {
 		if m.Name == c.Name || slices.Contains(m.PeerURLs, c.url(c.PeerPort)) {
-			c.Log.Info("removing the member that was on this node before: its data is gone", "id", m.ID)
+			c.Log.Info("removing the former etcd member of this node, whose data is lost", "member", m.Name, "identity", m.ID)
 			if err := admin.Remove(ctx, cli, m); err != nil {
 				return server.Config{}, err
 			}
@@ -148,7 +149,7 @@ func (c Config) join(ctx context.Context, others []string) (server.Config, error
 	if err := c.Registry.Record(ctx, c.Name, own, false); err != nil {
 		return server.Config{}, err
 	}
-	if err := os.RemoveAll(c.etcdDir()); err != nil { // without a log of etcd there is nothing of worth
+	if err := os.RemoveAll(c.etcdDir()); err != nil { // without a write-ahead log it has no data
 		return server.Config{}, err
 	}
 	sc := c.serverConfig()
@@ -156,7 +157,7 @@ func (c Config) join(ctx context.Context, others []string) (server.Config, error
 	return sc, nil
 }
 
-// initialCluster is "name=URL,..." of all members, this one, which has no name in etcd yet, by its own.
+// initialCluster is "name=URL,..." of all members. This member has no name in etcd yet; own is its name.
 func initialCluster(r *clientv3.MemberAddResponse, own string) string {
 	var parts []string
 	for _, m := range r.Members {

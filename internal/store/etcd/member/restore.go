@@ -11,17 +11,18 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd/admin"
 )
 
-// RestoreFile in the data directory is a snapshot that somebody put there: the member begins a new cluster with it.
+// RestoreFile is the name of a snapshot in the data directory. If the file exists, the member starts a new cluster from it.
 const RestoreFile = "restore.db"
 
-// restore does so. Every step may be repeated, and the file is renamed last: a member that dies in between begins
-// again. The former data is moved aside, and the other members find that they are not recorded any more.
+// restore starts a new cluster from RestoreFile, if it exists. Every step may be repeated, and the file is renamed last, so
+// that an interrupted restore starts again. The former data is moved aside. The other members are no longer in the
+// ConfigMap and refuse to start.
 func (c Config) restore(ctx context.Context) error {
 	file := filepath.Join(c.DataDir, RestoreFile)
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	c.Log.Info("beginning a new cluster with a snapshot", "file", file)
+	c.Log.Info("starting a new etcd cluster from a snapshot", "file", file)
 	fresh := filepath.Join(c.DataDir, "restoring")
 	if err := os.RemoveAll(fresh); err != nil {
 		return err

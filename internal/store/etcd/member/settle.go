@@ -10,21 +10,21 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// settle makes a member that serves a full one, and records it. It tries until that is done: a learner first has to
-// catch up with the others, and the API server may be away.
+// settle promotes a learner to a voting member and records it in the ConfigMap. It retries until both are done: a learner
+// has to catch up with the others first, and the API server may be unreachable.
 func (c Config) settle(ctx context.Context) error {
-	said := ""
+	logged := ""
 	for {
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
-		id, err := c.settleOnce(ask)
+		try, cancel := context.WithTimeout(ctx, tryTimeout)
+		id, err := c.settleOnce(try)
 		cancel()
 		if err == nil {
-			c.Log.Info("member serves", "member", c.Name, "id", id, "clients", c.url(c.ClientPort))
+			c.Log.Info("etcd member is a voting member and serves clients", "member", c.Name, "identity", id, "url", c.url(c.ClientPort))
 			return nil
 		}
-		if err.Error() != said && ctx.Err() == nil {
-			c.Log.Info("member is not a full one yet", "member", c.Name, "err", err)
-			said = err.Error()
+		if err.Error() != logged && ctx.Err() == nil {
+			c.Log.Info("etcd member is not registered as a voting member yet; retrying", "member", c.Name, "err", err)
+			logged = err.Error()
 		}
 		select {
 		case <-ctx.Done():
@@ -39,7 +39,7 @@ func (c Config) settleOnce(ctx context.Context) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	// A learner answers next to nothing: ask the others where there are any.
+	// A learner serves almost no request: use the other members if there are any.
 	endpoints := rec.ClientURLs(c.Name)
 	if len(endpoints) == 0 {
 		endpoints = []string{c.url(c.ClientPort)}
@@ -70,7 +70,7 @@ func (c Config) settleOnce(ctx context.Context) (id string, err error) {
 	return m.ID, c.Registry.Record(ctx, c.Name, own, true)
 }
 
-// correct promotes a learner and tells the others of a new address of this node.
+// correct promotes a learner, and updates the address of this member if the node has a new one.
 func (c Config) correct(ctx context.Context, cli *clientv3.Client, m admin.Member) error {
 	id, err := admin.ParseID(m.ID)
 	if err != nil {
@@ -83,7 +83,7 @@ func (c Config) correct(ctx context.Context, cli *clientv3.Client, m admin.Membe
 	}
 	if want := []string{c.url(c.PeerPort)}; !slices.Equal(m.PeerURLs, want) {
 		if _, err := cli.MemberUpdate(ctx, id, want); err != nil {
-			return fmt.Errorf("tell the others the new address %s: %w", want[0], err)
+			return fmt.Errorf("update the peer URL to %s: %w", want[0], err)
 		}
 	}
 	return nil

@@ -9,8 +9,8 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// Endpoints from selectors: labels choose, families and differing target ports make slices of their own, readiness and
-// trafficDistribution are carried over.
+// Endpoints from selectors: labels select Pods, each family and set of target ports has its own slice, and readiness and
+// trafficDistribution are applied.
 func TestSelected_ServiceWithSelector_MakesSlicesOfItsPods(t *testing.T) {
 	n := func(s string) model.ObjectName { return model.ObjectName{Namespace: "d", Name: s} }
 	ip := netip.MustParseAddr
@@ -25,7 +25,7 @@ func TestSelected_ServiceWithSelector_MakesSlicesOfItsPods(t *testing.T) {
 		{ObjectName: n("b"), Node: "n2", Zone: "z2", Addrs: []netip.Addr{ip("10.42.1.3")}, Ready: true, Labels: label, NamedPorts: port(9090)},
 		{ObjectName: n("c"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.4")}, Ready: true, Terminating: true, Labels: label, NamedPorts: port(9090)},
 		{ObjectName: n("other"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.5")}, Ready: true, Labels: map[string]string{"app": "db"}},
-		{ObjectName: model.ObjectName{Namespace: "elsewhere", Name: "x"}, Addrs: []netip.Addr{ip("10.42.1.6")}, Ready: true, Labels: label},
+		{ObjectName: model.ObjectName{Namespace: "other", Name: "x"}, Addrs: []netip.Addr{ip("10.42.1.6")}, Ready: true, Labels: label},
 	}
 	got := map[netip.Addr]model.Endpoint{}
 	ports := map[netip.Addr]uint16{}

@@ -27,7 +27,7 @@ func lbYAML(name, note, more string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, annotations: {%s}}\nspec: {type: LoadBalancer, ports: [{port: 80}], %s}\n", name, note, more)
 }
 
-// ingress is what a Service's status says.
+// ingress returns the addresses in a Service's status.
 func ingress(t *testing.T, s *etcd.Store, name string) string {
 	t.Helper()
 	var out []string
@@ -96,15 +96,15 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	}
 	mustApply(t, s, poolYAML("q", "addresses: [192.0.2.2-192.0.2.3], autoAssign: false"))
 	again("b")
-	expect("b", "") // only for those who ask
+	expect("b", "") // assigned on request only
 	mustApply(t, s, lbYAML("b", "warren.dev/address-pool: q, warren.dev/loadbalancer-ips: 192.0.2.3", ""))
 	expect("b", "192.0.2.3")
 	mustApply(t, s, lbYAML("c", "", "loadBalancerIP: 192.0.2.3"))
-	expect("c", "") // somebody else's
+	expect("c", "") // held by another Service
 	remove(t, s, "svc", "b")
 	again("c")
 	expect("c", "192.0.2.3")
-	// A pool that goes takes no address with it; nobody else gets that address meanwhile.
+	// The deletion of a pool withdraws no address, and no other Service gets a held one.
 	remove(t, s, "pool", "p")
 	mustApply(t, s, lbYAML("a", "", "ipFamilyPolicy: PreferDualStack, sessionAffinity: ClientIP"))
 	expect("a", "192.0.2.1 fd77::1")
@@ -123,7 +123,7 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	if p := service(t, s, "e").Spec.Ports[0].NodePort; p != 0 {
 		t.Errorf("node port %d in spite of allocateLoadBalancerNodePorts", p)
 	}
-	// What a foreign controller wrote stays, and a manifest cannot make up an address of ours.
+	// The status of another controller is kept, and a manifest cannot assign an address.
 	foreign := lbYAML("f", "", "loadBalancerClass: example.com/lb")
 	mustApply(t, s, foreign+"status: {loadBalancer: {ingress: [{ip: 198.51.100.1, ipMode: VIP}]}}\n", foreign)
 	expect("f", "198.51.100.1")
@@ -140,7 +140,7 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	expect("h", "192.0.2.1")
 }
 
-// What overlaps is refused, with the field and whose the addresses are.
+// An overlapping pool is refused with an error that names the field and the owner of the addresses.
 func TestApply_OverlappingPool_IsRefused(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "overlap")
 	ctx := context.Background()
@@ -166,8 +166,8 @@ func TestApply_OverlappingPool_IsRefused(t *testing.T) {
 	}
 }
 
-// Services race for fewer addresses than they are, others come back for what is freed, pools race as well: no address
-// has two holders, none stays free while somebody waits, and of two overlapping pools one is refused.
+// More Services than addresses are applied concurrently, released addresses are assigned again, and overlapping pools are
+// applied concurrently. No address has two holders, none stays free while a Service waits, and one of the pools is accepted.
 func TestApply_ConcurrentLoadBalancers_EachAddressHasOneHolder(t *testing.T) {
 	url := etcdtest.Start(t)
 	s := etcdtest.Open(t, url, "lbrace")
@@ -245,7 +245,7 @@ func TestApply_ConcurrentLoadBalancers_EachAddressHasOneHolder(t *testing.T) {
 	}
 }
 
-// The snapshot knows pools and what is held, so that everybody can tell why a Service waits.
+// The snapshot has the pools and the held addresses, so that every node can determine why a Service waits.
 func TestWatch_AddressPool_IsInTheSnapshot(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "lbsnap")
 	mustApply(t, s, ranges, poolYAML("p", "addresses: [192.0.2.1/32], namespaces: [default], priority: 3"), lbYAML("a", "", ""), lbYAML("b", "", ""))

@@ -1,8 +1,8 @@
-// Package registry is what the members of warren's etcd on Kubernetes know of each other before they can talk: one
-// ConfigMap. Creating it is the election of the first member; later ones find those that run in it, and the controller
-// finds the endpoints for the agents. The truth about the membership is in etcd itself.
+// Package registry is the ConfigMap by which the members of warren's etcd on Kubernetes find each other. The member that
+// creates it founds the etcd cluster; later members read from it which members run, and the controller reads the endpoints
+// for the agents. The membership itself is stored in etcd.
 //
-// It owns that ConfigMap and nothing else. Each member writes its own key, so that two never overwrite each other.
+// The package owns that ConfigMap and nothing else. Each member writes its own key, so that they never overwrite each other.
 package registry
 
 import (
@@ -20,7 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Name is the ConfigMap's.
+// Name is that of the ConfigMap.
 const Name = "warren-etcd"
 
 const (
@@ -30,7 +30,7 @@ const (
 	running    = "running"
 )
 
-// Member is one member's entry.
+// Member is the entry of one member.
 type Member struct {
 	PeerURL   string `json:"peerURL"`
 	ClientURL string `json:"clientURL"`
@@ -45,7 +45,7 @@ type Record struct {
 	Members map[string]Member
 }
 
-// ClientURLs of the members that have served, all but one of that name.
+// ClientURLs are those of the members that have served, except the member of that name.
 func (r Record) ClientURLs(except string) (out []string) {
 	for name, m := range r.Members {
 		if name != except && m.ID != "" {
@@ -81,7 +81,7 @@ type Registry struct {
 	Namespace string
 }
 
-// Read returns the record; found is false where nobody has made one yet.
+// Read returns the record; found is false if the ConfigMap does not exist.
 func (r Registry) Read(ctx context.Context) (rec Record, found bool, err error) {
 	cm, err := r.Client.CoreV1().ConfigMaps(r.Namespace).Get(ctx, Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -94,7 +94,7 @@ func (r Registry) Read(ctx context.Context) (rec Record, found bool, err error) 
 	return rec, err == nil, err
 }
 
-// Found makes the record with this one as the first member; won is false when another one was faster.
+// Found creates the ConfigMap with this member as the founder; won is false if it exists.
 func (r Registry) Found(ctx context.Context, name string, m Member) (won bool, err error) {
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -114,7 +114,7 @@ func (r Registry) Found(ctx context.Context, name string, m Member) (won bool, e
 	return true, nil
 }
 
-// Record writes a member's own entry. With serves, the cluster is said to run.
+// Record writes a member's own entry. With serves, it marks the cluster as running.
 func (r Registry) Record(ctx context.Context, name string, m Member, serves bool) error {
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -127,12 +127,12 @@ func (r Registry) Record(ctx context.Context, name string, m Member, serves bool
 	return r.patch(ctx, data)
 }
 
-// Forget removes a member's entry; it may be gone.
+// Forget removes a member's entry, if there is one.
 func (r Registry) Forget(ctx context.Context, name string) error {
 	return r.patch(ctx, map[string]any{keyPrefix + name: nil})
 }
 
-// Restart makes a record of one member that has served, in place of whatever there is: after a restore.
+// Restart replaces the record by one with this member as the founder, after a restore.
 func (r Registry) Restart(ctx context.Context, name string, m Member) error {
 	rec, found, err := r.Read(ctx)
 	if err != nil {

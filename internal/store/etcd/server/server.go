@@ -1,5 +1,5 @@
-// Package server runs etcd itself inside warren: the real server, one member of a cluster. It owns the member's data
-// directory and its listeners while Run runs.
+// Package server runs the etcd server inside of warren as one member of a cluster. It owns the member's data directory and
+// its listeners while Run runs.
 package server
 
 import (
@@ -18,7 +18,7 @@ type Config struct {
 	DataDir    string
 	ClientURLs []string // listened on, and advertised where AdvertiseClientURLs is empty
 	PeerURLs   []string // listened on and advertised
-	// AdvertiseClientURLs are what other members tell clients.
+	// AdvertiseClientURLs are the URLs that members report to clients.
 	AdvertiseClientURLs []string
 	// InitialCluster is the first membership: "n1=https://192.0.2.1:2380,n2=...". Empty: this member alone.
 	InitialCluster string
@@ -26,12 +26,12 @@ type Config struct {
 	CAFile         string
 	CertFile       string
 	KeyFile        string
-	// PeerName is the only common name that another member's certificate may have; empty takes any that the authority
-	// signed, so that every client could speak as a member.
+	// PeerName is the common name that certificates of other members must have. If it is empty, every certificate of the
+	// authority is accepted for a member, also those of clients.
 	PeerName string
 	// MetricsURL serves /metrics, /livez and /readyz without TLS; empty serves them to clients only.
 	MetricsURL string
-	// Token makes the identity of a new cluster different from that of another one with the same members.
+	// Token distinguishes a new cluster from another one with the same members.
 	Token    string
 	LogLevel string // etcd's own log, to stderr: debug, info, warn, error
 	// Election overrides etcd's election timeout (1 s); the heartbeat is a tenth of it.
