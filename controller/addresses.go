@@ -12,26 +12,26 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// grant is what a Service of type LoadBalancer should have of the pools.
+// grant has the addresses that a Service of type LoadBalancer should hold.
 type grant struct {
 	service *corev1.Service
 	has     []netip.Addr
 	addrs   []netip.Addr
-	pending []string // why there is not one of each family
+	pending []string // reasons why it lacks addresses
 }
 
-// writes reports whether the Service must be written: for its addresses, or for the note of them.
+// writes reports whether the Service must be written: its addresses differ, or the annotation that lists them.
 func (g *grant) writes() bool {
 	return !slices.Equal(g.has, g.addrs) || g.service.Annotations[lbpool.RecordAnnotation] != lbpool.Record(g.addrs)
 }
 
-// planAddresses decides what every Service of warren's class gets: those first that ask for an address by its name, the
-// oldest first among them and among the others. Left out are those that are not
-// warren's to touch: of another class, for another proxy, about to go, or with a status that somebody else wrote.
+// planAddresses decides which addresses each Service of warren's class gets. Services that request a certain address come
+// first, then by age. Services are left out if another controller or proxy serves them, if they are being deleted, or if
+// another controller wrote their status.
 func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out []grant, taken lbpool.Taken) {
 	services = slices.Clone(services)
 	slices.SortStableFunc(services, func(a, b *corev1.Service) int {
-		return cmp.Or(cmp.Compare(asks(b), asks(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
+		return cmp.Or(cmp.Compare(requests(b), requests(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
 	})
 	all := make([]model.Service, len(services))
 	had := make([][]netip.Addr, len(services))
@@ -47,7 +47,7 @@ func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out [
 		}
 		g := grant{service: s, has: had[i]}
 		if r, err := lbpool.RequestOf(m); err != nil {
-			g.addrs, g.pending = m.LBAddresses, []string{err.Error()} // who mistypes a wish keeps what he has
+			g.addrs, g.pending = m.LBAddresses, []string{err.Error()} // an invalid request keeps the current addresses
 		} else {
 			if g.addrs, g.pending = lbpool.Choose(r, pools, taken); !slices.Equal(g.addrs, m.LBAddresses) {
 				taken.Set(r.Use, g.addrs)
@@ -58,20 +58,20 @@ func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out [
 	return out, taken
 }
 
-// asks is 1 for a Service that names an address.
-func asks(s *corev1.Service) int {
+// requests is 1 for a Service that requests a certain address.
+func requests(s *corev1.Service) int {
 	if s.Spec.LoadBalancerIP != "" || s.Annotations[lbpool.RequestAnnotation] != "" {
 		return 1
 	}
 	return 0
 }
 
-// ownStatus reports whether nothing but warren's addresses is in a Service's status.
+// ownStatus reports whether all addresses in a Service's status were assigned by warren.
 func ownStatus(m *model.Service, had []netip.Addr, pools []model.AddressPool) bool {
 	return !m.LBExternal && !slices.ContainsFunc(had, func(a netip.Addr) bool { return !lbpool.Given(m, a, pools) })
 }
 
-// planPools are the pools that may be used: without what the cluster has for itself.
+// planPools are the pools without the ranges of Pods and Services and the addresses of nodes.
 func planPools(v view, f clusterFile) ([]model.AddressPool, []lbpool.Problem) {
 	var kept []lbpool.Reservation
 	for _, p := range f.PodCIDRs {

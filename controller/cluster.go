@@ -14,7 +14,7 @@ import (
 
 const clusterKey = "cluster.yaml"
 
-// clusterFile is cluster.yaml: the agents' settings that the controller finds out.
+// clusterFile is cluster.yaml: the agents' settings that the controller detects.
 type clusterFile struct {
 	PodCIDRs     []netip.Prefix `json:"podCIDRs"`
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
@@ -30,15 +30,15 @@ type clusterFile struct {
 	} `json:"kubernetes"`
 }
 
-// writeCluster makes and keeps ConfigMap warren-cluster. Before there is an etcd to name and somebody who speaks for the
-// API server it is not made: the agents' Pods wait for it, and would fail with half of it.
+// writeCluster creates and updates ConfigMap warren-cluster. It is not created before the endpoints of etcd and of the API
+// server are known: the agents' Pods wait for it and would fail with incomplete settings.
 func (k *controller) writeCluster(ctx context.Context, v view, f clusterFile, notes []string) error {
 	for _, n := range notes {
-		k.say("cluster: "+n, slog.LevelInfo, n)
+		k.logOnce("cluster: "+n, slog.LevelInfo, "cluster settings are not configured; using detected values", "reason", n)
 	}
 	if missing := f.missing(); missing != "" {
 		if v.cluster == nil {
-			k.say("waiting", slog.LevelInfo, "ConfigMap "+ClusterConfig+" waits for "+missing)
+			k.logOnce("waiting", slog.LevelInfo, "cannot create ConfigMap "+ClusterConfig+" yet", "reason", "missing: "+missing)
 		}
 		return nil
 	}
@@ -46,7 +46,7 @@ func (k *controller) writeCluster(ctx context.Context, v view, f clusterFile, no
 	if err != nil {
 		return err
 	}
-	text = append([]byte("# Made and kept current by warren's controller; settings of your own belong into ConfigMap "+OperatorConfig+".\n"), text...)
+	text = append([]byte("# Written by warren's controller. Put your own settings into ConfigMap "+OperatorConfig+".\n"), text...)
 	api := k.Client.CoreV1().ConfigMaps(k.Namespace)
 	if v.cluster == nil {
 		_, err := api.Create(ctx, &corev1.ConfigMap{
@@ -54,7 +54,7 @@ func (k *controller) writeCluster(ctx context.Context, v view, f clusterFile, no
 			Data:       map[string]string{clusterKey: string(text)},
 		}, metav1.CreateOptions{})
 		if err == nil {
-			k.Log.Info("made ConfigMap "+ClusterConfig, "podCIDRs", f.PodCIDRs, "serviceCIDRs", f.ServiceCIDRs, "dns", f.DNS.Addresses,
+			k.Log.Info("created ConfigMap "+ClusterConfig, "podCIDRs", f.PodCIDRs, "serviceCIDRs", f.ServiceCIDRs, "dns", f.DNS.Addresses,
 				"etcd", f.Etcd.Endpoints, "servers", f.Kubernetes.Servers)
 		}
 		return ignoreExisting(err, "create ConfigMap "+ClusterConfig)
@@ -71,11 +71,11 @@ func (k *controller) writeCluster(ctx context.Context, v view, f clusterFile, no
 	return nil
 }
 
-// missing names what the agents cannot do without.
+// missing names the settings that the agents need and that are unknown.
 func (f *clusterFile) missing() string {
 	var out []string
 	if len(f.Etcd.Endpoints) == 0 {
-		out = append(out, "a member of etcd that serves")
+		out = append(out, "an etcd member that serves")
 	}
 	if len(f.Kubernetes.Servers) == 0 {
 		out = append(out, "EndpointSlices of Service default/kubernetes")
@@ -83,7 +83,7 @@ func (f *clusterFile) missing() string {
 	return strings.Join(out, " and ")
 }
 
-// parseCluster reads what was written before; what cannot be read is nothing.
+// parseCluster reads the current ConfigMap; the result is empty if it is missing or invalid.
 func parseCluster(cm *corev1.ConfigMap) (f clusterFile) {
 	if cm == nil || yaml.Unmarshal([]byte(cm.Data[clusterKey]), &f) != nil {
 		return clusterFile{}

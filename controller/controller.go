@@ -27,13 +27,13 @@ const (
 	CASecret       = "warren-etcd-ca"
 	ClientSecret   = "warren-etcd-client"
 	LeaseName      = "warren-controller"
-	// AgentSelector finds the agents' Pods.
+	// AgentSelector selects the agents' Pods.
 	AgentSelector = "app.kubernetes.io/name=warren,app.kubernetes.io/component=agent"
-	// ManagedBy is in the labels of what the controller may change again.
+	// ManagedBy is the label value of objects that the controller may change.
 	ManagedBy = "controller.warren.dev"
 )
 
-// Config is the controller's.
+// Config is the configuration of the controller.
 type Config struct {
 	Client    kubernetes.Interface
 	Dynamic   dynamic.Interface // for AddressPools
@@ -42,11 +42,11 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Run waits until this process is the leader and works until ctx ends. It returns an error when it lost the lead: the
-// process should end then, so that nothing of its work goes on.
+// Run waits until this process is the leader, then does the leader's work until ctx ends. After the loss of the Lease it
+// returns an error: the process must end then, so that two leaders never write.
 func Run(parent context.Context, c Config) error {
 	ctx, cancel := context.WithCancel(parent)
-	leading := make(chan context.Context, 1) // the context ends with the lead
+	leading := make(chan context.Context, 1) // the context ends with the loss of the Lease
 	le, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: LeaseName},
 			Client: c.Client.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: c.Identity}},
@@ -55,7 +55,7 @@ func Run(parent context.Context, c Config) error {
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) { leading <- ctx },
 			OnStoppedLeading: func() {},
-			OnNewLeader:      func(id string) { c.Log.Info("the leader is", "identity", id, "own", id == c.Identity) },
+			OnNewLeader:      func(id string) { c.Log.Info("leader elected", "leader", id, "identity", c.Identity) },
 		},
 	})
 	if err != nil {
@@ -78,17 +78,17 @@ func Run(parent context.Context, c Config) error {
 		}
 	}
 	if parent.Err() == nil {
-		return errors.New("lost the lead")
+		return fmt.Errorf("lost Lease %s/%s to another controller, or could not renew it", c.Namespace, LeaseName)
 	}
 	return nil
 }
 
-// controller is the leader's work. Only the goroutine of Lead uses it.
+// controller is the state of the leader. Only the goroutine of Lead uses it.
 type controller struct {
 	Config
 	sources *sources
 	events  record.EventRecorder
-	said    map[string]string // topic -> what was last said about it
+	logged  map[string]string // topic -> what was last logged about it
 	wrote   map[types.UID]written
 }
 
@@ -101,7 +101,7 @@ func Lead(ctx context.Context, c Config) error {
 	b := record.NewBroadcaster()
 	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.Client.CoreV1().Events("")})
 	defer b.Shutdown()
-	k := &controller{Config: c, sources: s, said: map[string]string{},
+	k := &controller{Config: c, sources: s, logged: map[string]string{},
 		events: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "warren-controller"})}
 	stop := s.start(ctx)
 	defer stop()
@@ -109,14 +109,14 @@ func Lead(ctx context.Context, c Config) error {
 }
 
 const (
-	settleTime = 100 * time.Millisecond // changes within it are one pass
+	settleTime = 100 * time.Millisecond // changes within this time are one pass
 	minRetry   = time.Second
 	maxRetry   = 30 * time.Second
-	// passAtLeast renews certificates in time and mends what no watch told.
+	// passAtLeast renews certificates in time, and repairs differences that no watch reported.
 	passAtLeast = time.Hour
 )
 
-// loop makes a pass over everything whenever something changed, and again after a failure.
+// loop makes a pass after every change, after a failure, and at least every passAtLeast.
 func (k *controller) loop(ctx context.Context) error {
 	if !k.sources.wait(ctx) {
 		return nil
@@ -127,7 +127,7 @@ func (k *controller) loop(ctx context.Context) error {
 		if err := k.pass(ctx); ctx.Err() != nil {
 			return nil
 		} else if err != nil {
-			k.say("pass", slog.LevelWarn, err.Error())
+			k.logOnce("pass", slog.LevelWarn, "cannot write all objects to the API server; retrying", "err", err)
 			next, retry = retry, min(2*retry, maxRetry)
 		} else {
 			k.forget("pass")
@@ -139,7 +139,7 @@ func (k *controller) loop(ctx context.Context) error {
 	}
 }
 
-// pause waits for a change, at most so long, and for those that come with it.
+// pause waits for a change, at most that long, and then settleTime for further changes.
 func (k *controller) pause(ctx context.Context, most time.Duration) bool {
 	t := time.NewTimer(most)
 	defer t.Stop()
@@ -158,13 +158,12 @@ func (k *controller) pause(ctx context.Context, most time.Duration) bool {
 	}
 }
 
-// pass compares everything with how it should be, and writes what differs. A failure of one part does not hold up
-// the others, but for those that build on it.
+// pass compares the objects with the desired ones and writes the differences. A failed part does not block the others.
 func (k *controller) pass(ctx context.Context) error {
 	v := k.sources.view()
 	op, err := parseOperator(v.operator)
 	if err != nil {
-		// Guessing instead of what a person meant would give the cluster ranges that cannot be changed later.
+		// Without the operator's settings the cluster could get default ranges, which cannot be changed later.
 		return err
 	}
 	dns := planDNS(v, op)
@@ -181,23 +180,24 @@ func (k *controller) pass(ctx context.Context) error {
 	)
 }
 
-// say logs what is new about a topic, once.
-func (k *controller) say(topic string, level slog.Level, text string) bool {
-	if k.said[topic] == text {
+// logOnce logs a message about a topic, unless it is equal to the last one about this topic. It reports whether it logged.
+func (k *controller) logOnce(topic string, level slog.Level, message string, attributes ...any) bool {
+	text := fmt.Sprint(append([]any{message}, attributes...)...)
+	if k.logged[topic] == text {
 		return false
 	}
-	k.said[topic] = text
-	k.Log.Log(context.Background(), level, text)
+	k.logged[topic] = text
+	k.Log.Log(context.Background(), level, message, attributes...)
 	return true
 }
 
-// forget lets the next word about a topic be logged whatever it is.
-func (k *controller) forget(topic string) { delete(k.said, topic) }
+// forget resets the deduplication of a topic.
+func (k *controller) forget(topic string) { delete(k.logged, topic) }
 
-// forgetOthers forgets the topics that begin so and are no more.
-func (k *controller) forgetOthers(prefix string, there map[string]bool) {
-	for topic := range k.said {
-		if strings.HasPrefix(topic, prefix) && !there[topic] {
+// forgetOthers resets the deduplication of all topics with that prefix that are not in current.
+func (k *controller) forgetOthers(prefix string, current map[string]bool) {
+	for topic := range k.logged {
+		if strings.HasPrefix(topic, prefix) && !current[topic] {
 			k.forget(topic)
 		}
 	}

@@ -27,7 +27,7 @@ import (
 
 const ns = "warren-system"
 
-// cluster is a fake API server with the objects that a cluster without a network has, and a leader at work.
+// cluster is a fake API server with the objects of a cluster without a network, and a running leader.
 type cluster struct {
 	t      *testing.T
 	client *fake.Clientset
@@ -97,7 +97,7 @@ func (c *cluster) until(what string, f func() error) {
 	}
 }
 
-// etcdServes is what a member does once it serves.
+// etcdServes registers an etcd member that serves.
 func (c *cluster) etcdServes(name, url string) {
 	c.t.Helper()
 	r := registry.Registry{Client: c.client, Namespace: ns}
@@ -133,7 +133,7 @@ func (c *cluster) untilCluster(parts ...string) {
 
 var errMissing = errors.New("missing")
 
-// An empty cluster gets what agents wait for, in an order in which none of them starts too early.
+// An empty cluster gets the objects that agents wait for.
 func TestController_NewCluster_WritesItsObjects(t *testing.T) {
 	c := newCluster(t)
 	c.lead()
@@ -159,7 +159,7 @@ func TestController_NewCluster_WritesItsObjects(t *testing.T) {
 	}
 }
 
-// The loser of a race for the Secrets goes on with the winner's.
+// A controller that loses the race for the Secrets continues with those of the winner.
 func TestController_SecretRaceLost_UsesTheWinners(t *testing.T) {
 	c := newCluster(t)
 	winner, err := pki.NewCA("winner")
@@ -189,8 +189,8 @@ func TestController_SecretRaceLost_UsesTheWinners(t *testing.T) {
 	})
 }
 
-// The certificate is renewed with a third of its life left, and when the authority changes; one that a person made is
-// not touched.
+// The certificate is renewed when a third of its validity is left and when the authority changes. The operator's own
+// certificate is not changed.
 func TestController_CertificateExpiring_IsRenewed(t *testing.T) {
 	ca, err := pki.NewCA("test")
 	if err != nil {
@@ -220,7 +220,7 @@ func TestController_CertificateExpiring_IsRenewed(t *testing.T) {
 			return err
 		})
 	})
-	t.Run("a person's", func(t *testing.T) {
+	t.Run("the operator's", func(t *testing.T) {
 		c := newCluster(t, caSecret, client(false))
 		c.lead()
 		c.etcdServes("n1", "https://192.0.2.11:52379")
@@ -232,7 +232,7 @@ func TestController_CertificateExpiring_IsRenewed(t *testing.T) {
 	})
 }
 
-// With an etcd of the operator's own nothing is made for ours.
+// With the operator's own etcd, no authority is created.
 func TestController_ExternalEtcd_MakesNoAuthority(t *testing.T) {
 	c := newCluster(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: OperatorConfig, Namespace: ns},
 		Data: map[string]string{operatorKey: "etcd: {endpoints: ['https://192.0.2.99:2379']}"}})
@@ -243,7 +243,7 @@ func TestController_ExternalEtcd_MakesNoAuthority(t *testing.T) {
 	}
 }
 
-// Cluster DNS's Service is made, and its endpoints are the nodes with a ready agent.
+// The cluster DNS Service is created, and its endpoints are the nodes with a ready agent.
 func TestController_AgentsChange_DNSEndpointsFollow(t *testing.T) {
 	c := newCluster(t)
 	c.lead()
@@ -285,7 +285,7 @@ func TestController_AgentsChange_DNSEndpointsFollow(t *testing.T) {
 	endpoints("n2=192.0.2.12=warren-n2")
 }
 
-// A kube-dns that selects Pods stays as it is, whatever happens to it.
+// A Service kube-dns that selects Pods is never changed.
 func TestController_CoreDNSPresent_IsNotChanged(t *testing.T) {
 	c := newCluster(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: "kube-system"},
 		Spec: corev1.ServiceSpec{Selector: map[string]string{"k8s-app": "kube-dns"}, ClusterIPs: []string{"10.43.0.10"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}})
@@ -323,7 +323,7 @@ func TestController_NetworkPolicy_IsReported(t *testing.T) {
 	c.untilEvent("deny", "NotEnforced")
 }
 
-// An Ingress of our class waits for what is not there yet; others are not ours to speak of.
+// An Ingress of warren's class is reported as not served; Ingresses of other classes are not reported.
 func TestController_Ingress_IsReported(t *testing.T) {
 	ours, theirs := IngressClass, "nginx"
 	c := newCluster(t, &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop", UID: "1"}, Spec: networkingv1.IngressSpec{IngressClassName: &ours}},
@@ -332,7 +332,7 @@ func TestController_Ingress_IsReported(t *testing.T) {
 	c.untilEvent("shop", "NotServed")
 }
 
-// The condition is cleared where it is True and the agent is ready, and touched nowhere else.
+// The condition is cleared if it is True and the agent is ready, and never changed otherwise.
 func TestController_NodeNetworkUnavailable_IsCleared(t *testing.T) {
 	with := func(name, ip string) *corev1.Node {
 		n := node(name, ip)
@@ -387,7 +387,7 @@ func TestController_SecondPass_WritesNothing(t *testing.T) {
 		return n
 	}
 	before := writes()
-	k := &controller{Config: c.config(), sources: s, said: map[string]string{}}
+	k := &controller{Config: c.config(), sources: s, logged: map[string]string{}}
 	for range 3 {
 		if err := k.pass(c.ctx); err != nil {
 			t.Fatal(err)
@@ -398,7 +398,7 @@ func TestController_SecondPass_WritesNothing(t *testing.T) {
 	}
 }
 
-// An API server without ServiceCIDRs is no error.
+// An API server without ServiceCIDRs is not an error.
 func TestController_APIServerWithoutServiceCIDR_Works(t *testing.T) {
 	c := newCluster(t)
 	c.client.PrependReactor("list", "servicecidrs", func(k8stesting.Action) (bool, runtime.Object, error) {
@@ -409,7 +409,7 @@ func TestController_APIServerWithoutServiceCIDR_Works(t *testing.T) {
 	c.untilCluster("10.43.0.0/16", "10.43.0.10")
 }
 
-// One of two leads; the other takes over when the first one ends.
+// One of two controllers leads; the other one takes over when the first one ends.
 func TestController_TwoReplicas_OneLeads(t *testing.T) {
 	c := newCluster(t)
 	var ends []func() error

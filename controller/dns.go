@@ -12,16 +12,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// dnsAnnotation tells people who look at the Service where its endpoints come from.
+// dnsAnnotation explains in the Service where its endpoints come from.
 const dnsAnnotation = "warren.dev/cluster-dns"
 
-// dnsPlan is how cluster DNS should be. Every node answers the addresses itself; the Service and its EndpointSlices are
-// there for those who look for them.
+// dnsPlan is the desired state of cluster DNS. Every node answers the addresses itself; the Service and its EndpointSlices
+// are for other programs that read them.
 type dnsPlan struct {
 	addresses []netip.Addr    // that nodes answer; empty: none
 	create    *corev1.Service // to be created
 	serve     *corev1.Service // to have EndpointSlices
-	note      string          // what a person should know, with the Service it is about
+	note      string          // for the operator, in the log and as an Event of the Service
 }
 
 func planDNS(v view, op operator) dnsPlan {
@@ -30,8 +30,8 @@ func planDNS(v view, op operator) dnsPlan {
 	case s == nil:
 		return planNewDNS(v, op)
 	case len(s.Spec.Selector) > 0 && op.dnsGiven:
-		return dnsPlan{addresses: op.dnsAddresses, note: fmt.Sprintf("Service kube-system/kube-dns selects Pods and stays as it is; "+
-			"every node answers %v itself, because dns.addresses in ConfigMap %s says so", op.dnsAddresses, OperatorConfig)}
+		return dnsPlan{addresses: op.dnsAddresses, note: fmt.Sprintf("Service kube-system/kube-dns selects Pods and is not changed; "+
+			"every node answers %v itself, because dns.addresses in ConfigMap %s sets them", op.dnsAddresses, OperatorConfig)}
 	case len(s.Spec.Selector) > 0:
 		return dnsPlan{note: fmt.Sprintf("Service kube-system/kube-dns selects Pods, so they serve cluster DNS and warren does not; "+
 			"to let every node answer, set dns.addresses to %v in ConfigMap %s", s.Spec.ClusterIPs, OperatorConfig)}
@@ -47,7 +47,7 @@ func planDNS(v view, op operator) dnsPlan {
 	return p
 }
 
-// planNewDNS makes the Service at the address that Pods are told by their kubelets.
+// planNewDNS plans the Service, with the address that the kubelets configure in Pods.
 func planNewDNS(v view, op operator) (p dnsPlan) {
 	ranges, _ := serviceCIDRs(v, op)
 	switch kubelet := readKubelet(v.kubelet).ClusterDNS; {
@@ -60,7 +60,7 @@ func planNewDNS(v view, op operator) (p dnsPlan) {
 			p.addresses = append(p.addresses, netx.Nth(r, kubeadmDNS))
 		}
 	}
-	var inRange []netip.Addr // Kubernetes gives Services no others; a node-local address has none
+	var inRange []netip.Addr // a Service cannot have others, such as a node-local address
 	for _, a := range p.addresses {
 		if netx.Contains(ranges, a) {
 			inRange = append(inRange, a)
@@ -106,7 +106,7 @@ func dnsService(ips []netip.Addr) *corev1.Service {
 
 func clusterIPs(s *corev1.Service) []netip.Addr { return addresses(s.Spec.ClusterIPs) }
 
-// addresses leaves out what is none, such as "None".
+// addresses parses a list of addresses. Other values, such as "None", are left out.
 func addresses(in []string) (out []netip.Addr) {
 	for _, x := range in {
 		if a, err := netip.ParseAddr(x); err == nil {
@@ -117,13 +117,13 @@ func addresses(in []string) (out []netip.Addr) {
 }
 
 func (k *controller) applyDNS(ctx context.Context, v view, p dnsPlan) error {
-	if p.note != "" && k.say("dns", slog.LevelInfo, p.note) && v.dnsService != nil {
+	if p.note != "" && k.logOnce("dns", slog.LevelInfo, "cluster DNS Service is not managed by warren", "reason", p.note) && v.dnsService != nil {
 		k.events.Event(v.dnsService, corev1.EventTypeNormal, "ClusterDNS", p.note)
 	}
 	if p.create != nil {
 		_, err := k.Client.CoreV1().Services(systemNamespace).Create(ctx, p.create, metav1.CreateOptions{})
 		if err == nil {
-			k.Log.Info("made Service kube-system/kube-dns", "addresses", p.create.Spec.ClusterIPs)
+			k.Log.Info("created Service kube-system/kube-dns", "addresses", p.create.Spec.ClusterIPs)
 		}
 		return ignoreExisting(err, "create Service kube-system/kube-dns")
 	}

@@ -1,12 +1,14 @@
-// Package controller is the part of warren that writes to Kubernetes' API: one leader among the control-plane nodes.
+// Package controller writes to the Kubernetes API. One leader among the control-plane nodes runs it.
 //
-// It makes what agents need before there is a network (authority and certificate for etcd, ConfigMap warren-cluster with
-// ranges and addresses) and keeps it current; serves cluster DNS's Service with EndpointSlices; clears the node condition
-// NetworkUnavailable; gives Services of type LoadBalancer addresses of AddressPools; and says in Events what warren cannot
-// do. It owns those objects and no others: Secrets warren-etcd-ca and warren-etcd-client, ConfigMap warren-cluster,
-// EndpointSlices labelled as its own, in Services' status the addresses that it gave. What a person made
-// or changed stays: his config.yaml wins over everything that is found out here.
+// It makes and updates what agents need to start: the certificate authority and client certificate of etcd, and ConfigMap
+// warren-cluster with ranges and addresses. It writes the EndpointSlices of the cluster DNS Service, clears the node
+// condition NetworkUnavailable, assigns addresses of AddressPools to Services of type LoadBalancer, and reports in Events
+// what warren does not support.
 //
-// State goes one way: informers -> view -> desired objects (pure functions) -> one pass of writes. The data plane needs
-// none of this while it runs: the cluster goes on without a controller, it only learns nothing new.
+// It owns Secrets warren-etcd-ca and warren-etcd-client, ConfigMap warren-cluster, EndpointSlices with its label, and the
+// addresses that it assigned in the status of Services. It never changes what an operator made: the operator's config.yaml
+// takes precedence over every setting that the controller detects.
+//
+// State flows in one direction: informers -> view -> desired objects (pure functions) -> one pass of writes. The data plane
+// does not depend on the controller: without it the cluster works, but changes are not processed.
 package controller

@@ -17,11 +17,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// written is a Service as this process wrote it last, for as long as the watch has not told of it.
+// written is a Service as this process wrote it last, until the watch delivers that version.
 type written struct{ from, to *corev1.Service }
 
-// assignAddresses gives Services of type LoadBalancer addresses of the pools. Without a pool nothing is touched: others
-// may do that work here.
+// assignAddresses assigns addresses of the pools to Services of type LoadBalancer. Without a pool it changes nothing:
+// another controller may do this work.
 func (k *controller) assignAddresses(ctx context.Context, v view, f clusterFile) error {
 	pools, problems := planPools(v, f)
 	k.reportPools(v, problems)
@@ -44,7 +44,7 @@ func (k *controller) assignAddresses(ctx context.Context, v view, f clusterFile)
 			}
 		}
 		if why := strings.Join(g.pending, "; "); why != "" &&
-			k.say(topic, slog.LevelInfo, fmt.Sprintf("Service %s/%s waits for a load balancer address: %s", g.service.Namespace, g.service.Name, why)) {
+			k.logOnce(topic, slog.LevelInfo, "Service lacks a load balancer address", "service", g.service.Namespace+"/"+g.service.Name, "reason", why) {
 			k.events.Event(g.service, corev1.EventTypeWarning, "NoAddress", why)
 		}
 	}
@@ -54,8 +54,8 @@ func (k *controller) assignAddresses(ctx context.Context, v view, f clusterFile)
 
 const lbTopic = "load balancer "
 
-// latest are the Services of type LoadBalancer as the watch and this process know them: what was written a moment ago
-// must not be given twice.
+// latest are the Services of type LoadBalancer in their newest version: that of the watch, or the one that this process has
+// written since, so that no address is assigned twice.
 func (k *controller) latest(services []*corev1.Service) (out []*corev1.Service) {
 	known := map[types.UID]written{}
 	for _, s := range services {
@@ -72,8 +72,8 @@ func (k *controller) latest(services []*corev1.Service) (out []*corev1.Service) 
 	return out
 }
 
-// writeAddresses writes a Service's status and the note of what warren gave, in one patch that only holds for the
-// version that was looked at. When that is an older one, the watch brings the newer one, and with it another pass.
+// writeAddresses writes a Service's status and the annotation that lists warren's addresses in one patch. The patch has the
+// resource version of the planned Service. If that is outdated nothing is written, and the watch triggers another pass.
 func (k *controller) writeAddresses(ctx context.Context, g *grant, pools []model.AddressPool) error {
 	s := g.service
 	mode := corev1.LoadBalancerIPModeVIP
@@ -101,17 +101,17 @@ func (k *controller) writeAddresses(ctx context.Context, g *grant, pools []model
 	}
 	base := s
 	if w, ok := k.wrote[s.UID]; ok {
-		base = w.from // s itself was only what this process wrote
+		base = w.from // s is a version that this process wrote
 	}
 	k.wrote[s.UID] = written{base, now}
 	if !slices.Equal(g.has, g.addrs) {
-		k.Log.Info("load balancer addresses", "service", s.Namespace+"/"+s.Name, "addresses", g.addrs, "before", g.has)
+		k.Log.Info("assigned load balancer addresses", "service", s.Namespace+"/"+s.Name, "addresses", g.addrs, "old", g.has)
 		k.announceGrant(g, pools)
 	}
 	return nil
 }
 
-// announceGrant tells of it in an Event.
+// announceGrant reports the assignment in an Event.
 func (k *controller) announceGrant(g *grant, pools []model.AddressPool) {
 	var what []string
 	for _, a := range g.addrs {

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// balancer is a Service of type LoadBalancer, made so many minutes after the first.
+// balancer is a Service of type LoadBalancer, created that many minutes after the first.
 func balancer(name string, minute int, more ...func(*corev1.Service)) *corev1.Service {
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: name, UID: types.UID("uid-" + name), Annotations: map[string]string{},
 		CreationTimestamp: metav1.NewTime(time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC))},
@@ -120,21 +120,21 @@ func (c *cluster) writesTo(name string) (n int) {
 	return n
 }
 
-// Without a pool nothing is touched; when one comes, the Services that fit get an address, the oldest first.
+// Without a pool nothing is changed. When a pool is created, matching Services get an address, the oldest first.
 func TestLoadBalancer_PoolAppearsLater_ServicesGetAddresses(t *testing.T) {
 	c := newCluster(t)
-	c.add(balancer("old", 0), balancer("young", 1), balancer("asks", 2, with(lbpool.RequestAnnotation, "192.0.2.33")),
+	c.add(balancer("old", 0), balancer("young", 1), balancer("named", 2, with(lbpool.RequestAnnotation, "192.0.2.33")),
 		balancer("outside", 3, with(lbpool.RequestAnnotation, "203.0.113.9")))
 	c.lead()
 	c.etcdServes("n1", "https://192.0.2.11:52379")
 	c.untilCluster("52379")
-	for _, n := range []string{"old", "young", "asks", "outside"} {
+	for _, n := range []string{"old", "young", "named", "outside"} {
 		if c.writesTo(n) != 0 || len(c.eventsOf(n, "NoAddress")) != 0 {
 			t.Errorf("%s was touched without a pool", n)
 		}
 	}
 	c.pool("lan", "192.0.2.32/31")
-	c.has("old=192.0.2.32", "young=", "asks=192.0.2.33", "outside=")
+	c.has("old=192.0.2.32", "young=", "named=192.0.2.33", "outside=")
 	c.untilEvent("outside", "NoAddress")
 	c.untilEvent("young", "NoAddress")
 	if e := c.eventsOf("outside", "NoAddress"); len(e) != 1 || e[0] != "203.0.113.9 lies in no pool" {
@@ -152,7 +152,7 @@ func TestLoadBalancer_PoolAppearsLater_ServicesGetAddresses(t *testing.T) {
 	})
 }
 
-// A pool that is full: the Service waits, is told once, and gets the address that comes free, by whatever way.
+// The pool is exhausted: the Service waits, one Event reports it, and it gets the next address that is released.
 func TestLoadBalancer_PoolExhausted_WaitsForFreedAddress(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/32")
@@ -161,7 +161,7 @@ func TestLoadBalancer_PoolExhausted_WaitsForFreedAddress(t *testing.T) {
 	c.has("a=192.0.2.32")
 	c.add(balancer("b", 1), balancer("c", 2), balancer("d", 3))
 	c.untilEvent("b", "NoAddress")
-	c.change("b", func(s *corev1.Service) { s.Labels = map[string]string{"x": "y"} }) // no reason to say it again
+	c.change("b", func(s *corev1.Service) { s.Labels = map[string]string{"x": "y"} }) // no reason to report it again
 	if err := c.client.CoreV1().Services("d").Delete(c.ctx, "a", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -186,12 +186,12 @@ func TestLoadBalancer_PoolExhausted_WaitsForFreedAddress(t *testing.T) {
 	c.untilEvent("b", "AddressAssigned")
 }
 
-// Two want one address: the older one gets it. With a sharing key both do.
+// Two Services request one address: the older one gets it. With a sharing key both do.
 func TestLoadBalancer_TwoRequestOneAddress_OlderGetsIt(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/29")
-	ask := with(lbpool.RequestAnnotation, "192.0.2.35")
-	c.add(balancer("young", 5, ask), balancer("old", 1, ask))
+	request := with(lbpool.RequestAnnotation, "192.0.2.35")
+	c.add(balancer("young", 5, request), balancer("old", 1, request))
 	c.lead()
 	c.has("old=192.0.2.35", "young=")
 	c.untilEvent("young", "NoAddress")
@@ -202,9 +202,9 @@ func TestLoadBalancer_TwoRequestOneAddress_OlderGetsIt(t *testing.T) {
 	c.change("old", share)
 	c.change("young", func(s *corev1.Service) { share(s); s.Spec.Ports[0].Port = 81 })
 	c.has("old=192.0.2.35", "young=192.0.2.35")
-	// What cannot be read costs nobody his address; another wish does.
+	// An invalid request keeps the address; another valid request replaces it.
 	c.change("young", with(lbpool.RequestAnnotation, "192.0.2.350"))
-	c.until("an Event about it", func() error {
+	c.until("an Event about the request", func() error {
 		for _, e := range c.eventsOf("young", "NoAddress") {
 			if strings.Contains(e, "not an IP address") {
 				return nil
@@ -217,7 +217,7 @@ func TestLoadBalancer_TwoRequestOneAddress_OlderGetsIt(t *testing.T) {
 	c.has("old=192.0.2.35", "young=192.0.2.36")
 }
 
-// What others wrote, and Services that are others', stay as they are.
+// The status that another controller wrote, and Services of other classes, are not changed.
 func TestLoadBalancer_StatusOfAnotherController_IsKept(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/29")
@@ -241,7 +241,7 @@ func TestLoadBalancer_StatusOfAnotherController_IsKept(t *testing.T) {
 		before = append(before, addressesOf(s))
 	}
 	c.add(foreign...)
-	c.add(balancer("ours", 1, class(lbpool.Class)), balancer("asks", 2, with(lbpool.RequestAnnotation, "192.0.2.33")))
+	c.add(balancer("ours", 1, class(lbpool.Class)), balancer("named", 2, with(lbpool.RequestAnnotation, "192.0.2.33")))
 	c.lead()
 	c.until("ours", func() error {
 		if addressesOf(c.service("ours")) == "" {
@@ -249,8 +249,8 @@ func TestLoadBalancer_StatusOfAnotherController_IsKept(t *testing.T) {
 		}
 		return nil
 	})
-	c.untilEvent("asks", "NoAddress") // another class has it
-	// A person writes a status while warren's address is in it, as the API allows.
+	c.untilEvent("named", "NoAddress") // another class has it
+	// An operator writes a status that has warren's address, which the API permits.
 	patch := []byte(`{"metadata":{"annotations":{"patchedstatus":"true"}},"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}`)
 	if _, err := c.client.CoreV1().Services("d").Patch(c.ctx, "ours", types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
@@ -270,8 +270,8 @@ func TestLoadBalancer_StatusOfAnotherController_IsKept(t *testing.T) {
 	}
 }
 
-// A new leader takes the statuses for the truth: nothing is written, also for addresses whose pool has changed, and what is
-// held is not given again.
+// A new leader reads the held addresses from the statuses: it writes nothing, even if their pool has changed, and assigns no
+// held address to another Service.
 func TestLoadBalancer_NewLeader_KeepsAllAddresses(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.32/31")
@@ -302,7 +302,7 @@ func TestLoadBalancer_NewLeader_KeepsAllAddresses(t *testing.T) {
 	if n := c.writesTo("a") + c.writesTo("b"); n != 0 {
 		t.Errorf("%d writes", n)
 	}
-	// Noted as warren's, so that a wish can replace it although its pool is gone.
+	// Annotated as warren's, so that a request can replace it although its pool was deleted.
 	holder := "a"
 	if a == "192.0.2.33" {
 		holder = "b"
@@ -314,7 +314,7 @@ func TestLoadBalancer_NewLeader_KeepsAllAddresses(t *testing.T) {
 	c.has(holder + "=192.0.2.48")
 }
 
-// What this process wrote counts although the watch has not told of it.
+// The version that this process wrote is used before the watch delivers it.
 func TestLoadBalancer_WriteNotYetWatched_Counts(t *testing.T) {
 	s := balancer("a", 0)
 	s.ResourceVersion = "5"
@@ -330,11 +330,11 @@ func TestLoadBalancer_WriteNotYetWatched_Counts(t *testing.T) {
 	newer := to.DeepCopy()
 	newer.ResourceVersion = "7"
 	if got := k.latest([]*corev1.Service{newer}); got[0] != newer || len(k.wrote) != 0 {
-		t.Error("a version that the watch told of does not count")
+		t.Error("the version that the watch delivered is not used")
 	}
 }
 
-// What the cluster has for itself is in no pool, whatever a person writes.
+// Ranges and addresses of the cluster are in no pool, even if an AddressPool contains them.
 func TestLoadBalancer_OverlappingPools_AreReported(t *testing.T) {
 	c := newCluster(t)
 	c.pool("lan", "192.0.2.11-192.0.2.12", "10.43.0.0/28", "192.0.2.40/28", "192.0.2.13-192.0.2.13")
@@ -369,7 +369,7 @@ func TestLoadBalancer_DualStack_GetsBothFamilies(t *testing.T) {
 	}
 }
 
-// What a pass costs in a cluster with many addresses: nothing changed, and all are new.
+// The cost of a pass in a cluster with many addresses: without changes, and with all addresses new.
 func BenchmarkPlanAddresses(b *testing.B) {
 	pools, _ := planPools(view{pools: []*unstructured.Unstructured{{Object: map[string]any{"metadata": map[string]any{"name": "lan"},
 		"spec": map[string]any{"addresses": []any{"192.168.0.0/16"}}}}}}, clusterFile{})

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// clearNetworkUnavailable tells those who made the condition, which are cloud providers, that the network is there.
-// Where nobody set it, nothing is added.
+// clearNetworkUnavailable sets the node condition NetworkUnavailable, which cloud providers create, to false once the agent
+// of the node is ready. It never adds the condition.
 func (k *controller) clearNetworkUnavailable(ctx context.Context, v view) error {
 	var errs []error
 	for _, n := range v.nodes {

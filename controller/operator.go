@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// operator is what a person set in config.yaml of ConfigMap warren-config, as far as the controller acts on it. Nil
-// means that he said nothing; an empty list was set to nothing on purpose.
+// operator has the settings of config.yaml in ConfigMap warren-config that the controller uses. Nil means unset; an empty
+// list was set to empty.
 type operator struct {
 	podCIDRs, serviceCIDRs []netip.Prefix
 	domain                 string
@@ -27,9 +27,9 @@ type operator struct {
 
 const operatorKey = "config.yaml"
 
-// operatorComment is the whole of config.yaml until a person writes his own.
+// operatorComment is the content of config.yaml until an operator changes it.
 const operatorComment = `# Settings of warren's agents on all nodes; "warren agent --help" lists the keys.
-# What is set here wins over what the controller finds out (ConfigMap warren-cluster). warren never changes this file.
+# They take precedence over the settings that the controller detects (ConfigMap warren-cluster). warren never changes this file.
 `
 
 func parseOperator(cm *corev1.ConfigMap) (op operator, err error) {
@@ -121,8 +121,8 @@ func parseAll[T any](in []string, parse func(string) (T, error)) (out []T, err e
 	return out, nil
 }
 
-// ensureOperatorConfig makes an empty config.yaml where there is none: the agents' Pods mount it. It is not in the
-// manifest because applying the manifest's next version would undo what a person wrote.
+// ensureOperatorConfig creates an empty config.yaml if there is none: the agents' Pods mount it. It is not part of the
+// manifest, because applying the next version of the manifest would overwrite the operator's settings.
 func (k *controller) ensureOperatorConfig(ctx context.Context, v view) error {
 	if v.operator != nil {
 		return nil
@@ -134,7 +134,7 @@ func (k *controller) ensureOperatorConfig(ctx context.Context, v view) error {
 	return ignoreExisting(err, "create ConfigMap "+OperatorConfig)
 }
 
-// ignoreExisting: another one was faster, and its event is on the way.
+// ignoreExisting returns nil if the object exists: another process has created it, and the watch will report it.
 func ignoreExisting(err error, act string) error {
 	if err == nil || apierrors.IsAlreadyExists(err) {
 		return nil

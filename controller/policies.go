@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"fmt"
 	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,14 +8,14 @@ import (
 
 const notEnforced = "warren does not enforce NetworkPolicy: this policy has no effect, all traffic is allowed"
 
-// reportPolicies says of every NetworkPolicy that it is not enforced: once, and again when it changes.
+// reportPolicies reports once for every generation of a NetworkPolicy that it is not enforced.
 func (k *controller) reportPolicies(v view) error {
 	const topic = "policy "
 	there := map[string]bool{}
 	for _, p := range v.policies {
 		key := topic + string(p.UID)
 		there[key] = true
-		if k.say(key, slog.LevelWarn, fmt.Sprintf("NetworkPolicy %s/%s (generation %d) is not enforced", p.Namespace, p.Name, p.Generation)) {
+		if k.logOnce(key, slog.LevelWarn, "NetworkPolicy is not enforced", "object", p.Namespace+"/"+p.Name, "version", p.Generation) {
 			k.events.Event(p, corev1.EventTypeWarning, "NotEnforced", notEnforced)
 		}
 	}
@@ -29,7 +28,7 @@ const IngressClass = "warren"
 
 const notServed = "warren does not serve Ingresses yet: this one has no effect"
 
-// reportIngresses says of every Ingress of our class that it is not served yet; others are somebody else's.
+// reportIngresses reports once for every Ingress of warren's class that it is not served yet.
 func (k *controller) reportIngresses(v view) error {
 	const topic = "ingress "
 	there := map[string]bool{}
@@ -39,7 +38,7 @@ func (k *controller) reportIngresses(v view) error {
 		}
 		key := topic + string(i.UID)
 		there[key] = true
-		if k.say(key, slog.LevelWarn, fmt.Sprintf("Ingress %s/%s is not served", i.Namespace, i.Name)) {
+		if k.logOnce(key, slog.LevelWarn, "Ingress is not served", "object", i.Namespace+"/"+i.Name) {
 			k.events.Event(i, corev1.EventTypeWarning, "NotServed", notServed)
 		}
 	}

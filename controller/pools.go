@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// reportPools says what is wrong with a pool: once, and again when that changes.
+// reportPools reports the faults of a pool once, and again when they change.
 func (k *controller) reportPools(v view, problems []lbpool.Problem) {
 	const prefix = "pool "
 	wrong := map[string]bool{}
@@ -34,15 +34,15 @@ func (k *controller) reportPools(v view, problems []lbpool.Problem) {
 		}
 		topic, why := prefix+string(u.GetUID()), strings.Join(texts, "; ")
 		wrong[topic] = true
-		if k.say(topic, slog.LevelWarn, "AddressPool "+u.GetName()+": "+why) {
+		if k.logOnce(topic, slog.LevelWarn, "AddressPool is invalid", "object", u.GetName(), "reason", why) {
 			k.events.Event(u, corev1.EventTypeWarning, "Invalid", why)
 		}
 	}
 	k.forgetOthers(prefix, wrong)
 }
 
-// countAddresses writes into each pool's status how many of its addresses are used and free. pools are as planPools made
-// them, in the order of v.pools.
+// countAddresses writes the number of used and free addresses into the status of each pool. pools are those of planPools, in
+// the order of v.pools.
 func (k *controller) countAddresses(ctx context.Context, v view, pools []model.AddressPool, taken lbpool.Taken) error {
 	var errs []error
 	for i, u := range v.pools {

@@ -14,14 +14,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Pod ranges of a cluster in which nobody says any.
+// Pod ranges of a cluster without configured ones.
 var (
 	defaultPods4 = netip.MustParsePrefix("10.42.0.0/16")
 	defaultPods6 = netip.MustParsePrefix("fd42::/48")
 )
 
-// resolve finds the agents' settings: the operator's word first, then what Kubernetes says, then what was written
-// before, then defaults. Notes say what had to be guessed.
+// resolve determines the agents' settings. In order of precedence they are the operator's, those of Kubernetes objects,
+// those of the current ConfigMap, and defaults. notes explain what was guessed.
 func resolve(v view, op operator, dns dnsPlan) (f clusterFile, notes []string) {
 	before := parseCluster(v.cluster)
 	f.ServiceCIDRs, notes = serviceCIDRs(v, op)
@@ -59,13 +59,13 @@ func podCIDRs(v view, op operator, before clusterFile, services []netip.Prefix) 
 	return out
 }
 
-// serviceCIDRs is one range per family, the primary family first. Agents watch ServiceCIDR objects themselves; these
-// are what they begin with.
+// serviceCIDRs is one range per family, the primary family first. Agents start with these ranges and then watch ServiceCIDR
+// objects themselves.
 func serviceCIDRs(v view, op operator) (out []netip.Prefix, notes []string) {
 	if len(op.serviceCIDRs) > 0 {
 		return op.serviceCIDRs, nil
 	}
-	// The API server makes the object "kubernetes" of its own flag; others were added later.
+	// The API server makes the object "kubernetes" from its flag; operators add others later.
 	objects := slices.Clone(v.serviceCIDRs)
 	slices.SortStableFunc(objects, func(a, b *networkingv1.ServiceCIDR) int {
 		if (a.Name == "kubernetes") != (b.Name == "kubernetes") {
@@ -88,10 +88,10 @@ func serviceCIDRs(v view, op operator) (out []netip.Prefix, notes []string) {
 	return onePerFamily(all), notes
 }
 
-// guessServices takes the range around the address of Service default/kubernetes, which is the first of its range.
+// guessServices returns the range around the address of Service default/kubernetes, which is the first of its range.
 func guessServices(s *corev1.Service) (out []netip.Prefix, notes []string) {
 	if s == nil {
-		return nil, []string{"no ServiceCIDR objects, no kubeadm-config and no Service default/kubernetes: the Service ranges are not known"}
+		return nil, []string{"no ServiceCIDR objects, no kubeadm-config and no Service default/kubernetes: the Service ranges are unknown"}
 	}
 	for _, ip := range s.Spec.ClusterIPs {
 		a, err := netip.ParseAddr(ip)
@@ -105,7 +105,7 @@ func guessServices(s *corev1.Service) (out []netip.Prefix, notes []string) {
 		p, _ := a.Prefix(bits)
 		out = append(out, p)
 		notes = append(notes, fmt.Sprintf("no ServiceCIDR objects and no kubeadm-config: guessing the Service range %s around %s; "+
-			"set serviceCIDRs in ConfigMap %s if that is wrong", p, a, OperatorConfig))
+			"set serviceCIDRs in ConfigMap %s if it is wrong", p, a, OperatorConfig))
 	}
 	return out, notes
 }
@@ -131,7 +131,7 @@ func etcdEndpoints(v view, op operator, before clusterFile) []string {
 	return before.Etcd.Endpoints
 }
 
-// servers are the API servers that Service default/kubernetes leads to.
+// servers are the API servers behind Service default/kubernetes.
 func servers(in []*discoveryv1.EndpointSlice) (out []string) {
 	for _, s := range in {
 		for _, e := range s.Endpoints {
@@ -151,7 +151,7 @@ func servers(in []*discoveryv1.EndpointSlice) (out []string) {
 	return slices.Compact(out)
 }
 
-// kubeadmConfig is what ConfigMap kubeadm-config says of the network.
+// kubeadmConfig has the network settings of ConfigMap kubeadm-config.
 type kubeadmConfig struct {
 	PodSubnet     string `json:"podSubnet"`
 	ServiceSubnet string `json:"serviceSubnet"`
@@ -173,7 +173,7 @@ func readKubeadm(cm *corev1.ConfigMap) kubeadmConfig {
 	return f.Networking
 }
 
-// kubeletConfig is what the kubelets tell Pods about DNS.
+// kubeletConfig has the DNS settings that kubelets configure in Pods.
 type kubeletConfig struct {
 	ClusterDNS    []string `json:"clusterDNS"`
 	ClusterDomain string   `json:"clusterDomain"`
@@ -186,7 +186,7 @@ func readKubelet(cm *corev1.ConfigMap) (f kubeletConfig) {
 	return f
 }
 
-// prefixes parses what is a range and leaves out what is not: other programs wrote it, and other programs complain.
+// prefixes parses ranges and leaves out invalid ones: the programs that own those objects report them.
 func prefixes(in []string) (out []netip.Prefix) {
 	for _, s := range in {
 		if p, err := netip.ParsePrefix(strings.TrimSpace(s)); err == nil {

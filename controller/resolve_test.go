@@ -21,7 +21,7 @@ func serviceCIDR(name string, age int64, cidrs ...string) *networkingv1.ServiceC
 		Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
 }
 
-// What a cluster says, and what the agents are told, in one line.
+// The objects of a cluster, and the agents' settings in one line.
 func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 	apiService := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.1"}}}
 	dnsService := func(selector map[string]string, ips ...string) *corev1.Service {
@@ -130,7 +130,7 @@ func TestServers_SlicesOfTheAPI_ListAddresses(t *testing.T) {
 	}
 }
 
-// The API server refuses what the fake one takes.
+// The fake API server does not validate labels.
 func TestLabels_EachLabel_IsValid(t *testing.T) {
 	for k, v := range labels("x") {
 		if errs := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); errs != nil {
@@ -146,7 +146,7 @@ func FuzzOperator(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		op, err := parseOperator(configMap(operatorKey, text))
 		if err == nil && op.dnsGiven != (op.dnsAddresses != nil) && len(op.dnsAddresses) > 0 {
-			t.Error("addresses that nobody gave")
+			t.Error("addresses that were not configured")
 		}
 	})
 }

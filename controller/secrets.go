@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The agents' certificate for etcd. The kubelet brings a new one to all nodes within minutes.
+// The agents' client certificate for etcd. The kubelet updates it on all nodes within minutes.
 const (
 	clientName     = "warren-agent"
 	clientValidity = 365 * 24 * time.Hour
@@ -19,8 +19,9 @@ const (
 
 const labelManagedBy = "app.kubernetes.io/managed-by"
 
-// ensureSecrets makes the authority and the agents' certificate where there are none, and renews the latter in time or
-// when the authority changed. With an etcd of the operator's own both are his; so is a certificate without our label.
+// ensureSecrets creates the authority and the agents' certificate if they are missing. It renews the certificate in time and
+// when the authority has changed. With the operator's own etcd it does neither, and it never renews a certificate without
+// the label of the controller.
 func (k *controller) ensureSecrets(ctx context.Context, v view, op operator) error {
 	if len(op.etcdEndpoints) > 0 {
 		return nil
@@ -53,11 +54,11 @@ func (k *controller) ensureSecrets(ctx context.Context, v view, op operator) err
 	if _, err := k.Client.CoreV1().Secrets(k.Namespace).Update(ctx, renewed, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("renew Secret %s: %w", ClientSecret, err)
 	}
-	k.Log.Info("renewed the agents' certificate for etcd", "secret", ClientSecret)
+	k.Log.Info("renewed the agents' client certificate for etcd", "object", ClientSecret)
 	return nil
 }
 
-// clientDue: a third of its life is left, another authority signs now, or others are trusted.
+// clientDue reports whether the certificate must be renewed: a third of its validity is left, or the authority has changed.
 func clientDue(ca *pki.CA, s *corev1.Secret, now time.Time) bool {
 	pair := pki.Pair{Cert: s.Data[corev1.TLSCertKey], Key: s.Data[corev1.TLSPrivateKeyKey]}
 	return !now.Before(ca.RenewAt(pair)) || !bytes.Equal(s.Data[pki.CAFile], ca.Trusted())
@@ -71,13 +72,13 @@ func clientData(ca *pki.CA) (map[string][]byte, error) {
 	return map[string][]byte{pki.CAFile: ca.Trusted(), corev1.TLSCertKey: p.Cert, corev1.TLSPrivateKeyKey: p.Key}, nil
 }
 
-// createSecret leaves one that somebody else made in the meantime: the next pass reads the winner's.
+// createSecret creates a Secret. If another process has created it meanwhile, the next pass reads that one.
 func (k *controller) createSecret(ctx context.Context, name string, kind corev1.SecretType, data map[string][]byte) error {
 	_, err := k.Client.CoreV1().Secrets(k.Namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: k.Namespace, Labels: labels("etcd")}, Type: kind, Data: data,
 	}, metav1.CreateOptions{})
 	if err == nil {
-		k.Log.Info("made Secret " + name)
+		k.Log.Info("created Secret", "object", name)
 	}
 	return ignoreExisting(err, "create Secret "+name)
 }

@@ -15,10 +15,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// maxEndpoints of one EndpointSlice; the API server takes 1,000.
+// maxEndpoints of one EndpointSlice; the API server accepts 1,000.
 const maxEndpoints = 1000
 
-// dnsSlices are the EndpointSlices that cluster DNS's Service should have: the nodes whose agent is ready.
+// dnsSlices are the desired EndpointSlices of the cluster DNS Service: all nodes with a ready agent.
 func dnsSlices(v view, p dnsPlan) (out []*discoveryv1.EndpointSlice) {
 	if p.serve == nil {
 		return nil
@@ -99,7 +99,7 @@ func readyAgent(v view, node string) *corev1.Pod {
 	return nil
 }
 
-// applySlices writes what differs, new ones first, and removes those of ours that are not wanted.
+// applySlices creates and updates the desired slices, and then deletes the controller's other slices.
 func (k *controller) applySlices(ctx context.Context, v view, want []*discoveryv1.EndpointSlice) error {
 	api := k.Client.DiscoveryV1().EndpointSlices(systemNamespace)
 	var errs []error

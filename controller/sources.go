@@ -26,21 +26,22 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// sources are the watches. Single objects are watched by their names, so that the controller's role can name them.
+// sources are the watches. Single objects are watched by name, so that the controller's role can be restricted to them.
 type sources struct {
 	namespace string
-	changed   chan struct{} // has one entry when something changed since it was emptied
+	changed   chan struct{} // has one entry if something has changed since the last receive
 	all       []cache.SharedIndexInformer
 
 	configs, systemConfigs, secrets, services []cache.SharedIndexInformer // one object each
 	nodes, agents, policies, ingresses        cache.SharedIndexInformer
 	loadBalancers                             cache.SharedIndexInformer // Services
-	pools                                     cache.SharedIndexInformer // of a kind that may come later
-	serviceCIDRs                              cache.SharedIndexInformer // nil where the API server has none
+	pools                                     cache.SharedIndexInformer // their kind may be defined later
+	serviceCIDRs                              cache.SharedIndexInformer // nil if the API server does not have the kind
 	apiSlices, dnsSlices                      cache.SharedIndexInformer
 }
 
-// view is what the watches know at one moment. Objects are the informers' own and must not be changed; absent is nil.
+// view is the state of the watches at one moment. The objects belong to the informers and must not be changed; a missing
+// object is nil.
 type view struct {
 	operator, cluster, etcd, kubeadm, kubelet *corev1.ConfigMap
 	ca, client                                *corev1.Secret
@@ -91,7 +92,7 @@ func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interfa
 	}))
 	s.pools = add(cache.NewSharedIndexInformer(kube.PoolLister(own), &unstructured.Unstructured{}, 0, none))
 
-	// Clusters before 1.33 have no ServiceCIDR objects; an informer would ask for them for ever.
+	// Clusters before 1.33 have no ServiceCIDR objects; an informer would request them in a loop.
 	_, err := c.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{Limit: 1})
 	switch {
 	case err == nil:
@@ -132,7 +133,7 @@ func (s *sources) prepare() error {
 	return nil
 }
 
-// slim drops what is large and never looked at, from a copy: the object may be somebody else's, too.
+// slim returns a copy of an object without large fields that are not used. Other code may share the object itself.
 func slim(o any) (any, error) {
 	x, ok := o.(runtime.Object)
 	if !ok {
@@ -148,7 +149,7 @@ func slim(o any) (any, error) {
 	return x, nil
 }
 
-// start runs the informers; stop waits until they have ended, for which their context must have.
+// start starts the informers; stop ends them and waits for their goroutines.
 func (s *sources) start(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
