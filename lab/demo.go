@@ -50,7 +50,7 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	fmt.Fprint(w, `
-Go on with:
+Next:
   bin/warren lab pod run n1 shell -- sleep inf
   bin/warren lab pod exec shell -- curl -s http://echo/
   bin/warren lab exec n1 -- $PWD/bin/warren services

@@ -182,12 +182,12 @@ else:
     v6 = ":" in host
     s = end(v6)
     s.settimeout(2)
-    s.connect((host, 0)) # otherwise the kernel does not note what it is told of the path
-    ask = seal(struct.pack(">HHII", 4000, port, 1, 0) + bytes([0, 3]) + struct.pack(">H", size - 12) + b"x" * (size - 16))
-    s.send(ask)
+    s.connect((host, 0)) # otherwise the kernel does not record the path MTU of ICMP errors
+    request = seal(struct.pack(">HHII", 4000, port, 1, 0) + bytes([0, 3]) + struct.pack(">H", size - 12) + b"x" * (size - 16))
+    s.send(request)
     while True:
         b, peer = get(s, v6)
-        if seal(b) == b and b[:4] == ask[2:4] + ask[:2] and b[12:] == ask[12:]:
+        if seal(b) == b and b[:4] == request[2:4] + request[:2] and b[12:] == request[12:]:
             print(len(b))
             break
 `

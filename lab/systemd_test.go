@@ -245,7 +245,7 @@ func TestSystemd_EtcdUnit_StartKillStop(t *testing.T) {
 apiVersion: v1
 kind: Service
 metadata: {name: %s}
-spec: {selector: {app: nobody}, ports: [{port: 80}]}
+spec: {selector: {app: none}, ports: [{port: 80}]}
 E`, l.Exe, cm))
 			return err
 		})
