@@ -44,7 +44,7 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns 10.96.0.10 create 10.96.0.10"},
 		{name: "nothing but the API's Service", v: view{apiService: apiService},
 			want: "pods 10.42.0.0/16 services 10.96.0.0/16 domain cluster.local dns 10.96.0.10 create 10.96.0.10 note guessing"},
-		{name: "nothing at all", v: view{}, want: "pods 10.42.0.0/16 services domain cluster.local dns note not known"},
+		{name: "nothing at all", v: view{}, want: "pods 10.42.0.0/16 services domain cluster.local dns note are unknown"},
 		{name: "kubelets", v: view{kubeadm: kubeadm, kubelet: configMap("kubelet", "clusterDNS: [10.96.0.53]\nclusterDomain: kubelet.test\n")},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubelet.test dns 10.96.0.53 create 10.96.0.53"},
 		{name: "a node-local address is no Service's", v: view{kubeadm: kubeadm, kubelet: configMap("kubelet", "clusterDNS: [169.254.20.10]")},
