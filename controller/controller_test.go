@@ -40,18 +40,22 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 	port := int32(6443)
 	objects = append(objects,
 		serviceCIDR("kubernetes", 1, "10.43.0.0/16"),
-		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default"}, Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.43.0.1"}}},
-		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default"},
+			Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.43.0.1"}}},
+		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default",
+			Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
 			Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.11"}}}},
 		node("n1", "192.0.2.11"), node("n2", "192.0.2.12"), agentPod("n1", true), agentPod("n2", false))
 	c := &cluster{t: t, client: fake.NewClientset(objects...), ctx: context.Background(),
-		own: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{kube.PoolResource: "AddressPoolList"})}
+		own: dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+			map[schema.GroupVersionResource]string{kube.PoolResource: "AddressPoolList"})}
 	return c
 }
 
 func node(name, ip string) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name}, {Type: corev1.NodeInternalIP, Address: ip}}}}
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name},
+			{Type: corev1.NodeInternalIP, Address: ip}}}}
 }
 
 func agentPod(node string, ready bool) *corev1.Pod {
@@ -61,7 +65,8 @@ func agentPod(node string, ready bool) *corev1.Pod {
 	}
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "warren-" + node, Namespace: ns,
 		Labels: map[string]string{"app.kubernetes.io/name": "warren", "app.kubernetes.io/component": "agent"}},
-		Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}}}
+		Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady,
+			Status: status}}}}
 }
 
 // lead starts a leader for the length of the test.
@@ -200,7 +205,8 @@ func TestController_CertificateExpiring_IsRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	caSecret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: CASecret, Namespace: ns}, Data: map[string][]byte{pki.CAFile: ca.Trusted(), pki.CAKeyFile: ca.KeyPEM()}}
+	caSecret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: CASecret, Namespace: ns},
+		Data: map[string][]byte{pki.CAFile: ca.Trusted(), pki.CAKeyFile: ca.KeyPEM()}}
 	client := func(managed bool) *corev1.Secret {
 		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: ClientSecret, Namespace: ns},
 			Data: map[string][]byte{pki.CAFile: ca.Trusted(), corev1.TLSCertKey: old.Cert, corev1.TLSPrivateKeyKey: old.Key}}
@@ -288,7 +294,8 @@ func TestController_AgentsChange_DNSEndpointsFollow(t *testing.T) {
 // A Service kube-dns that selects Pods is never changed.
 func TestController_CoreDNSPresent_IsNotChanged(t *testing.T) {
 	c := newCluster(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: "kube-system"},
-		Spec: corev1.ServiceSpec{Selector: map[string]string{"k8s-app": "kube-dns"}, ClusterIPs: []string{"10.43.0.10"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}})
+		Spec: corev1.ServiceSpec{Selector: map[string]string{"k8s-app": "kube-dns"}, ClusterIPs: []string{"10.43.0.10"},
+			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}}})
 	c.lead()
 	c.etcdServes("n1", "https://192.0.2.11:52379")
 	c.untilCluster("addresses: []")
@@ -326,8 +333,10 @@ func TestController_NetworkPolicy_IsReported(t *testing.T) {
 // An Ingress of warren's class is reported as not served; Ingresses of other classes are not reported.
 func TestController_Ingress_IsReported(t *testing.T) {
 	ours, theirs := IngressClass, "nginx"
-	c := newCluster(t, &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop", UID: "1"}, Spec: networkingv1.IngressSpec{IngressClassName: &ours}},
-		&networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "other", Namespace: "shop", UID: "2"}, Spec: networkingv1.IngressSpec{IngressClassName: &theirs}})
+	c := newCluster(t, &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop", UID: "1"},
+		Spec: networkingv1.IngressSpec{IngressClassName: &ours}},
+		&networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "other", Namespace: "shop", UID: "2"},
+			Spec: networkingv1.IngressSpec{IngressClassName: &theirs}})
 	c.lead()
 	c.untilEvent("shop", "NotServed")
 }
@@ -336,7 +345,8 @@ func TestController_Ingress_IsReported(t *testing.T) {
 func TestController_NodeNetworkUnavailable_IsCleared(t *testing.T) {
 	with := func(name, ip string) *corev1.Node {
 		n := node(name, ip)
-		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}}
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue},
+			{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}}
 		return n
 	}
 	c := newCluster(t, with("n3", "192.0.2.13"), agentPod("n3", true), with("n4", "192.0.2.14"), agentPod("n4", false))

@@ -117,7 +117,8 @@ func addresses(in []string) (out []netip.Addr) {
 }
 
 func (k *controller) applyDNS(ctx context.Context, v view, p dnsPlan) error {
-	if p.note != "" && k.logOnce("dns", slog.LevelInfo, "cluster DNS Service is not managed by warren", "reason", p.note) && v.dnsService != nil {
+	if p.note != "" && k.logOnce("dns", slog.LevelInfo, "cluster DNS Service is not managed by warren", "reason", p.note) &&
+		v.dnsService != nil {
 		k.events.Event(v.dnsService, corev1.EventTypeNormal, "ClusterDNS", p.note)
 	}
 	if p.create != nil {

@@ -44,7 +44,8 @@ func (k *controller) assignAddresses(ctx context.Context, v view, f clusterFile)
 			}
 		}
 		if why := strings.Join(g.pending, "; "); why != "" &&
-			k.logOnce(topic, slog.LevelInfo, "Service lacks a load balancer address", "service", g.service.Namespace+"/"+g.service.Name, "reason", why) {
+			k.logOnce(topic, slog.LevelInfo, "Service lacks a load balancer address", "service",
+				g.service.Namespace+"/"+g.service.Name, "reason", why) {
 			k.events.Event(g.service, corev1.EventTypeWarning, "NoAddress", why)
 		}
 	}
@@ -86,8 +87,9 @@ func (k *controller) writeAddresses(ctx context.Context, g *grant, pools []model
 		note = lbpool.Record(g.addrs)
 	}
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": s.UID, "resourceVersion": s.ResourceVersion, "annotations": map[string]any{lbpool.RecordAnnotation: note}},
-		"status":   map[string]any{"loadBalancer": map[string]any{"ingress": ingress}},
+		"metadata": map[string]any{"uid": s.UID, "resourceVersion": s.ResourceVersion,
+			"annotations": map[string]any{lbpool.RecordAnnotation: note}},
+		"status": map[string]any{"loadBalancer": map[string]any{"ingress": ingress}},
 	})
 	if err != nil {
 		return err

@@ -18,9 +18,11 @@ import (
 
 // balancer is a Service of type LoadBalancer, created that many minutes after the first.
 func balancer(name string, minute int, more ...func(*corev1.Service)) *corev1.Service {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: name, UID: types.UID("uid-" + name), Annotations: map[string]string{},
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: name, UID: types.UID("uid-" + name),
+		Annotations:       map[string]string{},
 		CreationTimestamp: metav1.NewTime(time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC))},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.43.7.7", ClusterIPs: []string{"10.43.7.7"}, Ports: []corev1.ServicePort{{Port: 80}}}}
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.43.7.7", ClusterIPs: []string{"10.43.7.7"},
+			Ports: []corev1.ServicePort{{Port: 80}}}}
 	for _, f := range more {
 		f(s)
 	}
@@ -113,7 +115,8 @@ func (c *cluster) eventsOf(name, reason string) (out []string) {
 
 func (c *cluster) writesTo(name string) (n int) {
 	for _, a := range c.client.Actions() {
-		if p, ok := a.(interface{ GetName() string }); ok && a.GetVerb() == "patch" && a.GetResource().Resource == "services" && p.GetName() == name {
+		if p, ok := a.(interface{ GetName() string }); ok && a.GetVerb() == "patch" && a.GetResource().Resource == "services" &&
+			p.GetName() == name {
 			n++
 		}
 	}
@@ -252,7 +255,8 @@ func TestLoadBalancer_StatusOfAnotherController_IsKept(t *testing.T) {
 	c.untilEvent("named", "NoAddress") // another class has it
 	// An operator writes a status that has warren's address, which the API permits.
 	patch := []byte(`{"metadata":{"annotations":{"patchedstatus":"true"}},"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}`)
-	if _, err := c.client.CoreV1().Services("d").Patch(c.ctx, "ours", types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+	if _, err := c.client.CoreV1().Services("d").Patch(c.ctx, "ours", types.MergePatchType, patch, metav1.PatchOptions{},
+		"status"); err != nil {
 		t.Fatal(err)
 	}
 	c.add(balancer("later", 9))
@@ -343,7 +347,8 @@ func TestLoadBalancer_OverlappingPools_AreReported(t *testing.T) {
 	c.has("a=192.0.2.13", "b=")
 	c.untilEvent("lan", "Invalid")
 	e := strings.Join(c.eventsOf("lan", "Invalid"), "\n")
-	for _, want := range []string{"overlaps 192.0.2.11 of node n1", "overlaps 192.0.2.12 of node n2", "(Services)", "must be a CIDR without host bits"} {
+	for _, want := range []string{"overlaps 192.0.2.11 of node n1", "overlaps 192.0.2.12 of node n2", "(Services)",
+		"must be a CIDR without host bits"} {
 		if !strings.Contains(e, want) {
 			t.Errorf("no %q in %q", want, e)
 		}

@@ -27,7 +27,8 @@ func (k *controller) clearNetworkUnavailable(ctx context.Context, v view) error 
 		if err != nil {
 			return err
 		}
-		if _, err := k.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+		if _, err := k.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{},
+			"status"); err != nil {
 			errs = append(errs, fmt.Errorf("clear condition NetworkUnavailable of node %s: %w", n.Name, err))
 			continue
 		}

@@ -38,7 +38,8 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 			want: "pods 10.42.0.0/16,fd42::/48 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a create 10.43.0.10,fd43::a"},
 		{name: "IPv6 alone", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "fd43::/112")}},
 			want: "pods fd42::/48 services fd43::/112 domain cluster.local dns fd43::a create fd43::a"},
-		{name: "a later range does not count", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("a-more", 2, "10.99.0.0/16"), serviceCIDR("kubernetes", 3, "10.43.0.0/16")}},
+		{name: "a later range does not count", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("a-more", 2,
+			"10.99.0.0/16"), serviceCIDR("kubernetes", 3, "10.43.0.0/16")}},
 			want: "pods 10.42.0.0/16 services 10.43.0.0/16 domain cluster.local dns 10.43.0.10 create 10.43.0.10"},
 		{name: "kubeadm", v: view{kubeadm: kubeadm},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns 10.96.0.10 create 10.96.0.10"},
@@ -64,9 +65,11 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns 10.96.0.99 serve"},
 		{name: "headless", v: view{kubeadm: kubeadm, dnsService: dnsService(nil, "None")},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns note no cluster address"},
-		{name: "what was written before stays", v: view{cluster: configMap(clusterKey, "podCIDRs: [10.77.0.0/16]"), serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16", "fd43::/112")}},
+		{name: "what was written before stays", v: view{cluster: configMap(clusterKey, "podCIDRs: [10.77.0.0/16]"),
+			serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16", "fd43::/112")}},
 			want: "pods 10.77.0.0/16 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a create 10.43.0.10,fd43::a"},
-		{name: "rubbish of others", v: view{kubeadm: configMap("ClusterConfiguration", "networking: {podSubnet: x, serviceSubnet: ','}"), kubelet: configMap("kubelet", "{"), apiService: apiService},
+		{name: "rubbish of others", v: view{kubeadm: configMap("ClusterConfiguration",
+			"networking: {podSubnet: x, serviceSubnet: ','}"), kubelet: configMap("kubelet", "{"), apiService: apiService},
 			want: "pods 10.42.0.0/16 services 10.96.0.0/16 domain cluster.local dns 10.96.0.10 create 10.96.0.10 note guessing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -122,7 +125,8 @@ func TestServers_SlicesOfTheAPI_ListAddresses(t *testing.T) {
 		{Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{
 			{Addresses: []string{"192.0.2.2"}}, {Addresses: []string{"192.0.2.1"}},
 			{Addresses: []string{"192.0.2.3"}, Conditions: discoveryv1.EndpointConditions{Ready: &no}}}},
-		{Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"2001:db8::1"}}, {Addresses: []string{"192.0.2.1"}}}},
+		{Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"2001:db8::1"}},
+			{Addresses: []string{"192.0.2.1"}}}},
 		{Ports: []discoveryv1.EndpointPort{{}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.9"}}}},
 	})
 	if want := "192.0.2.1:6443 192.0.2.2:6443 [2001:db8::1]:6443"; strings.Join(got, " ") != want {

@@ -84,7 +84,8 @@ func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interfa
 	s.apiSlices = add(discoveryinformers.NewFilteredEndpointSliceInformer(c, metav1.NamespaceDefault, 0, none, slicesOf("kubernetes")))
 	s.dnsSlices = add(discoveryinformers.NewFilteredEndpointSliceInformer(c, systemNamespace, 0, none, slicesOf(kubeDNS)))
 	s.nodes = add(coreinformers.NewNodeInformer(c, 0, none))
-	s.agents = add(coreinformers.NewFilteredPodInformer(c, namespace, 0, none, func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
+	s.agents = add(coreinformers.NewFilteredPodInformer(c, namespace, 0, none,
+		func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
 	s.policies = add(networkinginformers.NewNetworkPolicyInformer(c, metav1.NamespaceAll, 0, none))
 	s.ingresses = add(networkinginformers.NewIngressInformer(c, metav1.NamespaceAll, 0, none))
 	s.loadBalancers = add(coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, none, func(o *metav1.ListOptions) {

@@ -102,7 +102,8 @@ func (r *Request) eligible(f model.Family, pools []model.AddressPool) (out []*mo
 			continue
 		}
 		named = true
-		if (p.AutoAssign || r.Pool != "") && serves(p, r.Namespace) && slices.ContainsFunc(p.Ranges, func(x model.AddressRange) bool { return model.FamilyOf(x.First) == f }) {
+		if (p.AutoAssign || r.Pool != "") && serves(p, r.Namespace) &&
+			slices.ContainsFunc(p.Ranges, func(x model.AddressRange) bool { return model.FamilyOf(x.First) == f }) {
 			out = append(out, p)
 		}
 	}

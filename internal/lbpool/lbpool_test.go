@@ -101,32 +101,45 @@ func TestChoose_EachRequest_AddressesOrReason(t *testing.T) {
 		want   string // addresses, or part of the reason
 	}{
 		{"the free one", service("a", nil), []model.Service{holds("b", "", "192.0.2.10", nil)}, "192.0.2.11"},
-		{"both families", service("a", both(dual, note(PoolAnnotation, "auto"))), []model.Service{holds("b", "", "192.0.2.11", nil)}, "192.0.2.10 fd77::10"},
-		{"one family only", service("a", dual), []model.Service{holds("b", "", "192.0.2.11", nil), holds("c", "", "fd77::10", nil)}, "192.0.2.10 / every IPv6 address of auto is taken"},
+		{"both families", service("a", both(dual, note(PoolAnnotation, "auto"))),
+			[]model.Service{holds("b", "", "192.0.2.11", nil)}, "192.0.2.10 fd77::10"},
+		{"one family only", service("a", dual), []model.Service{holds("b", "", "192.0.2.11", nil), holds("c", "", "fd77::10", nil)},
+			"192.0.2.10 / every IPv6 address of auto is taken"},
 		{"priority", service("a", func(s *model.Service) { s.Namespace = "vip" }), nil, "192.0.2.20"},
-		{"exhausted", service("a", nil), []model.Service{holds("b", "", "192.0.2.10", nil), holds("c", "", "192.0.2.11", nil)}, "every IPv4 address of auto is taken"},
+		{"exhausted", service("a", nil), []model.Service{holds("b", "", "192.0.2.10", nil), holds("c", "", "192.0.2.11", nil)},
+			"every IPv4 address of auto is taken"},
 		{"by hand", service("a", note(RequestAnnotation, "192.0.2.30")), nil, "192.0.2.30"},
 		{"spec", service("a", func(s *model.Service) { s.LBRequested = ip("192.0.2.31") }), nil, "192.0.2.31"},
-		{"annotation and spec", service("a", both(note(RequestAnnotation, "192.0.2.30"), func(s *model.Service) { s.LBRequested = ip("192.0.2.31") })), nil, "exclude each other"},
+		{"annotation and spec", service("a", both(note(RequestAnnotation, "192.0.2.30"),
+			func(s *model.Service) { s.LBRequested = ip("192.0.2.31") })), nil, "exclude each other"},
 		{"no address", service("a", note(RequestAnnotation, "x")), nil, `"x" is not an IP address`},
 		{"two of a family", service("a", note(RequestAnnotation, "192.0.2.30, 192.0.2.31")), nil, "more than one address of a family"},
 		{"family it lacks", service("a", note(RequestAnnotation, "fd77::10")), nil, "no IPv6 address"},
 		{"outside", service("a", note(RequestAnnotation, "192.0.2.99")), nil, "192.0.2.99 lies in no pool"},
 		{"not for it", service("a", note(RequestAnnotation, "192.0.2.20")), nil, "does not serve namespace d"},
-		{"held", service("a", note(RequestAnnotation, "192.0.2.30")), []model.Service{holds("b", "", "192.0.2.30", nil)}, "192.0.2.30 is held by service d/b"},
-		{"other pool", service("a", both(note(RequestAnnotation, "192.0.2.30"), note(PoolAnnotation, "auto"))), nil, "belongs to pool hand, not to auto"},
+		{"held", service("a", note(RequestAnnotation, "192.0.2.30")), []model.Service{holds("b", "", "192.0.2.30", nil)},
+			"192.0.2.30 is held by service d/b"},
+		{"other pool", service("a", both(note(RequestAnnotation, "192.0.2.30"), note(PoolAnnotation, "auto"))), nil,
+			"belongs to pool hand, not to auto"},
 		{"named pool", service("a", note(PoolAnnotation, "hand")), []model.Service{holds("b", "", "192.0.2.31", nil)}, "192.0.2.30"},
 		{"no such pool", service("a", note(PoolAnnotation, "nope")), nil, "pool nope does not exist"},
-		{"named pool without the family", service("a", both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.ClusterIPs[0] = ip("fd43::1") })), nil, "pool hand has no IPv6 addresses"},
+		{"named pool without the family", service("a",
+			both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.ClusterIPs[0] = ip("fd43::1") })), nil, "pool hand has no IPv6 addresses"},
 		{"keeps", service("a", func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("192.0.2.11")} }), nil, "192.0.2.11"},
 		{"keeps without a pool", service("a", func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("198.51.100.1")} }), nil, "198.51.100.1"},
-		{"moves to the pool it names", service("a", both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("192.0.2.11")} })), []model.Service{holds("b", "", "192.0.2.30", nil)}, "192.0.2.31"},
+		{"moves to the pool it names", service("a",
+			both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("192.0.2.11")} })), []model.Service{holds("b", "", "192.0.2.30", nil)}, "192.0.2.31"},
 		{"shares", service("a", both(udp, note(ShareAnnotation, "k"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "192.0.2.11"},
-		{"shares what it names", service("a", both(udp, note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "192.0.2.11"},
-		{"same port", service("a", both(note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "uses TCP port 80 too"},
-		{"another key", service("a", both(udp, note(ShareAnnotation, "l"), note(RequestAnnotation, "192.0.2.11"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "is held by service d/b"},
-		{"local and others", service("a", both(udp, local, note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "policy Cluster"},
-		{"local with one selector", service("a", both(udp, local, note(ShareAnnotation, "k"))), []model.Service{holds("b", "k", "192.0.2.11", local)}, "192.0.2.11"},
+		{"shares what it names", service("a", both(udp, note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))),
+			[]model.Service{holds("b", "k", "192.0.2.11", nil)}, "192.0.2.11"},
+		{"same port", service("a", both(note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))),
+			[]model.Service{holds("b", "k", "192.0.2.11", nil)}, "uses TCP port 80 too"},
+		{"another key", service("a", both(udp, note(ShareAnnotation, "l"), note(RequestAnnotation, "192.0.2.11"))),
+			[]model.Service{holds("b", "k", "192.0.2.11", nil)}, "is held by service d/b"},
+		{"local and others", service("a", both(udp, local, note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))),
+			[]model.Service{holds("b", "k", "192.0.2.11", nil)}, "policy Cluster"},
+		{"local with one selector", service("a", both(udp, local, note(ShareAnnotation, "k"))),
+			[]model.Service{holds("b", "k", "192.0.2.11", local)}, "192.0.2.11"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got string
@@ -168,7 +181,8 @@ func TestOurs_ClassAndType_DecideTheOwner(t *testing.T) {
 func TestChoose_RandomHistories_KeepTheInvariants(t *testing.T) {
 	for seed := range uint64(300) {
 		d := rand.New(rand.NewPCG(seed, 1))
-		pools := []model.AddressPool{{Name: "p", Ranges: rng(t, "192.0.2.0/30", "fd77::/126"), AutoAssign: true}, {Name: "q", Ranges: rng(t, "192.0.2.8-192.0.2.9"), AutoAssign: d.IntN(2) == 0}}
+		pools := []model.AddressPool{{Name: "p", Ranges: rng(t, "192.0.2.0/30", "fd77::/126"), AutoAssign: true},
+			{Name: "q", Ranges: rng(t, "192.0.2.8-192.0.2.9"), AutoAssign: d.IntN(2) == 0}}
 		var list []model.Service
 		for step := range 60 {
 			i := d.IntN(10)
@@ -282,7 +296,8 @@ func FuzzParseRange(f *testing.F) {
 			return
 		}
 		n := size(r)
-		if n == 0 || r.Last.Less(r.First) || !r.Contains(nth([]model.AddressRange{r}, model.FamilyOf(r.First), n-1)) || nth([]model.AddressRange{r}, model.FamilyOf(r.First), n).IsValid() {
+		if n == 0 || r.Last.Less(r.First) || !r.Contains(nth([]model.AddressRange{r}, model.FamilyOf(r.First), n-1)) ||
+			nth([]model.AddressRange{r}, model.FamilyOf(r.First), n).IsValid() {
 			t.Errorf("%q: %s with %d addresses", s, r, n)
 		}
 	})

@@ -17,15 +17,20 @@ func TestWithout_OverlappingPools_LoseTheSharedAddresses(t *testing.T) {
 		kept       []Reservation
 	}{
 		{"nothing to do", "[{a [192.0.2.8-192.0.2.15]}]", 0,
-			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}, []Reservation{Address(ip("192.0.2.7"), "of node n1"), Address(ip("fd77::8"), "of node n1")}},
+			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}, []Reservation{Address(ip("192.0.2.7"), "of node n1"),
+				Address(ip("fd77::8"), "of node n1")}},
 		{"in the middle, and twice", "[{a [192.0.2.8-192.0.2.9 192.0.2.11-192.0.2.13 192.0.2.15]}]", 2,
-			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}, []Reservation{Address(ip("192.0.2.10"), "of node n1"), Address(ip("192.0.2.14"), "of node n2")}},
+			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}, []Reservation{Address(ip("192.0.2.10"), "of node n1"),
+				Address(ip("192.0.2.14"), "of node n2")}},
 		{"at both ends", "[{a [192.0.2.10-192.0.2.13]}]", 2,
-			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}, []Reservation{{rng(t, "192.0.2.0-192.0.2.9")[0], ""}, {rng(t, "192.0.2.14-192.0.2.99")[0], ""}}},
+			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}}, []Reservation{{rng(t, "192.0.2.0-192.0.2.9")[0], ""},
+				{rng(t, "192.0.2.14-192.0.2.99")[0], ""}}},
 		{"all of it", "[{a []} {b [fd77::1-fd77::9]}]", 1,
-			[]model.AddressPool{{Name: "a", Ranges: rng(t, "10.43.0.0/28")}, {Name: "b", Ranges: rng(t, "fd77::1-fd77::9")}}, []Reservation{{rng(t, "10.43.0.0/16")[0], "(Services)"}}},
+			[]model.AddressPool{{Name: "a", Ranges: rng(t, "10.43.0.0/28")},
+				{Name: "b", Ranges: rng(t, "fd77::1-fd77::9")}}, []Reservation{{rng(t, "10.43.0.0/16")[0], "(Services)"}}},
 		{"another pool and itself", "[{a [192.0.2.8-192.0.2.15]} {b [192.0.2.16-192.0.2.20]}]", 3,
-			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")}, {Name: "b", Ranges: rng(t, "192.0.2.10-192.0.2.20", "192.0.2.12-192.0.2.12")}}, nil},
+			[]model.AddressPool{{Name: "a", Ranges: rng(t, "192.0.2.8/29")},
+				{Name: "b", Ranges: rng(t, "192.0.2.10-192.0.2.20", "192.0.2.12-192.0.2.12")}}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, problems := Without(tc.pools, tc.kept)
@@ -53,7 +58,8 @@ func TestSettle_TwoHoldersOfOneAddress_YoungerLosesIt(t *testing.T) {
 			}
 		})
 	}
-	list := []model.Service{holds("old", "k", 80, "192.0.2.1"), holds("shares", "k", 81, "192.0.2.1"), holds("young", "", 82, "192.0.2.1", "fd77::1")}
+	list := []model.Service{holds("old", "k", 80, "192.0.2.1"), holds("shares", "k", 81, "192.0.2.1"),
+		holds("young", "", 82, "192.0.2.1", "fd77::1")}
 	taken := Settle(list)
 	if len(list[1].LBAddresses) != 1 || len(list[2].LBAddresses) != 1 || list[2].LBAddresses[0] != ip("fd77::1") {
 		t.Errorf("holds %v", list)

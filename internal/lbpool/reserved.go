@@ -34,7 +34,8 @@ func Without(pools []model.AddressPool, kept []Reservation) (out []model.Address
 			rest := []model.AddressRange{r}
 			for _, k := range kept {
 				if r.Overlaps(k.Range) {
-					problems = append(problems, Problem{p.Name, fmt.Sprintf("%s overlaps %s %s; the shared addresses are not assigned", r, k.Range, k.Whose)})
+					problems = append(problems, Problem{p.Name,
+						fmt.Sprintf("%s overlaps %s %s; the shared addresses are not assigned", r, k.Range, k.Whose)})
 					rest = cut(rest, k.Range)
 				}
 			}

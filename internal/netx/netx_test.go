@@ -51,7 +51,8 @@ func TestNth_HostBitsSet_CountsFromTheNetworkAddress(t *testing.T) {
 }
 
 func TestLast_EachFamily_HasAllHostBits(t *testing.T) {
-	for in, want := range map[string]string{"10.42.0.0/23": "10.42.1.255", "10.0.0.1/32": "10.0.0.1", "fd42::/63": "fd42::1:ffff:ffff:ffff:ffff"} {
+	for in, want := range map[string]string{"10.42.0.0/23": "10.42.1.255", "10.0.0.1/32": "10.0.0.1",
+		"fd42::/63": "fd42::1:ffff:ffff:ffff:ffff"} {
 		if got := Last(netip.MustParsePrefix(in)); got.String() != want {
 			t.Errorf("last address of %s is %s, want %s", in, got, want)
 		}

@@ -156,7 +156,8 @@ func TestParse_ValidAndInvalidPackets_FieldsOrFault(t *testing.T) {
 		p.Destination().String() != "[fd42:0:0:3::7]:80" || p.TCPFlags != ACK|PSH || p.HeaderLen() != 72 {
 		t.Errorf("parsed %+v", p)
 	}
-	ext := build("fd42::1", "fd42::2", 0, append([]byte{60, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9}, udp(7, 8, []byte("x"))...))
+	ext := build("fd42::1", "fd42::2", 0, append([]byte{60, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9},
+		udp(7, 8, []byte("x"))...))
 	p = mustParse(t, ext)
 	if p.Proto != ProtoUDP || p.L4 != 64 || p.SrcPort != 7 || !p.MoreFrags || p.FragID != 9 {
 		t.Errorf("extension headers: %+v", p)
@@ -235,8 +236,7 @@ func TestSetAddress_EveryPacketKind_KeepsChecksums(t *testing.T) {
 	}
 }
 
-// TestSetInner_TranslatedAndUndone_RestoresTheQuotedBytes holds that a quoted transport checksum follows the quoted rewrite: undoing a translation must
-// give back exactly the bytes that the sender's own error would quote.
+// A quoted transport checksum is rewritten with the quotation: undoing a translation restores the quoted bytes exactly.
 func TestSetInner_TranslatedAndUndone_RestoresTheQuotedBytes(t *testing.T) {
 	for _, fam := range []string{"4", "6"} {
 		for _, kind := range []string{"tcp", "udp", "echo"} {

@@ -40,9 +40,11 @@ func TestSnapshot_StoredAndRead_IsEqual(t *testing.T) {
 		t.Errorf("an empty disk has %v %v", s, err)
 	}
 	want := &model.Snapshot{Revision: 7, Cluster: model.Cluster{Name: "c", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}},
-		Nodes:    []model.Node{{Name: "n1", Identity: "i", PublicKey: model.Key{1}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:51820")}, MTU: 1420}},
-		Blocks:   []model.Block{{CIDR: netip.MustParsePrefix("fd42::/64"), Node: "n1", Identity: "i"}},
-		Services: []model.Service{{ObjectName: model.ObjectName{Namespace: "a", Name: "b"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.UDP, Port: 53}}}}}
+		Nodes: []model.Node{{Name: "n1", Identity: "i", PublicKey: model.Key{1},
+			Endpoints: []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:51820")}, MTU: 1420}},
+		Blocks: []model.Block{{CIDR: netip.MustParsePrefix("fd42::/64"), Node: "n1", Identity: "i"}},
+		Services: []model.Service{{ObjectName: model.ObjectName{Namespace: "a", Name: "b"},
+			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.UDP, Port: 53}}}}}
 	if err := d.SetSnapshot(want); err != nil {
 		t.Fatal(err)
 	}

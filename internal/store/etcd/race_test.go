@@ -71,7 +71,8 @@ func leader(t *testing.T, urls []string) int {
 func TestClaimBlocks_LeaderLostDuringRace_EachBlockHasOneOwner(t *testing.T) {
 	urls, procs := members(t)
 	lead := leader(t, urls)
-	c := model.Cluster{Name: "race", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}}
+	c := model.Cluster{Name: "race", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"),
+		netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}}
 	const n = 64
 	var wg sync.WaitGroup
 	got := make([][]netip.Prefix, n)

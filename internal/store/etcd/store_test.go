@@ -17,7 +17,8 @@ import (
 )
 
 func node(name, identity string) model.Node {
-	return model.Node{Name: name, Identity: identity, PublicKey: model.Key{1, 2, byte(len(name))}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}}
+	return model.Node{Name: name, Identity: identity, PublicKey: model.Key{1, 2, byte(len(name))},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}}
 }
 
 // watching runs a Watch and delivers its snapshots.
@@ -129,7 +130,8 @@ func TestReleaseFormer_NodeAlive_ReleasesOtherIdentitiesOnly(t *testing.T) {
 	block := func(cidr, node, identity string) model.Block {
 		return model.Block{CIDR: netip.MustParsePrefix(cidr), Node: node, Identity: identity}
 	}
-	all := []model.Block{block("10.42.1.0/24", "n1", "old"), block("10.42.2.0/24", "n1", "older"), block("10.42.3.0/24", "n1", "now"), block("10.42.4.0/24", "n2", "old")}
+	all := []model.Block{block("10.42.1.0/24", "n1", "old"), block("10.42.2.0/24", "n1", "older"),
+		block("10.42.3.0/24", "n1", "now"), block("10.42.4.0/24", "n2", "old")}
 	if won, _, _, err := s.ClaimBlocks(ctx, all); err != nil || !won {
 		t.Fatal(won, err)
 	}
@@ -182,7 +184,8 @@ func TestWatch_InvalidRecords_AreProblems(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := until(t, watching(t, s), "the good node", func(x *model.Snapshot) bool { return len(x.Nodes) == 1 })
-	for _, want := range []string{"nodes/garbage", "nodes/newer: record layout version 99 is newer", `nodes/liar: names the node "other"`, "nodes/nokey: publicKey is empty", "blocks/10.42.9.0-24"} {
+	for _, want := range []string{"nodes/garbage", "nodes/newer: record layout version 99 is newer",
+		`nodes/liar: names the node "other"`, "nodes/nokey: publicKey is empty", "blocks/10.42.9.0-24"} {
 		found := false
 		for _, p := range x.Problems {
 			found = found || strings.Contains(p, want)

@@ -67,14 +67,17 @@ func replace(b *testing.B, k *sink, list []any) {
 
 func apiService(i int) *corev1.Service {
 	ip := fmt.Sprintf("10.43.%d.%d", i/250, i%250+1)
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%100), Name: fmt.Sprintf("service-%d", i), UID: "7a1d0a3e-0000-4000-8000-000000000000",
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%100), Name: fmt.Sprintf("service-%d", i),
+		UID:    "7a1d0a3e-0000-4000-8000-000000000000",
 		Labels: map[string]string{"app": "web"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{}}}},
-		Spec: corev1.ServiceSpec{ClusterIP: ip, ClusterIPs: []string{ip}, Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}}
+		Spec: corev1.ServiceSpec{ClusterIP: ip, ClusterIPs: []string{ip}, Selector: map[string]string{"app": "web"},
+			Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}}
 }
 
 func apiSlice(i, endpoints int) *discoveryv1.EndpointSlice {
 	yes, name, port, proto := true, "http", int32(8080), corev1.ProtocolTCP
-	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%100), Name: fmt.Sprintf("service-%d-abcde", i), UID: "7a1d0a3e-0000-4000-8000-000000000000",
+	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%100),
+		Name: fmt.Sprintf("service-%d-abcde", i), UID: "7a1d0a3e-0000-4000-8000-000000000000",
 		Labels: map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("service-%d", i)}}, AddressType: discoveryv1.AddressTypeIPv4,
 		Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &proto}}}
 	for j := range endpoints {

@@ -31,7 +31,8 @@ func follow(t *testing.T, client *fake.Clientset) func(what string, ok func(*Obj
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		New(&Connection{Client: client, dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler)).Watch(ctx, func(o *Objects) { out <- o }, func(error) {})
+		New(&Connection{Client: client, dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler)).Watch(ctx,
+			func(o *Objects) { out <- o }, func(error) {})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return func(what string, ok func(*Objects) bool) *Objects {
@@ -60,11 +61,13 @@ func testWatch(t *testing.T) {
 	client := fake.NewClientset(
 		&corev1.Service{ObjectMeta: named("b", "web"), Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.7", Ports: []corev1.ServicePort{{Port: 80}}}},
 		&corev1.Service{ObjectMeta: named("a", "web"), Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.6", Ports: []corev1.ServicePort{{Port: 80}}}},
-		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "names", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "names",
+			Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
 			AddressType: discoveryv1.AddressTypeFQDN, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"example.org"}}}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1", Labels: map[string]string{corev1.LabelTopologyZone: "z1"}},
-			Spec:   corev1.NodeSpec{PodCIDRs: []string{"10.42.3.0/24"}},
-			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "n1"}, {Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}}},
+			Spec: corev1.NodeSpec{PodCIDRs: []string{"10.42.3.0/24"}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "n1"},
+				{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: named("", "kubernetes"), Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.43.0.0/16"}}},
 	)
 	see := follow(t, client)
@@ -73,7 +76,8 @@ func testWatch(t *testing.T) {
 		t.Fatalf("services %v, slices %v; expected a/web and b/web, and no slice of names", first.Services, first.Slices)
 	}
 	n := first.Node
-	if !n.Known || n.UID != "u1" || n.Zone != "z1" || n.Deleting || !slices.Equal(n.PodCIDRs, []netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}) ||
+	if !n.Known || n.UID != "u1" || n.Zone != "z1" || n.Deleting ||
+		!slices.Equal(n.PodCIDRs, []netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}) ||
 		!slices.Equal(n.Addresses, []netip.Addr{netip.MustParseAddr("192.0.2.1")}) {
 		t.Fatalf("node %+v", n)
 	}
@@ -81,8 +85,10 @@ func testWatch(t *testing.T) {
 		t.Fatalf("service ranges %v", first.ServiceCIDRs)
 	}
 
-	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.3.9"}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}}}
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "web-1",
+		Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.3.9"},
+			Conditions: discoveryv1.EndpointConditions{Ready: &yes}}}}
 	if _, err := client.DiscoveryV1().EndpointSlices("a").Create(ctx, slice, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +167,8 @@ func TestList_RandomChanges_StaysSorted(t *testing.T) {
 }
 
 func TestParseServer_EachForm_HostAndPortOrError(t *testing.T) {
-	for in, want := range map[string]string{"192.0.2.1": "192.0.2.1:6443", "192.0.2.1:443": "192.0.2.1:443", "2001:db8::1": "[2001:db8::1]:6443",
+	for in, want := range map[string]string{"192.0.2.1": "192.0.2.1:6443", "192.0.2.1:443": "192.0.2.1:443",
+		"2001:db8::1":        "[2001:db8::1]:6443",
 		"[2001:db8::1]:8443": "[2001:db8::1]:8443", "https://api.example.org:6443": "api.example.org:6443", "api.example.org": "api.example.org:6443"} {
 		if got, err := ParseServer(in); err != nil || got != want {
 			t.Errorf("ParseServer(%q) = %q, %v; expected %q", in, got, err, want)

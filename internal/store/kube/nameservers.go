@@ -69,7 +69,8 @@ func (s *Store) putNameservers(o any) {
 	got, err := readNameservers(o.(*corev1.ConfigMap).Data)
 	if err != nil {
 		if err.Error() != s.nameservers.problem {
-			s.log.Error("rejected invalid name servers in ConfigMap; keeping previous name servers", "object", nameserverNamespace+"/"+nameserverName, "err", err)
+			s.log.Error("rejected invalid name servers in ConfigMap; keeping previous name servers", "object",
+				nameserverNamespace+"/"+nameserverName, "err", err)
 		}
 		s.nameservers.problem = err.Error()
 		return

@@ -42,12 +42,14 @@ func (l *lockedLog) text() string {
 // The ConfigMap is created, changed, made invalid, corrected and deleted during the watch.
 func TestWatch_NameserversChange_AreDelivered(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: named("kube-system", "other"), Data: map[string]string{upstreamsKey: `["192.0.2.99"]`}})
+	client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: named("kube-system", "other"),
+		Data: map[string]string{upstreamsKey: `["192.0.2.99"]`}})
 	var log lockedLog
 	out, done := make(chan *Objects, 1000), make(chan struct{})
 	go func() {
 		defer close(done)
-		New(&Connection{Client: client, dial: &dialer{}}, "n1", slog.New(slog.NewTextHandler(&log, nil))).Watch(ctx, func(o *Objects) { out <- o }, func(error) {})
+		New(&Connection{Client: client, dial: &dialer{}}, "n1", slog.New(slog.NewTextHandler(&log, nil))).Watch(ctx,
+			func(o *Objects) { out <- o }, func(error) {})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	see := func(what string, want *model.Nameservers) {
@@ -78,7 +80,8 @@ func TestWatch_NameserversChange_AreDelivered(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	good := map[string]string{stubDomainsKey: `{"corp.example": ["10.42.1.7", "192.0.2.54:5353"]}`, upstreamsKey: `["192.0.2.53", "2001:db8::53"]`}
+	good := map[string]string{stubDomainsKey: `{"corp.example": ["10.42.1.7", "192.0.2.54:5353"]}`,
+		upstreamsKey: `["192.0.2.53", "2001:db8::53"]`}
 	change(good)
 	see("changed", &both)
 	change(map[string]string{stubDomainsKey: `{}`, upstreamsKey: `["192.0.2.53"`})
@@ -128,11 +131,13 @@ func TestReadNameservers_InvalidValue_IsRefused(t *testing.T) {
 		{upstreamsKey, `["0.0.0.0"]`, `"0.0.0.0" is not a server's address`},
 		{upstreamsKey, `["192.0.2.1:0"]`, `"192.0.2.1:0" is not`},
 	} {
-		if got, err := readNameservers(map[string]string{c.key: c.value}); err == nil || !strings.HasPrefix(err.Error(), c.key+": ") || !strings.Contains(err.Error(), c.says) {
+		if got, err := readNameservers(map[string]string{c.key: c.value}); err == nil ||
+			!strings.HasPrefix(err.Error(), c.key+": ") || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s %s: %+v, %v", c.key, c.value, got, err)
 		}
 	}
-	if got, err := readNameservers(map[string]string{stubDomainsKey: " ", upstreamsKey: ""}); err != nil || !reflect.DeepEqual(got, model.Nameservers{}) {
+	if got, err := readNameservers(map[string]string{stubDomainsKey: " ", upstreamsKey: ""}); err != nil ||
+		!reflect.DeepEqual(got, model.Nameservers{}) {
 		t.Errorf("empty values: %+v, %v", got, err)
 	}
 }

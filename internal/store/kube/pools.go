@@ -89,7 +89,8 @@ type poolTable struct {
 }
 
 func newPoolTable() poolTable {
-	return poolTable{list[model.AddressPool]{name: func(p *model.AddressPool) model.ObjectName { return model.ObjectName{Name: p.Name} }}, map[string][]lbpool.Problem{}}
+	name := func(p *model.AddressPool) model.ObjectName { return model.ObjectName{Name: p.Name} }
+	return poolTable{list[model.AddressPool]{name: name}, map[string][]lbpool.Problem{}}
 }
 
 func (t *poolTable) put(o any) {

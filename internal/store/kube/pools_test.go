@@ -39,7 +39,8 @@ func TestWatch_PoolsChange_AreDelivered(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		New(&Connection{Client: fake.NewClientset(), Dynamic: dyn, dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler)).Watch(ctx, func(o *Objects) { out <- o }, func(error) {})
+		New(&Connection{Client: fake.NewClientset(), Dynamic: dyn, dial: &dialer{}}, "n1", slog.New(slog.DiscardHandler)).Watch(ctx,
+			func(o *Objects) { out <- o }, func(error) {})
 	}()
 	defer func() { cancel(); <-done }()
 	see := func(want string) {

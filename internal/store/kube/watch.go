@@ -78,7 +78,8 @@ type Store struct {
 
 // New prepares a store for the node of that name. Watch starts its goroutines.
 func New(conn *Connection, node string, log *slog.Logger) *Store {
-	s := &Store{conn: conn, node: node, log: log, cidrs: map[string][]netip.Prefix{}, pools: newPoolTable(), missing: map[string]bool{}, changed: make(chan struct{}, 1)}
+	s := &Store{conn: conn, node: node, log: log, cidrs: map[string][]netip.Prefix{}, pools: newPoolTable(),
+		missing: map[string]bool{}, changed: make(chan struct{}, 1)}
 	s.services.name = func(x *model.Service) model.ObjectName { return x.ObjectName }
 	s.slices.name = func(x *model.EndpointSlice) model.ObjectName { return x.ObjectName }
 	s.pods.name = func(x *model.Pod) model.ObjectName { return x.ObjectName }
@@ -97,8 +98,9 @@ func (s *Store) Watch(ctx context.Context, on func(*Objects), state func(error))
 		s.missing[k.name] = true
 	}
 	for _, k := range s.kinds() {
-		r := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(s.listWatch(k, state), s.conn.Client), k.object, &sink{s: s, kind: k}, cache.ReflectorOptions{Name: k.name, Logger: &quiet,
-			Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.3, Steps: 6, Cap: 5 * time.Second}})
+		r := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(s.listWatch(k, state), s.conn.Client),
+			k.object, &sink{s: s, kind: k}, cache.ReflectorOptions{Name: k.name, Logger: &quiet,
+				Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.3, Steps: 6, Cap: 5 * time.Second}})
 		wg.Go(func() { r.RunWithContext(rctx) })
 	}
 	for ctx.Err() == nil {
@@ -145,7 +147,7 @@ type kind struct {
 	object   runtime.Object
 	fields   string // field selector
 	optional bool   // an API server may not have it, or an older role not allow it
-	list     func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	list     listFunc[runtime.Object]
 	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
 	// put, drop and replace change the store; the caller holds its lock.
 	put     func(any)
@@ -159,8 +161,9 @@ func (s *Store) kinds() []kind {
 		{name: "services", object: &corev1.Service{}, list: lister(c.CoreV1().Services("").List), watch: c.CoreV1().Services("").Watch,
 			put:  func(o any) { s.services.set(s.service(o)) },
 			drop: func(n model.ObjectName) { s.services.remove(n) }, replace: func(all []any) { s.services.replace(convert(all, s.service)) }},
-		{name: "endpointslices", object: &discoveryv1.EndpointSlice{}, list: lister(c.DiscoveryV1().EndpointSlices("").List), watch: c.DiscoveryV1().EndpointSlices("").Watch,
-			put: s.putSlice, drop: func(n model.ObjectName) { s.slices.remove(n) }, replace: s.replaceSlices},
+		{name: "endpointslices", object: &discoveryv1.EndpointSlice{}, list: lister(c.DiscoveryV1().EndpointSlices("").List),
+			watch: c.DiscoveryV1().EndpointSlices("").Watch,
+			put:   s.putSlice, drop: func(n model.ObjectName) { s.slices.remove(n) }, replace: s.replaceSlices},
 		{name: "pods", object: &corev1.Pod{}, fields: s.whichPods(),
 			list: lister(c.CoreV1().Pods("").List), watch: c.CoreV1().Pods("").Watch,
 			put:  func(o any) { s.pods.set(s.pod(o)) },
@@ -198,7 +201,10 @@ func (s *Store) whichPods() string {
 	return fields.OneTermEqualSelector("spec.nodeName", s.node).String()
 }
 
-func lister[L runtime.Object](f func(context.Context, metav1.ListOptions) (L, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+type listFunc[L runtime.Object] func(context.Context, metav1.ListOptions) (L, error)
+
+// lister makes a list function of one kind a list function of any object.
+func lister[L runtime.Object](f listFunc[L]) listFunc[runtime.Object] {
 	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return f(ctx, o) }
 }
 

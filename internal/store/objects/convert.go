@@ -89,7 +89,8 @@ func affinity(c *corev1.SessionAffinityConfig) time.Duration {
 }
 
 func servicePort(p corev1.ServicePort) model.ServicePort {
-	out := model.ServicePort{Name: p.Name, Protocol: protocol(p.Protocol), Port: uint16(p.Port), NodePort: uint16(p.NodePort), AppProtocol: deref(p.AppProtocol)}
+	out := model.ServicePort{Name: p.Name, Protocol: protocol(p.Protocol), Port: uint16(p.Port), NodePort: uint16(p.NodePort),
+		AppProtocol: deref(p.AppProtocol)}
 	switch {
 	case p.TargetPort.Type == intstr.String && p.TargetPort.StrVal != "":
 		out.TargetPortName = p.TargetPort.StrVal
@@ -167,7 +168,8 @@ func endpoint(e discoveryv1.Endpoint, a netip.Addr) model.Endpoint {
 func Endpoints(e *HandEndpoints) (out []model.EndpointSlice) {
 	for i, sub := range e.Subsets {
 		for _, f := range model.Families {
-			s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: e.Namespace, Name: e.Name + "-" + strconv.Itoa(i) + "-" + strings.ToLower(f.String())},
+			s := model.EndpointSlice{ObjectName: model.ObjectName{Namespace: e.Namespace,
+				Name: e.Name + "-" + strconv.Itoa(i) + "-" + strings.ToLower(f.String())},
 				UID: string(e.UID), Service: e.Name, Family: f}
 			for _, p := range sub.Ports {
 				s.Ports = append(s.Ports, model.EndpointPort{Name: p.Name, Protocol: protocol(p.Protocol), Port: uint16(p.Port)})

@@ -19,7 +19,8 @@ import (
 )
 
 func manifest(kind, spec string) string {
-	api := map[string]string{"Service": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1", "AddressPool": "warren.dev/v1alpha1"}[kind]
+	api := map[string]string{"Service": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1",
+		"ServiceCIDR": "networking.k8s.io/v1", "AddressPool": "warren.dev/v1alpha1"}[kind]
 	return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x}\n" + spec + "\n"
 }
 
@@ -52,18 +53,22 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{manifest("Service", "spec: {clusterIPs: [10.0.0.1, 10.0.0.2], ports: [{port: 80}]}"), "at most one address per family"},
 		{manifest("Service", "spec: {clusterIP: None, type: NodePort, ports: [{port: 80}]}"), "may not be None"},
 		{manifest("Service", "spec: {externalIPs: [127.0.0.1], ports: [{port: 80}]}"), "spec.externalIPs[0]"},
-		{manifest("Service", "spec: {type: LoadBalancer, loadBalancerSourceRanges: [1.2.3.4/99], ports: [{port: 80}]}"), "spec.loadBalancerSourceRanges[0]"},
+		{manifest("Service", "spec: {type: LoadBalancer, loadBalancerSourceRanges: [1.2.3.4/99], ports: [{port: 80}]}"),
+			"spec.loadBalancerSourceRanges[0]"},
 		{manifest("Service", "spec: {loadBalancerSourceRanges: [1.2.3.0/24], ports: [{port: 80}]}"), "spec.loadBalancerSourceRanges: Forbidden"},
 		{manifest("Service", "spec: {externalTrafficPolicy: Local, ports: [{port: 80}]}"), "spec.externalTrafficPolicy"},
-		{manifest("Service", "spec: {type: NodePort, externalTrafficPolicy: Near, ports: [{port: 80}]}"), "spec.externalTrafficPolicy: Unsupported"},
+		{manifest("Service", "spec: {type: NodePort, externalTrafficPolicy: Near, ports: [{port: 80}]}"),
+			"spec.externalTrafficPolicy: Unsupported"},
 		{manifest("Service", "spec: {internalTrafficPolicy: Near, ports: [{port: 80}]}"), "spec.internalTrafficPolicy: Unsupported"},
 		{manifest("Service", "spec: {sessionAffinity: Cookie, ports: [{port: 80}]}"), "spec.sessionAffinity: Unsupported"},
 		{manifest("Service", "spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 80}]}"), "timeoutSeconds"},
-		{manifest("Service", "spec: {sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}, ports: [{port: 80}]}"), "spec.sessionAffinityConfig: Forbidden"},
+		{manifest("Service", "spec: {sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}, ports: [{port: 80}]}"),
+			"spec.sessionAffinityConfig: Forbidden"},
 		{manifest("Service", "spec: {trafficDistribution: Nearby, ports: [{port: 80}]}"), "spec.trafficDistribution: Unsupported"},
 		{manifest("Service", "spec: {healthCheckNodePort: 30001, ports: [{port: 80}]}"), "spec.healthCheckNodePort"},
 		{manifest("Service", "spec: {loadBalancerClass: x, ports: [{port: 80}]}"), "spec.loadBalancerClass: Forbidden"},
-		{manifest("Service", "spec: {allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}"), "spec.allocateLoadBalancerNodePorts: Forbidden"},
+		{manifest("Service", "spec: {allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}"),
+			"spec.allocateLoadBalancerNodePorts: Forbidden"},
 		{manifest("Service", "spec: {type: ExternalName}"), "spec.externalName: Required"},
 		{manifest("Service", "spec: {type: ExternalName, externalName: 'not a name'}"), "spec.externalName: Invalid"},
 		{manifest("Service", "spec: {ipFamilies: [IPv5], ports: [{port: 80}]}"), "spec.ipFamilies[0]: Unsupported"},
@@ -73,7 +78,8 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: []}]"), "endpoints[0].addresses: Required"},
 		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: ['fd00::1']}]"), "endpoints[0].addresses[0]"},
 		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]"), "loopback"},
-		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: []\nports: [{name: a, port: 1}, {name: a, port: 2}]"), "ports[1].name: Duplicate"},
+		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: []\nports: [{name: a, port: 1}, {name: a, port: 2}]"),
+			"ports[1].name: Duplicate"},
 		{manifest("EndpointSlice", "addressType: IPv4\nendpoints: []\nports: [{port: 0}]"), "ports[0].port"},
 		{manifest("Endpoints", "subsets: [{ports: [{port: 80}]}]"), "subsets[0]: Required"},
 		{manifest("Endpoints", "subsets: [{addresses: [{ip: 169.254.1.1}], ports: [{port: 80}]}]"), "subsets[0].addresses[0].ip"},
@@ -82,16 +88,20 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16, 10.44.0.0/16]}"), "spec.cidrs[1]"},
 		{manifest("Service", "spec: {type: LoadBalancer, loadBalancerIP: x, ports: [{port: 80}]}"), "spec.loadBalancerIP: Invalid"},
 		{manifest("AddressPool", "spec: {}"), "spec.addresses: Required"},
-		{manifest("AddressPool", "spec: {addresses: [192.0.2.1/28]}"), "spec.addresses[0]: Invalid value: \"192.0.2.1/28\": must be a CIDR without host bits"},
-		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28, 192.0.2.9-192.0.2.1]}"), "spec.addresses[1]: Invalid value: \"192.0.2.9-192.0.2.1\": ends before it begins"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.1/28]}"),
+			"spec.addresses[0]: Invalid value: \"192.0.2.1/28\": must be a CIDR without host bits"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28, 192.0.2.9-192.0.2.1]}"),
+			"spec.addresses[1]: Invalid value: \"192.0.2.9-192.0.2.1\": ends before it begins"},
 		{manifest("AddressPool", "spec: {addresses: ['192.0.2.1-fd00::1']}"), "of one family"},
 		{manifest("AddressPool", "spec: {addresses: [127.0.0.0/28]}"), "spec.addresses[0]"},
 		{manifest("AddressPool", "spec: {addresses: ['fe80::/120']}"), "unicast"},
-		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28, 192.0.2.15-192.0.2.20]}"), "spec.addresses[1]: Invalid value: \"192.0.2.15-192.0.2.20\": overlaps 192.0.2.0/28"},
+		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28, 192.0.2.15-192.0.2.20]}"),
+			"spec.addresses[1]: Invalid value: \"192.0.2.15-192.0.2.20\": overlaps 192.0.2.0/28"},
 		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], namespaces: [A_B]}"), "spec.namespaces[0]"},
 		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], namespaces: [a, a]}"), "spec.namespaces[1]: Duplicate"},
 		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], autoAsign: true}"), "unknown field \"autoAsign\""},
-		{strings.Replace(manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16]}"), "{name: x}", "{name: x, namespace: ns}", 1), "metadata.namespace: Forbidden"},
+		{strings.Replace(manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16]}"), "{name: x}", "{name: x, namespace: ns}", 1),
+			"metadata.namespace: Forbidden"},
 	} {
 		objs, err := Parse(strings.NewReader(tc.yaml), "default")
 		for _, o := range objs {
@@ -154,19 +164,25 @@ items:
 	ip := netip.MustParseAddr
 	want := []model.Service{
 		{ObjectName: model.ObjectName{Namespace: "prod", Name: "web"}, UID: "u1", Type: model.LoadBalancer, OtherProxy: true,
-			ClusterIPs: []netip.Addr{ip("10.43.0.5"), ip("fd43::5")}, Selector: map[string]string{"app": "web"}, ExternalIPs: []netip.Addr{ip("192.0.2.9")},
-			LBAddresses: []netip.Addr{ip("192.0.2.50"), ip("192.0.2.52")}, LBExternal: true, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			ClusterIPs: []netip.Addr{ip("10.43.0.5"),
+				ip("fd43::5")}, Selector: map[string]string{"app": "web"}, ExternalIPs: []netip.Addr{ip("192.0.2.9")},
+			LBAddresses: []netip.Addr{ip("192.0.2.50"),
+				ip("192.0.2.52")}, LBExternal: true, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
 			HealthCheckNodePort: 30999, ExternalPolicy: model.PolicyLocal, InternalPolicy: model.PolicyLocal, Distribution: model.PreferSameZone,
 			Affinity: time.Minute, PublishNotReady: true, Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "other"}, Annotations: map[string]string{"a": "b"},
-			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPortName: "web"}, {Name: "dns", Protocol: model.UDP, Port: 53, TargetPort: 5353}}},
-		{ObjectName: model.ObjectName{Namespace: "default", Name: "ext"}, Type: model.ExternalName, ExternalName: "example.org", AllocateNodePorts: true},
-		{ObjectName: model.ObjectName{Namespace: "default", Name: "less"}, Headless: true, AllocateNodePorts: true, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1, TargetPort: 1}}},
+			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPortName: "web"},
+				{Name: "dns", Protocol: model.UDP, Port: 53, TargetPort: 5353}}},
+		{ObjectName: model.ObjectName{Namespace: "default", Name: "ext"}, Type: model.ExternalName, ExternalName: "example.org",
+			AllocateNodePorts: true},
+		{ObjectName: model.ObjectName{Namespace: "default", Name: "less"}, Headless: true, AllocateNodePorts: true,
+			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1, TargetPort: 1}}},
 	}
 	for i, o := range objs {
 		if err := Validate(o); err != nil && o.GetName() != "web" { // web has a health check port out of range on purpose
 			t.Error(err)
 		}
-		if d := cmp.Diff(want[i], Service(o.(*corev1.Service)), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); d != "" {
+		if d := cmp.Diff(want[i], Service(o.(*corev1.Service)), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}),
+			cmpopts.EquateEmpty()); d != "" {
 			t.Errorf("service %d (-want +got):\n%s", i, d)
 		}
 	}
@@ -203,7 +219,8 @@ endpoints: []
 	ip := netip.MustParseAddr
 	got, ok := Slice(objs[0].(*discoveryv1.EndpointSlice))
 	want := []model.Endpoint{
-		{Addr: ip("10.42.0.5"), Ready: true, Serving: true, Node: "n1", Zone: "a", ZoneHints: []string{"a"}, Pod: model.ObjectName{Namespace: "default", Name: "p"}},
+		{Addr: ip("10.42.0.5"), Ready: true, Serving: true, Node: "n1", Zone: "a", ZoneHints: []string{"a"},
+			Pod: model.ObjectName{Namespace: "default", Name: "p"}},
 		{Addr: ip("10.42.0.7")},
 		{Addr: ip("10.42.0.8"), Serving: true, Terminating: true, Hostname: "h"},
 	}
@@ -278,7 +295,8 @@ func TestAddressPool_Schema_AgreesWithValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := crd.Spec.Versions[0]
-	if crd.Spec.Group+"/"+v.Name != k.APIVersion || crd.Spec.Names.Kind != k.Name || crd.Spec.Names.Plural != k.Plural || crd.Spec.Scope != "Cluster" || crd.Metadata.Name != k.Plural+"."+crd.Spec.Group {
+	if crd.Spec.Group+"/"+v.Name != k.APIVersion || crd.Spec.Names.Kind != k.Name || crd.Spec.Names.Plural != k.Plural ||
+		crd.Spec.Scope != "Cluster" || crd.Metadata.Name != k.Plural+"."+crd.Spec.Group {
 		t.Errorf("the definition is of %+v, the kind is %+v", crd.Spec, k)
 	}
 	spec := v.Schema.OpenAPIV3Schema.Properties.Spec
@@ -297,7 +315,8 @@ func TestAddressPool_Schema_AgreesWithValidate(t *testing.T) {
 	if len(spec.Properties) > 0 {
 		t.Errorf("the schema has more than the type: %v", spec.Properties)
 	}
-	for s, want := range map[string]bool{"192.0.2.0/28": true, "192.0.2.1-192.0.2.9": true, "fd77::/120": true, "fd77::1-fd77::9": true, "192.0.2.1": false, "192.0.2.1 - 192.0.2.9": false, "": false} {
+	for s, want := range map[string]bool{"192.0.2.0/28": true, "192.0.2.1-192.0.2.9": true, "fd77::/120": true,
+		"fd77::1-fd77::9": true, "192.0.2.1": false, "192.0.2.1 - 192.0.2.9": false, "": false} {
 		if _, err := lbpool.ParseRange(s); pattern.MatchString(s) != want || (err == nil) != want {
 			t.Errorf("%q: the schema accepts %v, the parser returns %v", s, pattern.MatchString(s), err)
 		}

@@ -78,7 +78,8 @@ func invalid(errs field.ErrorList, at *field.Path, value any, why []string) fiel
 
 func validateService(s *corev1.Service) (errs field.ErrorList) {
 	spec := field.NewPath("spec")
-	types := []corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeExternalName}
+	types := []corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer,
+		corev1.ServiceTypeExternalName}
 	errs = oneOf(errs, spec.Child("type"), s.Spec.Type, types...)
 	headless := s.Spec.ClusterIP == corev1.ClusterIPNone
 	external := s.Spec.Type == corev1.ServiceTypeExternalName
@@ -89,7 +90,8 @@ func validateService(s *corev1.Service) (errs field.ErrorList) {
 		errs = append(errs, field.Required(spec.Child("ports"), "at least one port is required"))
 	}
 	if headless && (s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer) {
-		errs = append(errs, field.Invalid(spec.Child("clusterIP"), s.Spec.ClusterIP, "may not be None for a Service of type "+string(s.Spec.Type)))
+		errs = append(errs, field.Invalid(spec.Child("clusterIP"), s.Spec.ClusterIP,
+			"may not be None for a Service of type "+string(s.Spec.Type)))
 	}
 	errs = append(errs, validatePorts(s, spec.Child("ports"))...)
 	errs = append(errs, validateAddresses(s, spec)...)
@@ -231,19 +233,23 @@ func validateAddresses(s *corev1.Service, spec *field.Path) (errs field.ErrorLis
 		errs = oneOf(errs, spec.Child("ipFamilies").Index(i), f, corev1.IPv4Protocol, corev1.IPv6Protocol)
 	}
 	if p := s.Spec.IPFamilyPolicy; p != nil {
-		errs = oneOf(errs, spec.Child("ipFamilyPolicy"), *p, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack)
+		errs = oneOf(errs, spec.Child("ipFamilyPolicy"), *p, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack,
+			corev1.IPFamilyPolicyRequireDualStack)
 	}
 	return errs
 }
 
 func validatePolicies(s *corev1.Service, spec *field.Path) (errs field.ErrorList) {
 	reaches := s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer
-	errs = oneOf(errs, spec.Child("externalTrafficPolicy"), s.Spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)
+	errs = oneOf(errs, spec.Child("externalTrafficPolicy"), s.Spec.ExternalTrafficPolicy,
+		corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)
 	if s.Spec.ExternalTrafficPolicy != "" && !reaches && len(s.Spec.ExternalIPs) == 0 {
-		errs = append(errs, field.Invalid(spec.Child("externalTrafficPolicy"), s.Spec.ExternalTrafficPolicy, "may only be set for externally-accessible services"))
+		errs = append(errs, field.Invalid(spec.Child("externalTrafficPolicy"), s.Spec.ExternalTrafficPolicy,
+			"may only be set for externally-accessible services"))
 	}
 	if p := s.Spec.InternalTrafficPolicy; p != nil {
-		errs = oneOf(errs, spec.Child("internalTrafficPolicy"), *p, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)
+		errs = oneOf(errs, spec.Child("internalTrafficPolicy"), *p, corev1.ServiceInternalTrafficPolicyCluster,
+			corev1.ServiceInternalTrafficPolicyLocal)
 	}
 	errs = oneOf(errs, spec.Child("sessionAffinity"), s.Spec.SessionAffinity, corev1.ServiceAffinityClientIP, corev1.ServiceAffinityNone)
 	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
@@ -258,8 +264,10 @@ func validatePolicies(s *corev1.Service, spec *field.Path) (errs field.ErrorList
 	if d := deref(s.Spec.TrafficDistribution); d != "" {
 		errs = oneOf(errs, spec.Child("trafficDistribution"), d, "PreferClose", "PreferSameZone", "PreferSameNode")
 	}
-	if p := s.Spec.HealthCheckNodePort; p != 0 && (s.Spec.Type != corev1.ServiceTypeLoadBalancer || s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal) {
-		errs = append(errs, field.Invalid(spec.Child("healthCheckNodePort"), p, "may only be used when type is LoadBalancer and externalTrafficPolicy is Local"))
+	if p := s.Spec.HealthCheckNodePort; p != 0 && (s.Spec.Type != corev1.ServiceTypeLoadBalancer ||
+		s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal) {
+		errs = append(errs, field.Invalid(spec.Child("healthCheckNodePort"), p,
+			"may only be used when type is LoadBalancer and externalTrafficPolicy is Local"))
 	}
 	if c := s.Spec.LoadBalancerClass; c != nil {
 		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
@@ -277,7 +285,8 @@ func validateSlice(s *discoveryv1.EndpointSlice) (errs field.ErrorList) {
 	if s.AddressType == "" {
 		errs = append(errs, field.Required(field.NewPath("addressType"), "IPv4, IPv6 or FQDN"))
 	}
-	errs = oneOf(errs, field.NewPath("addressType"), s.AddressType, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN)
+	errs = oneOf(errs, field.NewPath("addressType"), s.AddressType, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6,
+		discoveryv1.AddressTypeFQDN)
 	if len(s.Endpoints) > 1000 {
 		errs = append(errs, field.TooMany(field.NewPath("endpoints"), len(s.Endpoints), 1000))
 	}

@@ -104,7 +104,8 @@ func (c Config) begin(ctx context.Context) (server.Config, error) {
 	}
 	others := rec.ClientURLs(c.Name)
 	if len(others) == 0 {
-		return server.Config{}, &fatal{fmt.Errorf("this node was the only member and its data is not in %s: bring the data back, restore a snapshot, "+
+		return server.Config{}, &fatal{fmt.Errorf("this node was the only member and its data is not in %s: "+
+			"bring the data back, restore a snapshot, "+
 			"or delete ConfigMap %s to start with an empty etcd (the agents write their records again)", c.etcdDir(), registry.Name)}
 	}
 	return c.join(ctx, others)

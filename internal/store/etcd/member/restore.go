@@ -28,7 +28,8 @@ func (c Config) restore(ctx context.Context) error {
 		return err
 	}
 	stamp := time.Now().UTC().Format("20060102T150405Z")
-	if err := admin.Restore(admin.Restored{File: file, DataDir: fresh, Name: c.Name, PeerURL: c.url(c.PeerPort), Token: "warren-" + stamp}); err != nil {
+	if err := admin.Restore(admin.Restored{File: file, DataDir: fresh, Name: c.Name, PeerURL: c.url(c.PeerPort),
+		Token: "warren-" + stamp}); err != nil {
 		return err
 	}
 	if err := c.Registry.Restart(ctx, c.Name, c.entry()); err != nil {

@@ -94,7 +94,8 @@ func (s *Store) clusterIPs(ctx context.Context, svc *corev1.Service, had []strin
 	return nil
 }
 
-func (s *Store) oneClusterIP(ctx context.Context, svc *corev1.Service, f corev1.IPFamily, ranges []netip.Prefix, had []string) (string, error) {
+func (s *Store) oneClusterIP(ctx context.Context, svc *corev1.Service, f corev1.IPFamily, ranges []netip.Prefix,
+	had []string) (string, error) {
 	for i, ip := range svc.Spec.ClusterIPs {
 		a, err := netip.ParseAddr(ip)
 		if err != nil || familyOf(a) != f {

@@ -56,7 +56,8 @@ func group(groups map[string]*model.EndpointSlice, svc model.Service, p model.Po
 				UID: svc.UID, Service: svc.Name, Family: model.FamilyOf(a), Ports: ports}
 			groups[key] = g
 		}
-		e := model.Endpoint{Addr: a, Ready: p.Ready && !p.Terminating, Serving: p.Ready, Terminating: p.Terminating, Node: p.Node, Zone: p.Zone, Pod: p.ObjectName}
+		e := model.Endpoint{Addr: a, Ready: p.Ready && !p.Terminating, Serving: p.Ready, Terminating: p.Terminating, Node: p.Node,
+			Zone: p.Zone, Pod: p.ObjectName}
 		hint(&e, svc.Distribution)
 		if p.Hostname != "" && p.Subdomain == svc.Name {
 			e.Hostname = p.Hostname

@@ -21,9 +21,11 @@ func TestSelected_ServiceWithSelector_MakesSlicesOfItsPods(t *testing.T) {
 	}
 	label := map[string]string{"app": "web", "more": "x"}
 	pods := []model.Pod{
-		{ObjectName: n("a"), Node: "n1", Zone: "z1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}, Ready: true, Labels: label, NamedPorts: port(8080)},
+		{ObjectName: n("a"), Node: "n1", Zone: "z1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}, Ready: true,
+			Labels: label, NamedPorts: port(8080)},
 		{ObjectName: n("b"), Node: "n2", Zone: "z2", Addrs: []netip.Addr{ip("10.42.1.3")}, Ready: true, Labels: label, NamedPorts: port(9090)},
-		{ObjectName: n("c"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.4")}, Ready: true, Terminating: true, Labels: label, NamedPorts: port(9090)},
+		{ObjectName: n("c"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.4")}, Ready: true, Terminating: true, Labels: label,
+			NamedPorts: port(9090)},
 		{ObjectName: n("other"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.5")}, Ready: true, Labels: map[string]string{"app": "db"}},
 		{ObjectName: model.ObjectName{Namespace: "other", Name: "x"}, Addrs: []netip.Addr{ip("10.42.1.6")}, Ready: true, Labels: label},
 	}
@@ -37,12 +39,14 @@ func TestSelected_ServiceWithSelector_MakesSlicesOfItsPods(t *testing.T) {
 			got[e.Addr], ports[e.Addr] = e, s.Ports[0].Port
 		}
 	}
-	a := model.Endpoint{Addr: ip("10.42.0.3"), Ready: true, Serving: true, Node: "n1", Zone: "z1", ZoneHints: []string{"z1"}, NodeHints: []string{"n1"}, Pod: n("a")}
+	a := model.Endpoint{Addr: ip("10.42.0.3"), Ready: true, Serving: true, Node: "n1", Zone: "z1", ZoneHints: []string{"z1"},
+		NodeHints: []string{"n1"}, Pod: n("a")}
 	a6 := a
 	a6.Addr = ip("fd42::3")
 	want := map[netip.Addr]model.Endpoint{
 		a.Addr: a, a6.Addr: a6,
-		ip("10.42.1.3"): {Addr: ip("10.42.1.3"), Ready: true, Serving: true, Node: "n2", Zone: "z2", ZoneHints: []string{"z2"}, NodeHints: []string{"n2"}, Pod: n("b")},
+		ip("10.42.1.3"): {Addr: ip("10.42.1.3"), Ready: true, Serving: true, Node: "n2", Zone: "z2", ZoneHints: []string{"z2"},
+			NodeHints: []string{"n2"}, Pod: n("b")},
 		ip("10.42.1.4"): {Addr: ip("10.42.1.4"), Serving: true, Terminating: true, Node: "n2", NodeHints: []string{"n2"}, Pod: n("c")},
 	}
 	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {

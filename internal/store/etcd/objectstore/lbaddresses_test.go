@@ -88,7 +88,8 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	mustApply(t, s, lbYAML("b", "", ""))
 	again("b")
 	expect("b", "") // exhausted
-	if why, err := s.Objects.Pending(context.Background(), service(t, s, "b")); err != nil || len(why) != 1 || why[0] != "every IPv4 address of p is taken" {
+	if why, err := s.Objects.Pending(context.Background(), service(t, s, "b")); err != nil || len(why) != 1 ||
+		why[0] != "every IPv4 address of p is taken" {
 		t.Errorf("b waits because of %q (%v)", why, err)
 	}
 	if why, err := s.Objects.Pending(context.Background(), service(t, s, "a")); err != nil || why != nil {
@@ -115,7 +116,8 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	expect("a", "")
 	again("d")
 	expect("d", "192.0.2.1")
-	mustApply(t, s, lbYAML("d", "", "loadBalancerClass: example.com/lb"), lbYAML("e", "warren.dev/loadbalancer-ips: 192.0.2.1", "loadBalancerClass: warren.dev/lb, allocateLoadBalancerNodePorts: false"))
+	mustApply(t, s, lbYAML("d", "", "loadBalancerClass: example.com/lb"),
+		lbYAML("e", "warren.dev/loadbalancer-ips: 192.0.2.1", "loadBalancerClass: warren.dev/lb, allocateLoadBalancerNodePorts: false"))
 	expect("d", "")
 	expect("e", "192.0.2.1")
 	again("d")
@@ -127,10 +129,12 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 	foreign := lbYAML("f", "", "loadBalancerClass: example.com/lb")
 	mustApply(t, s, foreign+"status: {loadBalancer: {ingress: [{ip: 198.51.100.1, ipMode: VIP}]}}\n", foreign)
 	expect("f", "198.51.100.1")
-	mustApply(t, s, lbYAML("g", "warren.dev/loadbalancer-ips: 192.0.2.1", "")+"status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ipMode: VIP}]}}\n")
+	mustApply(t, s, lbYAML("g", "warren.dev/loadbalancer-ips: 192.0.2.1",
+		"")+"status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ipMode: VIP}]}}\n")
 	expect("g", "")
 	// Sharing: the key, and other ports.
-	mustApply(t, s, lbYAML("e", "warren.dev/allow-shared-ip: k", ""), strings.Replace(lbYAML("g", "warren.dev/allow-shared-ip: k", ""), "port: 80", "port: 81", 1))
+	mustApply(t, s, lbYAML("e", "warren.dev/allow-shared-ip: k", ""),
+		strings.Replace(lbYAML("g", "warren.dev/allow-shared-ip: k", ""), "port: 80", "port: 81", 1))
 	expect("g", "192.0.2.1")
 	mustApply(t, s, lbYAML("g", "warren.dev/allow-shared-ip: k", "")) // now both want port 80
 	expect("g", "192.0.2.0")
@@ -154,10 +158,14 @@ func TestApply_OverlappingPool_IsRefused(t *testing.T) {
 	}
 	mustApply(t, s, ranges, poolYAML("p", "addresses: [203.0.113.0/28]"), poolYAML("p", "addresses: [203.0.113.0/27]"))
 	for want, y := range map[string]string{
-		"spec.addresses[1]: 203.0.113.30-203.0.113.40 overlaps 203.0.113.0-203.0.113.31 of AddressPool p": poolYAML("q", "addresses: [203.0.113.64/28, 203.0.113.30-203.0.113.40]"),
-		"spec.addresses[0]: 10.42.7.0/24 overlaps 10.42.0.0-10.42.255.255 (Pods)":                         poolYAML("q", "addresses: [10.42.7.0/24]"),
-		"spec.addresses[0]: fd43::/120 overlaps fd43::-fd43::ffff (Services)":                             poolYAML("q", `addresses: ["fd43::/120"]`),
-		"spec.cidrs[0]: 203.0.113.0/24 overlaps 203.0.113.0-203.0.113.31 of AddressPool p":                strings.Replace(ranges, `10.43.0.0/16, "fd43::/112"`, "203.0.113.0/24", 1),
+		"spec.addresses[1]: 203.0.113.30-203.0.113.40 overlaps 203.0.113.0-203.0.113.31 of AddressPool p": poolYAML("q",
+			"addresses: [203.0.113.64/28, 203.0.113.30-203.0.113.40]"),
+		"spec.addresses[0]: 10.42.7.0/24 overlaps 10.42.0.0-10.42.255.255 (Pods)": poolYAML("q",
+			"addresses: [10.42.7.0/24]"),
+		"spec.addresses[0]: fd43::/120 overlaps fd43::-fd43::ffff (Services)": poolYAML("q",
+			`addresses: ["fd43::/120"]`),
+		"spec.cidrs[0]: 203.0.113.0/24 overlaps 203.0.113.0-203.0.113.31 of AddressPool p": strings.Replace(ranges,
+			`10.43.0.0/16, "fd43::/112"`, "203.0.113.0/24", 1),
 		"of node n1": poolYAML("q", "addresses: [192.0.2.0/24]"),
 	} {
 		if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
@@ -248,7 +256,8 @@ func TestApply_ConcurrentLoadBalancers_EachAddressHasOneHolder(t *testing.T) {
 // The snapshot has the pools and the held addresses, so that every node can determine why a Service waits.
 func TestWatch_AddressPool_IsInTheSnapshot(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "lbsnap")
-	mustApply(t, s, ranges, poolYAML("p", "addresses: [192.0.2.1/32], namespaces: [default], priority: 3"), lbYAML("a", "", ""), lbYAML("b", "", ""))
+	mustApply(t, s, ranges, poolYAML("p", "addresses: [192.0.2.1/32], namespaces: [default], priority: 3"), lbYAML("a", "", ""),
+		lbYAML("b", "", ""))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	_ = s.Watch(ctx, func(snap *model.Snapshot) {

@@ -86,7 +86,8 @@ type reservation struct {
 func (s *Store) reserved(ctx context.Context) (out []reservation, err error) {
 	ctx, cancel := client.Request(ctx)
 	defer cancel()
-	resp, err := s.cli.Txn(ctx).Then(clientv3.OpGet(s.cli.Key("config")), clientv3.OpGet(s.cli.Key("nodes", ""), clientv3.WithPrefix())).Commit()
+	resp, err := s.cli.Txn(ctx).Then(clientv3.OpGet(s.cli.Key("config")),
+		clientv3.OpGet(s.cli.Key("nodes", ""), clientv3.WithPrefix())).Commit()
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.cli.Key("config"), err)
 	}

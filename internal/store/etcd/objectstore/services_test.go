@@ -113,10 +113,11 @@ func TestApply_AddressOrPortHeld_IsRefusedUntilReleased(t *testing.T) {
 	}
 	port := service(t, s, "a").Spec.Ports[0].NodePort
 	for want, y := range map[string]string{
-		"spec.clusterIPs[0]: 10.43.0.10 is held by service default/a":                              svcYAML("b", "clusterIP: 10.43.0.10"),
-		"lies in none of the Service ranges":                                                       svcYAML("b", "clusterIP: 192.0.2.1"),
-		fmt.Sprintf("spec.ports[0].nodePort: node port %d/TCP is held by service default/a", port): fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: %d}]}\n", port),
-		"80 is outside the node port range":                                                        "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}\n",
+		"spec.clusterIPs[0]: 10.43.0.10 is held by service default/a": svcYAML("b", "clusterIP: 10.43.0.10"),
+		"lies in none of the Service ranges":                          svcYAML("b", "clusterIP: 192.0.2.1"),
+		fmt.Sprintf("spec.ports[0].nodePort: node port %d/TCP is held by service default/a",
+			port): fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: %d}]}\n", port),
+		"80 is outside the node port range": "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}\n",
 	} {
 		if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, expected %q", err, want)

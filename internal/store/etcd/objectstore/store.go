@@ -193,7 +193,8 @@ func (s *Store) deleteOnce(ctx context.Context, k objects.Kind, namespace, name 
 		return err
 	}
 	key := s.objectKey(k, namespace, name)
-	txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)}, ops: []clientv3.Op{clientv3.OpDelete(key)}}
+	txn := &transaction{cmps: []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", rev)},
+		ops: []clientv3.Op{clientv3.OpDelete(key)}}
 	if svc, ok := o.(*corev1.Service); ok {
 		for _, a := range s.held(svc) {
 			txn.ops = append(txn.ops, clientv3.OpDelete(a))

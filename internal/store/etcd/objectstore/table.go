@@ -34,7 +34,8 @@ type Table struct {
 
 // NewTable makes an empty table.
 func NewTable() Table {
-	return Table{services: map[string]model.Service{}, slices: map[string][]model.EndpointSlice{}, cidrs: map[string][]netip.Prefix{}, pools: map[string]model.AddressPool{},
+	return Table{services: map[string]model.Service{}, slices: map[string][]model.EndpointSlice{},
+		cidrs: map[string][]netip.Prefix{}, pools: map[string]model.AddressPool{},
 		pods: map[string]model.Pod{}, dirty: map[string]bool{}}
 }
 

@@ -39,7 +39,8 @@ func (s *Store) KeepAlive(ctx context.Context, name, identity string, ttl time.D
 // putAlive writes the key unless another machine that is alive owns it.
 func (s *Store) putAlive(ctx context.Context, key, identity string, lease clientv3.LeaseID) error {
 	put := clientv3.OpPut(key, identity, clientv3.WithLease(lease))
-	for _, ours := range []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0), clientv3.Compare(clientv3.Value(key), "=", identity)} {
+	for _, ours := range []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0),
+		clientv3.Compare(clientv3.Value(key), "=", identity)} {
 		resp, err := s.cli.Txn(ctx).If(ours).Then(put).Commit()
 		if err != nil {
 			return fmt.Errorf("write %s: %w", key, err)

@@ -54,7 +54,8 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) (int64, error) {
 }
 
 func nameTaken(name, identity string) error {
-	return fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); give this node another nodeName, or run `warren node rm %s` once that machine is gone",
+	return fmt.Errorf("%w: %q belongs to another machine that is alive (identity %s); "+
+		"give this node another nodeName, or run `warren node rm %s` once that machine is gone",
 		ErrNameTaken, name, identity, name)
 }
 
@@ -96,7 +97,8 @@ func (s *Store) DeleteNode(ctx context.Context, name, identity string) ([]model.
 	case err != nil:
 		return nil, fmt.Errorf("remove node %s: %w", name, err)
 	case !resp.Succeeded:
-		return nil, fmt.Errorf("remove node %s: its agent is alive; stop it first (its Pods use the blocks), or release with --former only what earlier disks of that name left", name)
+		return nil, fmt.Errorf("remove node %s: its agent is alive; stop it first (its Pods use the blocks), "+
+			"or use --former to release only the blocks of former machines of that name", name)
 	}
 	return freed, nil
 }

@@ -58,7 +58,8 @@ func (r Record) ClientURLs(except string) (out []string) {
 
 // Parse reads the ConfigMap.
 func Parse(cm *corev1.ConfigMap) (Record, error) {
-	r := Record{Token: "warren-" + string(cm.UID), Founder: cm.Data[keyFounder], Running: cm.Data[keyState] == running, Members: map[string]Member{}}
+	r := Record{Token: "warren-" + string(cm.UID), Founder: cm.Data[keyFounder], Running: cm.Data[keyState] == running,
+		Members: map[string]Member{}}
 	var errs []error
 	for k, v := range cm.Data {
 		name, ok := strings.CutPrefix(k, keyPrefix)
