@@ -103,7 +103,7 @@ func TestPrefs_Constants_EqualDocs(t *testing.T) {
 func richInput(groups bool) Input {
 	in := testInput()
 	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24")}
-	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}, HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}}}}
+	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}, HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}, {Protocol: model.TCP, HostPort: lastPort}}}}
 	add := func(i int, addr string, proto model.Protocol, port uint16) {
 		name := model.ObjectName{Namespace: "d", Name: fmt.Sprintf("s%d", i)}
 		in.Snapshot.Services = append(in.Snapshot.Services, model.Service{ObjectName: name, ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 43, 1, byte(i)})},
