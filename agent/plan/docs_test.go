@@ -129,13 +129,13 @@ func TestMake_Rules_EqualDocs(t *testing.T) {
 	seen := map[int]bool{prefLocal: true, prefPodsAgain: true} // hostnet moves the first; only a kube-proxy causes the second
 	for _, groups := range []bool{false, true} {
 		p := mustMake(t, richInput(groups))
-		for _, r := range p.Host.Rules {
+		for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
 			seen[r.Pref] = true
 			if want := target(r); !strings.Contains(rows[r.Pref], want) {
 				t.Errorf("rule %s: docs/packet-path.md has no %q in a row for %d", r, want, r.Pref)
 			}
 		}
-		for _, r := range p.Host.Routes {
+		for _, r := range slices.Concat(p.Host.Routes, p.Host.ObjectRoutes) {
 			if tables[r.Table] == "" {
 				t.Errorf("route %s: docs/packet-path.md has no row for its table", r)
 			}

@@ -26,7 +26,7 @@ func refused(r hostnet.Rule) string {
 func TestReplyRules_Port65535_IsRedirectedWithoutNamingIt(t *testing.T) {
 	from, blocks := pfx("10.42.0.0/16"), []netip.Prefix{pfx("10.42.3.0/24")}
 	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
-		for name, ports := range map[string][]uint16{"alone": {65535}, "beside its neighbour": {65534, 65535}, "beside another": {80, 65535}} {
+		for name, ports := range map[string][]uint16{"one port": {65535}, "adjacent ports": {65534, 65535}, "two ports": {80, 65535}} {
 			t.Run(hostnet.Rule{Proto: proto}.String()+" "+name, func(t *testing.T) {
 				var targets []servicelb.Port
 				for _, n := range ports {
@@ -58,7 +58,7 @@ func TestMake_HostPort65535_IsRedirectedOrReported(t *testing.T) {
 		HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 65535}, {Protocol: model.UDP, HostPort: 65535}}}}
 	p := mustMake(t, in)
 	var got []string
-	for _, r := range p.Host.Rules {
+	for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
 		if why := refused(r); why != "" {
 			t.Errorf("%s: %s", r, why)
 		}
@@ -84,7 +84,7 @@ func TestMake_BackendOnNodeAtPort65535_IsExcludedAndReported(t *testing.T) {
 	in.Snapshot.Slices = []model.EndpointSlice{{ObjectName: n, Service: n.Name, Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 65535}},
 		Endpoints: []model.Endpoint{{Addr: ip("192.0.2.1"), Ready: true, Serving: true}, {Addr: ip("192.0.2.2"), Ready: true, Serving: true}}}}
 	p := mustMake(t, in)
-	for _, r := range p.Host.Rules {
+	for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
 		if why := refused(r); why != "" {
 			t.Errorf("%s: %s", r, why)
 		}

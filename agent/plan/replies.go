@@ -38,13 +38,13 @@ type portRange struct {
 func (p *Plan) replies(in *Input, redirects servicelb.Redirects) {
 	h := &p.Host
 	for _, r := range in.Cluster.PodCIDRs {
-		h.Rules = append(h.Rules, replyRules(r, redirects.PodPorts)...)
-		h.Rules = append(h.Rules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
+		h.ObjectRules = append(h.ObjectRules, replyRules(r, redirects.PodPorts)...)
+		h.ObjectRules = append(h.ObjectRules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
 		for _, t := range redirects.HostPorts {
 			if !nameable(t.Port) {
 				continue // the table has no such backend
 			}
-			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostReplies, Family: model.FamilyOf(r.Addr()), IIF: "lo", To: r, Proto: t.Proto,
+			h.ObjectRules = append(h.ObjectRules, hostnet.Rule{Pref: prefHostReplies, Family: model.FamilyOf(r.Addr()), IIF: "lo", To: r, Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableTUN})
 		}
 	}

@@ -92,7 +92,7 @@ func (p *Plan) hostPorts(in *Input) {
 					continue
 				}
 				seen[r] = true
-				p.Host.Rules = append(p.Host.Rules, hostPortRules(r)...)
+				p.Host.ObjectRules = append(p.Host.ObjectRules, hostPortRules(r)...)
 				if f == model.IPv4 {
 					p.Host.LocalPorts = append(p.Host.LocalPorts, hostnet.LocalPort{Proto: uint8(m.Protocol), Port: m.HostPort})
 				}
