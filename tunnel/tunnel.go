@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/backpressure"
 	"github.com/warrennet/warren/tunnel/internal/counters"
@@ -210,20 +211,26 @@ func (t *Tunnel) Stats() Stats {
 }
 
 // Delete removes the TUN device of that name from the host, for uninstalling. It succeeds if there is no such device. It fails while
-// another process holds the lock, and for a device that is no multi-queue TUN: warren has not created that.
+// another process holds the lock, and for a device that is no multi-queue TUN: warren has not created that. It needs CAP_NET_ADMIN,
+// but not /dev/net/tun, which the container that uninstalls does not have.
 func Delete(name, lockFile string) error {
-	k := tunfd.Linux{}
-	if _, err := k.MTU(name); err != nil {
+	link, err := netlink.LinkByName(name)
+	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
 		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
 	}
 	lock, err := lockDevice(lockFile)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	q, err := k.Attach(name, true)
-	if err != nil {
-		return tundev.AttachError(name, err)
+	if t, ok := link.(*netlink.Tuntap); !ok || t.Mode != netlink.TUNTAP_MODE_TUN || t.Flags&netlink.TUNTAP_MULTI_QUEUE == 0 {
+		return fmt.Errorf("delete %s: the existing device is no multi-queue TUN; delete it yourself if it is not needed", name)
 	}
-	return errors.Join(q.SetPersist(false), q.Close())
+	if err := netlink.LinkDel(link); err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
 }

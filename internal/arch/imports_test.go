@@ -50,7 +50,7 @@ var rules = []rule{
 	{"k8s.io/client-go", []string{"internal/store", "controller", "test"},
 		"only the store reads the API server, and only the controller writes to it"},
 	{"k8s.io/", []string{"internal/store", "controller", "cmd/warren", "test"}, "other packages use the types of internal/model"},
-	{"github.com/vishvananda/netlink", []string{"internal/hostnet", "cni", "lab", "tunnel/", "agent/cniserver/"},
+	{"github.com/vishvananda/netlink", []string{"internal/hostnet", "cni", "lab", "tunnel", "agent/cniserver/"},
 		"only hostnet configures the host by netlink; cni and lab configure network namespaces"},
 	{"github.com/cilium/ebpf", []string{"servicelb/offload"}, "only the offload loads BPF programs"},
 	{module + "agent", []string{"cmd", "lab", "agent", "cni/internal/"}, "only commands and the lab start agents"},
