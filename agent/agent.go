@@ -134,7 +134,8 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	if a.external, err = extpeers.Open(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
 		return nil, err
 	}
-	a.api = localapi.New(localapi.Config{View: view{a}, DataPath: &a.path, Pods: a.pods, DNS: a.names, External: a.external, Changed: a.kick,
+	a.api = localapi.New(localapi.Config{View: view{a}, DataPath: &a.path, Pods: a.pods, DNS: a.names, External: a.external,
+		Changed:    a.kick,
 		ProcSysNet: cfg.ProcSysNet})
 	return a, nil
 }

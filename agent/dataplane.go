@@ -162,7 +162,8 @@ func (a *Agent) snapshotChanged() {
 func (a *Agent) self() plan.Self {
 	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: a.publicKey, Blocks: a.member.Blocks(),
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
-		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(), DNS: a.names.Addresses(),
+		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(),
+		DNS:        a.names.Addresses(),
 		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,
 		Kubernetes: a.kube != nil, Announce: a.cfg.LBAnnounce, AnnounceLinks: len(a.cfg.LBInterfaces) > 0}
 }

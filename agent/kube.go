@@ -81,7 +81,8 @@ func (a *Agent) takeConfig(cfg config.Config) {
 		a.log.Warn("changed Pod ranges or domain in the cluster's settings need a restart of the agent",
 			"cidrs", cfg.Cluster.PodCIDRs, "domain", cfg.Cluster.Domain)
 	}
-	a.log.Info("applied cluster settings", "endpoint", slices.Concat(cfg.Kubernetes.Servers, cfg.Etcd.Endpoints), "addresses", cfg.ClusterDNS)
+	a.log.Info("applied cluster settings", "endpoint", slices.Concat(cfg.Kubernetes.Servers, cfg.Etcd.Endpoints),
+		"addresses", cfg.ClusterDNS)
 }
 
 func (a *Agent) keepAPIServers(servers []string) {

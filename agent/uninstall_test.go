@@ -35,8 +35,9 @@ func TestUninstall_Interface_IsDeletedByTheTunnelsRules(t *testing.T) {
 		"its own":                       {add: "ip tuntap add warren0 mode tun multi_queue vnet_hdr"},
 		"its own, without /dev/net/tun": {add: "ip tuntap add warren0 mode tun multi_queue vnet_hdr", noTUN: true},
 		"single queue":                  {add: "ip tuntap add warren0 mode tun", problem: "no multi-queue TUN", stays: true},
-		"another kind":                  {add: "ip link add warren0 type veth peer name other0", problem: "no multi-queue TUN", stays: true},
-		"in use":                        {add: "ip tuntap add warren0 mode tun multi_queue vnet_hdr", locked: true, problem: "lock", stays: true},
+		"another kind": {add: "ip link add warren0 type veth peer name other0", problem: "no multi-queue TUN",
+			stays: true},
+		"in use": {add: "ip tuntap add warren0 mode tun multi_queue vnet_hdr", locked: true, problem: "lock", stays: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testutil.InNetns(t, func() {

@@ -17,8 +17,10 @@ type view struct{ a *Agent }
 func (v view) Node() api.Status {
 	a := v.a
 	c := a.member.Cluster()
-	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: c.Name, Store: a.source.Store().State(), PodRanges: c.PodCIDRs,
-		DNS: a.names.Addresses(), PublicKey: a.publicKey.String(), Port: a.port(), Interface: a.cfg.Interface, Offload: a.offload.get(),
+	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: c.Name, Store: a.source.Store().State(),
+		PodRanges: c.PodCIDRs,
+		DNS:       a.names.Addresses(), PublicKey: a.publicKey.String(), Port: a.port(), Interface: a.cfg.Interface,
+		Offload:  a.offload.get(),
 		PodCIDRs: a.member.Blocks(), Unclaimed: a.member.Unclaimed(a.source.Load()), Pods: len(a.cni.Pods())}
 	if problem := a.member.JoinProblem(); problem != "" && a.notReady() == "" {
 		st.Problems = append(st.Problems, problem)

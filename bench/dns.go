@@ -61,7 +61,8 @@ func (p dnsPeer) start(ctx context.Context) (pid int, stop func(), err error) {
 	if p.name == "coredns" {
 		_, port, _ := net.SplitHostPort(p.addr)
 		conf := filepath.Join(p.dir, "Corefile")
-		text := fmt.Sprintf(".:%s {\n bind 127.0.0.1\n errors\n cache 30\n file %s/zone cluster.local\n file %s/reverse 10.in-addr.arpa\n}\n", port, p.dir, p.dir)
+		text := fmt.Sprintf(".:%s {\n bind 127.0.0.1\n errors\n cache 30\n file %s/zone cluster.local\n file %s/reverse "+
+			"10.in-addr.arpa\n}\n", port, p.dir, p.dir)
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return 0, nil, err
 		}
@@ -127,7 +128,8 @@ func dnsRound(ctx context.Context, t *table, p dnsPeer, seconds int) error {
 }
 
 func (p dnsPeer) load(ctx context.Context, seconds, rate int) ([]float64, error) {
-	out, err := exec.CommandContext(ctx, "taskset", "-c", "1", p.tool, "load", p.addr, filepath.Join(p.dir, "questions"), strconv.Itoa(seconds), strconv.Itoa(rate)).Output()
+	out, err := exec.CommandContext(ctx, "taskset", "-c", "1", p.tool, "load", p.addr, filepath.Join(p.dir, "questions"),
+		strconv.Itoa(seconds), strconv.Itoa(rate)).Output()
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,8 @@ func TestParseIperf_ValidReport_ReturnsWhatArrived(t *testing.T) {
 		udp          bool
 		want         transfer
 	}{
-		{"TCP", `{"end":{"sum_sent":{"bytes":9,"bits_per_second":9},"sum_received":{"bytes":1000,"bits_per_second":8000}}}`, false, transfer{1000, 8000}},
+		{"TCP", `{"end":{"sum_sent":{"bytes":9,"bits_per_second":9},"sum_received":{"bytes":1000,"bits_per_second":8000}}}`, false,
+			transfer{1000, 8000}},
 		{"UDP with loss", `{"end":{"sum":{"bytes":1000,"bits_per_second":8000,"lost_percent":25}}}`, true, transfer{750, 6000}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -48,7 +48,8 @@ type joined struct {
 }
 
 func joinAll(ctx context.Context, url string, n int) (joined, error) {
-	c := model.Cluster{Name: fmt.Sprintf("join%d", n), PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}}
+	c := model.Cluster{Name: fmt.Sprintf("join%d", n), PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"),
+		netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}}
 	var requests atomic.Int64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -120,7 +121,8 @@ func startEtcd(ctx context.Context, warren, dir string) (string, func(), error) 
 		urls[i] = "http://" + l.Addr().String()
 		l.Close()
 	}
-	cmd := exec.CommandContext(ctx, warren, "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--client-urls", urls[0], "--peer-urls", urls[1], "--log-level", "fatal")
+	cmd := exec.CommandContext(ctx, warren, "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--client-urls", urls[0],
+		"--peer-urls", urls[1], "--log-level", "fatal")
 	if err := cmd.Start(); err != nil {
 		return "", nil, err
 	}

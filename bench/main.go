@@ -17,7 +17,8 @@ var suites = []struct {
 	run         func(ctx context.Context, o options) error
 }{
 	{"mesh", "Pod to Pod across nodes, compared with stock wireguard-go on the same nodes; same-node Pods, compared with two veths", mesh},
-	{"services", "Pod to Pod through a ClusterIP, compared with the same Pods directly and through rules as kube-proxy writes them", services},
+	{"services", "Pod to Pod through a ClusterIP, compared with the same Pods directly and through rules as kube-proxy writes them",
+		services},
 	{"start", "start of an agent in a cluster of 1,000 Services: time until the Services are reachable", start},
 	{"join", "nodes joining at once: time and store requests per node", join},
 	{"dns", "cluster names, compared with CoreDNS (file and cache plugins) and the DNS library over a map, one CPU each", dnsSuite},

@@ -44,7 +44,8 @@ func mesh(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	warren := contestant{name: "warren", on: func() error { return route(l, pods, "warren0") }, pids: []int{l.Pid("n1", "agent"), l.Pid("n2", "agent")}}
+	warren := contestant{name: "warren", on: func() error { return route(l, pods, "warren0") },
+		pids: []int{l.Pid("n1", "agent"), l.Pid("n2", "agent")}}
 	t := newTable("wireguard-go")
 	for _, c := range []contestant{stock, warren} {
 		t.add("RSS idle MB", c.name, rssMB(c.pids[0]))
@@ -291,7 +292,8 @@ ip addr add 169.254.9.9/32 dev bare$i; ip route add 172.31.0.$i dev bare$i; done
 			address        string
 		}{
 			{"bare veths", []string{"ip", "netns", "exec", "bare1"}, []string{"ip", "netns", "exec", "bare2"}, "172.31.0.2"},
-			{"warren", []string{"ip", "netns", "exec", "default-" + a.Name}, []string{"ip", "netns", "exec", "default-" + b.Name}, b.Addresses[0].String()},
+			{"warren", []string{"ip", "netns", "exec", "default-" + a.Name}, []string{"ip", "netns", "exec", "default-" + b.Name},
+				b.Addresses[0].String()},
 		} {
 			for _, p := range []string{"1", "4"} {
 				got, err := repeated(ctx, func() (transfer, error) { return iperfOnNode(l, c.client, c.server, c.address, p, o.seconds) })

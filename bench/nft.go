@@ -60,7 +60,8 @@ func natOff(l *lab.Lab) error { return nft(l, "delete table ip warren-bench\n") 
 
 func nft(l *lab.Lab, script string) error {
 	var out bytes.Buffer
-	if err := l.Exec("n1", lab.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(script), Stdout: &out, Stderr: &out}); err != nil {
+	if err := l.Exec("n1", lab.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(script), Stdout: &out,
+		Stderr: &out}); err != nil {
 		return fmt.Errorf("nft: %w: %s", err, out.String())
 	}
 	return nil

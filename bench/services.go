@@ -41,7 +41,8 @@ func services(ctx context.Context, o options) (err error) {
 		return err
 	}
 	for _, b := range []struct{ node, name string }{{"n1", "near"}, {"n2", "far"}} {
-		backend, err := l.RunPod(ctx, lab.PodSpec{Node: b.node, Name: b.name, Args: []string{"sleep", "infinity"}, Labels: map[string]string{"app": b.name}})
+		backend, err := l.RunPod(ctx, lab.PodSpec{Node: b.node, Name: b.name, Args: []string{"sleep", "infinity"},
+			Labels: map[string]string{"app": b.name}})
 		if err != nil {
 			return err
 		}
@@ -97,7 +98,8 @@ type target struct {
 // throughService starts the servers in the backend and measures every target in interleaved rounds.
 func throughService(ctx context.Context, l *lab.Lab, o options, client, backend *lab.Pod, targets []target) error {
 	for _, w := range targets {
-		for _, args := range [][]string{{"iperf3", "-s", "-p", w.iperf}, {self(), "pongserver", ":" + w.pong}, {self(), "connserver", ":" + w.conn}} {
+		for _, args := range [][]string{{"iperf3", "-s", "-p", w.iperf}, {self(), "pongserver", ":" + w.pong},
+			{self(), "connserver", ":" + w.conn}} {
 			stop, err := podServer(l, backend, args...)
 			if err != nil {
 				return err
@@ -138,7 +140,8 @@ func measureTarget(ctx context.Context, l *lab.Lab, t *table, w target, client, 
 }
 
 func latencies(l *lab.Lab, t *table, w target, client *lab.Pod, seconds int) error {
-	for _, x := range []struct{ verb, port, p50, p99 string }{{"pingpong", w.pong, "round trip p50 us", "round trip p99 us"}, {"connrate", w.conn, "connections/s", ""}} {
+	for _, x := range []struct{ verb, port, p50, p99 string }{{"pingpong", w.pong, "round trip p50 us", "round trip p99 us"},
+		{"connrate", w.conn, "connections/s", ""}} {
 		out, err := l.PodOutput(client, self(), x.verb, net.JoinHostPort(w.addr.String(), x.port), strconv.Itoa(seconds))
 		if err != nil {
 			return err

@@ -34,7 +34,8 @@ func start(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	backend, err := l.RunPod(ctx, lab.PodSpec{Node: "n1", Name: "near", Args: []string{"sleep", "infinity"}, Labels: map[string]string{"app": "near"}})
+	backend, err := l.RunPod(ctx, lab.PodSpec{Node: "n1", Name: "near", Args: []string{"sleep", "infinity"},
+		Labels: map[string]string{"app": "near"}})
 	if err != nil {
 		return err
 	}
@@ -49,7 +50,8 @@ func start(ctx context.Context, o options) (err error) {
 	}
 	t := newTable("from the store")
 	for range o.rounds {
-		for name, forget := range map[string]string{"from the disk": "/run/warren/flows", "from the store": "/run/warren/flows /var/lib/warren/snapshot.json"} {
+		for name, forget := range map[string]string{"from the disk": "/run/warren/flows",
+			"from the store": "/run/warren/flows /var/lib/warren/snapshot.json"} {
 			ms, err := restart(l, client, sample, forget)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
@@ -65,10 +67,12 @@ func start(ctx context.Context, o options) (err error) {
 func manyServices(l *lab.Lab) (sample []string, err error) {
 	var yaml strings.Builder
 	for i := range startServices {
-		fmt.Fprintf(&yaml, "---\napiVersion: v1\nkind: Service\nmetadata: {name: s%d}\nspec:\n  selector: {app: near}\n  ports: [{port: 80, targetPort: 9010}]\n", i)
+		fmt.Fprintf(&yaml, "---\napiVersion: v1\nkind: Service\nmetadata: {name: s%d}\nspec:\n  selector: {app: near}\n  ports: [{port: "+
+			"80, targetPort: 9010}]\n", i)
 	}
 	var out bytes.Buffer
-	if err := l.Exec("n1", lab.Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(yaml.String()), Stdout: &out, Stderr: &out}); err != nil {
+	if err := l.Exec("n1", lab.Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(yaml.String()), Stdout: &out,
+		Stderr: &out}); err != nil {
 		return nil, fmt.Errorf("apply: %w: %s", err, out.String())
 	}
 	text, err := l.Output("n1", l.Exe, "get", "svc", "-o", "json")

@@ -96,7 +96,8 @@ func run(p Process) (string, error) {
 		return latest, err
 	}
 	if slices.Index(Versions, conf.version) < slices.Index(Versions, since) {
-		return conf.version, &api.Error{Code: api.CodeVersion, Message: fmt.Sprintf("command %s does not exist in CNI %s", command, conf.version)}
+		return conf.version, &api.Error{Code: api.CodeVersion, Message: fmt.Sprintf("command %s does not exist in CNI %s", command,
+			conf.version)}
 	}
 	env, err := parseEnv(command, p.Getenv)
 	if err != nil {

@@ -98,11 +98,14 @@ func TestPluginImports_OnlyAllowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	allowed := []string{"github.com/warrennet/warren/cmd/warren-cni", "github.com/warrennet/warren/cni", "github.com/warrennet/warren/cni/veth",
-		"github.com/warrennet/warren/internal/api", "github.com/warrennet/warren/internal/version", "golang.org/x/net/bpf", "golang.org/x/sys/unix"}
+	allowed := []string{"github.com/warrennet/warren/cmd/warren-cni", "github.com/warrennet/warren/cni",
+		"github.com/warrennet/warren/cni/veth",
+		"github.com/warrennet/warren/internal/api", "github.com/warrennet/warren/internal/version", "golang.org/x/net/bpf",
+		"golang.org/x/sys/unix"}
 	for _, dep := range strings.Fields(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")
-		if strings.Contains(first, ".") && !slices.Contains(allowed, dep) || slices.Contains([]string{"net", "net/http", "crypto/sha256"}, dep) {
+		if strings.Contains(first, ".") && !slices.Contains(allowed, dep) || slices.Contains([]string{"net", "net/http", "crypto/sha256"},
+			dep) {
 			t.Errorf("the plugin imports %s", dep)
 		}
 	}

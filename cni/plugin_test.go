@@ -30,7 +30,8 @@ func TestPlugin_EachVersionAndFamily_WholeLifeOfAPod(t *testing.T) {
 		name   string
 		blocks []netip.Prefix
 		want   string
-	}{{"IPv4", both[:1], seen4}, {"IPv6", both[1:], seen6}, {"dual", both, seen}, {"dual IPv6 first", []netip.Prefix{both[1], both[0]}, seen}} {
+	}{{"IPv4", both[:1], seen4}, {"IPv6", both[1:], seen6}, {"dual", both, seen}, {"dual IPv6 first", []netip.Prefix{both[1], both[0]},
+		seen}} {
 		for _, version := range Versions {
 			t.Run(fam.name+" "+version, func(t *testing.T) {
 				r := newRig(t, fam.blocks...)
@@ -69,7 +70,8 @@ func lifeOfAPod(t *testing.T, r *rig, version, want string) {
 	if got != want {
 		t.Errorf("in the Pod:\n%s\nwant:\n%s", got, want)
 	}
-	if rec, ok := r.Pool.Get(p.at()); !ok || !rec.Committed || rec.MAC != res.Interfaces[1].Mac || rec.Network != "podnet" || rec.Netns != p.rt.NetNS {
+	if rec, ok := r.Pool.Get(p.at()); !ok || !rec.Committed || rec.MAC != res.Interfaces[1].Mac || rec.Network != "podnet" ||
+		rec.Netns != p.rt.NetNS {
 		t.Errorf("record: %+v", rec)
 	}
 
@@ -123,11 +125,13 @@ func TestAdd_RequestedAddressesAndMAC_AreAssigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res.IPs[0].Address.String() != "10.42.7.77/32" || res.IPs[1].Address.String() != "fd42:0:0:7::77/128" || res.Interfaces[1].Mac != "02:ab:cd:00:00:01" {
+	if res.IPs[0].Address.String() != "10.42.7.77/32" || res.IPs[1].Address.String() != "fd42:0:0:7::77/128" ||
+		res.Interfaces[1].Mac != "02:ab:cd:00:00:01" {
 		t.Errorf("result: %v %v", res.IPs, res.Interfaces[1])
 	}
 	rec, _ := r.Pool.Get(p.at())
-	if rec.PodNamespace != "shop" || rec.PodName != "web-0" || rec.PodUID != "u-1" || rec.Labels["app"] != "web" || rec.DNS.Servers[0] != "9.9.9.9" {
+	if rec.PodNamespace != "shop" || rec.PodName != "web-0" || rec.PodUID != "u-1" || rec.Labels["app"] != "web" ||
+		rec.DNS.Servers[0] != "9.9.9.9" {
 		t.Errorf("record: %+v", rec)
 	}
 	q := r.pod()
@@ -175,7 +179,8 @@ func TestAdd_ChainedPlugin_PassesPrevResultThrough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(res.Interfaces) != 3 || res.Interfaces[0].Name != "lo" || res.Interfaces[2].Name != "eth0" || *res.IPs[len(res.IPs)-1].Interface != 2 {
+	if len(res.Interfaces) != 3 || res.Interfaces[0].Name != "lo" || res.Interfaces[2].Name != "eth0" ||
+		*res.IPs[len(res.IPs)-1].Interface != 2 {
 		t.Errorf("result: %v %v", res.Interfaces, res.IPs)
 	}
 	if err := r.del(l, p); err != nil {
@@ -194,7 +199,8 @@ func TestAdd_RuntimeConfigInOtherCase_IsRead(t *testing.T) {
 	r.mustAdd(p)
 	rec, ok := r.Pool.Get(p.at())
 	want := []api.PortMapping{{HostPort: 54323, ContainerPort: 8080, Protocol: "tcp", HostIP: netip.MustParseAddr("127.0.0.1")}}
-	if !ok || !slices.Equal(rec.PortMappings, want) || len(rec.DNS.Servers) != 1 || len(rec.DNS.Searches) != 1 || len(rec.DNS.Options) != 1 {
+	if !ok || !slices.Equal(rec.PortMappings, want) || len(rec.DNS.Servers) != 1 || len(rec.DNS.Searches) != 1 ||
+		len(rec.DNS.Options) != 1 {
 		t.Errorf("recorded %+v", rec)
 	}
 }
@@ -289,7 +295,8 @@ func TestGC_ValidAttachments_AreKept(t *testing.T) {
 			valid = append(valid, types.GCAttachment{ContainerID: p.rt.ContainerID, IfName: "eth0"})
 		}
 	}
-	other, err := libcni.ConfListFromBytes(fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"othernet","plugins":[{"type":"warren-cni","socket":%q}]}`, r.Socket))
+	other, err := libcni.ConfListFromBytes(fmt.Appendf(nil,
+		`{"cniVersion":"1.1.0","name":"othernet","plugins":[{"type":"warren-cni","socket":%q}]}`, r.Socket))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,17 +331,23 @@ func TestAdd_InvalidInput_HasCodeAndLeavesNothing(t *testing.T) {
 		code  int
 		want  []string
 	}{
-		{"all problems of a configuration at once", `"mode":"fast","ipam":{"type":"host-local"},"socket":"agent.sock"`, nil, api.CodeUnsupported,
+		{"all problems of a configuration at once", `"mode":"fast","ipam":{"type":"host-local"},"socket":"agent.sock"`, nil,
+			api.CodeUnsupported,
 			[]string{`"mode" with value "fast"`, "warren assigns the addresses itself", "expected an absolute path"}},
-		{"an unsupported capability", `"runtimeConfig":{"bandwidth":{"ingressRate":80}}`, nil, api.CodeUnsupported, []string{"bandwidth", "80"}},
-		{"wrong port mappings", `"runtimeConfig":{"portMappings":[{"hostPort":80},{"hostPort":70000,"containerPort":1},{"hostPort":1,"containerPort":1,"protocol":"icmp","hostIP":"x"}]}`, nil,
+		{"an unsupported capability", `"runtimeConfig":{"bandwidth":{"ingressRate":80}}`, nil, api.CodeUnsupported,
+			[]string{"bandwidth", "80"}},
+		{"wrong port mappings",
+			`"runtimeConfig":{"portMappings":[{"hostPort":80},{"hostPort":70000,"containerPort":1},{"hostPort":1,"containerPort":1,"protocol":"icmp","hostIP":"x"}]}`, nil,
 			api.CodeConfig, []string{"containerPort of host port 80 is missing", "70000", `protocol "icmp"`, `"x" is not an IP address`}},
 		{"a wrong address", `"args":{"cni":{"ips":["10.42.7.300"]}}`, nil, api.CodeConfig, []string{`"10.42.7.300" is not an IP address`}},
 		{"no such namespace", "", func(p *testPod) { p.rt.NetNS = "/run/netns/none" }, api.CodeUnknown, []string{"no network namespace"}},
-		{"a file that is no namespace", "", func(p *testPod) { p.rt.NetNS = "/etc/passwd" }, api.CodeUnknown, []string{"no network namespace"}},
-		{"the node's own namespace", "", func(p *testPod) { p.rt.NetNS = r.Path() }, api.CodeEnvironment, []string{"namespace of the node"}},
+		{"a file that is no namespace", "", func(p *testPod) { p.rt.NetNS = "/etc/passwd" }, api.CodeUnknown,
+			[]string{"no network namespace"}},
+		{"the node's own namespace", "", func(p *testPod) { p.rt.NetNS = r.Path() }, api.CodeEnvironment,
+			[]string{"namespace of the node"}},
 		{"unknown CNI_ARGS", "", func(p *testPod) { p.rt.Args = [][2]string{{"COLOUR", "red"}} }, api.CodeEnvironment, []string{"COLOUR"}},
-		{"an address outside", "", func(p *testPod) { p.rt.CapabilityArgs = map[string]any{"ips": []string{"10.9.9.9"}} }, api.CodeHeld, []string{"none of this node's blocks"}},
+		{"an address outside", "", func(p *testPod) { p.rt.CapabilityArgs = map[string]any{"ips": []string{"10.9.9.9"}} }, api.CodeHeld,
+			[]string{"none of this node's blocks"}},
 		{"an interface name that is taken", "", func(p *testPod) { p.rt.IfName = "lo" }, api.CodeAttached, []string{"lo in the Pod"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

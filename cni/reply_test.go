@@ -86,7 +86,8 @@ func TestDecodeAddReply_InvalidField_NamesFieldAndValue(t *testing.T) {
 		{"host interface missing", "hostIfName", "", "hostIfName: missing"},
 		{"host interface empty", "hostIfName", `""`, "hostIfName: empty"},
 		{"host interface a number", "hostIfName", "7", "hostIfName: expected a string, found 7"},
-		{"host interface too long", "hostIfName", `"sixteen-bytes-xx"`, `hostIfName: expected 1 to 15 bytes without slash, colon or space, found "sixteen-bytes-xx"`},
+		{"host interface too long", "hostIfName", `"sixteen-bytes-xx"`,
+			`hostIfName: expected 1 to 15 bytes without slash, colon or space, found "sixteen-bytes-xx"`},
 		{"table missing", "table", "", "table: missing"},
 		{"table zero", "table", "0", "table: expected a whole number from 1 to 4294967295, found 0"},
 		{"table a string", "table", `"main"`, `found "main"`},
@@ -115,7 +116,8 @@ func wantDecodeError(t *testing.T, err error, path, want string) {
 
 func TestDecodeAddReply_SeveralInvalidFields_AreReportedTogether(t *testing.T) {
 	_, err := decodeAddReply(api.CNIAddPath, []byte(`{"addresses":["x"],"mtu":-1}`))
-	for _, want := range []string{`addresses[0]: expected an IP address, found "x"`, "found -1", "hostIfName: missing", "table: missing", "protocol: missing"} {
+	for _, want := range []string{`addresses[0]: expected an IP address, found "x"`, "found -1", "hostIfName: missing", "table: missing",
+		"protocol: missing"} {
 		wantDecodeError(t, err, api.CNIAddPath, want)
 	}
 }
@@ -214,7 +216,8 @@ func TestParseConfig_InvalidField_NamesFieldAndValue(t *testing.T) {
 func TestPrevious_InvalidField_NamesFieldAndValue(t *testing.T) {
 	for _, c := range []struct{ name, prev, want string }{
 		{"interfaces no list", `{"interfaces":{}}`, "prevResult.interfaces: expected a list, found {}"},
-		{"an address without length", `{"ips":[{"address":"10.42.7.3/32"},{"address":"10.42.7.4"}]}`, `prevResult.ips[1]: expected an object with an address`},
+		{"an address without length", `{"ips":[{"address":"10.42.7.3/32"},{"address":"10.42.7.4"}]}`,
+			`prevResult.ips[1]: expected an object with an address`},
 		{"an address missing", `{"ips":[{}]}`, "prevResult.ips[0]: expected an object with an address such as 10.42.7.3/32, found {}"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -199,7 +199,8 @@ func TestSourceFilter_EachFrame_PassesOnlyOwnSource(t *testing.T) {
 		for _, c := range frames {
 			t.Run(fam.name+" "+c.name, func(t *testing.T) {
 				var drops, dropsBefore uint32
-				for packets, before := uint32(2), uint32(0); packets != before+1; { // until no other frame of the Pod was counted in between
+				// until no other frame of the Pod was counted in between
+				for packets, before := uint32(2), uint32(0); packets != before+1; {
 					var err error
 					if before, dropsBefore, err = r.filterCounts(p.hostIf()); err != nil {
 						t.Fatal(err)

@@ -285,7 +285,8 @@ func TestController_AgentsChange_DNSEndpointsFollow(t *testing.T) {
 	endpoints("n1=192.0.2.11=warren-n1 n2=192.0.2.12=warren-n2")
 	update(agentPod("n1", false))
 	endpoints("n2=192.0.2.12=warren-n2")
-	if err := c.client.DiscoveryV1().EndpointSlices("kube-system").Delete(c.ctx, "kube-dns-warren-ipv4", metav1.DeleteOptions{}); err != nil {
+	if err := c.client.DiscoveryV1().EndpointSlices("kube-system").Delete(c.ctx,
+		"kube-dns-warren-ipv4", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	endpoints("n2=192.0.2.12=warren-n2")

@@ -27,15 +27,18 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 	dnsService := func(selector map[string]string, ips ...string) *corev1.Service {
 		return &corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: ips, Selector: selector}}
 	}
-	kubeadm := configMap("ClusterConfiguration", "networking: {podSubnet: '10.244.0.0/16,fd01::/48', serviceSubnet: 10.96.0.0/12, dnsDomain: kubeadm.test}")
+	kubeadm := configMap("ClusterConfiguration",
+		"networking: {podSubnet: '10.244.0.0/16,fd01::/48', serviceSubnet: 10.96.0.0/12, dnsDomain: kubeadm.test}")
 	for _, c := range []struct {
 		name, operator, want string
 		v                    view
 	}{
 		{name: "one default range", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16")}},
 			want: "pods 10.42.0.0/16 services 10.43.0.0/16 domain cluster.local dns 10.43.0.10 create 10.43.0.10"},
-		{name: "two families", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16", "fd43::/112")}},
-			want: "pods 10.42.0.0/16,fd42::/48 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a create 10.43.0.10,fd43::a"},
+		{name: "two families", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16",
+			"fd43::/112")}},
+			want: "pods 10.42.0.0/16,fd42::/48 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a create " +
+				"10.43.0.10,fd43::a"},
 		{name: "IPv6 alone", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "fd43::/112")}},
 			want: "pods fd42::/48 services fd43::/112 domain cluster.local dns fd43::a create fd43::a"},
 		{name: "a later range does not count", v: view{serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("a-more", 2,
@@ -46,12 +49,16 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 		{name: "nothing but the API's Service", v: view{apiService: apiService},
 			want: "pods 10.42.0.0/16 services 10.96.0.0/16 domain cluster.local dns 10.96.0.10 create 10.96.0.10 note guessing"},
 		{name: "nothing at all", v: view{}, want: "pods 10.42.0.0/16 services domain cluster.local dns note are unknown"},
-		{name: "kubelets", v: view{kubeadm: kubeadm, kubelet: configMap("kubelet", "clusterDNS: [10.96.0.53]\nclusterDomain: kubelet.test\n")},
+		{name: "kubelets", v: view{kubeadm: kubeadm, kubelet: configMap("kubelet",
+			"clusterDNS: [10.96.0.53]\nclusterDomain: kubelet.test\n")},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubelet.test dns 10.96.0.53 create 10.96.0.53"},
-		{name: "a node-local address is no Service's", v: view{kubeadm: kubeadm, kubelet: configMap("kubelet", "clusterDNS: [169.254.20.10]")},
+		{name: "a node-local address is no Service's", v: view{kubeadm: kubeadm,
+			kubelet: configMap("kubelet", "clusterDNS: [169.254.20.10]")},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns 169.254.20.10"},
-		{name: "the operator", operator: "podCIDRs: [10.1.0.0/16]\nserviceCIDRs: 10.2.0.0/16\ndomain: op.test\ndns: {addresses: [10.2.0.7]}\n", v: view{kubeadm: kubeadm},
-			want: "pods 10.1.0.0/16 services 10.2.0.0/16 domain op.test dns 10.2.0.7 create 10.2.0.7"},
+		{name: "the operator",
+			operator: "podCIDRs: [10.1.0.0/16]\nserviceCIDRs: 10.2.0.0/16\ndomain: op.test\ndns: {addresses: [10.2.0.7]}\n",
+			v:        view{kubeadm: kubeadm},
+			want:     "pods 10.1.0.0/16 services 10.2.0.0/16 domain op.test dns 10.2.0.7 create 10.2.0.7"},
 		{name: "the operator's dotted keys", operator: "dns.addresses: 10.96.0.7", v: view{kubeadm: kubeadm},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns 10.96.0.7 create 10.96.0.7"},
 		{name: "no DNS", operator: "dns: {addresses: []}", v: view{kubeadm: kubeadm},
@@ -67,7 +74,8 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns note no cluster address"},
 		{name: "what was written before stays", v: view{cluster: configMap(clusterKey, "podCIDRs: [10.77.0.0/16]"),
 			serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16", "fd43::/112")}},
-			want: "pods 10.77.0.0/16 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a create 10.43.0.10,fd43::a"},
+			want: "pods 10.77.0.0/16 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a " +
+				"create 10.43.0.10,fd43::a"},
 		{name: "rubbish of others", v: view{kubeadm: configMap("ClusterConfiguration",
 			"networking: {podSubnet: x, serviceSubnet: ','}"), kubelet: configMap("kubelet", "{"), apiService: apiService},
 			want: "pods 10.42.0.0/16 services 10.96.0.0/16 domain cluster.local dns 10.96.0.10 create 10.96.0.10 note guessing"},
@@ -79,7 +87,8 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 			}
 			dns := planDNS(c.v, op)
 			f, notes := resolve(c.v, op, dns)
-			got := "pods " + joined(f.PodCIDRs) + "services " + joined(f.ServiceCIDRs) + "domain " + f.Domain + " dns " + joined(f.DNS.Addresses)
+			got := "pods " + joined(f.PodCIDRs) + "services " + joined(f.ServiceCIDRs) + "domain " + f.Domain + " dns " +
+				joined(f.DNS.Addresses)
 			if dns.create != nil {
 				got += "create " + strings.Join(dns.create.Spec.ClusterIPs, ",") + " "
 			}
@@ -90,7 +99,8 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 			if strings.TrimSpace(got) != strings.TrimSpace(want) {
 				t.Errorf("\ngot  %s\nwant %s", got, want)
 			}
-			if all := strings.Join(append(notes, dns.note), "\n"); !strings.Contains(all, note) || note == "" && strings.TrimSpace(all) != "" {
+			if all := strings.Join(append(notes, dns.note), "\n"); !strings.Contains(all, note) || note == "" &&
+				strings.TrimSpace(all) != "" {
 				t.Errorf("notes: %q, expected %q", all, note)
 			}
 		})

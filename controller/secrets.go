@@ -31,7 +31,8 @@ func (k *controller) ensureSecrets(ctx context.Context, v view, op operator) err
 		if err != nil {
 			return err
 		}
-		return k.createSecret(ctx, CASecret, corev1.SecretTypeOpaque, map[string][]byte{pki.CAFile: ca.Trusted(), pki.CAKeyFile: ca.KeyPEM()})
+		return k.createSecret(ctx, CASecret, corev1.SecretTypeOpaque, map[string][]byte{pki.CAFile: ca.Trusted(),
+			pki.CAKeyFile: ca.KeyPEM()})
 	}
 	ca, err := pki.ParseCA(v.ca.Data[pki.CAFile], v.ca.Data[pki.CAKeyFile])
 	if err != nil {

@@ -43,7 +43,8 @@ func dnsSlice(s *corev1.Service, family discoveryv1.AddressType, i int, endpoint
 	}
 	e := &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.Namespace,
-			Labels:          map[string]string{discoveryv1.LabelServiceName: s.Name, discoveryv1.LabelManagedBy: ManagedBy, "k8s-app": kubeDNS},
+			Labels: map[string]string{discoveryv1.LabelServiceName: s.Name, discoveryv1.LabelManagedBy: ManagedBy,
+				"k8s-app": kubeDNS},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: s.Name, UID: s.UID}}},
 		AddressType: family, Endpoints: endpoints,
 	}

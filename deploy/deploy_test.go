@@ -33,7 +33,8 @@ func manifest(t *testing.T) (out []runtime.Object) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, k8sjson.SerializerOptions{Yaml: true, Strict: true})
+	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		k8sjson.SerializerOptions{Yaml: true, Strict: true})
 	pools, err := os.ReadFile("kubeadm/addresspool-crd.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,8 @@ func find[T runtime.Object](t *testing.T, name func(T) bool) T {
 		}
 	}
 	t.Fatal("not in the manifest")
-	panic("unreachable")
+	var none T
+	return none
 }
 
 func podSpecs(t *testing.T) map[string]corev1.PodSpec {
@@ -111,7 +113,8 @@ func TestManifest_AgentRole_OnlyReads(t *testing.T) {
 		t.Errorf("the agent has Roles %v", bound)
 	}
 	names := find(t, func(r *rbacv1.Role) bool { return r.Namespace == "kube-system" && r.Name == "warren-agent" })
-	one := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-dns"}, Verbs: []string{"get", "list", "watch"}}}
+	one := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-dns"},
+		Verbs: []string{"get", "list", "watch"}}}
 	if !reflect.DeepEqual(names.Rules, one) {
 		t.Errorf("in kube-system it may %v, expected %v", names.Rules, one)
 	}
@@ -156,10 +159,12 @@ func TestManifest_Containers_HaveOnlyNeededCapabilities(t *testing.T) {
 			for _, a := range sc.Capabilities.Add {
 				added = append(added, string(a))
 			}
-			if w, ok := want[name]; !ok || strings.Join(added, " ") != w || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			if w, ok := want[name]; !ok || strings.Join(added, " ") != w ||
+				!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
 				t.Errorf("%s: adds %v, drops %v", name, added, sc.Capabilities.Drop)
 			}
-			if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || sc.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem ||
+				sc.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 				t.Errorf("%s: %+v", name, sc)
 			}
 			delete(want, name)
@@ -173,7 +178,8 @@ func TestManifest_Containers_HaveOnlyNeededCapabilities(t *testing.T) {
 // Before there is a network only Pods like these start.
 func TestManifest_Pods_StartWithoutPodNetwork(t *testing.T) {
 	for name, spec := range podSpecs(t) {
-		if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName == "" || *spec.TerminationGracePeriodSeconds > 30 {
+		if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName == "" ||
+			*spec.TerminationGracePeriodSeconds > 30 {
 			t.Errorf("%s: hostNetwork %v, dnsPolicy %s, priority %q", name, spec.HostNetwork, spec.DNSPolicy, spec.PriorityClassName)
 		}
 		if !slices.ContainsFunc(spec.Tolerations, func(x corev1.Toleration) bool {
@@ -219,7 +225,8 @@ func TestManifest_AgentMounts_MatchTheProgram(t *testing.T) {
 			t.Errorf("volume %+v", v)
 		}
 	}
-	if want := "/dev/net/tun /proc/sys/net /run/warren /var/lib/warren /var/run/wireguard /etc/cni/net.d /opt/cni/bin"; strings.Join(paths, " ") != want {
+	if want := "/dev/net/tun /proc/sys/net /run/warren /var/lib/warren /var/run/wireguard /etc/cni/net.d /opt/cni/bin"; strings.Join(paths,
+		" ") != want {
 		t.Errorf("host paths %v", paths)
 	}
 	if want := "warren-config warren-cluster warren-etcd-client"; strings.Join(objects, " ") != want {
@@ -238,7 +245,8 @@ func TestManifest_Uninstall_MatchesTheAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, k8sjson.SerializerOptions{Yaml: true, Strict: true})
+	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		k8sjson.SerializerOptions{Yaml: true, Strict: true})
 	var set *appsv1.DaemonSet
 	for _, doc := range strings.Split(string(raw), "\n---\n") {
 		o, _, err := d.Decode([]byte(doc), nil, nil)
@@ -263,7 +271,8 @@ func TestManifest_Uninstall_MatchesTheAgent(t *testing.T) {
 	}
 	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
 		sc := c.SecurityContext
-		if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+		if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem ||
+			!slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) {
 			t.Errorf("%s: %+v", c.Name, sc)
 		}
 	}
@@ -332,7 +341,8 @@ func checkImage(t *testing.T, raw []byte, arch string, machine elf.Machine) {
 		RepoTags []string
 		Layers   []string
 	}
-	if err := json.Unmarshal(top["manifest.json"], &m); err != nil || len(m) != 1 || !slices.Equal(m[0].RepoTags, []string{"localhost/warren:test", "localhost/warren:0.9.1-test.1-g1234567"}) ||
+	if err := json.Unmarshal(top["manifest.json"], &m); err != nil || len(m) != 1 ||
+		!slices.Equal(m[0].RepoTags, []string{"localhost/warren:test", "localhost/warren:0.9.1-test.1-g1234567"}) ||
 		len(m[0].Layers) != 1 {
 		t.Fatalf("manifest.json: %v %+v", err, m)
 	}
@@ -350,7 +360,8 @@ func checkImage(t *testing.T, raw []byte, arch string, machine elf.Machine) {
 		t.Fatal(err)
 	}
 	layer := top[m[0].Layers[0]]
-	if id := fmt.Sprintf("sha256:%x", sha256.Sum256(layer)); c.Architecture != arch || c.OS != "linux" || c.RootFS.DiffIDs[0] != id || c.Config.Entrypoint[0] != "/warren" {
+	if id := fmt.Sprintf("sha256:%x", sha256.Sum256(layer)); c.Architecture != arch || c.OS != "linux" || c.RootFS.DiffIDs[0] != id ||
+		c.Config.Entrypoint[0] != "/warren" {
 		t.Errorf("config: %+v, layer %s", c, id)
 	}
 	if v := c.Config.Labels["org.opencontainers.image.version"]; v != testVersion {

@@ -83,7 +83,8 @@ func TestAutopath_SearchLists_FirstExistingName(t *testing.T) {
 		{"one family is missing: the chain ends all the same", standard, 5, "v4.example.com", "v4.example.com." + v4, "v4.example.com."},
 		{"a name of the cluster in another namespace", standard, 5, "db.prod",
 			"db.prod.svc.cluster.local. A 10.42.0.2", "db.prod.svc.cluster.local. AAAA fd42::2"},
-		{"with svc", standard, 5, "web.default.svc", "web.default.svc.cluster.local. A 10.43.0.5", "web.default.svc.cluster.local. AAAA fd43::5"},
+		{"with svc", standard, 5, "web.default.svc", "web.default.svc.cluster.local. A 10.43.0.5",
+			"web.default.svc.cluster.local. AAAA fd43::5"},
 		{"without the second family", standard, 5, "four.default.svc", "four.default.svc.cluster.local. A 10.43.0.6",
 			"four.default.svc.cluster.local."},
 		{"the whole name, in a list", standard, 5, "web.default.svc.cluster.local",
@@ -257,7 +258,8 @@ func TestAutopath_UpstreamChanges_AAndAAAAAgree(t *testing.T) {
 func TestNewSearchList_UnpredictableList_NotCompleted(t *testing.T) {
 	z := &zone.Config{Domain: "\x07cluster\x05local\x00", Labels: 2}
 	for _, c := range []Search{
-		{}, {"default", nil, 5}, {"default", []string{"corp"}, 5}, {"default", strings.Fields(standard), 0}, {"a.b", strings.Fields(standard), 5},
+		{}, {"default", nil, 5}, {"default", []string{"corp"}, 5}, {"default", strings.Fields(standard), 0},
+		{"a.b", strings.Fields(standard), 5},
 		{"default", strings.Fields("default.svc.other.domain svc.other.domain other.domain"), 5}, {"default", []string{".", ".", "."}, 5},
 	} {
 		if l := newSearchList(z, c); l != nil {

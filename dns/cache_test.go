@@ -70,7 +70,8 @@ func TestServer_UpstreamFails_ServesStale(t *testing.T) {
 	if up.received.Load() != before {
 		t.Error("a failed refresh was repeated at once")
 	}
-	if e := s.Query(t.Context(), "www.example.com", mdns.TypeA, netip.MustParseAddr("127.0.0.1")); e.From != "stale" || len(e.Answers) != 1 {
+	if e := s.Query(t.Context(), "www.example.com", mdns.TypeA, netip.MustParseAddr("127.0.0.1")); e.From != "stale" ||
+		len(e.Answers) != 1 {
 		t.Errorf("Query returned %+v, expected one stale answer", e)
 	}
 	clock.advance(time.Minute)

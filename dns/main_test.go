@@ -61,7 +61,8 @@ func sample() *model.Snapshot {
 		Slices: []model.EndpointSlice{
 			{ObjectName: name("prod", "all-1"), Service: "all", Ports: pg, Endpoints: []model.Endpoint{end("10.42.0.9", "", false)}},
 			{ObjectName: name("prod", "db-1"), Service: "db", Ports: pg, Endpoints: []model.Endpoint{
-				end("10.42.0.2", "db-0", true), end("10.42.1.2", "db-1", true), end("10.42.2.2", "", true), end("10.42.3.2", "db-3", false)}},
+				end("10.42.0.2", "db-0", true), end("10.42.1.2", "db-1", true), end("10.42.2.2", "", true),
+				end("10.42.3.2", "db-3", false)}},
 			{ObjectName: name("prod", "db-2"), Service: "db", Family: model.IPv6, Ports: pg,
 				Endpoints: []model.Endpoint{end("fd42::2", "db-0", true), end("203.0.113.9", "out", true)}},
 			{ObjectName: name("prod", "none-1"), Service: "none", Ports: pg, Endpoints: []model.Endpoint{end("10.42.0.3", "x", false)}},

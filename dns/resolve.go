@@ -49,7 +49,8 @@ func (s *Server) resolve(ctx context.Context, q *wire.Query, limit int, t *count
 	case r.Alias != "":
 		m := s.followAlias(ctx, q, x, r.Alias)
 		t.count(r.Zone, q.Type, m.Rcode)
-		return m.Answer(nil, q, forward.TTLRule{}, limit), forward.Source{From: "record", Note: "alias of " + wire.DecodeName([]byte(r.Alias))}
+		return m.Answer(nil, q, forward.TTLRule{}, limit), forward.Source{From: "record", Note: "alias of " +
+			wire.DecodeName([]byte(r.Alias))}
 	case r.LoopProbe:
 		s.forward.LoopProbeReceived(string(q.Label(0)[1:]))
 	case r.Rcode == wire.RcodeNXDomain:

@@ -18,7 +18,8 @@ func healthy(t *testing.T) Node {
 	t.Helper()
 	root := t.TempDir()
 	n := Node{Root: root, ConflistAt: "/etc/cni/net.d", Plugins: "/opt/cni/bin", Conflist: "05-warren.conflist", Version: "1",
-		Status: &api.Status{Node: "n1", Version: "1", Ready: true, MTU: 1420, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")},
+		Status: &api.Status{Node: "n1", Version: "1", Ready: true, MTU: 1420,
+			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")},
 			Peers: []api.Peer{{Name: "n2", Alive: true, MTU: 1420, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.2.0/24")}},
 				{Name: "gone", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.3.0/24")}}}},
 		DNS:      []netip.Addr{netip.MustParseAddr("10.43.0.10")},
@@ -77,22 +78,29 @@ func TestExamine_FaultyNode_FindsTheFault(t *testing.T) {
 		level Level
 		text  string
 	}{
-		{"old kernel", func(t *testing.T, n *Node) { n.write(t, "/proc/sys/kernel/osrelease", "4.18.0-305\n") }, "kernel", Problem, "4.18.0"},
+		{"old kernel", func(t *testing.T, n *Node) { n.write(t, "/proc/sys/kernel/osrelease", "4.18.0-305\n") }, "kernel", Problem,
+			"4.18.0"},
 		{"no tun", func(t *testing.T, n *Node) { os.Remove(n.path("/dev/net/tun")) }, "tun device", Problem, "/dev/net/tun"},
-		{"tun is a file", func(t *testing.T, n *Node) { os.Remove(n.path("/dev/net/tun")); n.write(t, "/dev/net/tun", "") }, "tun device", Problem, "10:200"},
+		{"tun is a file", func(t *testing.T, n *Node) { os.Remove(n.path("/dev/net/tun")); n.write(t, "/dev/net/tun", "") },
+			"tun device", Problem, "10:200"},
 		{"no agent", func(t *testing.T, n *Node) { n.Status, n.StatusErr = nil, errors.New("refused") }, "agent", Problem, "refused"},
-		{"agent has a problem", func(t *testing.T, n *Node) { n.Status.Problems = []string{"the store is unreachable"} }, "agent", Problem, "store is unreachable"},
+		{"agent has a problem", func(t *testing.T, n *Node) { n.Status.Problems = []string{"the store is unreachable"} }, "agent", Problem,
+			"store is unreachable"},
 		{"old agent", func(t *testing.T, n *Node) { n.Status.Version = "0" }, "agent", Warning, "version 0"},
 		{"no plugin", func(t *testing.T, n *Node) { os.Remove(n.path("/opt/cni/bin/warren-cni")) }, "plugins", Problem, "warren-cni"},
 		{"no loopback", func(t *testing.T, n *Node) { os.Remove(n.path("/opt/cni/bin/loopback")) }, "plugins", Warning, "loopback"},
 		{"no plugin directory", func(t *testing.T, n *Node) { os.RemoveAll(n.path("/opt")) }, "plugins", Unknown, "not visible"},
-		{"no conflist", func(t *testing.T, n *Node) { os.Remove(n.path("/etc/cni/net.d/05-warren.conflist")) }, "conflist", Problem, "no 05-warren"},
-		{"another first", func(t *testing.T, n *Node) { n.write(t, "/etc/cni/net.d/00-multus.conf", "{}") }, "conflist", Problem, "00-multus.conf comes before"},
-		{"another after", func(t *testing.T, n *Node) { n.write(t, "/etc/cni/net.d/10-flannel.conflist", "{}") }, "conflist", Warning, "10-flannel"},
+		{"no conflist", func(t *testing.T, n *Node) { os.Remove(n.path("/etc/cni/net.d/05-warren.conflist")) }, "conflist", Problem,
+			"no 05-warren"},
+		{"another first", func(t *testing.T, n *Node) { n.write(t, "/etc/cni/net.d/00-multus.conf", "{}") }, "conflist", Problem,
+			"00-multus.conf comes before"},
+		{"another after", func(t *testing.T, n *Node) { n.write(t, "/etc/cni/net.d/10-flannel.conflist", "{}") }, "conflist", Warning,
+			"10-flannel"},
 		{"runtime with other directories", func(t *testing.T, n *Node) {
 			n.write(t, "/etc/containerd/config.toml", "  bin_dir = \"/usr/lib/cni\"\n")
 		}, "runtime", Problem, "/usr/lib/cni"},
-		{"wrong clusterDNS", func(t *testing.T, n *Node) { n.write(t, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10]\n") }, "kubelet", Problem, "10.96.0.10"},
+		{"wrong clusterDNS", func(t *testing.T, n *Node) { n.write(t, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10]\n") },
+			"kubelet", Problem, "10.96.0.10"},
 		{"kube-proxy, iptables", func(t *testing.T, n *Node) {
 			n.Chains = func() ([]Chain, error) { return []Chain{{"nat", "KUBE-SERVICES", false, false}}, nil }
 		}, "kube-proxy", Problem, "KUBE-SERVICES"},
@@ -102,8 +110,10 @@ func TestExamine_FaultyNode_FindsTheFault(t *testing.T) {
 		{"FORWARD drops", func(t *testing.T, n *Node) {
 			n.Chains = func() ([]Chain, error) { return []Chain{{"filter", "FORWARD", true, true}}, nil }
 		}, "forwarding", Warning, "FORWARD of table filter"},
-		{"not forwarding", func(t *testing.T, n *Node) { n.write(t, "/proc/sys/net/ipv4/ip_forward", "0\n") }, "forwarding", Problem, "ip_forward"},
-		{"ranges overlap", func(t *testing.T, n *Node) { n.Ranges = append(n.Ranges, netip.MustParsePrefix("10.43.128.0/17")) }, "ranges", Problem, "10.43.0.0/16 and 10.43.128.0/17"},
+		{"not forwarding", func(t *testing.T, n *Node) { n.write(t, "/proc/sys/net/ipv4/ip_forward", "0\n") }, "forwarding", Problem,
+			"ip_forward"},
+		{"ranges overlap", func(t *testing.T, n *Node) { n.Ranges = append(n.Ranges, netip.MustParsePrefix("10.43.128.0/17")) },
+			"ranges", Problem, "10.43.0.0/16 and 10.43.128.0/17"},
 		{"host route", func(t *testing.T, n *Node) {
 			n.Overlaps = func([]netip.Prefix) (_, _ []string, _ error) { return []string{"10.42.0.0/16 overlaps"}, nil, nil }
 		}, "ranges", Problem, "overlaps"},

@@ -21,7 +21,8 @@ func plugins(_ context.Context, n Node) (out []Finding) {
 		return unknown("%s is not visible from here", n.Plugins)
 	}
 	if there, known := exists(filepath.Join(dir, "warren-cni")); known && !there {
-		out = append(out, problem("`warren install-cni`, or copy warren-cni there", "%s has no warren-cni: no Pod can be attached", n.Plugins))
+		out = append(out, problem("`warren install-cni`, or copy warren-cni there", "%s has no warren-cni: no Pod can be attached",
+			n.Plugins))
 	}
 	if there, known := exists(filepath.Join(dir, "loopback")); known && !there {
 		out = append(out, warning("install the `loopback` plugin (containernetworking-plugins); containerd before 2.1 and CRI-O need it",
@@ -47,7 +48,8 @@ func runtime(_ context.Context, n Node) (out []Finding) {
 				want = n.ConflistAt
 			}
 			if !strings.Contains(m[2], want) && strings.Contains(m[2], "cni") {
-				out = append(out, problem("set it to "+want+", or install warren's files there", "%s: %s = %s: warren uses %s", f, m[1], strings.TrimSpace(m[2]), want))
+				out = append(out, problem("set it to "+want+", or install warren's files there", "%s: %s = %s: warren uses %s", f, m[1],
+					strings.TrimSpace(m[2]), want))
 			}
 		}
 	}
@@ -73,13 +75,16 @@ func conflists(_ context.Context, n Node) (out []Finding) {
 	ours := slices.Index(names, n.Conflist)
 	switch {
 	case ours < 0:
-		out = append(out, problem("the agent writes it once it is ready; see the agent's findings", "%s has no %s", n.ConflistAt, n.Conflist))
+		out = append(out, problem("the agent writes it once it is ready; see the agent's findings", "%s has no %s", n.ConflistAt,
+			n.Conflist))
 	case ours > 0:
-		out = append(out, problem("remove the file of the other network", "%s comes before %s: another network attaches Pods", names[0], n.Conflist))
+		out = append(out, problem("remove the file of the other network", "%s comes before %s: another network attaches Pods", names[0],
+			n.Conflist))
 	}
 	for _, other := range names {
 		if other != n.Conflist && (ours < 0 || other > n.Conflist) {
-			out = append(out, warning("remove it once no Pod of that network is left", "%s configures another network, which is used if warren's configuration is removed", other))
+			out = append(out, warning("remove it once no Pod of that network is left",
+				"%s configures another network, which is used if warren's configuration is removed", other))
 		}
 	}
 	return out
@@ -106,8 +111,10 @@ func kubelet(_ context.Context, n Node) []Finding {
 				return fine("clusterDNS %s is served on this node", d)
 			}
 		}
-		return []Finding{problem("set clusterDNS in the kubelet's configuration to "+text.Join(n.DNS, ", ")+", or dns.addresses of warren to the kubelet's",
-			"%s: clusterDNS is %s, but this node serves %s: Pods cannot resolve names", f, text.Join(cfg.ClusterDNS, ", "), text.Join(n.DNS, ", "))}
+		return []Finding{problem("set clusterDNS in the kubelet's configuration to "+text.Join(n.DNS, ", ")+
+			", or dns.addresses of warren to the kubelet's",
+			"%s: clusterDNS is %s, but this node serves %s: Pods cannot resolve names", f, text.Join(cfg.ClusterDNS, ", "),
+			text.Join(n.DNS, ", "))}
 	}
 	return unknown("no kubelet configuration is visible from here")
 }
@@ -146,7 +153,8 @@ func podCIDRs(_ context.Context, n Node) (out []Finding) {
 		return unknown("no agent answers")
 	}
 	for _, p := range n.Status.Unclaimed {
-		out = append(out, warning("recreate the Pods of this node that another network attached; Pods that warren attached are not affected",
+		out = append(out, warning(
+			"recreate the Pods of this node that another network attached; Pods that warren attached are not affected",
 			"Kubernetes gave this node %s, but warren's Pods here have %s: %s", p.CIDR, text.Join(n.Status.PodCIDRs, ", "), p.Why))
 	}
 	return out
@@ -159,7 +167,8 @@ func otherNetwork(_ context.Context, n Node) (out []Finding) {
 		return unknown("cannot list the host's routes: %v", err)
 	}
 	if len(others) > 0 {
-		out = append(out, warning("once no Pod of that network is left, remove it and its interfaces", "another network has routes in the Pod ranges: %s", text.Join(others, ", ")))
+		out = append(out, warning("once no Pod of that network is left, remove it and its interfaces",
+			"another network has routes in the Pod ranges: %s", text.Join(others, ", ")))
 	}
 	chains, err := n.Chains()
 	if err != nil {
@@ -182,8 +191,11 @@ func forwarding(_ context.Context, n Node) (out []Finding) {
 	}
 	for _, c := range chains {
 		if c.Forward && c.Drop {
-			out = append(out, warning("let warren0 and the interfaces wrn* be forwarded: `iptables -I FORWARD -i wrn+ -j ACCEPT; iptables -I FORWARD -o wrn+ -j ACCEPT`, or set the policy to accept",
-				"chain %s of table %s drops forwarded packets that its rules do not accept (docker, ufw and firewalld do that)", c.Name, c.Table))
+			out = append(out, warning(
+				"let warren0 and the interfaces wrn* be forwarded: `iptables -I FORWARD -i wrn+ -j ACCEPT; iptables -I FORWARD -o wrn+ "+
+					"-j ACCEPT`, or set the policy to accept",
+				"chain %s of table %s drops forwarded packets that its rules do not accept (docker, ufw and firewalld do that)", c.Name,
+				c.Table))
 		}
 	}
 	raw, err := os.ReadFile(n.path("/proc/sys/net/ipv4/ip_forward"))

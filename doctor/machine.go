@@ -41,7 +41,8 @@ func tunDevice(_ context.Context, n Node) []Finding {
 	}
 	fd, err := unix.Open(p, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EPERM) {
-		return []Finding{problem("allow character device 10:200 rwm in the container's device cgroup (see docs/kubernetes.md)", "%s may not be opened here: %v", p, err)}
+		return []Finding{problem("allow character device 10:200 rwm in the container's device cgroup (see docs/kubernetes.md)",
+			"%s may not be opened here: %v", p, err)}
 	}
 	if err != nil {
 		return []Finding{problem("load the kernel's tun driver: `modprobe tun`", "%s cannot be opened: %v", p, err)}
@@ -59,7 +60,8 @@ func agent(_ context.Context, n Node) (out []Finding) {
 		out = append(out, problem("", "%s", p))
 	}
 	if n.Status.Version != n.Version {
-		out = append(out, warning("restart the agent after an upgrade", "the agent is version %s, this program %s", n.Status.Version, n.Version))
+		out = append(out, warning("restart the agent after an upgrade", "the agent is version %s, this program %s", n.Status.Version,
+			n.Version))
 	}
 	if len(out) == 0 {
 		return fine("%s is ready with %d Pods", n.Status.Node, n.Status.Pods)

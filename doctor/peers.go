@@ -22,7 +22,8 @@ func tunnels(ctx context.Context, n Node) (out []Finding) {
 			continue
 		}
 		if err := n.probe(ctx, p, 100); err != nil {
-			out = append(out, problem("open UDP "+text.Join(p.Endpoints, ", ")+" between the nodes in both directions (cloud security groups, firewalls, NAT: set `endpoints` and `keepalive`)",
+			out = append(out, problem("open UDP "+text.Join(p.Endpoints, ", ")+
+				" between the nodes in both directions (cloud security groups, firewalls, NAT: set `endpoints` and `keepalive`)",
 				"node %s does not answer through the tunnel (%v); last handshake %s", p.Name, err, ago(p.LastHandshake)))
 			continue
 		}
@@ -55,7 +56,8 @@ func mtus(ctx context.Context, n Node) (out []Finding) {
 			}
 		}
 		out = append(out, problem("set `mtu` to at most the size that passes on all nodes, or repair the link",
-			"packets of %d bytes to node %s are lost, %d pass: the path MTU between the nodes is below the configured MTU", size, p.Name, low))
+			"packets of %d bytes to node %s are lost, %d pass: the path MTU between the nodes is below the configured MTU", size, p.Name,
+			low))
 	}
 	return out
 }

@@ -32,7 +32,7 @@ type BlockStore interface {
 // Owner identifies the node that claims: its name and the identity on its disk.
 type Owner struct{ Node, Identity string }
 
-// ErrNoFreeBlock: every block of a Pod range has an owner.
+// ErrNoFreeBlock means that every block of a Pod range has an owner.
 var ErrNoFreeBlock = errors.New("no free block")
 
 // ClaimBlocks returns all blocks of the owner. In each Pod range of the cluster where the owner has none, it claims one.
@@ -139,7 +139,8 @@ func choose(c model.Cluster, missing []netip.Prefix, have []model.Block, o Owner
 	}
 	free := freeIndexes(c, missing, have, window, from)
 	if len(free) == 0 {
-		return nil, fmt.Errorf("%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or use a larger Pod range",
+		return nil, fmt.Errorf(
+			"%w in %v: all are claimed; release those of removed nodes with `warren node rm NAME`, or use a larger Pod range",
 			ErrNoFreeBlock, missing)
 	}
 	i := free[rand.IntN(len(free))]

@@ -10,10 +10,10 @@ import (
 	"github.com/warrennet/warren/internal/model"
 )
 
-// ErrNoBlock: the node has no block yet from which to assign an address.
+// ErrNoBlock means that the node has no block yet from which to assign an address.
 var ErrNoBlock = errors.New("this node has no Pod CIDR yet")
 
-// HeldError: a requested address belongs to another attachment.
+// HeldError means that a requested address belongs to another attachment.
 type HeldError struct {
 	Addr netip.Addr
 	By   api.Attachment
@@ -23,7 +23,7 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("address %s is held by %s", e.Addr, Name(e.By))
 }
 
-// FullError: the blocks of a family have no free address.
+// FullError means that the blocks of a family have no free address.
 type FullError struct {
 	Blocks []netip.Prefix
 	Pods   int // with addresses of these blocks
@@ -33,7 +33,7 @@ func (e *FullError) Error() string {
 	return fmt.Sprintf("no address is free in %v: %d Pods have them all", e.Blocks, e.Pods)
 }
 
-// RequestError: no Pod can get the requested address, because of Why.
+// RequestError means that no Pod can get the requested address, because of Why.
 type RequestError struct {
 	Addr netip.Addr
 	Why  string

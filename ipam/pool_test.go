@@ -223,7 +223,8 @@ func TestOpenPool_DamagedLine_KeepsOthersAndCopy(t *testing.T) {
 func TestOpenPool_BlockTooSmall_IsRefused(t *testing.T) {
 	for _, b := range []string{"10.42.7.0/30", "10.42.7.0/31", "10.42.7.0/32", "fd42::/127"} {
 		t.Run(b, func(t *testing.T) {
-			if _, err := OpenPool(PoolConfig{Dir: t.TempDir(), BootID: "b", Blocks: prefixes(b)}); err == nil || !strings.Contains(err.Error(), b) {
+			if _, err := OpenPool(PoolConfig{Dir: t.TempDir(), BootID: "b", Blocks: prefixes(b)}); err == nil ||
+				!strings.Contains(err.Error(), b) {
 				t.Errorf("error %v, want one that names the block", err)
 			}
 		})

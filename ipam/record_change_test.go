@@ -16,7 +16,8 @@ func TestChange_Labels_KeepsKeyFieldsAndSurvivesRestart(t *testing.T) {
 		r.Labels = map[string]string{"app": "web"}
 		r.Addresses, r.Committed, r.HostIfName = nil, false, "other"
 	})
-	if err != nil || got.Labels["app"] != "web" || !got.Committed || len(got.Addresses) != 1 || got.Addresses[0] != r.Addresses[0] || got.HostIfName != r.HostIfName {
+	if err != nil || got.Labels["app"] != "web" || !got.Committed || len(got.Addresses) != 1 || got.Addresses[0] != r.Addresses[0] ||
+		got.HostIfName != r.HostIfName {
 		t.Errorf("%+v %v", got, err)
 	}
 	if _, err := p.Change(at(9), func(*Record) {}); err == nil {

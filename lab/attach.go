@@ -112,7 +112,7 @@ func withLabels(list *libcni.NetworkConfigList, labels map[string]string) (*libc
 		kvs = append(kvs, kv{k, v})
 	}
 	for i, p := range list.Plugins {
-		injected, err := libcni.InjectConf(p, map[string]interface{}{"args": map[string]any{"cni": map[string]any{"labels": kvs}}})
+		injected, err := libcni.InjectConf(p, map[string]any{"args": map[string]any{"cni": map[string]any{"labels": kvs}}})
 		if err != nil {
 			return nil, err
 		}
@@ -122,7 +122,7 @@ func withLabels(list *libcni.NetworkConfigList, labels map[string]string) (*libc
 }
 
 func (r attachRequest) runtimeConf(id string) *libcni.RuntimeConf {
-	rt := &libcni.RuntimeConf{ContainerID: id, NetNS: r.Netns, IfName: "eth0", CapabilityArgs: map[string]interface{}{},
+	rt := &libcni.RuntimeConf{ContainerID: id, NetNS: r.Netns, IfName: "eth0", CapabilityArgs: map[string]any{},
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", r.Namespace}, {"K8S_POD_NAME", r.Name}, {"K8S_POD_UID", id}}}
 	if len(r.IPs) > 0 {
 		var ips []string

@@ -55,7 +55,8 @@ func TestBlocks_FullBlock_NodeClaimsAnother(t *testing.T) {
 		last := pods[len(pods)-1]
 		mustCall(t, l, last, pods[0])
 		mustConnect(t, fromPod(l, last), vip, 7, 7, "far", last.Addresses[0])
-		if out, err := l.PodOutput(last, "dig", "+short", "+timeout=3", "web.default.svc.cluster.local"); err != nil || strings.TrimSpace(out) != vip.String() {
+		if out, err := l.PodOutput(last, "dig", "+short", "+timeout=3", "web.default.svc.cluster.local"); err != nil ||
+			strings.TrimSpace(out) != vip.String() {
 			t.Errorf("a Pod of the last block queries a name: %q %v, expected %s", out, err, vip)
 		}
 	}

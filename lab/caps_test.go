@@ -16,7 +16,8 @@ func TestAgent_MinimalCapabilities_Works(t *testing.T) {
 	if err := l.StopAgent("n1", syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	begin(t, l, on(l, "n1"), "setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+net_bind_service", "--inh-caps", "-all", l.Exe, "agent")
+	begin(t, l, on(l, "n1"), "setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+net_bind_service", "--inh-caps", "-all", l.Exe,
+		"agent")
 	testutil.Eventually(t, "the agent is ready", func() error { return l.call(t.Context(), "n1", "/v1/ready", nil) })
 	if st, err := l.Status(t.Context(), "n1"); err != nil || !strings.Contains(st.Offload, "operation not permitted") {
 		t.Errorf("status reports offload %q %v", st.Offload, err)

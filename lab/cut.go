@@ -19,7 +19,8 @@ func (l *Lab) Cut(a, b string) error {
 		}
 		m := mac(from)
 		prog := fmt.Sprintf("4,32 0 0 8,21 0 1 %d,6 0 0 2,6 0 0 4294967295", binary.BigEndian.Uint32(m[2:]))
-		_, err := l.output(sw, "tc", "filter", "replace", "dev", port, "egress", "pref", pref(from), "handle", "1", "bpf", "da", "bytecode", prog)
+		_, err := l.output(sw, "tc", "filter", "replace", "dev", port, "egress", "pref", pref(from), "handle", "1", "bpf", "da",
+			"bytecode", prog)
 		return err
 	})
 }
@@ -75,7 +76,8 @@ func pref(from string) string { return strconv.Itoa(int(hostNumber(from))) }
 func (l *Lab) bothDirections(a, b string, do func(sw int, port, from string) error) error {
 	for _, m := range []string{a, b} {
 		if _, err := os.Stat(l.machineDir(m)); m == "" || m == switchName || err != nil {
-			return fmt.Errorf("lab %s has no machine %q; there are %s", l.Name, m, strings.Join(append(l.NodeNames(), l.etcdNames()...), ", "))
+			return fmt.Errorf("lab %s has no machine %q; there are %s", l.Name, m, strings.Join(append(l.NodeNames(), l.etcdNames()...),
+				", "))
 		}
 	}
 	sw, err := l.hold(switchName)

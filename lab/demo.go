@@ -73,7 +73,8 @@ spec:
 // demoService makes a Service of the Pods and calls it by name.
 func (l *Lab) demoService(ctx context.Context, w io.Writer, node string, pods []*Pod) error {
 	fmt.Fprintf(w, "\n$ warren lab exec %s -- warren apply -f - <<END\n%sEND\n", node, demoService)
-	if err := l.Exec(node, Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(demoService), Stdout: w, Stderr: w}); err != nil {
+	if err := l.Exec(node, Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(demoService), Stdout: w,
+		Stderr: w}); err != nil {
 		return err
 	}
 	fmt.Fprintln(w, "every Pod calls the Service by its name, three times:")

@@ -29,7 +29,9 @@ func TestDNS_AgentKilledUnderLoad_LosesOnlyDowntime(t *testing.T) {
 	}
 	testutil.Eventually(t, "a first answer", func() error { return resolves(l, client) })
 	file := filepath.Join(t.TempDir(), "questions")
-	if err := os.WriteFile(file, []byte("web.default.svc.cluster.local A\nweb.default.svc.cluster.local AAAA\nwww.example.com.svc.cluster.local A\n"), 0o644); err != nil {
+	if err := os.WriteFile(file,
+		[]byte("web.default.svc.cluster.local A\nweb.default.svc.cluster.local AAAA\nwww.example.com.svc.cluster.local A\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -41,7 +43,8 @@ func TestDNS_AgentKilledUnderLoad_LosesOnlyDowntime(t *testing.T) {
 		{"kill -9, started after 100 ms", syscall.SIGKILL, 100 * time.Millisecond},
 		{"kill -9, started after 1 s", syscall.SIGKILL, time.Second},
 	} {
-		perf := begin(t, l, in(l, client), "dnsperf", "-s", "10.43.0.10", "-d", file, "-Q", strconv.Itoa(perfRate), "-l", "8", "-t", "1", "-c", "10", "-q", "20000")
+		perf := begin(t, l, in(l, client), "dnsperf", "-s", "10.43.0.10", "-d", file, "-Q", strconv.Itoa(perfRate), "-l", "8", "-t", "1",
+			"-c", "10", "-q", "20000")
 		time.Sleep(2 * time.Second) // of load before the fault: a duration, not a wait
 		gone := time.Now()
 		if err := l.StopAgent("n1", c.sig); err != nil {
@@ -64,7 +67,8 @@ func TestDNS_AgentKilledUnderLoad_LosesOnlyDowntime(t *testing.T) {
 			t.Fatalf("dnsperf: %v\n%s", err, text)
 		}
 		sent, lost := perfCount(t, text, "sent"), perfCount(t, text, "lost")
-		t.Logf("%s: no answer for at most %s; %d of %d queries lost at %d/s", c.what, silent.Round(10*time.Millisecond), lost, sent, perfRate)
+		t.Logf("%s: no answer for at most %s; %d of %d queries lost at %d/s", c.what, silent.Round(10*time.Millisecond), lost, sent,
+			perfRate)
 		if most := int(silent.Seconds()*perfRate) + perfRate/5; lost > most {
 			t.Errorf("%s: %d queries lost, at most %d were sent while no agent ran", c.what, lost, most)
 		}

@@ -79,9 +79,11 @@ func resolver(t *testing.T, compiler string, flags ...string) string {
 func TestDNS_SearchList_OneQueryPerName(t *testing.T) {
 	t.Parallel()
 	const upstream = "192.168.77.11:5300"
-	l := start(t, Spec{Nodes: 1, Family: Dual, Agent: map[string]any{"dns": map[string]any{"autopath": []string{"default"}, "upstreams": []string{upstream}}}})
-	o := &outside{names: map[string][]string{"www.example.com": {"A 192.0.2.80", "AAAA 2001:db8::80"}, "v4.example.com": {"A 192.0.2.81"}, "db-0.less.example": {"A 192.0.2.82"},
-		"db-0.less": {"A 192.0.2.83"}}}
+	l := start(t, Spec{Nodes: 1, Family: Dual, Agent: map[string]any{"dns": map[string]any{"autopath": []string{"default"},
+		"upstreams": []string{upstream}}}})
+	o := &outside{names: map[string][]string{"www.example.com": {"A 192.0.2.80", "AAAA 2001:db8::80"}, "v4.example.com": {"A 192.0.2.81"},
+		"db-0.less.example": {"A 192.0.2.82"},
+		"db-0.less":         {"A 192.0.2.83"}}}
 	o.serve(t, l, "n1", netip.MustParseAddrPort(upstream))
 	resolvers := map[string]string{"glibc": resolver(t, "gcc"), "musl": resolver(t, "musl-gcc", "-static")}
 	applyYAML(t, l, web("web", "app: web", "")+"---"+strings.Replace(web("less", "app: none", ""), "spec:", "spec:\n  clusterIP: None", 1))
@@ -102,7 +104,8 @@ func TestDNS_SearchList_OneQueryPerName(t *testing.T) {
 		return err
 	})
 	sh(t, l, "n1", l.Exe+" dns log on")
-	if out, err := l.PodOutput(pods["default"], "getent", "ahosts", "www.example.com"); err != nil || !slices.Equal(addressesIn(out), []string{"192.0.2.80", "2001:db8::80"}) {
+	if out, err := l.PodOutput(pods["default"], "getent", "ahosts", "www.example.com"); err != nil ||
+		!slices.Equal(addressesIn(out), []string{"192.0.2.80", "2001:db8::80"}) {
 		t.Errorf("getent: %v %s", err, out)
 	}
 	for _, c := range []struct {
@@ -125,7 +128,8 @@ func TestDNS_SearchList_OneQueryPerName(t *testing.T) {
 				if got := addressesIn(out); !slices.Equal(got, c.want) || (err == nil) != (len(c.want) > 0) {
 					t.Errorf("%s in %s: %s %s: %v %v, want %v", which, ns, c.name, c.family, got, err, c.want)
 				}
-				sent := slices.DeleteFunc(questions(t, l, p)[before:], func(q string) bool { return !strings.HasPrefix(q, c.name) }) // a resolver that has its answer may still query the previous name
+				// a resolver that has its answer may still query the previous name
+				sent := slices.DeleteFunc(questions(t, l, p)[before:], func(q string) bool { return !strings.HasPrefix(q, c.name) })
 				slices.Sort(sent)
 				sent = slices.Compact(sent) // musl queries all servers at once
 				if ns == "default" && c.few > 0 && len(sent) != c.few || ns == "jobs" && c.few > 0 && len(sent) < 3*c.few {

@@ -48,10 +48,12 @@ func TestDNS_ServicesAndPods_Resolve(t *testing.T) {
 	mustGet("NXDOMAIN", "dig", "nosuch.default.svc.cluster.local")
 	mustGet("host=web", "curl", "-sS", "--max-time", "5", "http://web:8080/")
 	mustGet("host=web", "curl", "-sS", "--max-time", "5", "http://less/")
-	if out := sh(t, l, "n2", l.Exe+" dns query web -n default"); !strings.Contains(out, "web.default.svc.cluster.local.") || !strings.Contains(out, vips[0].String()) {
+	if out := sh(t, l, "n2", l.Exe+" dns query web -n default"); !strings.Contains(out, "web.default.svc.cluster.local.") ||
+		!strings.Contains(out, vips[0].String()) {
 		t.Errorf("dns query printed %s", out)
 	}
-	if out := sh(t, l, "n2", "curl -s 127.0.0.1:9551/metrics"); !strings.Contains(out, "warren_dns_queries_total") || !strings.Contains(out, "warren_service_frontends") {
+	if out := sh(t, l, "n2", "curl -s 127.0.0.1:9551/metrics"); !strings.Contains(out, "warren_dns_queries_total") ||
+		!strings.Contains(out, "warren_service_frontends") {
 		t.Errorf("metrics lack DNS or Services:\n%s", out)
 	}
 	if out := sh(t, l, "n1", "dig +short @10.43.0.10 web.default.svc.cluster.local"); !strings.Contains(out, vips[0].String()) {

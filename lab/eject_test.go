@@ -18,17 +18,20 @@ func TestEjection_RefusingBackend_IsEjectedAndReturns(t *testing.T) {
 	labelled(t, l, "n1", "near", "app=web")
 	labelled(t, l, "n2", "far", "app=web")
 	const after = 3
-	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "{name: web}", fmt.Sprintf(`{name: web, annotations: {warren.dev/eject-after: "%d"}}`, after), 1))
+	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "{name: web}",
+		fmt.Sprintf(`{name: web, annotations: {warren.dev/eject-after: "%d"}}`, after), 1))
 	vip := getSvc(t, l, "web").ips(t)[0]
 	mustConnect(t, fromPod(l, client), vip, 7, 7, "near far", client.Addresses[0])
-	closed, err := l.RunPod(t.Context(), PodSpec{Node: "n2", Name: "closed", Labels: map[string]string{"app": "web"}, Args: []string{"sleep", "infinity"}})
+	closed, err := l.RunPod(t.Context(), PodSpec{Node: "n2", Name: "closed", Labels: map[string]string{"app": "web"},
+		Args: []string{"sleep", "infinity"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	failed := 0
 	call := func(n int) (reached string) {
 		t.Helper()
-		script := fmt.Sprintf(`for i in $(seq %d); do (exec 3<>/dev/tcp/%s/7 && read -r x <&3 && echo "$x") 2>/dev/null || echo failed; done`, n, vip)
+		script := fmt.Sprintf(
+			`for i in $(seq %d); do (exec 3<>/dev/tcp/%s/7 && read -r x <&3 && echo "$x") 2>/dev/null || echo failed; done`, n, vip)
 		out, err := l.PodOutput(client, "timeout", "60", "bash", "-c", script)
 		if err != nil {
 			t.Fatalf("%v %s", err, out)
@@ -49,7 +52,8 @@ func TestEjection_RefusingBackend_IsEjectedAndReturns(t *testing.T) {
 	if n := ejections(); failed != after+n-1 {
 		t.Errorf("%d connections failed until %d ejections, expected %d and one for each more", failed, n, after)
 	}
-	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "ready, tcp ejected") || strings.Count(out, "ejected") != 1 {
+	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "ready, tcp ejected") ||
+		strings.Count(out, "ejected") != 1 {
 		t.Errorf("endpoints printed\n%s", out)
 	}
 	begin(t, l, in(l, closed), l.Exe, "lab", "echo", "--http", "", "--udp", "")

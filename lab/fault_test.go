@@ -100,7 +100,8 @@ func TestAgent_KilledUnderLoad_TrafficContinues(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("agent absent for %s", time.Since(dead))
-	t.Logf("stall across nodes %s, reverse %s, on the same node %s", finish(t, across, seconds), finish(t, back, seconds), finish(t, local, seconds))
+	t.Logf("stall across nodes %s, reverse %s, on the same node %s", finish(t, across, seconds), finish(t, back, seconds),
+		finish(t, local, seconds))
 	if text := wire(); text != "" {
 		t.Errorf("in clear on the wire:\n%s", text)
 	}
@@ -138,7 +139,8 @@ func TestEtcd_Unreachable_ClusterContinues(t *testing.T) {
 	}
 	testutil.Eventually(t, "status reports that etcd is unreachable", func() error {
 		st, err := l.Status(ctx, "n1")
-		if err == nil && (st.Store.Connected || !slices.ContainsFunc(st.Problems, func(s string) bool { return strings.Contains(s, "etcd is unreachable") })) {
+		if err == nil && (st.Store.Connected || !slices.ContainsFunc(st.Problems,
+			func(s string) bool { return strings.Contains(s, "etcd is unreachable") })) {
 			err = fmt.Errorf("problems %v", st.Problems)
 		}
 		return err
@@ -250,7 +252,8 @@ func TestAgent_ForeignChangesToHost_AreReverted(t *testing.T) {
 	sh(t, l, "n1", "ip rule add pref 115 to 192.0.2.0/24 lookup 77")
 	for _, harm := range []string{
 		"ip rule del pref 115 lookup 101", "ip -6 rule del pref 116", "ip route flush table 101", "ip -6 route flush table 101",
-		"sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv6.conf.all.forwarding=0", "ip addr flush dev warren0", "ip link set warren0 down",
+		"sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv6.conf.all.forwarding=0", "ip addr flush dev warren0",
+		"ip link set warren0 down",
 		"ip link del warren0",
 		"wg set warren0 peer $(wg show warren0 peers) remove", "wg set warren0 peer $(wg show warren0 peers) allowed-ips 203.0.113.0/24",
 	} {
@@ -378,9 +381,12 @@ func TestAgent_ConflictingIdentity_IsRefused(t *testing.T) {
 	l := start(t, Spec{Nodes: 3})
 	pods := onePodEach(t, l)
 	for _, tc := range []struct{ name, change, want string }{
-		{"another node's name", "sed -i 's/nodeName: n2/nodeName: n1/' /etc/warren/config.yaml; rm -rf /var/lib/warren", "belongs to another machine that is alive"},
-		{"another Pod range", "sed -i 's/10.42.0.0/10.77.0.0/' /etc/warren/config.yaml", "podCIDRs: [10.77.0.0/16] here, [10.42.0.0/16] in the cluster"},
-		{"a renamed node", "sed -i 's/nodeName: n2/nodeName: other/' /etc/warren/config.yaml", `belongs to node "n2" but this node is "other"`},
+		{"another node's name", "sed -i 's/nodeName: n2/nodeName: n1/' /etc/warren/config.yaml; rm -rf /var/lib/warren",
+			"belongs to another machine that is alive"},
+		{"another Pod range", "sed -i 's/10.42.0.0/10.77.0.0/' /etc/warren/config.yaml",
+			"podCIDRs: [10.77.0.0/16] here, [10.42.0.0/16] in the cluster"},
+		{"a renamed node", "sed -i 's/nodeName: n2/nodeName: other/' /etc/warren/config.yaml",
+			`belongs to node "n2" but this node is "other"`},
 		{"an unknown key", "echo 'prot: 1' >> /etc/warren/config.yaml", `unknown key "prot"`},
 		{"a newer record", `sed -i 's/"v":1/"v":9/' /var/lib/warren/blocks.json`, "layout version 9 is newer"},
 		{"garbage for a key", "head -c 20 /dev/urandom > /var/lib/warren/private.key", "private.key"},
@@ -425,7 +431,9 @@ func TestUninstall_Node_LeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := func() string {
-		return sh(t, l, "n1", "ip -o link | grep -E 'warren|wrn' ; ip rule | grep -vE '^(0|32766|32767):'; ip -6 rule | grep -vE '^(0|32766):'; ip route show table all proto 119; ip -6 route show table all proto 119; ls /etc/cni/net.d; ls -d /run/warren /var/run/wireguard/warren0.sock /var/lib/warren 2>/dev/null; sysctl -n net.ipv4.ip_forward | grep 1; true")
+		return sh(t, l, "n1", "ip -o link | grep -E 'warren|wrn' ; ip rule | grep -vE '^(0|32766|32767):'; ip -6 rule | grep -vE "+
+			"'^(0|32766):'; ip route show table all proto 119; ip -6 route show table all proto 119; ls /etc/cni/net.d; ls -d "+
+			"/run/warren /var/run/wireguard/warren0.sock /var/lib/warren 2>/dev/null; sysctl -n net.ipv4.ip_forward | grep 1; true")
 	}
 	if before := left(); !strings.Contains(before, "warren0") || !strings.Contains(before, "05-warren.conflist") {
 		t.Errorf("a stopped agent must leave the data plane in place; found only:\n%s", before)
@@ -446,7 +454,8 @@ func TestNode_UnderlayAddressChanges_PeersFollow(t *testing.T) {
 	l := start(t, Spec{Nodes: 2})
 	pods := onePodEach(t, l)
 	mustCall(t, l, pods[0], pods[1])
-	sh(t, l, "n2", "ip addr add 192.168.77.112/24 dev eth0; ip addr del 192.168.77.12/24 dev eth0; ip addr add 192.168.77.112/24 dev eth0 2>/dev/null; true")
+	sh(t, l, "n2", "ip addr add 192.168.77.112/24 dev eth0; ip addr del 192.168.77.12/24 dev eth0; ip addr add 192.168.77.112/24 dev "+
+		"eth0 2>/dev/null; true")
 	testutil.Eventually(t, "n1 sees the new endpoint", func() error {
 		st, err := l.Status(context.Background(), "n1")
 		if err == nil && (len(st.Peers) != 1 || st.Peers[0].Endpoint != "192.168.77.112:51820") {
@@ -454,7 +463,11 @@ func TestNode_UnderlayAddressChanges_PeersFollow(t *testing.T) {
 		}
 		return err
 	})
-	testutil.Eventually(t, "Pods reach each other at the new address", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "Pods reach each other at the new address", func() error {
+		_,
+			err := calls(l, pods[0], pods[1].Addresses[0])
+		return err
+	})
 }
 
 // A node has endpoints of both families and the preferred one does not answer: peers use the next one within seconds.
@@ -473,7 +486,11 @@ func TestNode_FirstEndpointBlocked_NextIsUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testutil.Eventually(t, "Pods reach each other over the other endpoint", func() error { _, err := calls(l, pods[0], pods[1].Addresses[0]); return err })
+	testutil.Eventually(t, "Pods reach each other over the other endpoint", func() error {
+		_,
+			err := calls(l, pods[0], pods[1].Addresses[0])
+		return err
+	})
 	st, err := l.Status(context.Background(), "n1")
 	if err != nil || !strings.HasPrefix(st.Peers[0].Endpoint, "[fd77::c]") {
 		t.Errorf("endpoint %v err %v, expected the IPv6 one", st.Peers, err)
@@ -520,12 +537,16 @@ func TestExternalPeer_StockWireGuard_ReachesPods(t *testing.T) {
 	begin(t, l, on(l, "etcd1"), stock, "-f", "wg0")
 	var pub string
 	testutil.Eventually(t, "stock wireguard-go", func() error {
-		pub, err = l.Output("etcd1", "sh", "-ec", `umask 077; wg genkey >/run/k; wg set wg0 private-key /run/k listen-port 51821 peer `+st.PublicKey+
-			` endpoint 192.168.77.11:51820 allowed-ips `+st.PodCIDRs[0].String()+`; ip addr replace 10.99.0.5/32 dev wg0; ip link set wg0 mtu 1420 up; ip route replace `+st.PodCIDRs[0].String()+` dev wg0; wg pubkey </run/k`)
+		pub, err = l.Output("etcd1", "sh", "-ec", `umask 077; wg genkey >/run/k; wg set wg0 private-key /run/k listen-port 51821 peer `+
+			st.PublicKey+
+			` endpoint 192.168.77.11:51820 allowed-ips `+st.PodCIDRs[0].String()+
+			`; ip addr replace 10.99.0.5/32 dev wg0; ip link set wg0 mtu 1420 up; ip route replace `+st.PodCIDRs[0].String()+
+			` dev wg0; wg pubkey </run/k`)
 		return err
 	})
 	pub = strings.TrimSpace(pub)
-	if out, err := l.Output("n1", l.Exe, "peer", "add", "laptop", pub, "--allowed-ips", "10.42.0.0/16"); err == nil || !strings.Contains(err.Error(), "overlaps") {
+	if out, err := l.Output("n1", l.Exe, "peer", "add", "laptop", pub, "--allowed-ips", "10.42.0.0/16"); err == nil ||
+		!strings.Contains(err.Error(), "overlaps") {
 		t.Errorf("a external peer that claims the nodes' Pod CIDRs: %v %s", err, out)
 	}
 	sh(t, l, "n1", l.Exe+" peer add laptop "+pub+" --allowed-ips 10.99.0.5/32")
@@ -568,7 +589,9 @@ func TestUAPI_WgTool_ShowsAndRefusesChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	show := sh(t, l, "n1", "wg show; wg show all; wg show interfaces; wg show warren0 dump; wg show warren0 peers; wg show warren0 allowed-ips; wg show warren0 endpoints; wg show warren0 transfer; wg show warren0 latest-handshakes; wg show warren0 listen-port; wg showconf warren0")
+	show := sh(t, l, "n1", "wg show; wg show all; wg show interfaces; wg show warren0 dump; wg show warren0 peers; wg show warren0 "+
+		"allowed-ips; wg show warren0 endpoints; wg show warren0 transfer; wg show warren0 latest-handshakes; wg show warren0 "+
+		"listen-port; wg showconf warren0")
 	for _, p := range st.Peers {
 		if !strings.Contains(show, p.PublicKey) || !strings.Contains(show, p.AllowedIPs[0].String()) {
 			t.Errorf("wg show misses %s %v:\n%s", p.Name, p.AllowedIPs, show)
@@ -592,8 +615,12 @@ func TestLocalAPI_InvalidRequests_ReturnError(t *testing.T) {
 	if fi, err := os.Stat(l.Socket("n1")); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("socket mode %v err %v, expected 0600", fi.Mode(), err)
 	}
-	for _, garbage := range []string{"printf 'GET / HTTP/9.9\r\n\r\n'", "head -c 100000 /dev/urandom", "printf 'POST /v1/cni/add HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{{{{{'", "printf 'POST /v1/peers HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}'"} {
-		_, _ = l.Output("n1", "sh", "-c", garbage+" | timeout 1 python3 -c 'import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/warren/agent.sock\"); s.sendall(sys.stdin.buffer.read()); s.recv(100)' 2>/dev/null; true")
+	for _, garbage := range []string{"printf 'GET / HTTP/9.9\r\n\r\n'", "head -c 100000 /dev/urandom",
+		"printf 'POST /v1/cni/add HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{{{{{'",
+		"printf 'POST /v1/peers HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}'"} {
+		_, _ = l.Output("n1", "sh", "-c", garbage+
+			" | timeout 1 python3 -c 'import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/warren/agent.sock\"); "+
+			"s.sendall(sys.stdin.buffer.read()); s.recv(100)' 2>/dev/null; true")
 	}
 	if err := l.call(context.Background(), "n1", api.ReadyPath, nil); err != nil {
 		t.Errorf("after garbage: %v", err)

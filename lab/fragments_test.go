@@ -52,7 +52,8 @@ func mustEcho(t *testing.T, c asker, a netip.Addr, port int, backend string, see
 			if !strings.HasPrefix(out, "host="+backend+" ") {
 				return fmt.Errorf("answered by %q, expected %s", out, backend)
 			}
-			if want := "client=" + strings.TrimSuffix(netip.AddrPortFrom(seen, 0).String(), "0"); seen.IsValid() && !strings.Contains(out, want) {
+			if want := "client=" + strings.TrimSuffix(netip.AddrPortFrom(seen, 0).String(), "0"); seen.IsValid() &&
+				!strings.Contains(out, want) {
 				return fmt.Errorf("the backend saw %q, expected %s", out, want)
 			}
 			return nil
@@ -200,7 +201,8 @@ func TestFragments_SCTP_Pass(t *testing.T) {
 	client := labelled(t, l, "n1", "client", "app=client")
 	for name, node := range map[string]string{"here": "n1", "there": "n2"} {
 		begin(t, l, in(l, labelled(t, l, node, name, "app="+name)), "python3", "-c", sctp, "serve", "5000")
-		applyYAML(t, l, strings.Replace(web(name, "app: "+name, ""), "{name: tcp, port: 7}", "{name: sctp, port: 2905, targetPort: 5000, protocol: SCTP}", 1))
+		applyYAML(t, l, strings.Replace(web(name, "app: "+name, ""), "{name: tcp, port: 7}",
+			"{name: sctp, port: 2905, targetPort: 5000, protocol: SCTP}", 1))
 		for _, a := range getSvc(t, l, name).ips(t) {
 			for _, size := range datagramSizes {
 				testutil.Eventually(t, fmt.Sprintf("%d bytes to %s, %s", size, name, a), func() error {

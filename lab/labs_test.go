@@ -37,7 +37,9 @@ func buildStock(t *testing.T) string {
 // machine is the state of this machine that a lab must not change: links, routes, rules, forwarding and mounts.
 func machine(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", "ip -br link | cut -c1-60; ip rule; ip route; sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding; ip netns list; grep -c . /proc/self/mountinfo; hostname; ls /etc/cni /etc/warren 2>&1").CombinedOutput()
+	out, err := exec.Command("sh", "-c",
+		"ip -br link | cut -c1-60; ip rule; ip route; sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding; ip netns list; grep -c . "+
+			"/proc/self/mountinfo; hostname; ls /etc/cni /etc/warren 2>&1").CombinedOutput()
 	if err != nil && len(out) == 0 {
 		t.Fatal(err)
 	}
@@ -149,7 +151,8 @@ func TestLab_CommandLine_Works(t *testing.T) {
 	} {
 		out, err := warren(step.args...)
 		if (err != nil) != step.fail || !strings.Contains(out, step.want) {
-			t.Errorf("warren %s: err %v, printed\n%s\nexpected %q, failure %v", strings.Join(step.args, " "), err, out, step.want, step.fail)
+			t.Errorf("warren %s: err %v, printed\n%s\nexpected %q, failure %v", strings.Join(step.args, " "), err, out, step.want,
+				step.fail)
 		}
 	}
 }

@@ -55,7 +55,8 @@ func TestListeners_HostPrograms_AreReported(t *testing.T) {
 		}
 		return nil
 	})
-	begin(t, l, on(l, "n1"), l.Exe, "lab", "echo", "--http", ":15021", "--tcp", fmt.Sprintf("127.0.0.1:%d", tcp), "--udp", fmt.Sprintf("127.0.0.1:%d", udp))
+	begin(t, l, on(l, "n1"), l.Exe, "lab", "echo", "--http", ":15021", "--tcp", fmt.Sprintf("127.0.0.1:%d", tcp),
+		"--udp", fmt.Sprintf("127.0.0.1:%d", udp))
 	const reserved, unreachable = "reserved masquerade ports that host programs listen on", "host listeners are unreachable"
 	wantReserved, wantUnreachable := map[int]bool{15021: true}, map[int]bool{tcp: true, udp: true}
 	covers := func(got, want map[int]bool) bool {

@@ -138,10 +138,12 @@ const patience = 5 * time.Second
 // After the link is restored, one node announces.
 func TestLoadBalancer_AnnouncerFails_AnotherTakesOver(t *testing.T) {
 	t.Parallel()
-	quiet := map[string]any{"loadBalancer": map[string]any{"announce": false}} // the backend's node must not be the announcing node, which fails
+	// the backend's node must not be the announcing node, which fails
+	quiet := map[string]any{"loadBalancer": map[string]any{"announce": false}}
 	l := start(t, Spec{Nodes: 3, Family: Dual, Node: map[string]NodeSpec{"n3": {Agent: quiet}}})
 	labelled(t, l, "n3", "w", "app=w")
-	if out := applyYAML(t, l, web("w", "app: w", "  type: LoadBalancer")); !strings.Contains(out, "waits for a load balancer address: there is no AddressPool") {
+	if out := applyYAML(t, l, web("w", "app: w", "  type: LoadBalancer")); !strings.Contains(out,
+		"waits for a load balancer address: there is no AddressPool") {
 		t.Errorf("apply printed %s", out)
 	}
 	if out := sh(t, l, "n1", l.Exe+" lb"); !strings.Contains(out, "there is no AddressPool") {
@@ -238,7 +240,8 @@ func TestLoadBalancer_TrafficPolicy_SelectsTheAnnouncingNode(t *testing.T) {
 	}
 	first := labelled(t, l, "n2", "first", "app=b")
 	applyYAML(t, l, lanPool+"---"+web("b", "app: b", "  type: LoadBalancer\n  externalTrafficPolicy: Local\n")+"---"+
-		strings.Replace(web("d", "app: b", "  type: LoadBalancer"), "{name: d}", `{name: d, annotations: {warren.dev/loadbalancer-ips: "192.168.77.231,fd77::21f"}}`, 1))
+		strings.Replace(web("d", "app: b", "  type: LoadBalancer"), "{name: d}",
+			`{name: d, annotations: {warren.dev/loadbalancer-ips: "192.168.77.231,fd77::21f"}}`, 1))
 	addrs := lbAddrs(t, l, "b", 2)
 	at := func(node, pod string) {
 		for i, a := range addrs {
@@ -278,7 +281,8 @@ func TestLoadBalancer_TrafficPolicy_SelectsTheAnnouncingNode(t *testing.T) {
 	for a, bits := range dup {
 		testutil.Eventually(t, "the duplicate "+a+" is reported", func() error {
 			for _, n := range l.NodeNames() {
-				if out := sh(t, l, n, l.Exe+" status"); strings.Contains(out, a+": duplicate address: "+mac("etcd1").String()+", which is not a node of the cluster") {
+				if out := sh(t, l, n, l.Exe+" status"); strings.Contains(out, a+": duplicate address: "+mac("etcd1").String()+
+					", which is not a node of the cluster") {
 					return nil
 				}
 			}
@@ -299,7 +303,8 @@ func TestLoadBalancer_TrafficPolicy_SelectsTheAnnouncingNode(t *testing.T) {
 		owner(t, l, netip.MustParseAddr(a), l.NodeNames()...)
 		mustConnect(t, client, netip.MustParseAddr(a), 7, 7, "second", netip.Addr{})
 	}
-	if out := sh(t, l, "n1", "curl -s http://127.0.0.1:9551/metrics | grep warren_lb"); !strings.Contains(out, "warren_lb_peers_healthy 2") || !strings.Contains(out, `warren_lb_addresses{announced="yes"} 4`) {
+	if out := sh(t, l, "n1", "curl -s http://127.0.0.1:9551/metrics | grep warren_lb"); !strings.Contains(out,
+		"warren_lb_peers_healthy 2") || !strings.Contains(out, `warren_lb_addresses{announced="yes"} 4`) {
 		t.Errorf("metrics:\n%s", out)
 	}
 }

@@ -133,7 +133,8 @@ func mustCall(t *testing.T, l *Lab, from, to *Pod) {
 			t.Errorf("%s -> %s %s: %v", from.Name, to.Name, a, err)
 			continue
 		}
-		if !strings.Contains(out, "host="+to.Name+" ") || !strings.Contains(out, "client="+strings.TrimSuffix(netip.AddrPortFrom(from.Addresses[i], 0).String(), "0")) {
+		if !strings.Contains(out, "host="+to.Name+" ") || !strings.Contains(out, "client="+
+			strings.TrimSuffix(netip.AddrPortFrom(from.Addresses[i], 0).String(), "0")) {
 			t.Errorf("%s -> %s %s: answered %q, expected host %s and client %s", from.Name, to.Name, a, out, to.Name, from.Addresses[i])
 		}
 	}

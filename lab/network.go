@@ -83,7 +83,8 @@ func (l *Lab) connect(machine string) error {
 		return err
 	}
 	for _, p := range l.Spec.underlayAddrs(machine) {
-		a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}, Flags: unix.IFA_F_NODAD}
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())},
+			Flags: unix.IFA_F_NODAD}
 		if err := h.AddrAdd(eth, a); err != nil {
 			return fmt.Errorf("add address %s to %s: %w", p, machine, err)
 		}

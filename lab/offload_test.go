@@ -42,7 +42,8 @@ func toService(p *Pod, vip netip.Addr) *Pod {
 const iperfPort = "\n  - {name: iperf, port: 5201}"
 
 // invalidDrop is a rule of many firewalls: packets that connection tracking classifies as invalid are dropped.
-const invalidDrop = "nft add table inet fw && nft add chain inet fw f '{ type filter hook forward priority 0; }' && nft add rule inet fw f ct state invalid counter drop"
+const invalidDrop = "nft add table inet fw && nft add chain inet fw f '{ type filter hook forward priority 0; }' && nft add rule inet fw " +
+	"f ct state invalid counter drop"
 
 // The eBPF program forwards a flow from a Pod through a Service to a Pod of the same node after the agent has opened it. The flow
 // continues while the agent is killed, other Services change, and a firewall drops invalid packets. If offload is not possible,
@@ -103,7 +104,9 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 	carried("flows are carried after the agent was killed")
 	finish(t, s, seconds)
 	if t.Failed() {
-		t.Logf("%s %s\n%s", node, vip, sh(t, l, node, "curl -s 127.0.0.1:9551/metrics | grep -E 'warren_(service_dropped|flows)' | grep -v ' 0$'; nft list ruleset; "+l.Exe+" flows"))
+		t.Logf("%s %s\n%s", node, vip,
+			sh(t, l, node, "curl -s 127.0.0.1:9551/metrics | grep -E 'warren_(service_dropped|flows)' | grep -v ' 0$'; nft list ruleset; "+
+				l.Exe+" flows"))
 		t.FailNow()
 	}
 }
@@ -111,7 +114,8 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 // packetsOf is the number of packets that the host has sent to warren0.
 func packetsOf(t *testing.T, l *Lab, node string) int {
 	t.Helper()
-	n, err := strconv.Atoi(strings.TrimSpace(sh(t, l, node, "ip -s -j link show warren0 | grep -o '\"tx\":{[^}]*' | grep -o '\"packets\":[0-9]*' | cut -d: -f2")))
+	n, err := strconv.Atoi(strings.TrimSpace(sh(t, l, node,
+		"ip -s -j link show warren0 | grep -o '\"tx\":{[^}]*' | grep -o '\"packets\":[0-9]*' | cut -d: -f2")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,13 +36,16 @@ func TestPeerReset_ServiceDeleted_BothEndsAreReset(t *testing.T) {
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
 	for name, node := range map[string]string{"near": "n1", "far": "n2"} {
-		b, err := l.RunPod(t.Context(), PodSpec{Node: node, Name: name, Labels: map[string]string{"app": name}, Args: []string{"python3", "-c", waiter}})
+		b, err := l.RunPod(t.Context(), PodSpec{Node: node, Name: name, Labels: map[string]string{"app": name},
+			Args: []string{"python3", "-c", waiter}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		applyYAML(t, l, web(name, "app: "+name, ""))
 		vip := getSvc(t, l, name).ips(t)[0]
-		k := begin(t, l, in(l, client), "bash", "-c", fmt.Sprintf(`trap '' PIPE; until exec 3<>/dev/tcp/%s/7; do sleep 0.1; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`, vip))
+		k := begin(t, l, in(l, client), "bash",
+			"-c", fmt.Sprintf(
+				`trap '' PIPE; until exec 3<>/dev/tcp/%s/7; do sleep 0.1; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`, vip))
 		testutil.Eventually(t, "open", func() error {
 			if !strings.Contains(k.text(), "hello") {
 				return errors.New(k.text())
@@ -66,7 +69,8 @@ func TestFlows_AgentKilledAfterConnect_ConnectionContinues(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	client := labelled(t, l, "n1", "client", "app=client")
-	b, err := l.RunPod(t.Context(), PodSpec{Node: "n2", Name: "far", Labels: map[string]string{"app": "far"}, Args: []string{"python3", "-c", waiter}})
+	b, err := l.RunPod(t.Context(), PodSpec{Node: "n2", Name: "far", Labels: map[string]string{"app": "far"},
+		Args: []string{"python3", "-c", waiter}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +82,9 @@ func TestFlows_AgentKilledAfterConnect_ConnectionContinues(t *testing.T) {
 	}
 	applyYAML(t, l, web("far", "app: far", ""))
 	vip := getSvc(t, l, "far").ips(t)[0]
-	k := begin(t, l, in(l, client), "bash", "-c", fmt.Sprintf(`until exec 3<>/dev/tcp/%s/7; do sleep 0.01; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`, vip))
+	k := begin(t, l, in(l, client), "bash",
+		"-c", fmt.Sprintf(`until exec 3<>/dev/tcp/%s/7; do sleep 0.01; done; read -r x <&3; echo $x; while echo x >&3; do sleep 0.1; done`,
+			vip))
 	testutil.Eventually(t, "open", func() error {
 		if !strings.Contains(k.text(), "hello") {
 			return errors.New(k.text())
@@ -94,7 +100,8 @@ func TestFlows_AgentKilledAfterConnect_ConnectionContinues(t *testing.T) {
 		case <-time.After(2 * time.Second):
 		}
 	}
-	if err := errors.Join(l.StopAgent("n1", syscall.SIGKILL), l.StopEtcd("etcd1", syscall.SIGKILL), os.WriteFile(disk, old, 0o600), l.StartAgent("n1")); err != nil {
+	if err := errors.Join(l.StopAgent("n1", syscall.SIGKILL), l.StopEtcd("etcd1", syscall.SIGKILL), os.WriteFile(disk, old, 0o600),
+		l.StartAgent("n1")); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.waitNode(t.Context(), "n1"); err != nil {

@@ -58,7 +58,8 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	if !podName.MatchString(s.Name) || !podName.MatchString(s.Namespace) {
-		return nil, fmt.Errorf("pod %s/%s: expected names of lower case letters, digits and '-', at most 63 characters", s.Namespace, s.Name)
+		return nil, fmt.Errorf("pod %s/%s: expected names of lower case letters, digits and '-', at most 63 characters", s.Namespace,
+			s.Name)
 	}
 	if _, err := os.Stat(l.podFile(s.Node, s.Namespace, s.Name)); err == nil {
 		return nil, fmt.Errorf("pod %s/%s runs on %s already", s.Namespace, s.Name, s.Node)
@@ -68,12 +69,14 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	p := &Pod{Name: s.Name, Namespace: s.Namespace, Node: s.Node, Labels: s.Labels}
-	raw, err := json.Marshal(attachRequest{Netns: p.netns(), Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, IPs: s.IPs, MAC: s.MAC, Ports: s.Ports})
+	raw, err := json.Marshal(attachRequest{Netns: p.netns(), Namespace: s.Namespace, Name: s.Name, Labels: s.Labels, IPs: s.IPs, MAC: s.MAC,
+		Ports: s.Ports})
 	if err != nil {
 		return nil, err
 	}
 	var out, errOut bytes.Buffer
-	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "attach", "add"}, Stdin: bytes.NewReader(raw), Stdout: &out, Stderr: &errOut}); err != nil {
+	if err := l.run(pid, Cmd{Args: []string{l.Exe, "lab", "attach", "add"}, Stdin: bytes.NewReader(raw), Stdout: &out,
+		Stderr: &errOut}); err != nil {
 		return nil, fmt.Errorf("attach Pod %s on %s: %s", s.Name, s.Node, strings.TrimSpace(errOut.String()))
 	}
 	var got attachReply

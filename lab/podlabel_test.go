@@ -61,7 +61,8 @@ func TestPodLabels_Changed_ServicesFollow(t *testing.T) {
 	sh(t, l, "n1", l.Exe+" pod label p app-")
 	onlyHosts(t, client, connect, "far")
 	var pods []api.Pod
-	if err := json.Unmarshal([]byte(sh(t, l, "n1", l.Exe+" pod list -o json")), &pods); err != nil || len(pods) != 1 || len(pods[0].Labels) != 1 || !pods[0].Ready {
+	if err := json.Unmarshal([]byte(sh(t, l, "n1", l.Exe+" pod list -o json")), &pods); err != nil || len(pods) != 1 ||
+		len(pods[0].Labels) != 1 || !pods[0].Ready {
 		t.Errorf("pod list -o json: %v %+v", err, pods)
 	}
 	for args, want := range map[string]string{

@@ -36,7 +36,8 @@ func TestServiceMetrics_Traffic_CountedOnce(t *testing.T) {
 	}
 	const connections = `warren_service_connections_total{service="default/web"}`
 	opened, before := metric(t, l, "n1", connections), metric(t, l, "n1", series("bytes", "request"))
-	if opened < 2 || before == 0 || metric(t, l, "n1", series("bytes", "reply")) == 0 || metric(t, l, "n1", series("packets", "reply")) < 3 {
+	if opened < 2 || before == 0 || metric(t, l, "n1", series("bytes", "reply")) == 0 ||
+		metric(t, l, "n1", series("packets", "reply")) < 3 {
 		t.Errorf("n1 counts %v connections and %v bytes", opened, before)
 	}
 	const size = 3 << 20

@@ -113,7 +113,8 @@ func TestServiceMTU_NarrowBackend_SendersLearnTheSize(t *testing.T) {
 				addr     netip.Addr
 				tcp, udp int
 			}{
-				{fromPod(l, client), vip, 7, 9}, {fromMachine(l, "n1"), vip, 7, 9}, {fromPod(l, client), node, tcp, udp}, {fromMachine(l, "etcd1"), node, tcp, udp},
+				{fromPod(l, client), vip, 7, 9}, {fromMachine(l, "n1"), vip, 7, 9}, {fromPod(l, client), node, tcp, udp},
+				{fromMachine(l, "etcd1"), node, tcp, udp},
 			} {
 				bulkPort(t, c.asker, c.addr, c.tcp)
 				_, _ = c.run("sh", "-c", "ip route flush cache; ip -6 route flush cache") // node ports share an address
@@ -173,10 +174,13 @@ func TestICMP_ErrorsOfTheHost_ReachTheClient(t *testing.T) {
 	for _, c := range []struct {
 		asker
 		at []string
-	}{{outside, []string{"192.168.77.11", "fd77::b", link, link + " fd77::2"}}, {fromMachine(l, "n2"), []string{"192.168.77.11", "fd77::b", link}},
-		{fromMachine(l, "n1"), []string{"192.168.77.11", "fd77::b"}}, {guest, []string{"198.51.100.1", "fd88::1", "192.168.77.11", "fd77::b"}}} {
+	}{{outside, []string{"192.168.77.11", "fd77::b", link, link + " fd77::2"}},
+		{fromMachine(l, "n2"), []string{"192.168.77.11", "fd77::b", link}},
+		{fromMachine(l, "n1"), []string{"192.168.77.11", "fd77::b"}}, {guest, []string{"198.51.100.1", "fd88::1", "192.168.77.11",
+			"fd77::b"}}} {
 		for _, a := range c.at {
-			if out, err := c.run(append([]string{"python3", "-c", called}, strings.Fields(a)...)...); err != nil || strings.TrimSpace(out) != "refused" {
+			if out, err := c.run(append([]string{"python3", "-c", called}, strings.Fields(a)...)...); err != nil ||
+				strings.TrimSpace(out) != "refused" {
 				t.Errorf("%s calls a closed port at %s: %q %v, expected to be refused", c.name, a, out, err)
 			}
 		}

@@ -19,7 +19,8 @@ import (
 func applyYAML(t *testing.T, l *Lab, yaml string) string {
 	t.Helper()
 	var out bytes.Buffer
-	if err := l.Exec("n1", Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(yaml), Stdout: &out, Stderr: &out}); err != nil {
+	if err := l.Exec("n1", Cmd{Args: []string{l.Exe, "apply", "-f", "-"}, Stdin: strings.NewReader(yaml), Stdout: &out,
+		Stderr: &out}); err != nil {
 		t.Fatalf("apply: %v\n%s\n%s", err, out.String(), yaml)
 	}
 	return out.String()
@@ -133,7 +134,8 @@ func mustConnect(t *testing.T, c asker, a netip.Addr, tcp, udp int, hosts string
 			if !strings.Contains(" "+hosts+" ", " "+host+" ") {
 				return fmt.Errorf("answered by %q, expected one of %s", line, hosts)
 			}
-			if want := "client=" + strings.TrimSuffix(netip.AddrPortFrom(seen, 0).String(), "0"); seen.IsValid() && !strings.Contains(line, want) {
+			if want := "client=" + strings.TrimSuffix(netip.AddrPortFrom(seen, 0).String(), "0"); seen.IsValid() &&
+				!strings.Contains(line, want) {
 				return fmt.Errorf("the backend saw %q, expected %s", line, want)
 			}
 		}
@@ -147,7 +149,8 @@ func TestServices_EveryClientAndBackend_Connects(t *testing.T) {
 	l := start(t, Spec{Nodes: 3, Family: Dual})
 	here, there := labelled(t, l, "n1", "here", "app=here"), labelled(t, l, "n2", "there", "app=there")
 	client := labelled(t, l, "n1", "client", "app=client")
-	t.Log(applyYAML(t, l, web("here", "app: here", "  type: NodePort")+"---"+web("there", "app: there", "  type: NodePort")+"---"+web("none", "app: none", "")))
+	t.Log(applyYAML(t, l, web("here", "app: here", "  type: NodePort")+"---"+web("there", "app: there", "  type: NodePort")+"---"+
+		web("none", "app: none", "")))
 	wire := capture(t, l, "n1", "eth0", "net 10.42.0.0/16 or net fd42::/48 or net 10.43.0.0/16 or net fd43::/112")
 	isV4 := netip.Addr.Is4
 	for _, b := range []*Pod{here, there} {
@@ -188,10 +191,12 @@ func TestServices_EveryClientAndBackend_Connects(t *testing.T) {
 	none := getSvc(t, l, "none")
 	for _, a := range none.ips(t) {
 		for _, c := range []asker{fromPod(l, client), fromMachine(l, "n1")} {
-			if out, err := c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", a)); err == nil || !strings.Contains(err.Error(), "Connection refused") {
+			if out, err := c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", a)); err == nil ||
+				!strings.Contains(err.Error(), "Connection refused") {
 				t.Errorf("%s -> %s without endpoints: %v %s, expected a refusal at once", c.name, a, err, out)
 			}
-			if out, err := c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/4444", a)); err == nil || !strings.Contains(err.Error(), "Connection refused") {
+			if out, err := c.run("timeout", "5", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/4444", a)); err == nil ||
+				!strings.Contains(err.Error(), "Connection refused") {
 				t.Errorf("%s -> %s unknown port: %v %s, expected a refusal at once", c.name, a, err, out)
 			}
 		}
@@ -256,13 +261,15 @@ func TestServices_PodsChange_BackendsFollow(t *testing.T) {
 		t.Errorf("env printed %s", env)
 	}
 	late := labelled(t, l, "n2", "late", "app=late")
-	if out, err := l.Output("n2", "sh", "-c", fmt.Sprintf("tr '\\0' '\\n' </proc/%d/environ", late.PID)); err != nil || !strings.Contains(out, "WEB_SERVICE_PORT_HTTP=8080") {
+	if out, err := l.Output("n2", "sh", "-c", fmt.Sprintf("tr '\\0' '\\n' </proc/%d/environ", late.PID)); err != nil ||
+		!strings.Contains(out, "WEB_SERVICE_PORT_HTTP=8080") {
 		t.Errorf("the Pod's environment: %v %s", err, out)
 	}
 	if out := sh(t, l, "n1", l.Exe+" flows"); !strings.Contains(out, vip.String()+":7") {
 		t.Errorf("flows printed %s", out)
 	}
-	for filter, hit := range map[string]bool{"--service default/web": true, "--pod default/client": true, "--address " + client.Addresses[0].String(): true,
+	for filter, hit := range map[string]bool{"--service default/web": true, "--pod default/client": true, "--address " +
+		client.Addresses[0].String(): true,
 		"--address 192.0.2.99": false, "--service default/web --address 192.0.2.99": false} {
 		if out := sh(t, l, "n1", l.Exe+" flows "+filter); strings.Contains(out, vip.String()+":7") != hit {
 			t.Errorf("flows %s printed %s", filter, out)
@@ -271,7 +278,8 @@ func TestServices_PodsChange_BackendsFollow(t *testing.T) {
 	if out := sh(t, l, "n1", "timeout -s INT 1 "+l.Exe+" flows -w --service default/web || true"); !strings.Contains(out, "+ TCP") {
 		t.Errorf("flows -w printed %s", out)
 	}
-	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "default/b") || !strings.Contains(out, "ready") || !strings.Contains(out, "tcp:7/TCP") {
+	if out := sh(t, l, "n1", l.Exe+" endpoints default/web"); !strings.Contains(out, "default/b") || !strings.Contains(out, "ready") ||
+		!strings.Contains(out, "tcp:7/TCP") {
 		t.Errorf("endpoints printed %s", out)
 	}
 }
@@ -333,12 +341,14 @@ func TestServices_ExternalTrafficPolicyLocal_PreservesClient(t *testing.T) {
 	tcp, udp := s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort
 	outside := fromMachine(l, "etcd1")
 	mustConnect(t, outside, l.Spec.underlayAddrs("n2")[0].Addr(), tcp, udp, "b", outside.at[0])
-	if out, err := outside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", l.Spec.underlayAddrs("n1")[0].Addr(), tcp)); err == nil || strings.Contains(err.Error(), "refused") {
+	if out, err := outside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", l.Spec.underlayAddrs("n1")[0].Addr(),
+		tcp)); err == nil || strings.Contains(err.Error(), "refused") {
 		t.Errorf("a node without a backend answered an outside client: %v %s", err, out)
 	}
 	for _, inside := range []asker{fromMachine(l, "n1"), fromPod(l, client)} {
 		mustConnect(t, inside, l.Spec.underlayAddrs("n1")[0].Addr(), tcp, udp, "b", netip.Addr{})
-		if out, err := inside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", s.ips(t)[0])); err == nil || strings.Contains(err.Error(), "refused") {
+		if out, err := inside.run("timeout", "1", "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/7", s.ips(t)[0])); err == nil ||
+			strings.Contains(err.Error(), "refused") {
 			t.Errorf("%s: a cluster address without a local backend answered: %v %s", inside.name, err, out)
 		}
 	}
@@ -356,7 +366,8 @@ func TestFlows_AgentRestarted_ConnectionsContinue(t *testing.T) {
 	for _, name := range []string{"near", "far"} {
 		vip := getSvc(t, l, name).ips(t)[0]
 		mustConnect(t, fromPod(l, client), vip, 7, 7, name, client.Addresses[0])
-		script := fmt.Sprintf(`exec 3<>/dev/tcp/%s/7; read -r x <&3; for i in $(seq 1 60); do echo line$i >&3; read -r y <&3 || exit 9; [ "$y" = line$i ] || exit 8; echo $y; sleep .1; done; echo done`, vip)
+		script := fmt.Sprintf(
+			`exec 3<>/dev/tcp/%s/7; read -r x <&3; for i in $(seq 1 60); do echo line$i >&3; read -r y <&3 || exit 9; [ "$y" = line$i ] || exit 8; echo $y; sleep .1; done; echo done`, vip)
 		talks = append(talks, begin(t, l, in(l, client), "bash", "-c", script))
 	}
 	for _, k := range talks {
@@ -415,7 +426,8 @@ func TestServices_BackendsOutsidePodRanges_Work(t *testing.T) {
 		begin(t, l, on(l, m), l.Exe, "lab", "echo", "--tcp", fmt.Sprintf(":%d", port), "--udp", fmt.Sprintf(":%d", port), "--http", "")
 	}
 	addr := func(m string) netip.Addr { return l.Spec.underlayAddrs(m)[0].Addr() }
-	applyYAML(t, l, handMade("self", addr("n1").String(), port, "")+"---"+handMade("other", addr("n2").String(), port, "")+"---"+handMade("world", addr("etcd1").String(), port, ""))
+	applyYAML(t, l, handMade("self", addr("n1").String(), port, "")+"---"+handMade("other", addr("n2").String(), port, "")+"---"+
+		handMade("world", addr("etcd1").String(), port, ""))
 	for _, tc := range []struct {
 		service, host string
 		seen          netip.Addr
@@ -432,7 +444,8 @@ func TestHostPort_AllClients_ReachThePod(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2, Family: Dual})
 	client := labelled(t, l, "n2", "client", "app=client")
-	p, err := l.RunPod(context.Background(), PodSpec{Node: "n1", Name: "p", Ports: []PortMapping{{8081, 7, "tcp", ""}, {8081, 7, "udp", ""}}})
+	p, err := l.RunPod(context.Background(), PodSpec{Node: "n1", Name: "p", Ports: []PortMapping{{8081, 7, "tcp", ""},
+		{8081, 7, "udp", ""}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -477,7 +490,8 @@ func TestHealthCheckNodePort_LocalEndpoints_AreCounted(t *testing.T) {
 	}
 	applyYAML(t, l, web("b", "app: b", "  type: LoadBalancer"))
 	testutil.Eventually(t, "the port is closed", func() error {
-		if out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "1", "http://"+host(l.Spec.underlayAddrs("n2")[0].Addr())+":"+port+"/"); err == nil {
+		if out, err := l.Output("etcd1", "curl", "-sS", "--max-time", "1", "http://"+host(l.Spec.underlayAddrs("n2")[0].Addr())+":"+port+
+			"/"); err == nil {
 			return errors.New(out)
 		}
 		return nil
@@ -492,7 +506,8 @@ func TestServices_ExternalIPsAffinityInternalPolicy_Apply(t *testing.T) {
 	client := labelled(t, l, "n1", "client", "app=client")
 	labelled(t, l, "n1", "a", "app=web")
 	labelled(t, l, "n2", "b", "app=web")
-	applyYAML(t, l, web("ext", "app: web", "  externalIPs: [198.51.100.7]")+"---"+web("sticky", "app: web", "  sessionAffinity: ClientIP")+"---"+web("local", "app: web", "  internalTrafficPolicy: Local"))
+	applyYAML(t, l, web("ext", "app: web", "  externalIPs: [198.51.100.7]")+"---"+web("sticky", "app: web", "  sessionAffinity: ClientIP")+
+		"---"+web("local", "app: web", "  internalTrafficPolicy: Local"))
 	ext := netip.MustParseAddr("198.51.100.7")
 	mustConnect(t, fromPod(l, client), ext, 7, 7, "a b", client.Addresses[0])
 	sh(t, l, "etcd1", "ip route add 198.51.100.7/32 via 192.168.77.11")
@@ -541,7 +556,8 @@ func TestSettings_NodePortAddressesAndNonMasquerade_Apply(t *testing.T) {
 	}
 	mustConnect(t, fromPod(l, p), world, 7, 7, "etcd1", p.Addresses[0])
 	mustConnect(t, fromMachine(l, "etcd1"), p.Addresses[0], 7, 7, "p", world) // past the Service, from one of its target ports
-	mustConnect(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort, "p", netip.Addr{})
+	mustConnect(t, fromMachine(l, "n1"), netip.MustParseAddr("127.0.0.1"), s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort,
+		"p", netip.Addr{})
 	if out, _, err := fromMachine(l, "etcd1").connect(node, s.Spec.Ports[1].NodePort, s.Spec.Ports[2].NodePort); err == nil {
 		t.Errorf("the node's address still serves the node port: %s", out)
 	}

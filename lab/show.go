@@ -56,7 +56,8 @@ func (l *Lab) Summary(ctx context.Context, w io.Writer, format string) error {
 	fmt.Fprintln(t, "NODE\tREADY\tADDRESS\tPOD CIDR\tPODS\tMTU\tPEERS")
 	for _, n := range l.NodeNames() {
 		st := all[n]
-		fmt.Fprintf(t, "%s\t%v\t%s\t%s\t%d\t%d\t%s\n", n, st.Ready, text.Join(addrsOf(l.Spec.underlayAddrs(n)), " "), text.Join(st.PodCIDRs, " "), st.Pods, st.MTU, handshakes(st))
+		fmt.Fprintf(t, "%s\t%v\t%s\t%s\t%d\t%d\t%s\n", n, st.Ready, text.Join(addrsOf(l.Spec.underlayAddrs(n)), " "),
+			text.Join(st.PodCIDRs, " "), st.Pods, st.MTU, handshakes(st))
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -191,7 +191,8 @@ func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 		t.Errorf("after a stop: %s", state)
 	}
 	s.must("test", "-e", "/run/warren/flows")
-	if out := sh(t, l, "n1", "ip -o link show warren0; ip rule"); !strings.Contains(out, "warren0") || !strings.Contains(out, "lookup 101") {
+	if out := sh(t, l, "n1", "ip -o link show warren0; ip rule"); !strings.Contains(out, "warren0") ||
+		!strings.Contains(out, "lookup 101") {
 		t.Errorf("a stop took the data plane down: %s", out)
 	}
 	s.must("systemctl", "start", "warren")
@@ -261,7 +262,8 @@ E`, l.Exe, cm))
 	s.must("systemctl", "start", name)
 	// One request of a client that does not retry.
 	if out, err := s.run("curl", "-sS", "--fail", "--max-time", "20", "--cacert", "/etc/warren/ca.crt", "--cert", "/etc/warren/etcd.crt",
-		"--key", "/etc/warren/etcd.key", l.Spec.etcdURL("etcd1", etcdClientPort)+"/health"); err != nil || !strings.Contains(out, `"true"`) {
+		"--key", "/etc/warren/etcd.key", l.Spec.etcdURL("etcd1", etcdClientPort)+"/health"); err != nil ||
+		!strings.Contains(out, `"true"`) {
 		t.Errorf("started, but it does not serve: %v %s", err, out)
 	}
 	reached("start")
@@ -270,7 +272,8 @@ E`, l.Exe, cm))
 	if caps := s.must("grep", "CapBnd", "/proc/"+main+"/status"); strings.Trim(strings.TrimPrefix(caps, "CapBnd:"), "\t 0") != "" {
 		t.Errorf("capabilities %s, expected none", caps)
 	}
-	s.must("nsenter", "-t", main, "-m", "-r", "-w", "sh", "-c", "touch /var/lib/warren-etcd/x && rm /var/lib/warren-etcd/x && ! touch /etc/x && ! touch /usr/x && ! touch /var/x")
+	s.must("nsenter", "-t", main, "-m", "-r", "-w", "sh", "-c",
+		"touch /var/lib/warren-etcd/x && rm /var/lib/warren-etcd/x && ! touch /etc/x && ! touch /usr/x && ! touch /var/x")
 	s.must("kill", "-KILL", main)
 	testutil.Eventually(t, "systemd starts it again", func() error {
 		if n := s.show(name, "NRestarts"); n != "1" {

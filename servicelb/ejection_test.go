@@ -194,7 +194,8 @@ func TestEjection_AllBackendsFail_HalfRemain(t *testing.T) {
 				for i := range r.parts {
 					for j := range r.parts[i].Endpoints {
 						e := &r.parts[i].Endpoints[j]
-						e.Ready = r.Ejections()[0].Backend.Addr() == e.Addr || r.Ejections()[1].Backend.Addr() == e.Addr || e.Addr == r.back(0)
+						e.Ready = r.Ejections()[0].Backend.Addr() == e.Addr || r.Ejections()[1].Backend.Addr() == e.Addr ||
+							e.Addr == r.back(0)
 					}
 				}
 				r.Set(r.maker.Build(testSelf(), r.snap()))

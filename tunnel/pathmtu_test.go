@@ -47,7 +47,8 @@ func narrow(t *testing.T, six bool, echo *answerEcho) (a *node, n *network, carr
 	lose := func(_, _ netip.AddrPort, b []byte) bool { return int64(len(b)) > carries.Load() }
 	n.lose.Store(&lose)
 	quick := func(c *Config, p *parts) {
-		p.pace = pmtud.Pace{Tick: 5 * time.Millisecond, Again: 20 * time.Millisecond, Silent: 10 * time.Millisecond, Raise: 30 * time.Millisecond}
+		p.pace = pmtud.Pace{Tick: 5 * time.Millisecond, Again: 20 * time.Millisecond, Silent: 10 * time.Millisecond,
+			Raise: 30 * time.Millisecond}
 		c.Source4, c.Source6 = netip.MustParseAddr("10.42.0.1"), netip.MustParseAddr("fd42::1")
 	}
 	a = startNode(t, 1, n.bind("192.0.2.1:1"), 1, echo, quick)
@@ -96,7 +97,11 @@ func TestPathMTU_NarrowPathWithLoss_IsFound(t *testing.T) {
 	a, n, _ := narrow(t, false, &answerEcho{})
 	n.serial(dropShare(0.1, 1400))
 	keepBusy(t, a)
-	testutil.EventuallyTrue(t, "the narrow path", func() bool { mtu, path := a.pathMTU(); return mtu == path && path >= 1280 && path <= 1360 })
+	testutil.EventuallyTrue(t, "the narrow path", func() bool {
+		mtu, path := a.pathMTU()
+		return mtu == path && path >= 1280 &&
+			path <= 1360
+	})
 }
 
 // dropShare returns a filter, seeded, that loses a share of all datagrams but those of handshakes, and all that are larger than

@@ -44,7 +44,8 @@ func TestPlan_EachDifference_IsConfigured(t *testing.T) {
 	ep, ep2, roamed := "192.0.2.1:51820", "192.0.2.2:51820", "198.51.100.9:4000"
 	settled := Peer{Name: "one", PublicKey: key(1), Endpoints: addrPorts(ep), AllowedIPs: prefixes("10.42.1.0/24")}
 	have := func(endpoint string, ips ...string) map[model.Key]uapi.Peer {
-		return map[model.Key]uapi.Peer{key(1): {PublicKey: key(1), Endpoint: netip.MustParseAddrPort(endpoint), AllowedIPs: prefixes(ips...)}}
+		return map[model.Key]uapi.Peer{key(1): {PublicKey: key(1), Endpoint: netip.MustParseAddrPort(endpoint),
+			AllowedIPs: prefixes(ips...)}}
 	}
 	with := func(change func(*Peer)) Peer { p := settled; change(&p); return p }
 	for name, c := range map[string]struct {
@@ -63,7 +64,8 @@ func TestPlan_EachDifference_IsConfigured(t *testing.T) {
 		"desired endpoints changed, the one in use is among them": {have(ep, "10.42.1.0/24"),
 			[]Peer{with(func(p *Peer) { p.Endpoints = addrPorts(ep2, ep) })}, addrPorts(ep), ""},
 		"removed": {have(ep, "10.42.1.0/24"), nil, addrPorts(ep), "peer 1\nremove=true\n"},
-		"prefix exchanged": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.AllowedIPs = prefixes("10.42.2.0/24") })}, addrPorts(ep),
+		"prefix exchanged": {have(ep, "10.42.1.0/24"), []Peer{with(func(p *Peer) { p.AllowedIPs = prefixes("10.42.2.0/24") })},
+			addrPorts(ep),
 			"peer 1\nallowed_ip=10.42.2.0/24\npeer 1\nupdate_only=true\nallowed_ip=-10.42.1.0/24\n"},
 		"prefix moves": {have(ep, "10.42.1.0/24", "10.42.2.0/24"),
 			[]Peer{settled, {PublicKey: key(2), AllowedIPs: prefixes("10.42.2.0/24")}}, addrPorts(ep),

@@ -75,7 +75,7 @@ func TestSetPeers_UnchangedPeer_KeepsItsSession(t *testing.T) {
 		must(t, a.SetPeers(peers))
 	}
 	crossing(t, a, b)
-	if a.Peers()[0].LastHandshake != before || a.Stats().Handshakes != count {
+	if !a.Peers()[0].LastHandshake.Equal(before) || a.Stats().Handshakes != count {
 		t.Error("a peer that did not change made a new handshake")
 	}
 }
@@ -237,7 +237,7 @@ func TestHandshake_TimestampsOfPeerGoBack_OtherSideInitiates(t *testing.T) {
 	}
 	replay()
 	settle(t, a, b)
-	if b.Peers()[0].LastHandshake != was {
+	if !b.Peers()[0].LastHandshake.Equal(was) {
 		t.Error("a replay made a new handshake while the session was alive")
 	}
 	later.Store(true)

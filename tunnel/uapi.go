@@ -53,13 +53,15 @@ func (u uapiDevice) Set(r uapi.Request) error {
 			}
 		}
 		if what := deviation(p, s.want); what != "" {
-			t.cfg.Log.Warn("ignored a change through the WireGuard socket: peers are set by the cluster", "peer", s.want.Name, "object", what)
+			t.cfg.Log.Warn("ignored a change through the WireGuard socket: peers are set by the cluster", "peer", s.want.Name,
+				"object", what)
 		}
 	}
 	if r.ReplacePeers {
 		for _, w := range t.want {
 			if !named[w.PublicKey] {
-				t.cfg.Log.Warn("ignored a change through the WireGuard socket: peers are set by the cluster", "peer", w.Name, "object", "peer")
+				t.cfg.Log.Warn("ignored a change through the WireGuard socket: peers are set by the cluster", "peer", w.Name, "object",
+					"peer")
 			}
 		}
 	}

@@ -58,7 +58,10 @@ func TestUAPI_EachRequest_IsAnsweredByPolicy(t *testing.T) {
 	noLeaks(t)
 	n := newNetwork()
 	var log logBuffer
-	a := startNode(t, 1, n.bind("192.0.2.1:51820"), 51820, nil, func(c *Config, _ *parts) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	a := startNode(t, 1, n.bind("192.0.2.1:51820"), 51820, nil, func(c *Config,
+		_ *parts) {
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
 	store, external := key(3), key(4)
 	must(t, a.SetPeers([]Peer{{Name: "store", PublicKey: store, AllowedIPs: ipsB, Endpoints: addrPorts("192.0.2.2:51820")},
 		{Name: "guest", PublicKey: external, AllowedIPs: prefixes("10.50.0.0/24"), External: true}}))

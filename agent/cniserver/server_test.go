@@ -109,7 +109,8 @@ type plugin struct {
 }
 
 func (r *rig) plugin() *plugin {
-	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", r.socket) }, MaxConnsPerHost: 1}
+	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", r.socket) },
+		MaxConnsPerHost: 1}
 	r.t.Cleanup(tr.CloseIdleConnections)
 	return &plugin{r, &http.Client{Transport: tr}}
 }
@@ -229,7 +230,8 @@ func TestAdd_InvalidRequest_HasCodeAndReason(t *testing.T) {
 		want string
 	}{
 		{"attached", `{"containerID":"a","ifName":"eth0","network":"n","netns":"x","dns":{}}`, api.CodeAttached, "attached already"},
-		{"held", `{"containerID":"b","ifName":"eth0","network":"n","netns":"x","dns":{},"ips":["` + first.String() + `"]}`, api.CodeHeld, "container a"},
+		{"held", `{"containerID":"b","ifName":"eth0","network":"n","netns":"x","dns":{},"ips":["` + first.String() + `"]}`, api.CodeHeld,
+			"container a"},
 		{"unknown field", `{"containerID":"b","ifName":"eth0","colour":"red"}`, api.CodeDecode, "colour"},
 		{"two values", `{"containerID":"b","ifName":"eth0"} {}`, api.CodeDecode, "data after it"},
 		{"no JSON", `ADD`, api.CodeDecode, "invalid character"},
@@ -245,7 +247,8 @@ func TestAdd_InvalidRequest_HasCodeAndReason(t *testing.T) {
 	r.mu.Lock()
 	r.ready = "no Pod CIDR yet"
 	r.mu.Unlock()
-	if code, msg := r.plugin().call(api.CNIAddPath, api.AddRequest{Attachment: at("b")}, nil); code != api.CodeTryAgain || !strings.Contains(msg, "no Pod CIDR yet") {
+	if code, msg := r.plugin().call(api.CNIAddPath, api.AddRequest{Attachment: at("b")}, nil); code != api.CodeTryAgain ||
+		!strings.Contains(msg, "no Pod CIDR yet") {
 		t.Errorf("not ready: %d %s", code, msg)
 	}
 }
@@ -337,7 +340,8 @@ func TestReconcile_EachDifference_IsFixedOnce(t *testing.T) {
 	p.call(api.CNIAddPath, api.AddRequest{Attachment: at("busy")}, nil)
 
 	rep, err := r.Reconcile()
-	if err != nil || len(rep.Released) != 1 || rep.Released[0].Addresses[0] != gone || len(rep.Undone) != 1 || rep.Undone[0].ContainerID != "half" ||
+	if err != nil || len(rep.Released) != 1 || rep.Released[0].Addresses[0] != gone || len(rep.Undone) != 1 ||
+		rep.Undone[0].ContainerID != "half" ||
 		len(rep.Adopted) != 1 || rep.Adopted[0].Addresses[0] != lost || len(rep.Unknown) != 1 {
 		t.Errorf("%+v %v", rep, err)
 	}

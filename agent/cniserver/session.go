@@ -39,7 +39,8 @@ func (s *Server) disconnected(c net.Conn) {
 	if r != nil {
 		s.Log.Info("CNI ADD ended before its commit; undoing it", "container", r.ContainerID, "interface", r.IfName)
 		if err := s.undo(*r); err != nil {
-			s.Log.Error("cannot undo CNI ADD; retrying in the next reconciliation", "container", r.ContainerID, "interface", r.IfName, "err", err)
+			s.Log.Error("cannot undo CNI ADD; retrying in the next reconciliation", "container", r.ContainerID, "interface", r.IfName,
+				"err", err)
 		}
 		s.mu.Lock()
 		ses.pending = nil

@@ -19,12 +19,14 @@ func load(t *testing.T, yaml string, env []string, flags map[string]string) (Con
 }
 
 func TestLoad_SeveralSources_FlagsWin(t *testing.T) {
-	c, err := load(t, minimal+"zone: file\ndomain: file.example\nmtu: 1400\n", []string{"WARREN_ZONE=env", "WARREN_MTU=1300"}, map[string]string{"mtu": "1280"})
+	c, err := load(t, minimal+"zone: file\ndomain: file.example\nmtu: 1400\n", []string{"WARREN_ZONE=env", "WARREN_MTU=1300"},
+		map[string]string{"mtu": "1280"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Cluster.Domain != "file.example" || c.Zone != "env" || c.MTU != 1280 {
-		t.Errorf("domain %q zone %q mtu %d, expected file.example, env, 1280: flags win over environment over file", c.Cluster.Domain, c.Zone, c.MTU)
+		t.Errorf("domain %q zone %q mtu %d, expected file.example, env, 1280: flags win over environment over file", c.Cluster.Domain,
+			c.Zone, c.MTU)
 	}
 	if !c.Given("zone") || c.Given("port") {
 		t.Error("Given does not distinguish set values from defaults")

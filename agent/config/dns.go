@@ -35,16 +35,19 @@ var (
 )
 
 func defaultDNS() DNS {
-	return DNS{Policy: dnsPolicies[dns.Sequential], Pods: dnsPodModes[dns.PodsByForm], TTL: 5, CacheBytes: 16 << 20, ServeStale: 24 * time.Hour}
+	return DNS{Policy: dnsPolicies[dns.Sequential], Pods: dnsPodModes[dns.PodsByForm], TTL: 5, CacheBytes: 16 << 20,
+		ServeStale: 24 * time.Hour}
 }
 
 func dnsSettings() []Setting {
 	return []Setting{
 		list("dns.addresses", "addresses of cluster DNS, one per family, which every node answers itself; empty: no DNS",
 			func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr),
-		list("dns.upstreams", "upstreams for names outside the cluster domain: addr, addr:port or tls://addr#name (default: those of /etc/resolv.conf)",
+		list("dns.upstreams", "upstreams for names outside the cluster domain: addr, addr:port or tls://addr#name (default: those of "+
+			"/etc/resolv.conf)",
 			func(c *Config) *[]string { return &c.DNSUpstreams }, upstream),
-		list("dns.stubDomains", "zones with upstreams of their own: zone=server; a following item without a zone is another server of the same zone",
+		list("dns.stubDomains",
+			"zones with upstreams of their own: zone=server; a following item without a zone is another server of the same zone",
 			func(c *Config) *[]string { return &c.DNS.StubDomains }, plain),
 		list("dns.autopath", "namespaces whose Pods' search lists the server completes (autopath), or *",
 			func(c *Config) *[]string { return &c.DNS.Autopath }, plain),
@@ -54,7 +57,8 @@ func dnsSettings() []Setting {
 			func(c *Config) *int { return &c.DNS.RateLimit }),
 		choice("dns.policy", "how several upstreams are queried: one after the other, or all at once", dnsPolicies,
 			func(c *Config) *string { return &c.DNS.Policy }),
-		choice("dns.pods", "how 10-42-0-7.NAMESPACE.pod.DOMAIN is answered: by its form alone, only for Pods that exist, or never", dnsPodModes,
+		choice("dns.pods", "how 10-42-0-7.NAMESPACE.pod.DOMAIN is answered: by its form alone, only for Pods that exist, or never",
+			dnsPodModes,
 			func(c *Config) *string { return &c.DNS.Pods }),
 		between("dns.ttl", "TTL of cluster names in seconds", 1, 3600, func(c *Config) *int { return &c.DNS.TTL }),
 		between("dns.cacheBytes", "bytes of the cache for names outside the cluster domain", 1<<16, 1<<34,

@@ -31,8 +31,9 @@ dns:
 	}
 	got := c.DNSServer()
 	want := dns.Config{Node: "n1", Upstreams: []string{"192.0.2.53"}, ResolvConf: "/etc/resolv.conf",
-		StubDomains: map[string][]string{"corp.example": {"192.0.2.54", "192.0.2.55:5353"}, "lab.example": {"tls://192.0.2.56#ns.lab.example"}},
-		Policy:      dns.Parallel, Pods: dns.PodsVerified, TTL: 30, CacheBytes: 1 << 20, RateLimit: 500, StaleFor: -1,
+		StubDomains: map[string][]string{"corp.example": {"192.0.2.54", "192.0.2.55:5353"},
+			"lab.example": {"tls://192.0.2.56#ns.lab.example"}},
+		Policy: dns.Parallel, Pods: dns.PodsVerified, TTL: 30, CacheBytes: 1 << 20, RateLimit: 500, StaleFor: -1,
 		Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -42,7 +43,8 @@ dns:
 	}
 	d := Default()
 	got = d.DNSServer()
-	if got.Policy != dns.Sequential || got.Pods != dns.PodsByForm || got.StaleFor != 24*time.Hour || got.TTL != 5 || d.DNS.Autopaths("default") {
+	if got.Policy != dns.Sequential || got.Pods != dns.PodsByForm || got.StaleFor != 24*time.Hour || got.TTL != 5 ||
+		d.DNS.Autopaths("default") {
 		t.Errorf("defaults: %+v", got)
 	}
 }

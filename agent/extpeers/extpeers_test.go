@@ -14,7 +14,8 @@ import (
 const key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
 
 func laptop() api.ExternalPeer {
-	return api.ExternalPeer{Name: "laptop", PublicKey: key, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.99.0.5/32")}, Keepalive: 25}
+	return api.ExternalPeer{Name: "laptop", PublicKey: key, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.99.0.5/32")},
+		Keepalive: 25}
 }
 
 func TestStore_PutThenOpen_PeersSurvive(t *testing.T) {

@@ -14,7 +14,8 @@ import (
 
 func TestHealthChecks_Set_AnswersPerServiceAndJoinsServers(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	h := NewHealthChecks(func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/30")} }, slog.New(slog.DiscardHandler))
+	h := NewHealthChecks(func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/30")} },
+		slog.New(slog.DiscardHandler))
 	defer h.Close()
 	check := plan.HealthCheck{Service: model.ObjectName{Namespace: "default", Name: "web"}, LocalEndpoints: 2}
 	if !h.Set(map[uint16]plan.HealthCheck{30001: check, 30002: {}}) {

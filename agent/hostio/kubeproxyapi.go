@@ -50,7 +50,8 @@ const portRetry = 5 * time.Second
 // NewKubeProxyAPI opens nothing yet.
 func NewKubeProxyAPI(c KubeProxyConfig) *KubeProxyAPI {
 	return &KubeProxyAPI{log: c.Log, retry: portRetry, taken: map[string]string{}, ports: []proxyPort{
-		{"kubernetes.healthz", c.Healthz, healthzHandler(c.Health)}, {"kubernetes.proxyMetrics", c.Metrics, metricsHandler(c.MetricsHandler)}}}
+		{"kubernetes.healthz", c.Healthz, healthzHandler(c.Health)}, {"kubernetes.proxyMetrics", c.Metrics,
+			metricsHandler(c.MetricsHandler)}}}
 }
 
 // Run serves both ports until ctx ends.
@@ -97,9 +98,11 @@ func (k *KubeProxyAPI) serve(ctx context.Context, p proxyPort) {
 			}
 		} else {
 			k.setTaken(p, false)
-			srv := &http.Server{Handler: p.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+			srv := &http.Server{Handler: p.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+				MaxHeaderBytes: 16 << 10}
 			if err = httpserve.Run(ctx, srv, l); err != nil {
-				k.log.Warn("the server of a port of kube-proxy's API failed; restarting it", "key", p.setting, "address", p.addr, "err", err)
+				k.log.Warn("the server of a port of kube-proxy's API failed; restarting it", "key", p.setting, "address", p.addr,
+					"err", err)
 			}
 		}
 		if err != nil {

@@ -39,7 +39,8 @@ func (s *UDPSinks) Set(desired map[netip.AddrPort]bool) {
 		fd, err := openUDPSink(at)
 		if err != nil {
 			if !s.failed[at] {
-				s.log.Info("cannot bind UDP sink for node port; clients sending fragments may receive ICMP port unreachable", "address", at, "err", err)
+				s.log.Info("cannot bind UDP sink for node port; clients sending fragments may receive ICMP port unreachable", "address", at,
+					"err", err)
 			}
 			s.failed[at] = true
 			continue

@@ -49,7 +49,8 @@ func (s *Server) announceProblems() (out []string) {
 	for _, l := range v.Links {
 		for _, f := range []string{"ipv4/conf/all/proxy_arp", "ipv4/conf/" + l + "/proxy_arp"} {
 			if raw, err := os.ReadFile(filepath.Join(s.ProcSysNet, f)); err == nil && strings.TrimSpace(string(raw)) == "1" {
-				out = append(out, fmt.Sprintf("sysctl net/%s is 1: this node answers ARP for load balancer addresses that other nodes announce", f))
+				out = append(out,
+					fmt.Sprintf("sysctl net/%s is 1: this node answers ARP for load balancer addresses that other nodes announce", f))
 			}
 		}
 	}

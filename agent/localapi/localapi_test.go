@@ -32,7 +32,8 @@ func newBalancer(t *testing.T) *servicelb.Balancer {
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.1.0/24")}, Addrs: []netip.Addr{node},
 		MasqueradePorts: [2]uint16{13000, 29999}}, &model.Snapshot{}))
 	for i := range byte(100) { // UDP from a Pod to an external network: masqueraded
-		pkt := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, packet.ProtoUDP, 0, 0, 10, 42, 1, 10 + i, 198, 51, 100, 1, 0x9c, 0x40, 0, 53, 0, 8, 0, 0}
+		pkt := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, packet.ProtoUDP, 0, 0, 10, 42, 1, 10 + i, 198, 51, 100, 1, 0x9c, 0x40, 0, 53, 0, 8, 0,
+			0}
 		var p packet.Packet
 		if p.Parse(pkt) != packet.OK {
 			t.Fatal("the test's packet is invalid")

@@ -21,7 +21,8 @@ func peerStatus(snap *model.Snapshot, peers []tunnel.Peer, device []tunnel.PeerS
 	for _, want := range peers {
 		s := state[want.PublicKey]
 		x := api.Peer{Name: want.Name, PublicKey: want.PublicKey.String(), Endpoints: want.Endpoints, AllowedIPs: want.AllowedIPs,
-			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU, External: want.External}
+			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU,
+			External: want.External}
 		if s.Endpoint.IsValid() {
 			x.Endpoint = s.Endpoint.String()
 		}
@@ -44,7 +45,8 @@ func peerProblems(peers []api.Peer) (out []string) {
 		switch {
 		case p.External:
 		case !p.Alive:
-			out = append(out, fmt.Sprintf("node %s: its agent does not renew its lease in the store (stopped, or no connection to it)", p.Name))
+			out = append(out, fmt.Sprintf("node %s: its agent does not renew its lease in the store (stopped, or no connection to it)",
+				p.Name))
 		case p.TxBytes > 0 && p.LastHandshake.IsZero():
 			out = append(out, fmt.Sprintf("node %s: no handshake yet; is UDP %s reachable?", p.Name, p.Endpoint))
 		case p.TxBytes > 0 && p.RxBytes == 0 && time.Since(p.LastHandshake) > maxHandshakeAge:

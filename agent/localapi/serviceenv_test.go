@@ -46,7 +46,8 @@ WEB_PORT_53_UDP_ADDR=fd43::7`
 		t.Errorf("variables (-want +got):\n%s warning %q", d, warning)
 	}
 	for i := range 20000 {
-		snap.Services = append(snap.Services, model.Service{ObjectName: model.ObjectName{Namespace: "default", Name: fmt.Sprintf("svc-%d", i)},
+		snap.Services = append(snap.Services, model.Service{ObjectName: model.ObjectName{Namespace: "default",
+			Name: fmt.Sprintf("svc-%d", i)},
 			ClusterIPs: []netip.Addr{ip("10.0.0.13")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 1}}})
 	}
 	got, warning = serviceEnv(snap, "default")

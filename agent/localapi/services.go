@@ -39,8 +39,9 @@ func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
 	out := []api.Frontend{}
 	if applied := s.View.Applied(); applied != nil {
 		for _, f := range applied.Plan.Table.Frontends() {
-			out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind, Protocol: model.Protocol(f.Proto).String(),
-				Address: f.Address, Backends: f.Backends, External: f.External})
+			out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind,
+				Protocol: model.Protocol(f.Proto).String(),
+				Address:  f.Address, Backends: f.Backends, External: f.External})
 		}
 	}
 	reply(w, out)

@@ -121,7 +121,8 @@ func (p *Pods) podOf(r ipam.Record) model.Pod {
 func HostPorts(list []api.PortMapping) (out []model.HostPort) {
 	protocols := map[string]model.Protocol{"tcp": model.TCP, "udp": model.UDP, "sctp": model.SCTP}
 	for _, m := range list {
-		out = append(out, model.HostPort{Protocol: protocols[m.Protocol], HostPort: m.HostPort, ContainerPort: m.ContainerPort, HostIP: m.HostIP})
+		out = append(out, model.HostPort{Protocol: protocols[m.Protocol], HostPort: m.HostPort, ContainerPort: m.ContainerPort,
+			HostIP: m.HostIP})
 	}
 	return out
 }

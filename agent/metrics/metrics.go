@@ -119,7 +119,8 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems, metricPods,
+	for _, d := range []*prometheus.Desc{metricReady, metricStore, metricRevision, metricFromDisk, metricApplied, metricProblems,
+		metricPods,
 		metricFree, metricMTU, metricRx, metricTx, metricPath, metricHandshake} {
 		ch <- d
 	}

@@ -46,16 +46,21 @@ func TestAnnounced_Services_OnlyAllocatedAddresses(t *testing.T) {
 		lbService("pod", "10.42.9.9", nil),
 		lbService("service", "10.43.0.9", nil),
 		lbService("kept", "203.0.113.1", nil), // its pool is deleted
-		lbService("noted", "203.0.113.2", func(s *model.Service) { s.Annotations = map[string]string{lbpool.RecordAnnotation: "203.0.113.2"} }), // likewise
+		// likewise
+		lbService("noted", "203.0.113.2",
+			func(s *model.Service) { s.Annotations = map[string]string{lbpool.RecordAnnotation: "203.0.113.2"} }),
 		lbService("waits", "", nil),
 	}
 	for _, n := range []string{"here", "here2"} {
 		snap.Slices = append(snap.Slices, model.EndpointSlice{ObjectName: model.ObjectName{Namespace: "d", Name: n + "-1"}, Service: n,
-			Endpoints: []model.Endpoint{{Addr: ip("10.42.2.3"), Ready: true, Node: "n3"}, {Addr: ip("10.42.1.3"), Node: "n2"}, {Addr: ip("10.42.0.3"), Ready: true, Node: "n1"}}})
+			Endpoints: []model.Endpoint{{Addr: ip("10.42.2.3"), Ready: true, Node: "n3"}, {Addr: ip("10.42.1.3"), Node: "n2"},
+				{Addr: ip("10.42.0.3"), Ready: true, Node: "n1"}}})
 	}
 	both := []string{"n1", "n3"}
-	want := announce.Desired{Self: ip("10.42.0.1"), Peers: []announce.Peer{{Name: "n2", Addr: ip("10.42.1.1")}, {Name: "n3", Addr: ip("10.42.2.1")}},
-		Addresses: []announce.Address{{Addr: ip("198.51.100.1")}, {Addr: ip("198.51.100.2"), Nodes: both}, {Addr: ip("198.51.100.3"), Nodes: []string{}},
+	want := announce.Desired{Self: ip("10.42.0.1"), Peers: []announce.Peer{{Name: "n2", Addr: ip("10.42.1.1")},
+		{Name: "n3", Addr: ip("10.42.2.1")}},
+		Addresses: []announce.Address{{Addr: ip("198.51.100.1")}, {Addr: ip("198.51.100.2"), Nodes: both},
+			{Addr: ip("198.51.100.3"), Nodes: []string{}},
 			{Addr: ip("198.51.100.4"), Nodes: both}, {Addr: ip("203.0.113.1")}, {Addr: ip("203.0.113.2")}}}
 	opts := cmpopts.EquateComparable(netip.Addr{})
 	if d := cmp.Diff(want, mustMake(t, in).Announce, opts); d != "" {

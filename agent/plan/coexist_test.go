@@ -16,7 +16,8 @@ import (
 func TestOtherNetworks_UnclaimedPodCIDRs_SkipTheTUN(t *testing.T) {
 	p := netip.MustParsePrefix
 	in := Input{Self: Self{Blocks: []netip.Prefix{p("10.42.1.0/24")}}}
-	in.Underlay.UnmanagedRemote = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"), p("10.42.5.0/24"), p("10.42.6.0/24"), p("10.42.7.0/24")}
+	in.Underlay.UnmanagedRemote = []netip.Prefix{p("10.42.1.0/24"), p("10.42.2.0/24"), p("10.42.3.0/24"), p("10.42.4.0/24"),
+		p("10.42.5.0/24"), p("10.42.6.0/24"), p("10.42.7.0/24")}
 	peers := []tunnel.Peer{
 		{Name: "n2", AllowedIPs: []netip.Prefix{p("10.42.2.0/24"), p("192.0.2.2/32")}},
 		{Name: "n4", AllowedIPs: []netip.Prefix{p("10.42.4.0/24")}},
@@ -31,13 +32,13 @@ func TestOtherNetworks_UnclaimedPodCIDRs_SkipTheTUN(t *testing.T) {
 			want = append(want, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: p(dst)})
 		}
 	}
-	if !slices.Equal(x.Host.ObjectRoutes, want) {
-		t.Errorf("%v, expected %v", x.Host.ObjectRoutes, want)
+	if !slices.Equal(x.Host.Routes, want) {
+		t.Errorf("%v, expected %v", x.Host.Routes, want)
 	}
 	var early Plan
 	in.Snapshot = noSnapshot
-	if early.coexist(&in); len(early.Host.ObjectRoutes) > 0 {
-		t.Errorf("before the first snapshot: %v", early.Host.ObjectRoutes)
+	if early.coexist(&in); len(early.Host.Routes) > 0 {
+		t.Errorf("before the first snapshot: %v", early.Host.Routes)
 	}
 }
 
@@ -60,8 +61,10 @@ func TestMake_BeforeTheFirstSnapshot_WaitsWhereTheHostHasRoutesToPods(t *testing
 // Replies to flows that a kube-proxy has translated do not pass the TUN; all other rules stay.
 func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 	block, pods := netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("10.42.0.0/16")
-	in := Input{Snapshot: noSnapshot, Self: Self{Blocks: []netip.Prefix{block}, Cluster: model.Cluster{PodCIDRs: []netip.Prefix{pods}}, Interface: "warren0"}}
-	st := servicelb.Redirects{PodPorts: []servicelb.Port{{Proto: 6, Port: 8080}, {Proto: 17, Port: 53}}, HostPorts: []servicelb.Port{{Proto: 6, Port: 6443}}}
+	in := Input{Snapshot: noSnapshot, Self: Self{Blocks: []netip.Prefix{block}, Cluster: model.Cluster{PodCIDRs: []netip.Prefix{pods}},
+		Interface: "warren0"}}
+	st := servicelb.Redirects{PodPorts: []servicelb.Port{{Proto: 6, Port: 8080}, {Proto: 17, Port: 53}},
+		HostPorts: []servicelb.Port{{Proto: 6, Port: 6443}}}
 	build := func(kubeProxy bool) (p Plan) {
 		in.KubeProxy = kubeProxy
 		p.host(&in)
@@ -70,10 +73,9 @@ func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 		return p
 	}
 	with, without := build(true), build(false)
-	withRules, withoutRules := slices.Concat(with.Host.Rules, with.Host.ObjectRules), slices.Concat(without.Host.Rules, without.Host.ObjectRules)
 	redirected := func(r hostnet.Rule) bool { return r.Table == tableTUN }
-	if slices.ContainsFunc(withRules, redirected) || !slices.ContainsFunc(withoutRules, redirected) {
-		t.Errorf("with a kube-proxy %v\nwithout %v", withRules, withoutRules)
+	if slices.ContainsFunc(with.Host.Rules, redirected) || !slices.ContainsFunc(without.Host.Rules, redirected) {
+		t.Errorf("with a kube-proxy %v\nwithout %v", with.Host.Rules, without.Host.Rules)
 	}
 	for _, r := range []hostnet.Rule{
 		{Pref: prefReplies, From: pods, Proto: 6, Sport: hostnet.Ports{Lo: 8080, Hi: 8080}, Goto: prefPodsAgain},
@@ -81,12 +83,12 @@ func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 		{Pref: prefEgress, From: block, Table: tableEgress},
 		{Pref: prefPodsAgain, Table: tablePods},
 	} {
-		if !slices.Contains(withRules, r) || slices.Contains(withoutRules, r) {
-			t.Errorf("%v: with a kube-proxy %v\nwithout %v", r, withRules, withoutRules)
+		if !slices.Contains(with.Host.Rules, r) || slices.Contains(without.Host.Rules, r) {
+			t.Errorf("%v: with a kube-proxy %v\nwithout %v", r, with.Host.Rules, without.Host.Rules)
 		}
 	}
-	for _, r := range withoutRules {
-		if r.Pref < prefReplies && r.Table != tableTUN && !slices.Contains(withRules, r) {
+	for _, r := range without.Host.Rules {
+		if r.Pref < prefReplies && r.Table != tableTUN && !slices.Contains(with.Host.Rules, r) {
 			t.Errorf("with a kube-proxy there is no %v", r)
 		}
 	}

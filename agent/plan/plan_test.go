@@ -40,8 +40,9 @@ func testInput() Input {
 			Endpoints: []netip.AddrPort{netip.AddrPortFrom(a, 51820)}, Addresses: []netip.Addr{a}, PodCIDRs: masked(blocks)})
 	}
 	return Input{Snapshot: snap, Compile: servicelb.Build,
-		Self: Self{Name: "n1", Identity: "id1", PublicKey: testKey(1), Blocks: masked([]netip.Prefix{pfx("10.42.0.0/24"), pfx("fd42::/64")}),
-			Port: 51820, Interface: "warren0", Cluster: c},
+		Self: Self{Name: "n1", Identity: "id1", PublicKey: testKey(1),
+			Blocks: masked([]netip.Prefix{pfx("10.42.0.0/24"), pfx("fd42::/64")}),
+			Port:   51820, Interface: "warren0", Cluster: c},
 		Host: Host{Underlay: hostnet.Underlay{Addrs: []netip.Addr{ip("192.0.2.1")}, Links: []string{"eth0"}, MTU: 1500}}}
 }
 
@@ -72,10 +73,10 @@ func (p *Plan) text() string {
 	for _, a := range p.Host.Addrs {
 		fmt.Fprintf(&b, "addr %s\n", a)
 	}
-	for _, r := range slices.Concat(p.Host.PodRoutes, p.Host.Routes, p.Host.ObjectRoutes) {
+	for _, r := range slices.Concat(p.Host.PodRoutes, p.Host.Routes) {
 		fmt.Fprintf(&b, "route %s\n", r)
 	}
-	for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
+	for _, r := range p.Host.Rules {
 		fmt.Fprintf(&b, "rule %s\n", r)
 	}
 	for _, s := range p.Host.Sysctls {
@@ -115,15 +116,19 @@ func TestMake_DualStackNode_EqualsGolden(t *testing.T) {
 	snap.ServiceCIDRs = []netip.Prefix{pfx("10.43.0.0/16"), pfx("fd43::/112")}
 	n := func(s string) model.ObjectName { return model.ObjectName{Namespace: "default", Name: s} }
 	snap.Services = []model.Service{
-		{ObjectName: n("web"), Type: model.NodePort, ClusterIPs: []netip.Addr{ip("10.43.0.9"), ip("fd43::9")}, ExternalIPs: []netip.Addr{ip("198.51.100.1")},
-			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPort: 8080}}},
-		{ObjectName: n("api"), ClusterIPs: []netip.Addr{ip("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 443, TargetPort: 6443}}},
+		{ObjectName: n("web"), Type: model.NodePort, ClusterIPs: []netip.Addr{ip("10.43.0.9"), ip("fd43::9")},
+			ExternalIPs: []netip.Addr{ip("198.51.100.1")},
+			Ports:       []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPort: 8080}}},
+		{ObjectName: n("api"), ClusterIPs: []netip.Addr{ip("10.43.0.1")},
+			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 443, TargetPort: 6443}}},
 	}
 	slice := func(service, addr string, port uint16) model.EndpointSlice {
-		return model.EndpointSlice{ObjectName: n(service + addr), Service: service, Family: model.FamilyOf(ip(addr)), Ports: []model.EndpointPort{{Protocol: model.TCP, Port: port}},
+		return model.EndpointSlice{ObjectName: n(service + addr), Service: service, Family: model.FamilyOf(ip(addr)),
+			Ports:     []model.EndpointPort{{Protocol: model.TCP, Port: port}},
 			Endpoints: []model.Endpoint{{Addr: ip(addr), Ready: true, Serving: true}}}
 	}
-	snap.Slices = []model.EndpointSlice{slice("web", "10.42.0.3", 8080), slice("web", "10.42.1.3", 8080), slice("web", "fd42::3", 8080), slice("api", "192.0.2.1", 6443)}
+	snap.Slices = []model.EndpointSlice{slice("web", "10.42.0.3", 8080), slice("web", "10.42.1.3", 8080), slice("web", "fd42::3", 8080),
+		slice("api", "192.0.2.1", 6443)}
 	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}
 	golden(t, "dualstack", mustMake(t, in).text())
 }

@@ -82,7 +82,10 @@ func TestReplyRules_EveryStepOfAnUpdate_RedirectsCommonPorts(t *testing.T) {
 				t.Helper()
 				kernel := byPref(now)
 				for _, proto := range protos {
-					leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool { return r.Pref == prefWholeDatagrams && r.Proto == proto })
+					leaving := !slices.ContainsFunc(now, func(r hostnet.Rule) bool {
+						return r.Pref == prefWholeDatagrams &&
+							r.Proto == proto
+					})
 					ofProto := func(p servicelb.Port) bool { return p.Proto == proto }
 					for port := uint16(1); port <= 61; port++ {
 						p := servicelb.Port{Proto: proto, Port: port}
@@ -93,8 +96,10 @@ func TestReplyRules_EveryStepOfAnUpdate_RedirectsCommonPorts(t *testing.T) {
 						}
 					}
 					was, is := slices.ContainsFunc(before, ofProto), slices.ContainsFunc(after, ofProto)
-					if got, _ := walk(kernel, proto, 0); got && proto == packet.ProtoTCP || proto != packet.ProtoTCP && (was && is && !got || !was && !is && got) {
-						t.Fatalf("seed %d: fragments of protocol %d: redirected %v; its ports before: %v, after: %v\n%v", seed, proto, got, was, is, now)
+					if got, _ := walk(kernel, proto, 0); got && proto == packet.ProtoTCP || proto != packet.ProtoTCP &&
+						(was && is && !got || !was && !is && got) {
+						t.Fatalf("seed %d: fragments of protocol %d: redirected %v; its ports before: %v, after: %v\n%v", seed, proto, got,
+							was, is, now)
 					}
 				}
 			}
@@ -131,7 +136,7 @@ func TestFragmentRules_NonMasqueradeDestination_IsRedirected(t *testing.T) {
 	snap := in.Snapshot
 	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24"), pfx("2001:db8::/32")}
 	has := func() (out []netip.Prefix) {
-		for _, r := range mustMake(t, in).Host.ObjectRules {
+		for _, r := range mustMake(t, in).Host.Rules {
 			if r.Pref == prefFragments {
 				out = append(out, r.To)
 			}
@@ -141,10 +146,13 @@ func TestFragmentRules_NonMasqueradeDestination_IsRedirected(t *testing.T) {
 	if got := has(); got != nil {
 		t.Errorf("without a backend for UDP: %v", got)
 	}
-	snap.Services = []model.Service{{ObjectName: model.ObjectName{Name: "s"}, ClusterIPs: []netip.Addr{ip("10.43.0.9")}, Ports: []model.ServicePort{{Protocol: model.UDP, Port: 80}}}}
-	snap.Slices = []model.EndpointSlice{{ObjectName: model.ObjectName{Name: "s-1"}, Service: "s", Ports: []model.EndpointPort{{Protocol: model.UDP, Port: 80}},
+	snap.Services = []model.Service{{ObjectName: model.ObjectName{Name: "s"}, ClusterIPs: []netip.Addr{ip("10.43.0.9")},
+		Ports: []model.ServicePort{{Protocol: model.UDP, Port: 80}}}}
+	snap.Slices = []model.EndpointSlice{{ObjectName: model.ObjectName{Name: "s-1"},
+		Service: "s", Ports: []model.EndpointPort{{Protocol: model.UDP, Port: 80}},
 		Endpoints: []model.Endpoint{{Addr: ip("10.42.0.3"), Ready: true, Serving: true}}}}
-	if got, want := has(), []netip.Prefix{pfx("10.42.0.0/24"), pfx("192.0.2.0/24"), pfx("fd42::/64"), pfx("2001:db8::/32")}; !slices.Equal(got, want) {
+	if got, want := has(), []netip.Prefix{pfx("10.42.0.0/24"), pfx("192.0.2.0/24"), pfx("fd42::/64"),
+		pfx("2001:db8::/32")}; !slices.Equal(got, want) {
 		t.Errorf("%v, expected %v", got, want)
 	}
 }

@@ -16,15 +16,21 @@ func TestRelays_IPv6NodeAndHostPorts_AreRelayed(t *testing.T) {
 	in := Input{Self: Self{Cluster: model.Cluster{PodCIDRs: []netip.Prefix{pfx("10.42.0.0/16"), pfx("fd42::/48")}}}}
 	in.Underlay.Addrs = []netip.Addr{a("192.0.2.1"), a("2001:db8::1")}
 	in.Snapshot = &model.Snapshot{Services: []model.Service{
-		{Type: model.NodePort, ClusterIPs: []netip.Addr{a("fd43::1")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30001}, {Protocol: model.SCTP, NodePort: 30002}}},
-		{Type: model.NodePort, ClusterIPs: []netip.Addr{a("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30003}}},
-		{Type: model.NodePort, OtherProxy: true, ClusterIPs: []netip.Addr{a("fd43::2")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30004}}},
-		{Type: model.LoadBalancer, ClusterIPs: []netip.Addr{a("fd43::3")}, Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30005}, {Protocol: model.UDP}}},
+		{Type: model.NodePort, ClusterIPs: []netip.Addr{a("fd43::1")}, Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30001},
+			{Protocol: model.SCTP, NodePort: 30002}}},
+		{Type: model.NodePort, ClusterIPs: []netip.Addr{a("10.43.0.1")},
+			Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30003}}},
+		{Type: model.NodePort, OtherProxy: true, ClusterIPs: []netip.Addr{a("fd43::2")},
+			Ports: []model.ServicePort{{Protocol: model.TCP, NodePort: 30004}}},
+		{Type: model.LoadBalancer, ClusterIPs: []netip.Addr{a("fd43::3")},
+			Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30005}, {Protocol: model.UDP}}},
 	}}
-	in.Pods = []Pod{{Addrs: []netip.Addr{a("10.42.0.3"), a("fd42::3")}, HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}, {Protocol: model.TCP, HostPort: 8081, HostIP: a("127.0.0.1")},
+	in.Pods = []Pod{{Addrs: []netip.Addr{a("10.42.0.3"), a("fd42::3")}, HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080},
+		{Protocol: model.TCP, HostPort: 8081, HostIP: a("127.0.0.1")},
 		{Protocol: model.UDP, HostPort: 8082, HostIP: a("::1")}}}}
 	got := relays(&in)
-	want := []Relay{{model.TCP, 30001, a("2001:db8::1")}, {model.UDP, 30005, a("2001:db8::1")}, {model.TCP, 8080, a("2001:db8::1")}, {model.UDP, 8082, a("2001:db8::1")}}
+	want := []Relay{{model.TCP, 30001, a("2001:db8::1")}, {model.UDP, 30005, a("2001:db8::1")}, {model.TCP, 8080, a("2001:db8::1")},
+		{model.UDP, 8082, a("2001:db8::1")}}
 	if len(got) != len(want) {
 		t.Errorf("%v; expected %v", got, want)
 	}
@@ -45,9 +51,11 @@ func TestUDPSinks_NodeAndHostPorts_AtEachNodeAddress(t *testing.T) {
 	in := Input{Host: Host{Underlay: hostnet.Underlay{Addrs: []netip.Addr{node}}}}
 	in.Cluster.PodCIDRs = []netip.Prefix{pfx("10.42.0.0/16")}
 	ports := []model.ServicePort{{Protocol: model.UDP, NodePort: 30001}, {Protocol: model.TCP, NodePort: 30002}, {Protocol: model.UDP}}
-	in.Snapshot = &model.Snapshot{Services: []model.Service{{Type: model.NodePort, Ports: ports}, {Ports: ports}, {OtherProxy: true, Type: model.NodePort,
-		Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30003}}}}}
-	in.Pods = []Pod{{HostPorts: []model.HostPort{{Protocol: model.UDP, HostPort: 8081}, {Protocol: model.TCP, HostPort: 8082}, {Protocol: model.UDP, HostPort: 31000}}}}
+	in.Snapshot = &model.Snapshot{Services: []model.Service{{Type: model.NodePort, Ports: ports}, {Ports: ports},
+		{OtherProxy: true, Type: model.NodePort,
+			Ports: []model.ServicePort{{Protocol: model.UDP, NodePort: 30003}}}}}
+	in.Pods = []Pod{{HostPorts: []model.HostPort{{Protocol: model.UDP, HostPort: 8081}, {Protocol: model.TCP, HostPort: 8082},
+		{Protocol: model.UDP, HostPort: 31000}}}}
 	want := map[netip.AddrPort]bool{}
 	for _, p := range []uint16{30001, 8081, 31000} {
 		want[netip.AddrPortFrom(node, p)] = true
@@ -73,7 +81,8 @@ func TestHealthChecks_DualStackPod_CountsOnce(t *testing.T) {
 		{ObjectName: n("a4"), Service: "a", Endpoints: []model.Endpoint{
 			{Addr: ip("10.42.0.3"), Node: "n1", Ready: true, Pod: n("p")}, {Addr: ip("10.42.1.3"), Node: "n2", Ready: true, Pod: n("q")},
 			{Addr: ip("10.42.0.4"), Node: "n1", Serving: true, Terminating: true, Pod: n("r")}}},
-		{ObjectName: n("a6"), Service: "a", Endpoints: []model.Endpoint{{Addr: ip("fd42::3"), Node: "n1", Ready: true, Pod: n("p")}, {Addr: ip("fd42::9"), Node: "n1", Ready: true}}}}}
+		{ObjectName: n("a6"), Service: "a", Endpoints: []model.Endpoint{{Addr: ip("fd42::3"), Node: "n1", Ready: true, Pod: n("p")},
+			{Addr: ip("fd42::9"), Node: "n1", Ready: true}}}}}
 	want := map[uint16]HealthCheck{30100: {Service: n("a"), LocalEndpoints: 2}, 30102: {Service: n("c")}}
 	if d := cmp.Diff(want, healthChecks(snap, "n1")); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

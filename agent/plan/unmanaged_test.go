@@ -20,7 +20,8 @@ func TestBlockRoutes_UnmanagedAddresses_SkipTheTUN(t *testing.T) {
 	}{
 		{nil, []hostnet.Route{{Table: tablePods, Type: hostnet.Unreachable, Dst: block}}},
 		{[]netip.Prefix{p("10.42.9.0/24")}, []hostnet.Route{{Table: tablePods, Type: hostnet.Unreachable, Dst: block}}},
-		{[]netip.Prefix{block}, []hostnet.Route{{Table: tablePods, Type: hostnet.Throw, Dst: block}, {Table: tableEgress, Type: hostnet.Throw, Dst: block}}},
+		{[]netip.Prefix{block}, []hostnet.Route{{Table: tablePods, Type: hostnet.Throw, Dst: block},
+			{Table: tableEgress, Type: hostnet.Throw, Dst: block}}},
 		{[]netip.Prefix{p("10.42.3.64/26")}, []hostnet.Route{{Table: tablePods, Type: hostnet.Throw, Dst: p("10.42.3.64/26")},
 			{Table: tableEgress, Type: hostnet.Throw, Dst: p("10.42.3.64/26")}, {Table: tablePods, Type: hostnet.Unreachable, Dst: block}}},
 	} {
@@ -59,7 +60,8 @@ func TestMake_SNATAddressOfUnmanagedPod_UsesFallback(t *testing.T) {
 
 func TestFallbackSNAT_UsedAddresses_TakesTheHighestFreeOne(t *testing.T) {
 	used := map[netip.Addr]bool{ip("10.42.3.254"): true, ip("10.42.3.253"): true}
-	for block, want := range map[string]string{"10.42.3.0/24": "10.42.3.252", "10.42.4.0/26": "10.42.4.62", "fd42:0:0:3::/64": "fd42::3:ffff:ffff:ffff:fffe"} {
+	for block, want := range map[string]string{"10.42.3.0/24": "10.42.3.252", "10.42.4.0/26": "10.42.4.62",
+		"fd42:0:0:3::/64": "fd42::3:ffff:ffff:ffff:fffe"} {
 		t.Run(block, func(t *testing.T) {
 			if got, ok := fallbackSNAT(pfx(block), func(x netip.Addr) bool { return used[x] }); !ok || got != ip(want) {
 				t.Errorf("%s %v, expected %s", got, ok, want)

@@ -32,7 +32,8 @@ var id = api.Attachment{ContainerID: "c", IfName: "eth0"}
 
 func target(at string, kind, path string) Target {
 	a := netip.MustParseAddrPort(at)
-	return Target{ID: id, Addr: a.Addr(), Probe: api.Probe{Kind: kind, Port: a.Port(), Path: path, IntervalMillis: 100, Failures: 2}, Ready: true}
+	return Target{ID: id, Addr: a.Addr(), Probe: api.Probe{Kind: kind, Port: a.Port(), Path: path, IntervalMillis: 100, Failures: 2},
+		Ready: true}
 }
 
 // A Pod is not ready after the configured number of consecutive failures, and ready again after one success.

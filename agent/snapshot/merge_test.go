@@ -13,7 +13,8 @@ import (
 
 // Nodes come from etcd, objects from the API server. Neither source replaces the other's part, in either order.
 func TestMerge_EtcdAndAPIServer_EachKeepsItsPart(t *testing.T) {
-	etcd := &model.Snapshot{Revision: 7, Nodes: []model.Node{{Name: "n1"}}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}
+	etcd := &model.Snapshot{Revision: 7, Nodes: []model.Node{{Name: "n1"}},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}
 	objects := &kube.Objects{Services: []model.Service{{UID: "s"}}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}}
 	first := merge(etcd, nil, nil)
 	if !first.Partial || first.Services != nil || first.ServiceCIDRs != nil {

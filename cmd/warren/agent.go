@@ -17,8 +17,8 @@ func agentCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "agent",
 		Short: "run this node's agent",
-		Long: "Run this node's agent.\n\nEvery setting has a key in the config file, an environment variable and a flag; a flag wins over the environment,\n" +
-			"the environment over the file. Keys of the file:\n\n" + settingsHelp(),
+		Long: "Run this node's agent.\n\nEvery setting has a key in the config file, an environment variable and a flag. A flag\n" +
+			"overrides the environment, the environment overrides the file. Keys of the file:\n\n" + settingsHelp(),
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(c)
@@ -64,7 +64,8 @@ func profile(c *cobra.Command) (stop func(), err error) {
 // configFlags adds every setting of the agent as a flag.
 func configFlags(c *cobra.Command) {
 	c.Flags().String("config", config.DefaultFile, "configuration file (YAML)")
-	c.Flags().String("cluster-config", os.Getenv("WARREN_CLUSTER_CONFIG"), "file of settings that the controller writes; --config overrides them; the agent applies changes while it runs")
+	c.Flags().String("cluster-config", os.Getenv("WARREN_CLUSTER_CONFIG"),
+		"file of settings that the controller writes; --config overrides them; the agent applies changes while it runs")
 	for _, s := range config.Settings() {
 		c.Flags().String(s.Flag(), s.Default(), s.Usage)
 	}

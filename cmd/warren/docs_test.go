@@ -129,7 +129,8 @@ func TestAgentHelp_EverySetting_IsListed(t *testing.T) {
 
 // Each command's flags and words parse, and a wrong one is an error and not a panic.
 func TestCommands_InvalidArguments_ReturnError(t *testing.T) {
-	for _, args := range [][]string{{"nosuch"}, {"status", "--nosuch"}, {"node", "rm"}, {"peer", "add", "x"}, {"agent", "extra"}, {"lab", "heal", "one"}} {
+	for _, args := range [][]string{{"nosuch"}, {"status", "--nosuch"}, {"node", "rm"}, {"peer", "add", "x"}, {"agent", "extra"},
+		{"lab", "heal", "one"}} {
 		c := root()
 		c.SetArgs(args)
 		c.SetOut(&strings.Builder{})

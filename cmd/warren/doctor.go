@@ -20,10 +20,10 @@ func doctorCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "find faults that keep this node's network from working",
-		Long: "Find faults that keep this node's network from working although the agent runs: rules of a kube-proxy, the configuration of\n" +
-			"another network, plugins in another directory, a kubelet with another DNS server, ranges that overlap, a blocked UDP port\n" +
-			"between nodes, a path MTU below the configured MTU. It changes nothing and sends a few echo requests through the tunnel. The\n" +
-			"exit status is 1 if there is a problem.",
+		Long: "Find faults that keep this node's network from working although the agent runs: rules of a kube-proxy, the\n" +
+			"configuration of another network, plugins in another directory, a kubelet with another DNS server, ranges that overlap,\n" +
+			"a blocked UDP port between nodes, a path MTU below the configured MTU. It changes nothing and sends a few echo requests\n" +
+			"through the tunnel. The exit status is 1 if there is a problem.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			n := doctor.Node{Root: "/", ConflistAt: conflists, Plugins: plugins, Conflist: agent.ConflistName, Version: version.Version,

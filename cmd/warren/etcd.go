@@ -21,7 +21,8 @@ func etcdCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "etcd",
 		Short: "run a member of warren's own etcd",
-		Long: "Run a member of warren's own etcd.\n\nWith --kubernetes the member finds the other members, its name, addresses and certificates by itself; " +
+		Long: "Run a member of warren's own etcd.\n\nWith --kubernetes the member finds the other members, its name, addresses and " +
+			"certificates by itself; " +
 			"of the flags about those only --data-dir and --log-level are used then.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

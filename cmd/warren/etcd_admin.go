@@ -12,13 +12,14 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd/registry"
 )
 
-// etcdFlags are the flags with which commands reach the etcd servers. Their defaults are the agent's environment variables, which the manifests set
-// for the etcd Pods as well: there `warren etcd member list` needs no flag.
+// etcdFlags are the flags with which commands reach the etcd servers. Their defaults are the agent's environment variables, which the
+// manifests set for the etcd Pods as well: there `warren etcd member list` needs no flag.
 type etcdFlags struct{ cfg client.Config }
 
 func (e *etcdFlags) add(c *cobra.Command) {
 	f := c.PersistentFlags()
-	f.StringSliceVar(&e.cfg.Endpoints, "endpoints", splitList(envOr("WARREN_ETCD_ENDPOINTS", "http://127.0.0.1:2379")), "URLs of the etcd servers")
+	f.StringSliceVar(&e.cfg.Endpoints, "endpoints", splitList(envOr("WARREN_ETCD_ENDPOINTS", "http://127.0.0.1:2379")),
+		"URLs of the etcd servers")
 	f.StringVar(&e.cfg.CAFile, "ca-file", os.Getenv("WARREN_ETCD_CA_FILE"), "PEM file of the authorities that sign the servers")
 	f.StringVar(&e.cfg.CertFile, "cert-file", os.Getenv("WARREN_ETCD_CERT_FILE"), "PEM file of the client certificate")
 	f.StringVar(&e.cfg.KeyFile, "key-file", os.Getenv("WARREN_ETCD_KEY_FILE"), "PEM file of its key")
@@ -64,7 +65,8 @@ func etcdMemberListCmd(e *etcdFlags) *cobra.Command {
 						if m.Learner {
 							role = "learner"
 						}
-						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, m.ID, strings.Join(m.PeerURLs, ","), strings.Join(m.ClientURLs, ","), role)
+						fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, m.ID, strings.Join(m.PeerURLs, ","), strings.Join(m.ClientURLs, ","),
+							role)
 					}
 				})
 			})
@@ -106,7 +108,8 @@ func etcdMemberRemoveCmd(e *etcdFlags) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().BoolVar(&kubernetes, "kubernetes", os.Getenv("WARREN_KUBERNETES_ENABLED") == "true", "also remove it from ConfigMap warren-etcd")
+	c.Flags().BoolVar(&kubernetes, "kubernetes", os.Getenv("WARREN_KUBERNETES_ENABLED") == "true",
+		"also remove it from ConfigMap warren-etcd")
 	api.add(c)
 	return c
 }

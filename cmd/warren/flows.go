@@ -136,7 +136,8 @@ func watchFlows(c *cobra.Command, format string, match func(api.Flow) bool) erro
 		if format == "json" {
 			return json.NewEncoder(c.OutOrStdout()).Encode(flowEvent{event, f})
 		}
-		_, err := fmt.Fprintf(c.OutOrStdout(), "%s %-7s %-12s %s -> %s -> %s seen as %s\n", event, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source)
+		_, err := fmt.Fprintf(c.OutOrStdout(), "%s %-7s %-12s %s -> %s -> %s seen as %s\n", event, f.Protocol, f.State, f.Client, f.Service,
+			f.Backend, f.Source)
 		return err
 	}
 	for {
@@ -190,7 +191,8 @@ func printFlows(c *cobra.Command, format string, list []api.Flow) error {
 	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
 		fmt.Fprintln(t, "KIND\tPROTO\tSTATE\tCLIENT\tSENT TO\tBACKEND\tSEEN AS\tAGE\tIDLE\tFORWARDED BY")
 		for _, f := range list {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\t%s\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend, f.Source, f.Age, f.Idle, forwarder(f))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%ds\t%ds\t%s\n", f.Kind, f.Protocol, f.State, f.Client, f.Service, f.Backend,
+				f.Source, f.Age, f.Idle, forwarder(f))
 		}
 	})
 }

@@ -28,12 +28,16 @@ type apiFlags struct {
 
 func (a *apiFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&a.kubeconfig, "kubeconfig", os.Getenv("WARREN_KUBERNETES_KUBECONFIG"), "file with the API server and credentials (default: the Pod's own)")
-	f.StringSliceVar(&a.servers, "servers", splitList(os.Getenv("WARREN_KUBERNETES_SERVERS")), "addresses of API servers, tried before those found otherwise")
-	f.StringVar(&a.serverName, "server-name", envOr("WARREN_KUBERNETES_SERVER_NAME", kube.DefaultServerName), "name in the API servers' certificates")
+	f.StringVar(&a.kubeconfig, "kubeconfig", os.Getenv("WARREN_KUBERNETES_KUBECONFIG"),
+		"file with the API server and credentials (default: the Pod's own)")
+	f.StringSliceVar(&a.servers, "servers", splitList(os.Getenv("WARREN_KUBERNETES_SERVERS")),
+		"addresses of API servers, tried before those found otherwise")
+	f.StringVar(&a.serverName, "server-name", envOr("WARREN_KUBERNETES_SERVER_NAME", kube.DefaultServerName),
+		"name in the API servers' certificates")
 	f.StringVar(&a.hostIP, "host-ip", os.Getenv("WARREN_KUBERNETES_HOST_IP"), "address of this node")
 	f.StringVar(&a.node, "node-name", os.Getenv("WARREN_NODE_NAME"), "name of this node")
-	f.StringSliceVar(&a.configs, "server-files", splitList(os.Getenv("WARREN_KUBERNETES_SERVER_FILES")), "config.yaml and cluster.yaml, which may name API servers; missing files are ignored")
+	f.StringSliceVar(&a.configs, "server-files", splitList(os.Getenv("WARREN_KUBERNETES_SERVER_FILES")),
+		"config.yaml and cluster.yaml, which may name API servers; missing files are ignored")
 	f.StringVar(&a.namespace, "namespace", envOr("WARREN_NAMESPACE", "warren-system"), "namespace of warren's own objects")
 }
 

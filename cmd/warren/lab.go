@@ -22,7 +22,8 @@ func labCmd() *cobra.Command {
 	c.PersistentFlags().String("name", "default", "name of the lab; several can run at the same time")
 	c.PersistentFlags().String("root", lab.DefaultRoot, "directory of the labs")
 	c.AddCommand(labUpCmd(), labDownCmd(), labStatusCmd(), labExecCmd(), labPodCmd(), labDemoCmd(),
-		labTwo("cut", "cut the link between two machines (nodes or etcd members)", (*lab.Lab).Cut), labHealCmd(), labRestartCmd(), labLogsCmd(), labListCmd())
+		labTwo("cut", "cut the link between two machines (nodes or etcd members)", (*lab.Lab).Cut), labHealCmd(), labRestartCmd(),
+		labLogsCmd(), labListCmd())
 	c.AddCommand(labHoldCmd(), labPlugCmd(), labPodInitCmd(), labEchoCmd(), labGetCmd())
 	return c
 }
@@ -269,7 +270,8 @@ func labPodInitCmd() *cobra.Command {
 
 func labEchoCmd() *cobra.Command {
 	var cfg echo.Config
-	c := &cobra.Command{Use: "echo", Short: "the server of the lab's Pods: returns its host name and the client's address", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "echo", Short: "the server of the lab's Pods: returns its host name and the client's address",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return echo.Serve(c.Context(), cfg, func() { fmt.Fprintln(c.OutOrStdout(), lab.EchoReady) })
 		}}
@@ -281,7 +283,8 @@ func labEchoCmd() *cobra.Command {
 
 func labGetCmd() *cobra.Command {
 	var timeout time.Duration
-	c := &cobra.Command{Use: "get URL", Short: "print what an http, tcp or udp URL answers; for Pods of a machine without curl", Args: cobra.ExactArgs(1),
+	c := &cobra.Command{Use: "get URL", Short: "print what an http, tcp or udp URL answers; for Pods of a machine without curl",
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()

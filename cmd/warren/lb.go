@@ -35,7 +35,8 @@ func printLB(t io.Writer, lb api.LB) {
 	}
 	fmt.Fprintln(t, "POOL\tADDRESSES\tAUTO-ASSIGN\tNAMESPACES\tPRIORITY\tUSED\tFREE")
 	for _, p := range lb.Pools {
-		fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%d\t%d\t%d\n", p.Name, strings.Join(p.Addresses, ","), p.AutoAssign, dash(strings.Join(p.Namespaces, ",")), p.Priority, p.Used, p.Free)
+		fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%d\t%d\t%d\n", p.Name, strings.Join(p.Addresses, ","), p.AutoAssign,
+			dash(strings.Join(p.Namespaces, ",")), p.Priority, p.Used, p.Free)
 	}
 	fmt.Fprintln(t, "\nSERVICE\tADDRESS\tPOOL\tANNOUNCED BY\tEPOCH\tHERE\tNOTE")
 	for _, s := range lb.Services {

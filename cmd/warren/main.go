@@ -35,6 +35,7 @@ func root() *cobra.Command {
 	}
 	c.SetVersionTemplate("{{.Version}}\n")
 	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), podCmd(), uninstallCmd(), versionCmd(), labCmd(),
-		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(), installCNICmd(), controllerCmd(), pkiCmd())
+		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(),
+		installCNICmd(), controllerCmd(), pkiCmd())
 	return c
 }

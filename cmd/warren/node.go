@@ -14,7 +14,8 @@ func nodeCmd() *cobra.Command {
 	rm := &cobra.Command{
 		Use:   "rm NAME",
 		Short: "remove a node that does not return and release its Pod CIDRs",
-		Long: "Remove a node that does not return and release its Pod CIDRs.\n\nA Pod CIDR belongs to its node until this command: it has no lease, and no outage releases it.\n" +
+		Long: "Remove a node that does not return and release its Pod CIDRs.\n\nA Pod CIDR belongs to its node until this command: it " +
+			"has no lease, and no outage releases it.\n" +
 			"A node whose agent is alive is refused. With --former it stays, and what machines with other disks left under its name is\n" +
 			"released: a disk that comes back after that finds its Pods' addresses given away.",
 		Args: cobra.ExactArgs(1),

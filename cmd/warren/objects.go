@@ -352,7 +352,8 @@ func describeEndpoints(c *cobra.Command, s *objectstore.Store, service string) e
 		}
 		fmt.Fprintf(c.OutOrStdout(), "\nendpoints of slice %s:\n", slice.Name)
 		for _, e := range slice.Endpoints {
-			fmt.Fprintf(c.OutOrStdout(), "  %s ready=%v serving=%v terminating=%v node=%s\n", e.Addr, e.Ready, e.Serving, e.Terminating, dash(e.Node))
+			fmt.Fprintf(c.OutOrStdout(), "  %s ready=%v serving=%v terminating=%v node=%s\n", e.Addr, e.Ready, e.Serving, e.Terminating,
+				dash(e.Node))
 		}
 	}
 	return nil

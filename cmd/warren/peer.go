@@ -77,7 +77,8 @@ func peerListCmd() *cobra.Command {
 			t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "NAME\tPUBLIC KEY\tALLOWED IPS\tENDPOINTS")
 			for _, p := range peers {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, p.PublicKey, dash(text.Join(p.AllowedIPs, " ")), dash(text.Join(p.Endpoints, " ")))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, p.PublicKey, dash(text.Join(p.AllowedIPs, " ")),
+					dash(text.Join(p.Endpoints, " ")))
 			}
 			return t.Flush()
 		},

@@ -21,7 +21,8 @@ func pkiCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pki",
 		Short: "make and rotate the certificates of warren's own etcd by hand",
-		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them; and never replaces existing ones.\n" +
+		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them; and never " +
+			"replaces existing ones.\n" +
 			"With --secret the result is a Secret on stdout, for `kubectl apply -f -`, and holds keys.",
 	}
 	c.PersistentFlags().StringVar(&dir, "dir", ".", "directory of the authority: ca.crt and ca.key")

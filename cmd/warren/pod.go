@@ -47,7 +47,8 @@ func printPods(c *cobra.Command, format string, pods []api.Pod) error {
 	return render(c.OutOrStdout(), format, pods, func(t io.Writer) {
 		fmt.Fprintln(t, "POD\tADDRESSES\tREADY\tLABELS\tINTERFACE\tPROBE")
 		for _, p := range pods {
-			fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\n", podNameOf(p), dash(text.Join(p.Addresses, " ")), p.Ready, dash(labelText(p.Labels)), p.Link, dash(probeText(p)))
+			fmt.Fprintf(t, "%s\t%s\t%v\t%s\t%s\t%s\n", podNameOf(p), dash(text.Join(p.Addresses, " ")), p.Ready, dash(labelText(p.Labels)),
+				p.Link, dash(probeText(p)))
 		}
 	})
 }
@@ -64,7 +65,8 @@ func podLabelCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "label NAMESPACE/NAME KEY=VALUE... KEY-...",
 		Short: "set and remove labels of a Pod of this node, in clusters without Kubernetes",
-		Long: "Set and remove labels of a Pod of this node; Services follow at once.\n\nThe labels are stored with the Pod and removed with it. " +
+		Long: "Set and remove labels of a Pod of this node; Services follow at once.\n\nThe labels are stored with the Pod and removed " +
+			"with it. " +
 			"On Kubernetes labels are the API server's: use kubectl label.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {

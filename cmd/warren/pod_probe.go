@@ -17,7 +17,8 @@ func podProbeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "probe NAMESPACE/NAME tcp:PORT|http:PORT/PATH|none",
 		Short: "set the readiness probe of a Pod of this node, in clusters without Kubernetes",
-		Long: "Set the readiness probe of a Pod of this node: a TCP connection, or an HTTP GET that must return a status from 200 to 399.\n\n" +
+		Long: "Set the readiness probe of a Pod of this node: a TCP connection, or an HTTP GET that must return a status from 200 to " +
+			"399.\n\n" +
 			"A Pod that fails so many times in a row leaves its Services; one success brings it back. A Pod without a probe is ready.",
 		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -63,7 +64,8 @@ func probeText(p api.Pod) string {
 	if p.Probe == nil {
 		return ""
 	}
-	text := fmt.Sprintf("%s:%d%s every %v", p.Probe.Kind, p.Probe.Port, p.Probe.Path, time.Duration(p.Probe.IntervalMillis)*time.Millisecond)
+	text := fmt.Sprintf("%s:%d%s every %v", p.Probe.Kind, p.Probe.Port, p.Probe.Path,
+		time.Duration(p.Probe.IntervalMillis)*time.Millisecond)
 	if p.ProbeError != "" {
 		text += " (" + p.ProbeError + ")"
 	}

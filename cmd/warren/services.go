@@ -52,7 +52,9 @@ func servicesCmd() *cobra.Command {
 				}
 			}
 			if len(args) == 1 && len(list) == 0 {
-				return fmt.Errorf("this node serves no Service %q (a headless or ExternalName one has no address; `warren get svc -A` lists all)", args[0])
+				return fmt.Errorf(
+					"this node serves no Service %q (a headless or ExternalName one has no address; `warren get svc -A` lists all)",
+					args[0])
 			}
 			return printFrontends(c, format, list)
 		},
@@ -70,7 +72,8 @@ func printFrontends(c *cobra.Command, format string, list []api.Frontend) error 
 			if f.External != nil {
 				outside = dash(text.Join(f.External, " "))
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address, dash(text.Join(f.Backends, " ")), outside)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.Service, dash(f.Port), f.Kind, f.Protocol, f.Address,
+				dash(text.Join(f.Backends, " ")), outside)
 		}
 	})
 }
@@ -97,7 +100,8 @@ func endpointsCmd() *cobra.Command {
 			return render(c.OutOrStdout(), format, list, func(t io.Writer) {
 				fmt.Fprintln(t, "SERVICE\tADDRESS\tPORTS\tCONDITION\tNODE\tZONE\tPOD\tFOR ZONES\tFOR NODES")
 				for _, e := range list {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Service, e.Address, strings.Join(e.Ports, ", "), endpointCondition(e), dash(e.Node), dash(e.Zone),
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Service, e.Address, strings.Join(e.Ports, ", "),
+						endpointCondition(e), dash(e.Node), dash(e.Zone),
 						dash(e.Pod), dash(strings.Join(e.ZoneHints, ",")), dash(strings.Join(e.NodeHints, ",")))
 				}
 			})

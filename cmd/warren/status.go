@@ -59,7 +59,8 @@ func statusText(w io.Writer, st api.Status) {
 	fmt.Fprintf(w, "Pods     %s\n\n", dash(text.Join(st.PodCIDRs, " ")))
 	fmt.Fprintln(w, "PEER\tALIVE\tENDPOINT\tPOD CIDR\tHANDSHAKE\tRECEIVED\tSENT\tMTU")
 	for _, p := range st.Peers {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, aliveText(p), dash(p.Endpoint), dash(text.Join(p.PodCIDRs, " ")), ago(p.LastHandshake),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, aliveText(p), dash(p.Endpoint), dash(text.Join(p.PodCIDRs, " ")),
+			ago(p.LastHandshake),
 			bytesText(p.RxBytes), bytesText(p.TxBytes), mtuText(p))
 	}
 }

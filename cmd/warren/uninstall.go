@@ -14,7 +14,8 @@ func uninstallCmd() *cobra.Command {
 		Use:   "uninstall",
 		Short: "remove all traces of warren from this node; the agent must be stopped",
 		Long: "Remove all traces of warren from this node: the interface, routes, rules, the CNI conflist and plugin, Pods'\n" +
-			"interfaces, and put the sysctls back. The agent must be stopped. The node's records in etcd stay until\n`warren node rm`; its key, identity and blocks stay in the state directory unless --purge is given.",
+			"interfaces, and put the sysctls back. The agent must be stopped. The node's records in etcd stay until\n`warren node rm`; " +
+			"its key, identity and blocks stay in the state directory unless --purge is given.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if idle {
@@ -35,7 +36,8 @@ func uninstallCmd() *cobra.Command {
 	configFlags(c)
 	c.Flags().BoolVar(&o.Purge, "purge", false, "also remove the state directory: key, identity, blocks (this becomes a new node)")
 	c.Flags().StringVar(&o.Plugin, "plugin", "/opt/cni/bin/warren-cni", "CNI plugin to remove; empty for none")
-	c.Flags().StringVar(&o.Results, "cni-results", "/var/lib/cni/results", "directory of the runtime's cached plugin results; --purge removes those of warren")
+	c.Flags().StringVar(&o.Results, "cni-results", "/var/lib/cni/results",
+		"directory of the runtime's cached plugin results; --purge removes those of warren")
 	c.Flags().BoolVar(&idle, "idle", false, "do nothing until stopped: for a DaemonSet whose init container uninstalls")
 	return c
 }

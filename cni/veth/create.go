@@ -64,7 +64,7 @@ func (b *Builder) Close() {
 	}
 }
 
-// ErrExists: the pair cannot be created because an interface with one of its names exists.
+// ErrExists means that the pair cannot be created because an interface with one of its names exists.
 var ErrExists = errors.New("an interface of that name exists")
 
 // Create creates the pair with both ends down and returns their interface indexes. Delete undoes it.

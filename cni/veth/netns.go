@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoNS: there is no network namespace at the path.
+// ErrNoNS means that there is no network namespace at the path.
 var ErrNoNS = errors.New("no network namespace")
 
-// ErrSameNS: the Pod's network namespace is the node's own.
+// ErrSameNS means that the Pod's network namespace is the node's own.
 var ErrSameNS = errors.New("is the network namespace of the node itself")
 
 // openNS opens a Pod's network namespace and refuses the node's own.

@@ -58,8 +58,9 @@ func snapshot(n int) *model.Snapshot {
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}}
 	for i := range n {
 		name, a := service(i)
-		s.Services = append(s.Services, model.Service{ObjectName: model.ObjectName{Namespace: "default", Name: name}, ClusterIPs: []netip.Addr{a},
-			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}})
+		s.Services = append(s.Services, model.Service{ObjectName: model.ObjectName{Namespace: "default", Name: name},
+			ClusterIPs: []netip.Addr{a},
+			Ports:      []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}})
 	}
 	return s
 }

@@ -27,6 +27,7 @@ const (
 	RcodeRefused  = 5
 )
 
+// Lengths of parts of a message, in bytes.
 const (
 	HeaderLen = 12
 	OptLen    = 11    // an OPT record without options

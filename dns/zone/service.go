@@ -87,7 +87,8 @@ func (c compiler) external(svc *model.Service) *service {
 	if err != nil || len(target) < 2 {
 		return nil
 	}
-	set := wire.RRSet{Type: wire.TypeCNAME, Answers: 1, Wire: wire.AppendNameRecord(nil, wire.QuestionPointer, wire.TypeCNAME, c.ttl, target)}
+	set := wire.RRSet{Type: wire.TypeCNAME, Answers: 1, Wire: wire.AppendNameRecord(nil, wire.QuestionPointer, wire.TypeCNAME, c.ttl,
+		target)}
 	return &service{self: &rrsets{[]wire.RRSet{set}}, target: target}
 }
 

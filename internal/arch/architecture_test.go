@@ -133,7 +133,8 @@ func TestArchitecture_IndexByQuestion_NamesExistingCode(t *testing.T) {
 		}
 		rows++
 		if file == "" || names == 0 {
-			t.Errorf("%q: expected a file and a function in the last column, found %q", strings.TrimSpace(cells[0]), strings.TrimSpace(last))
+			t.Errorf("%q: expected a file and a function in the last column, found %q", strings.TrimSpace(cells[0]),
+				strings.TrimSpace(last))
 		}
 	}
 	if rows < atLeast {

@@ -52,7 +52,8 @@ func retiredWords(t *testing.T) *retired {
 	if len(words) < 25 {
 		t.Fatalf("%s retires %d words, expected at least 25", glossary, len(words))
 	}
-	return &retired{regexp.MustCompile(`(?i)(^|[^\w` + "`" + `.-])(` + strings.Join(words, "|") + `)($|[^\w` + "`" + `])`), regexp.MustCompile(`(?i)^\s*than\b`)}
+	return &retired{regexp.MustCompile(`(?i)(^|[^\w` + "`" + `.-])(` + strings.Join(words, "|") + `)($|[^\w` + "`" + `])`),
+		regexp.MustCompile(`(?i)^\s*than\b`)}
 }
 
 type retired struct{ word, than *regexp.Regexp }

@@ -25,7 +25,8 @@ func (s *setter) addAddrs() (left []removal) {
 		if wanted[p] {
 			delete(wanted, p)
 		} else if !p.Addr().IsLinkLocalUnicast() {
-			left = append(left, removal{p.String() + " dev " + s.want.Link, func() error { return ignoreMissing(netlink.AddrDel(s.link, &a)) }})
+			left = append(left, removal{p.String() + " dev " + s.want.Link,
+				func() error { return ignoreMissing(netlink.AddrDel(s.link, &a)) }})
 		}
 	}
 	for _, p := range s.want.Addrs {

@@ -16,7 +16,8 @@ func TestChains_TablesOfNft_AreListed(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		for _, want := range []Chain{{"kube-proxy", "services", false, false}, {"fw", "first", true, true}, {"fw", "incoming", false, true}, {"fw", "second", true, false}} {
+		for _, want := range []Chain{{"kube-proxy", "services", false, false}, {"fw", "first", true, true}, {"fw", "incoming", false, true},
+			{"fw", "second", true, false}} {
 			if !slices.Contains(have, want) {
 				t.Errorf("%v lacks %v", have, want)
 			}

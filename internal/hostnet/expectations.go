@@ -90,7 +90,8 @@ const (
 func expect(p LocalPort) error {
 	help := nl.NewRtAttr(nested|ctaHelp, nil)
 	help.AddRtAttr(ctaHelpName, append([]byte(helpers[p.Proto]), 0))
-	entry := []*nl.RtAttr{master(p, nl.CTA_TUPLE_ORIG), tuple(nl.CTA_TUPLE_REPLY, netip.AddrPortFrom(loopback, p.Port), expectSource, p.Proto),
+	entry := []*nl.RtAttr{master(p, nl.CTA_TUPLE_ORIG), tuple(nl.CTA_TUPLE_REPLY, netip.AddrPortFrom(loopback, p.Port), expectSource,
+		p.Proto),
 		nl.NewRtAttr(nl.CTA_STATUS, be32(statusAssured)), seconds(nl.CTA_TIMEOUT), help}
 	if p.Proto == unix.IPPROTO_TCP {
 		info := nl.NewRtAttr(nested|nl.CTA_PROTOINFO, nil)

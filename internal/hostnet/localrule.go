@@ -87,7 +87,7 @@ func localName(f model.Family, pref int) string {
 	return Rule{Family: f, Pref: pref, Table: unix.RT_TABLE_LOCAL}.String()
 }
 
-// ErrOldKernel: the kernel ignores protocols and ports in rules, so every packet would be redirected.
+// ErrOldKernel means that the kernel ignores protocols and ports in rules, so every packet would be redirected.
 var ErrOldKernel = errors.New("the kernel ignores ipproto and ports in policy rules; Services need Linux 4.19 or newer")
 
 // probe adds a rule with protocol and ports on a documentation address (RFC 5737, RFC 3849), reads it back and removes it.

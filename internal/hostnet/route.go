@@ -59,14 +59,10 @@ func (r Route) String() string {
 // Pod's interface are never among them: the kernel deletes them with the interface, and the route of a Pod whose ADD is in
 // progress is not wanted yet.
 func (s *setter) addRoutes() (left []removal) {
-	missing, wanted := map[Route]bool{}, map[routeKey]Route{}
-	var all []Route
-	for _, r := range slices.Concat(s.want.Routes, s.want.PodRoutes, s.want.ObjectRoutes) {
-		if other, taken := wanted[r.key()]; taken && other != r {
-			s.refused = append(s.refused, fmt.Errorf("add route %s: the node needs route %s", r, other))
-			continue
-		}
-		missing[r], wanted[r.key()], all = true, r, append(all, r)
+	missing, wanted := map[Route]bool{}, map[routeKey]bool{}
+	all := append(slices.Clone(s.want.Routes), s.want.PodRoutes...)
+	for _, r := range all {
+		missing[r], wanted[r.key()] = true, true
 	}
 	for _, f := range model.Families {
 		have, err := dump(func() ([]netlink.Route, error) {
@@ -83,7 +79,7 @@ func (s *setter) addRoutes() (left []removal) {
 				delete(missing, r)
 				continue
 			}
-			if _, replaced := wanted[r.key()]; replaced {
+			if wanted[r.key()] {
 				continue // addRoute replaces it; a removal afterwards would delete the new route
 			}
 			if r.Type != Unicast || k.LinkIndex == s.link.Attrs().Index || k.LinkIndex <= 1 {
@@ -91,9 +87,9 @@ func (s *setter) addRoutes() (left []removal) {
 			}
 		}
 	}
-	for _, r := range all {
+	for i, r := range all {
 		if missing[r] {
-			s.addRoute(r)
+			s.addRoute(r, i >= len(s.want.Routes))
 		}
 	}
 	return left
@@ -108,12 +104,7 @@ type routeKey struct {
 func (r Route) key() routeKey { return routeKey{r.Table, r.Metric, r.Dst} }
 
 // addRoute adds or replaces one route. The interface of a Pod may be deleted at any time; its route is then skipped.
-func (s *setter) addRoute(r Route) {
-	ofPod := slices.Contains(s.want.PodRoutes, r)
-	did := s.didOther
-	if !ofPod && slices.Contains(s.want.Routes, r) {
-		did = s.did
-	}
+func (s *setter) addRoute(r Route, ofPod bool) {
 	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, MTU: r.MTU,
 		Protocol: Protocol, Family: model.FamilyOf(r.Dst.Addr()).AF()}
 	switch r.Type {
@@ -129,7 +120,7 @@ func (s *setter) addRoute(r Route) {
 			return
 		}
 		if err != nil {
-			did("add", "route "+r.String(), fmt.Errorf("link %s: %w", r.Dev, err))
+			s.fail("add route %s: link %s: %w", r, r.Dev, err)
 			return
 		}
 		k.LinkIndex, k.Scope = link.Attrs().Index, unix.RT_SCOPE_LINK
@@ -141,7 +132,7 @@ func (s *setter) addRoute(r Route) {
 	if ofPod {
 		err = ignoreMissing(err)
 	}
-	did("add", "route "+r.String(), err)
+	s.did("add", "route "+r.String(), err)
 }
 
 func (s *setter) routeFromKernel(k netlink.Route, f model.Family) Route {

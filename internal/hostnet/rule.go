@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -108,7 +107,7 @@ func tableName(number int) string {
 // addRules adds the missing rules and returns the rules with warren's protocol number that are not wanted.
 func (s *setter) addRules() (left []removal) {
 	missing := map[Rule]bool{}
-	for _, r := range slices.Concat(s.want.Rules, s.want.ObjectRules) {
+	for _, r := range s.want.Rules {
 		missing[r] = true
 	}
 	for _, f := range model.Families {
@@ -131,28 +130,22 @@ func (s *setter) addRules() (left []removal) {
 		}
 	}
 	for _, r := range s.want.Rules {
-		if missing[r] {
-			s.did("add", "rule "+r.String(), r.add())
+		if !missing[r] {
+			continue
 		}
-	}
-	for _, r := range s.want.ObjectRules {
-		if missing[r] {
-			s.didOther("add", "rule "+r.String(), r.add())
+		k := r.kernel()
+		err := netlink.RuleAdd(k)
+		if errors.Is(err, unix.EEXIST) {
+			err = nil
 		}
+		s.did("add", "rule "+r.String(), err)
 	}
 	return left
 }
 
-func (r Rule) add() error {
-	err := netlink.RuleAdd(r.kernel())
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	return err
-}
-
 func ruleFromKernel(k netlink.Rule, f model.Family) Rule {
-	r := Rule{Pref: k.Priority, Family: f, From: prefixOf(k.Src), To: prefixOf(k.Dst), IIF: k.IifName, Table: k.Table, Proto: uint8(k.IPProto)}
+	r := Rule{Pref: k.Priority, Family: f, From: prefixOf(k.Src), To: prefixOf(k.Dst), IIF: k.IifName, Table: k.Table,
+		Proto: uint8(k.IPProto)}
 	if k.Sport != nil {
 		r.Sport = Ports{k.Sport.Start, k.Sport.End}
 	}

@@ -30,7 +30,8 @@ func rng(t testing.TB, list ...string) (out []model.AddressRange) {
 // service is a LoadBalancer Service of one family, or of both.
 func service(name string, more func(*model.Service)) model.Service {
 	s := model.Service{ObjectName: model.ObjectName{Namespace: "d", Name: name}, UID: "uid-" + name, Type: model.LoadBalancer,
-		ClusterIPs: []netip.Addr{ip("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}, Annotations: map[string]string{}}
+		ClusterIPs: []netip.Addr{ip("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}},
+		Annotations: map[string]string{}}
 	if more != nil {
 		more(&s)
 	}
@@ -124,11 +125,14 @@ func TestChoose_EachRequest_AddressesOrReason(t *testing.T) {
 		{"named pool", service("a", note(PoolAnnotation, "hand")), []model.Service{holds("b", "", "192.0.2.31", nil)}, "192.0.2.30"},
 		{"no such pool", service("a", note(PoolAnnotation, "nope")), nil, "pool nope does not exist"},
 		{"named pool without the family", service("a",
-			both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.ClusterIPs[0] = ip("fd43::1") })), nil, "pool hand has no IPv6 addresses"},
+			both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.ClusterIPs[0] = ip("fd43::1") })), nil,
+			"pool hand has no IPv6 addresses"},
 		{"keeps", service("a", func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("192.0.2.11")} }), nil, "192.0.2.11"},
-		{"keeps without a pool", service("a", func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("198.51.100.1")} }), nil, "198.51.100.1"},
+		{"keeps without a pool", service("a", func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("198.51.100.1")} }), nil,
+			"198.51.100.1"},
 		{"moves to the pool it names", service("a",
-			both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("192.0.2.11")} })), []model.Service{holds("b", "", "192.0.2.30", nil)}, "192.0.2.31"},
+			both(note(PoolAnnotation, "hand"), func(s *model.Service) { s.LBAddresses = []netip.Addr{ip("192.0.2.11")} })),
+			[]model.Service{holds("b", "", "192.0.2.30", nil)}, "192.0.2.31"},
 		{"shares", service("a", both(udp, note(ShareAnnotation, "k"))), []model.Service{holds("b", "k", "192.0.2.11", nil)}, "192.0.2.11"},
 		{"shares what it names", service("a", both(udp, note(ShareAnnotation, "k"), note(RequestAnnotation, "192.0.2.11"))),
 			[]model.Service{holds("b", "k", "192.0.2.11", nil)}, "192.0.2.11"},
@@ -155,7 +159,8 @@ func TestChoose_EachRequest_AddressesOrReason(t *testing.T) {
 					got = strings.TrimPrefix(got+" / "+w, " / ")
 				}
 			}
-			if got != tc.want && (!strings.Contains(got, tc.want) || !strings.Contains(tc.want, " ") || len(tc.want) > 0 && tc.want[0] == '1') {
+			if got != tc.want && (!strings.Contains(got, tc.want) || !strings.Contains(tc.want, " ") || len(tc.want) > 0 &&
+				tc.want[0] == '1') {
 				t.Errorf("%q, expected %q", got, tc.want)
 			}
 		})

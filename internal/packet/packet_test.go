@@ -373,7 +373,8 @@ func TestAppend_EveryPacketKind_AnswersAreValid(t *testing.T) {
 func TestBecome_AnswerFitsOrNot_ReplacesOrKeepsThePacket(t *testing.T) {
 	room := make([]byte, 0, 2000)
 	p := mustParse(t, append(room, samples["udp6"]...))
-	if !p.Become(p.AppendUnreachable(nil, netip.MustParseAddr("fd42::1"), NoPort)) || p.Proto != ProtoICMPv6 || p.Dst.String() != "fd42::9" {
+	if !p.Become(p.AppendUnreachable(nil, netip.MustParseAddr("fd42::1"), NoPort)) || p.Proto != ProtoICMPv6 ||
+		p.Dst.String() != "fd42::9" {
 		t.Errorf("became %+v", p)
 	}
 	intact(t, p.Buf)

@@ -112,7 +112,8 @@ func TestRotate_EachStep_OldAndNewCertificatesVerify(t *testing.T) {
 		}
 		before = a.Certs
 	}
-	if certs := must[[]*x509.Certificate](t)(parseCerts(a.Certs)); len(certs) != 1 || certs[0].Subject.CommonName != "new" || a.Next != nil {
+	if certs := must[[]*x509.Certificate](t)(parseCerts(a.Certs)); len(certs) != 1 || certs[0].Subject.CommonName != "new" ||
+		a.Next != nil {
 		t.Errorf("after three steps: %d certificates, next %q", len(certs), a.Next)
 	}
 }

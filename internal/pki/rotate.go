@@ -43,5 +43,6 @@ func Rotate(a Authority, name string) (out Authority, todo string, err error) {
 		return a, "", errors.New("an authority needs a name")
 	}
 	return Authority{Certs: bytes.Join([][]byte{ca.Trusted(), next.Trusted()}, nil), Key: a.Key, Next: next.KeyPEM()},
-		"a new authority is trusted but does not sign yet; copy ca.crt to every member and client and restart them, then run this again", nil
+		"a new authority is trusted but does not sign yet; copy ca.crt to every member and client and restart them, then run this again",
+		nil
 }

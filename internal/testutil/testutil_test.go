@@ -58,7 +58,8 @@ func TestEventually_CheckSucceedsLater_Returns(t *testing.T) {
 }
 
 func TestMust_Error_FailsTheTest(t *testing.T) {
-	if !fails(t, func(t testing.TB) { Must(t, errors.New("broken")) }) || !fails(t, func(t testing.TB) { Value[int](t)(0, errors.New("broken")) }) {
+	if !fails(t, func(t testing.TB) { Must(t, errors.New("broken")) }) ||
+		!fails(t, func(t testing.TB) { Value[int](t)(0, errors.New("broken")) }) {
 		t.Error("an error did not fail the test")
 	}
 	if fails(t, func(t testing.TB) { Must(t, nil) }) {

@@ -23,7 +23,8 @@ type repository struct {
 func newRepository(t *testing.T) repository {
 	r := repository{t, t.TempDir()}
 	testutil.Must(t, os.Mkdir(filepath.Join(r.dir, "hack"), 0o755))
-	testutil.Must(t, os.WriteFile(filepath.Join(r.dir, "hack/version.sh"), testutil.Value[[]byte](t)(os.ReadFile("../../hack/version.sh")), 0o755))
+	testutil.Must(t, os.WriteFile(filepath.Join(r.dir, "hack/version.sh"), testutil.Value[[]byte](t)(os.ReadFile("../../hack/version.sh")),
+		0o755))
 	return r
 }
 
@@ -31,7 +32,8 @@ func (r repository) run(args ...string) string {
 	r.t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = r.dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a",
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com",
+		"GIT_COMMITTER_NAME=a",
 		"GIT_COMMITTER_EMAIL=a@example.com", "GIT_CEILING_DIRECTORIES="+filepath.Dir(r.dir))
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -39,7 +39,8 @@ const simStep = 50 * time.Millisecond
 var simLAN = netip.MustParsePrefix("192.0.2.0/24")
 
 func newSimNetwork(t testing.TB, seed uint64, nodes, addrs int) *simNetwork {
-	w := &simNetwork{t: t, now: time.Unix(1e9, 0), rand: rand.New(rand.NewPCG(seed, 2)), lanCut: map[[2]int]bool{}, tunCut: map[[2]int]bool{},
+	w := &simNetwork{t: t, now: time.Unix(1e9, 0), rand: rand.New(rand.NewPCG(seed, 2)), lanCut: map[[2]int]bool{},
+		tunCut:   map[[2]int]bool{},
 		external: map[netip.Addr]bool{}}
 	for i := range addrs {
 		w.addrs = append(w.addrs, Address{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)})})

@@ -27,11 +27,15 @@ func TestFrames_EachAction_ParseBack(t *testing.T) {
 		{"ARP probe", frames(ownMAC, action{do: actProbe, addr: v4}), observation{mac: ownMAC, target: v4}, broadcast},
 		{"ARP announcements", frames(ownMAC, action{do: actAnnounce, addr: v4}), observation{mac: ownMAC, claimed: v4}, broadcast},
 		{"ARP answer", frames(ownMAC, action{do: actAnswer, addr: v4, request: request4}), observation{mac: ownMAC, claimed: v4}, otherMAC},
-		{"ARP answer to a probe", frames(ownMAC, action{do: actAnswer, addr: v4, request: observation{mac: otherMAC, target: v4}}), observation{mac: ownMAC, claimed: v4}, otherMAC},
+		{"ARP answer to a probe", frames(ownMAC, action{do: actAnswer, addr: v4, request: observation{mac: otherMAC, target: v4}}),
+			observation{mac: ownMAC, claimed: v4}, otherMAC},
 		{"DAD", frames(ownMAC, action{do: actProbe, addr: v6}), observation{mac: ownMAC, target: v6}, mac{0x33, 0x33, 0xff, 0, 2, 7}},
-		{"unsolicited advertisement", frames(ownMAC, action{do: actAnnounce, addr: v6}), observation{mac: ownMAC, claimed: v6}, mac{0x33, 0x33, 0, 0, 0, 1}},
-		{"advertisement", frames(ownMAC, action{do: actAnswer, addr: v6, request: request6}), observation{mac: ownMAC, claimed: v6}, otherMAC},
-		{"advertisement to a probe", frames(ownMAC, action{do: actAnswer, addr: v6, request: observation{mac: otherMAC, target: v6}}), observation{mac: ownMAC, claimed: v6}, mac{0x33, 0x33, 0, 0, 0, 1}},
+		{"unsolicited advertisement", frames(ownMAC, action{do: actAnnounce, addr: v6}), observation{mac: ownMAC, claimed: v6},
+			mac{0x33, 0x33, 0, 0, 0, 1}},
+		{"advertisement", frames(ownMAC, action{do: actAnswer, addr: v6, request: request6}), observation{mac: ownMAC, claimed: v6},
+			otherMAC},
+		{"advertisement to a probe", frames(ownMAC, action{do: actAnswer, addr: v6, request: observation{mac: otherMAC, target: v6}}),
+			observation{mac: ownMAC, claimed: v6}, mac{0x33, 0x33, 0, 0, 0, 1}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, f := range tc.frames {

@@ -16,7 +16,8 @@ func cniCall(node, command, container, netns, prev string) (string, error) {
 	if prev != "" {
 		filter += " + {prevResult: " + prev + "}"
 	}
-	return try(node, "env", "CNI_COMMAND="+command, "CNI_CONTAINERID="+container, "CNI_NETNS="+netns, "CNI_IFNAME=eth0", "CNI_PATH=/opt/cni/bin",
+	return try(node, "env", "CNI_COMMAND="+command, "CNI_CONTAINERID="+container, "CNI_NETNS="+netns, "CNI_IFNAME=eth0",
+		"CNI_PATH=/opt/cni/bin",
 		"sh", "-c", `jq "$1" /etc/cni/net.d/*warren*.conflist | /opt/cni/bin/warren-cni`, "call", filter)
 }
 

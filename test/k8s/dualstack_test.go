@@ -142,7 +142,8 @@ func listenOutside(t *testing.T) (stop func()) {
 func TestDualStack_Services_ServeBothFamilies(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
-	apply(t, fmt.Sprintf("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: both}\nspec: {addresses: [%s.248/30, \"%s:f0/124\"]}\n", subnet, subnet6))
+	apply(t, fmt.Sprintf("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: both}\nspec: {addresses: [%s.248/30, "+
+		"\"%s:f0/124\"]}\n", subnet, subnet6))
 	t.Cleanup(func() { _, _ = tryKubectl("delete", "addresspool", "both") })
 	for name, spec := range map[string]string{
 		"prefer":   "{ipFamilyPolicy: PreferDualStack",
@@ -153,7 +154,8 @@ func TestDualStack_Services_ServeBothFamilies(t *testing.T) {
 		"lb":       "{type: LoadBalancer, ipFamilyPolicy: RequireDualStack",
 		"headless": "{clusterIP: None, ipFamilyPolicy: RequireDualStack",
 	} {
-		apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: %s, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}\n", name, ns, spec))
+		apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: %s, selector: {app: web}, ports: "+
+			"[{name: http, port: 80, targetPort: 8080}]}\n", name, ns, spec))
 	}
 	field := func(service, path string) string {
 		t.Helper()
@@ -199,12 +201,14 @@ func TestDualStack_Services_ServeBothFamilies(t *testing.T) {
 	}
 	ok("names of headless", func() error { return resolves(ns, web["n1"].Name, "headless", all...) })
 	ok("kubernetes.default", func() error {
-		return resolves(ns, web["n1"].Name, "kubernetes.default", canonical(kubectl(t, "get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIPs[*]}"))...)
+		return resolves(ns, web["n1"].Name, "kubernetes.default", canonical(kubectl(t, "get", "service", "kubernetes", "-o",
+			"jsonpath={.spec.clusterIPs[*]}"))...)
 	})
 	for _, server := range []string{"10.43.0.10", "fd43::a"} {
 		for _, n := range nodes {
 			ok("cluster DNS at "+server+" from the Pod on "+n, func() error {
-				out, err := fromPod(ns, web[n].Name, "dig", "+short", "+tries=1", "+timeout=2", "@"+server, "AAAA", "six."+ns+".svc.cluster.local")
+				out, err := fromPod(ns, web[n].Name, "dig", "+short", "+tries=1", "+timeout=2", "@"+server, "AAAA", "six."+ns+
+					".svc.cluster.local")
 				if err != nil {
 					return err
 				}
@@ -212,7 +216,8 @@ func TestDualStack_Services_ServeBothFamilies(t *testing.T) {
 			})
 		}
 	}
-	if out := kubectl(t, "-n", ns, "exec", web["n1"].Name, "--", "grep", "nameserver", "/etc/resolv.conf"); !strings.Contains(out, "10.43.0.10") || !strings.Contains(out, "fd43::a") {
+	if out := kubectl(t, "-n", ns, "exec", web["n1"].Name, "--", "grep", "nameserver", "/etc/resolv.conf"); !strings.Contains(out,
+		"10.43.0.10") || !strings.Contains(out, "fd43::a") {
 		t.Errorf("resolv.conf of a Pod: %s", out)
 	}
 	port := 0
@@ -297,7 +302,8 @@ metadata: {name: host, namespace: %[1]s}
 spec: {ipFamilyPolicy: RequireDualStack, selector: {app: host}, ports: [{port: 80, targetPort: 9083}]}
 `, ns, agnhost, nodeIP6("n3")))
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
-	if ips := canonical(kubectl(t, "-n", ns, "get", "pod", "host", "-o", "jsonpath={.status.podIPs[*].ip}")); !slices.Equal(ips, []string{nodeIP("n3"), nodeIP6("n3")}) {
+	if ips := canonical(kubectl(t, "-n", ns, "get", "pod", "host", "-o", "jsonpath={.status.podIPs[*].ip}")); !slices.Equal(ips,
+		[]string{nodeIP("n3"), nodeIP6("n3")}) {
 		t.Errorf("hostNetwork Pod has %v", ips)
 	}
 	for _, ip := range []string{nodeIP("n2"), nodeIP6("n2")} {

@@ -172,7 +172,8 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 	}
 	// The kubelet recreates and attaches the sandbox without the API server.
 	old := web["n2"].IP
-	run(t, "n2", "sh", "-c", "kill -9 $(ip netns pids $(ctr -n k8s.io containers ls >/dev/null; for n in /run/netns/*; do ip netns exec ${n##*/} ip -o addr show eth0 2>/dev/null | grep -q "+old+"/ && echo ${n##*/}; done) | head -1)")
+	run(t, "n2", "sh", "-c", "kill -9 $(ip netns pids $(ctr -n k8s.io containers ls >/dev/null; for n in /run/netns/*; do ip netns exec "+
+		"${n##*/} ip -o addr show eth0 2>/dev/null | grep -q "+old+"/ && echo ${n##*/}; done) | head -1)")
 	testutil.EventuallyWithin(t, 60*time.Second, "a new sandbox on n2", func() error {
 		out, err := try("n2", "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/pods")
 		if err == nil && (strings.Contains(out, `"`+old+`"`) || !strings.Contains(out, web["n2"].Name)) {
@@ -181,7 +182,11 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 		return err
 	})
 	resume()
-	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error {
+		_,
+			err := tryKubectl("get", "--raw", "/readyz")
+		return err
+	})
 	testutil.EventuallyWithin(t, 60*time.Second, "every node ready", func() error {
 		out, err := tryKubectl("get", "nodes")
 		if err == nil && strings.Contains(out, "NotReady") {

@@ -85,7 +85,8 @@ func untilLBAddress(t *testing.T, ns, name string) (addr string) {
 }
 
 func balancerOf(ns, name, app string, more string) string {
-	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: {type: LoadBalancer, selector: {app: %s}, ports: [{port: 80, targetPort: 8080}]%s}\n---\n",
+	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: %s}\nspec: {type: LoadBalancer, selector: {app: "+
+		"%s}, ports: [{port: 80, targetPort: 8080}]%s}\n---\n",
 		name, ns, app, more)
 }
 
@@ -94,15 +95,18 @@ func balancerOf(ns, name, app string, more string) string {
 func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
-	apply(t, balancerOf(ns, "web", "web", "")+balancerOf(ns, "patched", "web", "")+balancerOf(ns, "otherclass", "web", ", loadBalancerClass: example.com/lb"))
-	kubectl(t, "-n", ns, "patch", "service", "patched", "--subresource=status", "--type=merge", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}`)
+	apply(t, balancerOf(ns, "web", "web", "")+balancerOf(ns, "patched", "web", "")+
+		balancerOf(ns, "otherclass", "web", ", loadBalancerClass: example.com/lb"))
+	kubectl(t, "-n", ns, "patch", "service", "patched", "--subresource=status", "--type=merge", "-p",
+		`{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}`)
 	time.Sleep(2 * time.Second)
 	if a, err := lbAddress(ns, "web"); err != nil || a != "" {
 		t.Fatalf("without a pool it has %q, %v", a, err)
 	}
 
 	start := time.Now()
-	apply(t, fmt.Sprintf("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {addresses: [%s.240/29]}\n", subnet))
+	apply(t, fmt.Sprintf("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {addresses: [%s.240/29]}\n",
+		subnet))
 	t.Cleanup(func() { _, _ = tryKubectl("delete", "addresspool", "lan") })
 	addr := untilLBAddress(t, ns, "web")
 	t.Logf("an address %.1f s after the pool", time.Since(start).Seconds())
@@ -175,10 +179,13 @@ func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 	})
 
 	t.Run("a request waits", func(t *testing.T) {
-		apply(t, balancerOf(ns, "second", "web", ", loadBalancerIP: "+addr)+balancerOf(ns, "outside", "web", ", loadBalancerIP: 203.0.113.9"))
-		for name, why := range map[string]string{"second": addr + " is held by service " + ns + "/web", "outside": "203.0.113.9 lies in no pool"} {
+		apply(t, balancerOf(ns, "second", "web", ", loadBalancerIP: "+addr)+
+			balancerOf(ns, "outside", "web", ", loadBalancerIP: 203.0.113.9"))
+		for name, why := range map[string]string{"second": addr + " is held by service " + ns + "/web",
+			"outside": "203.0.113.9 lies in no pool"} {
 			testutil.EventuallyWithin(t, 10*time.Second, "an Event of "+name, func() error {
-				out, err := tryKubectl("-n", ns, "get", "events", "--field-selector", "reason=NoAddress,involvedObject.name="+name, "-o", "jsonpath={.items[*].message}")
+				out, err := tryKubectl("-n", ns, "get", "events", "--field-selector", "reason=NoAddress,involvedObject.name="+name, "-o",
+					"jsonpath={.items[*].message}")
 				if err != nil {
 					return err
 				}
@@ -225,7 +232,8 @@ func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 			t.Errorf("%s has %q, %v; expected %q", name, a, err, kept)
 		}
 	}
-	if out := kubectl(t, "-n", ns, "get", "events", "--field-selector", "involvedObject.name=otherclass"); strings.Contains(out, "Address") {
+	if out := kubectl(t, "-n", ns, "get", "events", "--field-selector", "involvedObject.name=otherclass"); strings.Contains(out,
+		"Address") {
 		t.Errorf("otherclass: %s", out)
 	}
 	if why := addressPoolsRefused(); why != nil {
@@ -236,7 +244,8 @@ func TestLoadBalancer_Pools_AddressesAssignedAndAnnounced(t *testing.T) {
 // addressPoolsRefused: the schema refuses what is no address at all.
 func addressPoolsRefused() error {
 	for _, bad := range []string{"[]", "[x]", "[192.0.2.1]"} {
-		if err := applyText("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: bad}\nspec: {addresses: " + bad + "}\n"); err == nil {
+		if err := applyText("apiVersion: warren.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: bad}\nspec: {addresses: " + bad +
+			"}\n"); err == nil {
 			return fmt.Errorf("a pool of %s was taken", bad)
 		}
 	}

@@ -326,11 +326,13 @@ data: {config.yaml: "dns: {addresses: [10.43.0.10]}"}
 	agentsReady(t)
 	for _, n := range nodes {
 		m.phase(t, "kube-proxy off "+n)
-		run(t, n, "sh", "-c", "p=$(cat /run/rig/kube-proxy.pid); kill $p; while kill -0 $p 2>/dev/null; do sleep 0.05; done; kube-proxy --cleanup --config $RIG_STATE/"+n+"/kube-proxy.yaml; "+forget)
+		run(t, n, "sh", "-c", "p=$(cat /run/rig/kube-proxy.pid); kill $p; while kill -0 $p 2>/dev/null; do sleep 0.05; done; kube-proxy "+
+			"--cleanup --config $RIG_STATE/"+n+"/kube-proxy.yaml; "+forget)
 		m.reach(t, fresh...)
 	}
 	m.phase(t, "CoreDNS removed")
-	if s := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.selector}"); !strings.Contains(s, "kube-dns") {
+	if s := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.selector}"); !strings.Contains(s,
+		"kube-dns") {
 		t.Errorf("kube-dns was taken from CoreDNS without a request: selector %s", s)
 	}
 	kubectl(t, "-n", "kube-system", "delete", "deployment", "coredns")
@@ -359,7 +361,8 @@ iptables-save | grep -v -i flannel | iptables-restore`)
 
 // back migrates from warren.
 func (m *migration) back(t *testing.T) {
-	for _, step := range []struct{ phase, what string }{{"CoreDNS again", "dns"}, {"kube-proxy again", "proxy"}, {"flannel again", "flannel"}} {
+	for _, step := range []struct{ phase, what string }{{"CoreDNS again", "dns"}, {"kube-proxy again", "proxy"},
+		{"flannel again", "flannel"}} {
 		m.phase(t, step.phase)
 		if out, err := shell("rig/reference.sh", step.what); err != nil {
 			t.Fatalf("%v: %s", err, out)

@@ -68,7 +68,8 @@ spec: {nodeName: n1, terminationGracePeriodSeconds: 0, containers: [{name: c, im
 	answer("what cannot be read changes nothing", "192.0.2.77")
 	set(fmt.Sprintf("  upstreamNameservers: '[\"%s:5353\"]'\n", server))
 	answer("the same server for everything", "192.0.2.77")
-	if out, err := fromPod(ns, "client", "dig", "+short", "+tries=1", "+timeout=3", "upstream.rig.test"); err != nil || strings.TrimSpace(out) != "" {
+	if out, err := fromPod(ns, "client", "dig", "+short", "+tries=1", "+timeout=3", "upstream.rig.test"); err != nil ||
+		strings.TrimSpace(out) != "" {
 		t.Errorf("the node's own server was queried nevertheless: %q, %v", out, err)
 	}
 	kubectl(t, "-n", "kube-system", "delete", "configmap", "kube-dns")

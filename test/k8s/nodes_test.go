@@ -38,12 +38,14 @@ func TestNodes_PodCIDRs_AreClaimed(t *testing.T) {
 
 // Cluster DNS is a Service that tools find, although each node answers it itself.
 func TestDNS_ClusterService_ServedByEveryNode(t *testing.T) {
-	if ips := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIPs[*]}"); ips != "10.43.0.10 fd43::a" {
+	if ips := kubectl(t, "-n", "kube-system", "get", "service", "kube-dns", "-o",
+		"jsonpath={.spec.clusterIPs[*]}"); ips != "10.43.0.10 fd43::a" {
 		t.Errorf("kube-dns has %q; expected the kubelets' clusterDNS 10.43.0.10 and fd43::a", ips)
 	}
 	for _, family := range []string{"IPv4", "IPv6"} {
 		testutil.EventuallyWithin(t, 30*time.Second, family+" endpoints", func() error {
-			out, err := tryKubectl("-n", "kube-system", "get", "endpointslices", "-l", "kubernetes.io/service-name=kube-dns", "-o", `jsonpath={.items[?(@.addressType=="`+family+`")].endpoints[*].addresses[0]}`)
+			out, err := tryKubectl("-n", "kube-system", "get", "endpointslices", "-l", "kubernetes.io/service-name=kube-dns", "-o",
+				`jsonpath={.items[?(@.addressType=="`+family+`")].endpoints[*].addresses[0]}`)
 			if n := len(strings.Fields(out)); err == nil && n != len(nodes) {
 				err = fmt.Errorf("%d endpoints: %s", n, out)
 			}
@@ -65,7 +67,9 @@ func TestDNS_ClusterService_ServedByEveryNode(t *testing.T) {
 func TestNodes_StaticPod_IsAttached(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
-	run(t, "n2", "sh", "-c", fmt.Sprintf("cat >/etc/kubernetes/manifests/fixed.yaml <<'Y'\napiVersion: v1\nkind: Pod\nmetadata: {name: fixed, namespace: %s}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %q, args: [netexec]}]}\nY", ns, agnhost))
+	run(t, "n2", "sh", "-c", fmt.Sprintf(
+		"cat >/etc/kubernetes/manifests/fixed.yaml <<'Y'\napiVersion: v1\nkind: Pod\nmetadata: {name: fixed, namespace: %s}\nspec: "+
+			"{terminationGracePeriodSeconds: 0, containers: [{name: c, image: %q, args: [netexec]}]}\nY", ns, agnhost))
 	defer func() { _, _ = try("n2", "rm", "-f", "/etc/kubernetes/manifests/fixed.yaml") }()
 	testutil.EventuallyWithin(t, 60*time.Second, "the static Pod", func() error {
 		ip, err := tryKubectl("-n", ns, "get", "pod", "fixed-n2", "-o", "jsonpath={.status.podIP}")

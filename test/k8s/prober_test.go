@@ -104,7 +104,8 @@ func probeMain(config string) int {
 		fmt.Println(string(line))
 	}
 	for _, p := range list {
-		client := &http.Client{Timeout: probeTimeout, Transport: &http.Transport{DisableKeepAlives: !p.Kept, MaxConnsPerHost: map[bool]int{true: 1}[p.Kept]}}
+		client := &http.Client{Timeout: probeTimeout, Transport: &http.Transport{DisableKeepAlives: !p.Kept,
+			MaxConnsPerHost: map[bool]int{true: 1}[p.Kept]}}
 		go func() {
 			for range time.Tick(probeEvery) {
 				if p.Kept {

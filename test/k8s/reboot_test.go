@@ -142,7 +142,11 @@ func TestNodes_PowerCut_NoAddressIsLost(t *testing.T) {
 	onEachNode(t, ns, "web")
 	nodePortService(t, ns, 30086)
 	reboot(t, nodes...)
-	testutil.EventuallyWithin(t, 120*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 120*time.Second, "the API server", func() error {
+		_,
+			err := tryKubectl("get", "--raw", "/readyz")
+		return err
+	})
 	everythingWorks(t, ns, "web")
 }
 
@@ -177,7 +181,8 @@ type nodeStatus struct {
 
 func agentStatus(t *testing.T, node string) (s nodeStatus) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(run(t, node, "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")), &s); err != nil {
+	if err := json.Unmarshal([]byte(run(t, node, "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")),
+		&s); err != nil {
 		t.Fatal(err)
 	}
 	return s

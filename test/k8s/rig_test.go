@@ -234,7 +234,8 @@ func TestMain(m *testing.M) {
 		start := time.Now()
 		if err := deploy(); err != nil {
 			fmt.Fprintln(os.Stderr, "deploy:", err)
-			for _, a := range [][]string{{"get", "pods", "-A", "-o", "wide"}, {"get", "events", "-A"}, {"-n", "warren-system", "describe", "pods"}} {
+			for _, a := range [][]string{{"get", "pods", "-A", "-o", "wide"}, {"get", "events", "-A"},
+				{"-n", "warren-system", "describe", "pods"}} {
 				out, _ := tryKubectl(a...)
 				fmt.Fprintln(os.Stderr, out)
 			}

@@ -64,7 +64,8 @@ func TestStores_BothHang_TrafficContinues(t *testing.T) {
 	ways := func() {
 		t.Helper()
 		for _, n := range nodes {
-			for _, url := range []string{httpAt(web["n3"].IP, 8080, "/hostname"), httpAt(web["n1"].IP6, 8080, "/hostname"), "http://" + ip + "/hostname"} {
+			for _, url := range []string{httpAt(web["n3"].IP, 8080, "/hostname"), httpAt(web["n1"].IP6, 8080, "/hostname"), "http://" + ip +
+				"/hostname"} {
 				testutil.EventuallyWithin(t, 30*time.Second, "from the Pod on "+n+" to "+url, func() error {
 					_, err := insidePod(n, web[n].IP, curlArgs(url)...)
 					return err
@@ -96,7 +97,11 @@ func TestStores_BothHang_TrafficContinues(t *testing.T) {
 	ways()
 	resumeEtcd()
 	resumeAPI()
-	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error {
+		_,
+			err := tryKubectl("get", "--raw", "/readyz")
+		return err
+	})
 	everythingWorks(t, ns, "web")
 }
 
@@ -124,7 +129,11 @@ func TestStores_TokenRevoked_AgentsRecover(t *testing.T) {
 	}
 	defer heal()
 	run(t, "n1", "sh", "-c", "kill -9 $("+apiPid+")")
-	testutil.EventuallyWithin(t, 60*time.Second, "another API server", func() error { _, err := tryKubectl("get", "--raw", "/readyz"); return err })
+	testutil.EventuallyWithin(t, 60*time.Second, "another API server", func() error {
+		_,
+			err := tryKubectl("get", "--raw", "/readyz")
+		return err
+	})
 	for _, n := range nodes {
 		testutil.EventuallyWithin(t, 60*time.Second, "the agent of "+n+" reports that it is refused", func() error {
 			out, err := try(n, "curl", "-fsS", "--unix-socket", "/run/warren/agent.sock", "http://warren/v1/status")
@@ -134,13 +143,15 @@ func TestStores_TokenRevoked_AgentsRecover(t *testing.T) {
 			return err
 		})
 	}
-	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: second, namespace: %s}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n", ns))
+	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: second, namespace: %s}\nspec: {selector: {app: web}, ports: "+
+		"[{port: 80, targetPort: 8080}]}\n", ns))
 	second := kubectl(t, "-n", ns, "get", "service", "second", "-o", "jsonpath={.spec.clusterIP}")
 	if _, err := hostname("n2", "http://"+ip+"/hostname"); err != nil {
 		t.Errorf("what the node knows no longer works: %v", err)
 	}
 	token := kubectl(t, "-n", "warren-system", "create", "token", "warren-agent", "--duration=10m")
-	run(t, "n2", "sh", "-c", `printf %s "$1" >$(ls /var/lib/kubelet/pods/`+uid+`/volumes/kubernetes.io~projected/kube-api-access-*/..data/token)`, "write", token)
+	run(t, "n2", "sh", "-c", `printf %s "$1" >$(ls /var/lib/kubelet/pods/`+uid+
+		`/volumes/kubernetes.io~projected/kube-api-access-*/..data/token)`, "write", token)
 	testutil.EventuallyWithin(t, 60*time.Second, "the node with the new token follows", func() error {
 		_, err := hostname("n2", "http://"+second+"/hostname")
 		return err
@@ -148,7 +159,11 @@ func TestStores_TokenRevoked_AgentsRecover(t *testing.T) {
 	heal()
 	agentsReady(t)
 	for _, n := range nodes {
-		testutil.EventuallyWithin(t, 60*time.Second, n+" follows", func() error { _, err := hostname(n, "http://"+second+"/hostname"); return err })
+		testutil.EventuallyWithin(t, 60*time.Second, n+" follows", func() error {
+			_,
+				err := hostname(n, "http://"+second+"/hostname")
+			return err
+		})
 	}
 }
 
@@ -192,7 +207,8 @@ spec: {ipFamilyPolicy: RequireDualStack, clusterIP: 10.44.0.20, clusterIPs: [10.
 				_, err := fromPod(ns, web[n].Name, curlArgs(httpAt(ip, 80, "/hostname"))...)
 				return err
 			})
-			testutil.EventuallyWithin(t, 15*time.Second, ip+" from "+n, func() error { _, err := hostname(n, httpAt(ip, 80, "/hostname")); return err })
+			testutil.EventuallyWithin(t, 15*time.Second, ip+" from "+n,
+				func() error { _, err := hostname(n, httpAt(ip, 80, "/hostname")); return err })
 		}
 	}
 	kubectl(t, "-n", ns, "delete", "service", "far")
@@ -253,7 +269,8 @@ func TestNodes_TwoMachinesOneName_SecondIsRefused(t *testing.T) {
 	before := agentStatus(t, "n2")
 	dir := t.TempDir()
 	var secret struct{ Data map[string]string }
-	if err := json.Unmarshal([]byte(kubectl(t, "-n", "warren-system", "get", "secret", "warren-etcd-client", "-o", "json")), &secret); err != nil {
+	if err := json.Unmarshal([]byte(kubectl(t, "-n", "warren-system", "get", "secret", "warren-etcd-client", "-o", "json")),
+		&secret); err != nil {
 		t.Fatal(err)
 	}
 	for name, v := range secret.Data {
@@ -271,7 +288,8 @@ func TestNodes_TwoMachinesOneName_SecondIsRefused(t *testing.T) {
 		t.Fatalf("a third machine: %v %s", err, out)
 	}
 	defer func() { _, _ = shell("ip", "netns", "del", "wk-x") }()
-	agent := exec.Command("ip", "netns", "exec", "wk-x", repoFile("bin/warren"), "agent", "--node-name=n2", "--etcd-endpoints=https://"+nodeIP("n1")+":52379",
+	agent := exec.Command("ip", "netns", "exec", "wk-x", repoFile("bin/warren"), "agent", "--node-name=n2", "--etcd-endpoints=https://"+
+		nodeIP("n1")+":52379",
 		"--etcd-ca-file="+at("ca.crt"), "--etcd-cert-file="+at("tls.crt"), "--etcd-key-file="+at("tls.key"), "--state-dir="+at("state"),
 		"--run-dir="+at("run"), "--uapi-dir="+at("uapi"), "--cni-conf-dir=")
 	log := at("log")
@@ -298,7 +316,8 @@ func TestNodes_TwoMachinesOneName_SecondIsRefused(t *testing.T) {
 	if err := wait(); err != nil {
 		t.Errorf("a connection of the real n2 broke: %v", err)
 	}
-	if raw, err := os.ReadFile(log); err != nil || strings.Contains(string(raw), "msg=claimed") || strings.Contains(string(raw), `"claimed"`) {
+	if raw, err := os.ReadFile(log); err != nil || strings.Contains(string(raw), "msg=claimed") ||
+		strings.Contains(string(raw), `"claimed"`) {
 		t.Errorf("the second machine took Pod CIDRs: %v\n%s", err, raw)
 	}
 	if out, _ := shell("ip", "-n", "wk-x", "-o", "link", "show"); strings.Contains(out, "warren0") {

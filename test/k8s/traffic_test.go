@@ -94,7 +94,8 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080
 // The ports of kube-proxy that tools query.
 func TestTraffic_KubeProxyPorts_Answer(t *testing.T) {
 	for _, n := range nodes {
-		if out := run(t, n, "curl", "-fsS", "http://127.0.0.1:10256/healthz"); !strings.Contains(out, "lastUpdated") || !strings.Contains(out, `"nodeEligible": true`) {
+		if out := run(t, n, "curl", "-fsS", "http://127.0.0.1:10256/healthz"); !strings.Contains(out, "lastUpdated") ||
+			!strings.Contains(out, `"nodeEligible": true`) {
 			t.Errorf("healthz of %s: %s", n, out)
 		}
 		run(t, n, "curl", "-fsS", "http://127.0.0.1:10256/livez")
@@ -127,7 +128,11 @@ func TestTraffic_ServiceTypes_Answer(t *testing.T) {
 		t.Error("the old port still answers")
 	}
 	svc(`{type: NodePort, selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080, nodePort: 30099}]}`)
-	testutil.EventuallyWithin(t, 10*time.Second, "NodePort", func() error { _, err := hostname("ext", "http://"+nodeIP("n3")+":30099/hostname"); return err })
+	testutil.EventuallyWithin(t, 10*time.Second, "NodePort", func() error {
+		_, err := hostname("ext", "http://"+nodeIP("n3")+
+			":30099/hostname")
+		return err
+	})
 	svc(`{type: NodePort, externalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 81, targetPort: 8080, nodePort: 30099}]}`)
 	for _, n := range nodes {
 		testutil.EventuallyWithin(t, 10*time.Second, "externalTrafficPolicy Local keeps the client's address", func() error {
@@ -202,7 +207,8 @@ func TestTraffic_ServiceTypes_Answer(t *testing.T) {
 func TestTraffic_ServiceWithoutEndpoints_Refuses(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
-	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: %s}\nspec: {selector: {app: nothing}, ports: [{port: 80, targetPort: 8080}]}\n", ns))
+	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: none, namespace: %s}\nspec: {selector: {app: nothing}, ports: "+
+		"[{port: 80, targetPort: 8080}]}\n", ns))
 	testutil.EventuallyWithin(t, 10*time.Second, "refused", func() error {
 		out, err := fromPod(ns, web["n1"].Name, "sh", "-c", "curl -sS -m 5 http://none/ 2>&1; true")
 		if err == nil && !strings.Contains(out, "ouldn't connect") {

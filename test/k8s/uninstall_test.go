@@ -13,9 +13,11 @@ import (
 
 // Uninstall leaves a node as it was: no interface, rule, route or file of warren's.
 func TestUninstall_Node_LeavesNothing(t *testing.T) {
-	kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "-p", `{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"n1"}}}}}`)
+	kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "-p",
+		`{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/hostname":"n1"}}}}}`)
 	defer func() {
-		kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "--type=json", "-p", `[{"op":"remove","path":"/spec/template/spec/nodeSelector"}]`)
+		kubectl(t, "-n", "warren-system", "patch", "daemonset", "warren", "--type=json", "-p",
+			`[{"op":"remove","path":"/spec/template/spec/nodeSelector"}]`)
 		kubectl(t, "-n", "warren-system", "rollout", "status", "daemonset/warren", "--timeout=120s")
 		agentsReady(t)
 		kubectl(t, "wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
@@ -31,7 +33,8 @@ func TestUninstall_Node_LeavesNothing(t *testing.T) {
 		{"rules", "ip rule; ip -6 rule"}, {"routes", "ip route show table all; ip -6 route show table all"},
 		{"links", "ip -o link"}, {"files", "ls -d /etc/cni/net.d/*warren* /run/warren /var/lib/warren 2>/dev/null; true"},
 	} {
-		if out := run(t, "n3", "sh", "-c", c.command); strings.Contains(out, "warren") || strings.Contains(out, "proto 119") || strings.Contains(out, "wrn") {
+		if out := run(t, "n3", "sh", "-c", c.command); strings.Contains(out, "warren") || strings.Contains(out, "proto 119") ||
+			strings.Contains(out, "wrn") {
 			t.Errorf("%s left on the node:\n%s", c.what, out)
 		}
 	}

@@ -118,7 +118,8 @@ spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: %[2]s, ar
 `, ns, agnhost))
 	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
 	load := background(func() (string, error) {
-		return fromPod(ns, "client", "bash", "-c", `n=0; while [ $SECONDS -lt 25 ]; do curl -fsS -m 5 http://web/hostname >/dev/null || exit 1; n=$((n+1)); done; echo $n`)
+		return fromPod(ns, "client", "bash", "-c",
+			`n=0; while [ $SECONDS -lt 25 ]; do curl -fsS -m 5 http://web/hostname >/dev/null || exit 1; n=$((n+1)); done; echo $n`)
 	})
 	for _, n := range []string{"8", "2", "6", "1", "4"} {
 		kubectl(t, "-n", ns, "scale", "deployment/web", "--replicas="+n)
@@ -184,12 +185,15 @@ func TestWorkloads_PortForwardAndProxy_Answer(t *testing.T) {
 		if err != nil || out != p {
 			t.Errorf("proxy to the Pod on %s: %q, %v", n, out, err)
 		}
-		out, err = try("ext", "bash", "-c", "kubectl -n "+ns+" port-forward pod/"+p+" 18080:8080 >/dev/null 2>&1 & pf=$!; for i in $(seq 50); do curl -fsS -m 2 http://127.0.0.1:18080/hostname 2>/dev/null && break; sleep 0.1; done; kill $pf")
+		out, err = try("ext", "bash", "-c", "kubectl -n "+ns+" port-forward pod/"+p+
+			" 18080:8080 >/dev/null 2>&1 & pf=$!; for i in $(seq 50); do curl -fsS -m 2 http://127.0.0.1:18080/hostname 2>/dev/null && "+
+			"break; sleep 0.1; done; kill $pf")
 		if err != nil || out != p {
 			t.Errorf("port-forward to the Pod on %s: %q, %v", n, out, err)
 		}
 	}
-	if out, err := tryKubectl("get", "--raw", "/api/v1/namespaces/"+ns+"/services/web:80/proxy/hostname"); err != nil || !strings.HasPrefix(out, "web-") {
+	if out, err := tryKubectl("get", "--raw", "/api/v1/namespaces/"+ns+"/services/web:80/proxy/hostname"); err != nil ||
+		!strings.HasPrefix(out, "web-") {
 		t.Errorf("proxy to the Service: %q, %v", out, err)
 	}
 }

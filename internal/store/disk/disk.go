@@ -55,7 +55,8 @@ func (d Dir) Identity(node string) (string, error) {
 			d.path("identity.json"), string(d))
 	}
 	if id.Node != node {
-		return "", fmt.Errorf("%s belongs to node %q but this node is %q: set nodeName back, or remove the directory if the disk was copied",
+		return "", fmt.Errorf(
+			"%s belongs to node %q but this node is %q: set nodeName back, or remove the directory if the disk was copied",
 			d.path("identity.json"), id.Node, node)
 	}
 	return id.ID, nil

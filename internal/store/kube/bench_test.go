@@ -69,7 +69,8 @@ func apiService(i int) *corev1.Service {
 	ip := fmt.Sprintf("10.43.%d.%d", i/250, i%250+1)
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("ns-%d", i%100), Name: fmt.Sprintf("service-%d", i),
 		UID:    "7a1d0a3e-0000-4000-8000-000000000000",
-		Labels: map[string]string{"app": "web"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{}}}},
+		Labels: map[string]string{"app": "web"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl",
+			FieldsV1: &metav1.FieldsV1{}}}},
 		Spec: corev1.ServiceSpec{ClusterIP: ip, ClusterIPs: []string{ip}, Selector: map[string]string{"app": "web"},
 			Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}}
 }
@@ -84,7 +85,8 @@ func apiSlice(i, endpoints int) *discoveryv1.EndpointSlice {
 		node, zone := fmt.Sprintf("node-%d", (i+j)%100), fmt.Sprintf("zone-%d", j%3)
 		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.42.%d.%d", (i+j)%100, i%250+1)},
 			Conditions: discoveryv1.EndpointConditions{Ready: &yes}, NodeName: &node, Zone: &zone,
-			TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: out.Namespace, Name: fmt.Sprintf("web-7d4b9c8f6d-%05d", i*endpoints+j)}})
+			TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: out.Namespace, Name: fmt.Sprintf("web-7d4b9c8f6d-%05d", i*endpoints+
+				j)}})
 	}
 	return out
 }

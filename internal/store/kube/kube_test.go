@@ -59,8 +59,10 @@ func testWatch(t *testing.T) {
 	ctx := context.Background()
 	yes := true
 	client := fake.NewClientset(
-		&corev1.Service{ObjectMeta: named("b", "web"), Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.7", Ports: []corev1.ServicePort{{Port: 80}}}},
-		&corev1.Service{ObjectMeta: named("a", "web"), Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.6", Ports: []corev1.ServicePort{{Port: 80}}}},
+		&corev1.Service{ObjectMeta: named("b", "web"), Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.7",
+			Ports: []corev1.ServicePort{{Port: 80}}}},
+		&corev1.Service{ObjectMeta: named("a", "web"), Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.6",
+			Ports: []corev1.ServicePort{{Port: 80}}}},
 		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "names",
 			Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
 			AddressType: discoveryv1.AddressTypeFQDN, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"example.org"}}}},
@@ -116,7 +118,8 @@ func TestNode_DeletedOrScaledDown_IsDeleting(t *testing.T) {
 	gone := metav1.Now()
 	for want, n := range map[bool][]*corev1.Node{
 		false: {{}, {Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "node.kubernetes.io/unreachable"}}}}},
-		true:  {{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &gone}}, {Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: toBeDeleted}}}}},
+		true: {{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &gone}},
+			{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: toBeDeleted}}}}},
 	} {
 		for _, x := range n {
 			if got := node(x); got.Deleting != want {
@@ -169,7 +172,8 @@ func TestList_RandomChanges_StaysSorted(t *testing.T) {
 func TestParseServer_EachForm_HostAndPortOrError(t *testing.T) {
 	for in, want := range map[string]string{"192.0.2.1": "192.0.2.1:6443", "192.0.2.1:443": "192.0.2.1:443",
 		"2001:db8::1":        "[2001:db8::1]:6443",
-		"[2001:db8::1]:8443": "[2001:db8::1]:8443", "https://api.example.org:6443": "api.example.org:6443", "api.example.org": "api.example.org:6443"} {
+		"[2001:db8::1]:8443": "[2001:db8::1]:8443", "https://api.example.org:6443": "api.example.org:6443",
+		"api.example.org": "api.example.org:6443"} {
 		if got, err := ParseServer(in); err != nil || got != want {
 			t.Errorf("ParseServer(%q) = %q, %v; expected %q", in, got, err, want)
 		}

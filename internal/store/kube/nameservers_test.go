@@ -68,7 +68,8 @@ func TestWatch_NameserversChange_AreDelivered(t *testing.T) {
 	}
 	maps := client.CoreV1().ConfigMaps("kube-system")
 	see("none", &model.Nameservers{})
-	if _, err := maps.Create(ctx, nameserverMap(map[string]string{stubDomainsKey: `{"Corp.Example.": ["10.42.1.7", "192.0.2.54:5353"]}`, "federations": "x"}), metav1.CreateOptions{}); err != nil {
+	if _, err := maps.Create(ctx, nameserverMap(map[string]string{stubDomainsKey: `{"Corp.Example.": ["10.42.1.7", "192.0.2.54:5353"]}`,
+		"federations": "x"}), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	stubs := model.Nameservers{StubDomains: map[string][]string{"corp.example": {"10.42.1.7", "192.0.2.54:5353"}}}

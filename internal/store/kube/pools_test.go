@@ -70,7 +70,8 @@ func TestWatch_PoolsChange_AreDelivered(t *testing.T) {
 	if _, err := api.Create(ctx, pool("bad", "192.0.2.65/28", "fd77::1-fd77::5"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	see("bad [fd77::1-fd77::5] " + lan + ` ! AddressPool bad: spec.addresses[0]: Invalid value: "192.0.2.65/28": must be a CIDR without host bits, such as 192.0.2.0/28, or a range, such as 192.0.2.10-192.0.2.20`)
+	see("bad [fd77::1-fd77::5] " + lan +
+		` ! AddressPool bad: spec.addresses[0]: Invalid value: "192.0.2.65/28": must be a CIDR without host bits, such as 192.0.2.0/28, or a range, such as 192.0.2.10-192.0.2.20`)
 	if err := api.Delete(ctx, "bad", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

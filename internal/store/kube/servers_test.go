@@ -14,7 +14,8 @@ func TestCandidates_AllOrigins_ListedOnceInOrder(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_PORT", "")
 	got, err := Candidates{Configured: []string{"192.0.2.1", "https://api.example:6444", "not an address"}, HostIP: "192.0.2.2",
 		Cached: []string{"192.0.2.3:6443", "192.0.2.1:6443"}}.List()
-	if want := "192.0.2.1:6443 api.example:6444 192.0.2.2:6443 127.0.0.1:6443 192.0.2.3:6443 10.43.0.1:443"; strings.Join(got, " ") != want {
+	if want := "192.0.2.1:6443 api.example:6444 192.0.2.2:6443 127.0.0.1:6443 192.0.2.3:6443 10.43.0.1:443"; strings.Join(got,
+		" ") != want {
 		t.Errorf("candidates are %v, want %s", got, want)
 	}
 	if err == nil || !strings.Contains(err.Error(), `"not an address"`) {

@@ -160,7 +160,10 @@ func (s *Store) kinds() []kind {
 	kinds := []kind{
 		{name: "services", object: &corev1.Service{}, list: lister(c.CoreV1().Services("").List), watch: c.CoreV1().Services("").Watch,
 			put:  func(o any) { s.services.set(s.service(o)) },
-			drop: func(n model.ObjectName) { s.services.remove(n) }, replace: func(all []any) { s.services.replace(convert(all, s.service)) }},
+			drop: func(n model.ObjectName) { s.services.remove(n) }, replace: func(all []any) {
+				s.services.replace(convert(all,
+					s.service))
+			}},
 		{name: "endpointslices", object: &discoveryv1.EndpointSlice{}, list: lister(c.DiscoveryV1().EndpointSlices("").List),
 			watch: c.DiscoveryV1().EndpointSlices("").Watch,
 			put:   s.putSlice, drop: func(n model.ObjectName) { s.slices.remove(n) }, replace: s.replaceSlices},

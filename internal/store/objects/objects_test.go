@@ -36,8 +36,10 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{manifest("Service", "spec: {ports: [{port: 80}], ports: []}"), "already set"},
 		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "name: x", "name: 1x", 1), "metadata.name"},
 		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "name: x", "name: ''", 1), "metadata.name: Required"},
-		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "{name: x}", "{name: x, namespace: A_B}", 1), "metadata.namespace"},
-		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "{name: x}", "{name: x, labels: {'a b': c}}", 1), "metadata.labels"},
+		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "{name: x}", "{name: x, namespace: A_B}", 1),
+			"metadata.namespace"},
+		{strings.Replace(manifest("Service", "spec: {ports: [{port: 80}]}"), "{name: x}", "{name: x, labels: {'a b': c}}", 1),
+			"metadata.labels"},
 		{manifest("Service", "spec: {}"), "spec.ports: Required"},
 		{manifest("Service", "spec: {type: Magic, ports: [{port: 80}]}"), "spec.type: Unsupported value"},
 		{manifest("Service", "spec: {ports: [{port: 0}]}"), "spec.ports[0].port"},
@@ -48,20 +50,23 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{manifest("Service", "spec: {ports: [{name: a, port: 80}, {name: b, port: 80}]}"), "spec.ports[1]: Duplicate"},
 		{manifest("Service", "spec: {ports: [{port: 80, targetPort: 'NOT A NAME'}]}"), "spec.ports[0].targetPort"},
 		{manifest("Service", "spec: {ports: [{port: 80, nodePort: 30000}]}"), "spec.ports[0].nodePort: Forbidden"},
-		{manifest("Service", "spec: {type: NodePort, ports: [{name: a, port: 80, nodePort: 30000}, {name: b, port: 81, nodePort: 30000}]}"), "spec.ports[1].nodePort: Duplicate"},
+		{manifest("Service", "spec: {type: NodePort, ports: [{name: a, port: 80, nodePort: 30000}, {name: b, port: 81, nodePort: 30000}]}"),
+			"spec.ports[1].nodePort: Duplicate"},
 		{manifest("Service", "spec: {clusterIP: 10.0.0.300, ports: [{port: 80}]}"), "spec.clusterIPs[0]"},
 		{manifest("Service", "spec: {clusterIPs: [10.0.0.1, 10.0.0.2], ports: [{port: 80}]}"), "at most one address per family"},
 		{manifest("Service", "spec: {clusterIP: None, type: NodePort, ports: [{port: 80}]}"), "may not be None"},
 		{manifest("Service", "spec: {externalIPs: [127.0.0.1], ports: [{port: 80}]}"), "spec.externalIPs[0]"},
 		{manifest("Service", "spec: {type: LoadBalancer, loadBalancerSourceRanges: [1.2.3.4/99], ports: [{port: 80}]}"),
 			"spec.loadBalancerSourceRanges[0]"},
-		{manifest("Service", "spec: {loadBalancerSourceRanges: [1.2.3.0/24], ports: [{port: 80}]}"), "spec.loadBalancerSourceRanges: Forbidden"},
+		{manifest("Service", "spec: {loadBalancerSourceRanges: [1.2.3.0/24], ports: [{port: 80}]}"),
+			"spec.loadBalancerSourceRanges: Forbidden"},
 		{manifest("Service", "spec: {externalTrafficPolicy: Local, ports: [{port: 80}]}"), "spec.externalTrafficPolicy"},
 		{manifest("Service", "spec: {type: NodePort, externalTrafficPolicy: Near, ports: [{port: 80}]}"),
 			"spec.externalTrafficPolicy: Unsupported"},
 		{manifest("Service", "spec: {internalTrafficPolicy: Near, ports: [{port: 80}]}"), "spec.internalTrafficPolicy: Unsupported"},
 		{manifest("Service", "spec: {sessionAffinity: Cookie, ports: [{port: 80}]}"), "spec.sessionAffinity: Unsupported"},
-		{manifest("Service", "spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: 80}]}"), "timeoutSeconds"},
+		{manifest("Service", "spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}, ports: [{port: "+
+			"80}]}"), "timeoutSeconds"},
 		{manifest("Service", "spec: {sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}, ports: [{port: 80}]}"),
 			"spec.sessionAffinityConfig: Forbidden"},
 		{manifest("Service", "spec: {trafficDistribution: Nearby, ports: [{port: 80}]}"), "spec.trafficDistribution: Unsupported"},
@@ -117,7 +122,8 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 
 // All mistakes of an object are reported at once.
 func TestValidate_SeveralMistakes_AllAreReported(t *testing.T) {
-	objs, err := Parse(strings.NewReader(manifest("Service", "spec: {type: Magic, sessionAffinity: Cookie, ports: [{port: 0}]}")), "default")
+	objs, err := Parse(strings.NewReader(manifest("Service", "spec: {type: Magic, sessionAffinity: Cookie, ports: [{port: 0}]}")),
+		"default")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,9 +173,12 @@ items:
 			ClusterIPs: []netip.Addr{ip("10.43.0.5"),
 				ip("fd43::5")}, Selector: map[string]string{"app": "web"}, ExternalIPs: []netip.Addr{ip("192.0.2.9")},
 			LBAddresses: []netip.Addr{ip("192.0.2.50"),
-				ip("192.0.2.52")}, LBExternal: true, LBClass: "example.com/lb", LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
-			HealthCheckNodePort: 30999, ExternalPolicy: model.PolicyLocal, InternalPolicy: model.PolicyLocal, Distribution: model.PreferSameZone,
-			Affinity: time.Minute, PublishNotReady: true, Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "other"}, Annotations: map[string]string{"a": "b"},
+				ip("192.0.2.52")}, LBExternal: true, LBClass: "example.com/lb",
+			LBSourceRanges:      []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			HealthCheckNodePort: 30999, ExternalPolicy: model.PolicyLocal, InternalPolicy: model.PolicyLocal,
+			Distribution: model.PreferSameZone,
+			Affinity:     time.Minute, PublishNotReady: true,
+			Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "other"}, Annotations: map[string]string{"a": "b"},
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080, TargetPortName: "web"},
 				{Name: "dns", Protocol: model.UDP, Port: 53, TargetPort: 5353}}},
 		{ObjectName: model.ObjectName{Namespace: "default", Name: "ext"}, Type: model.ExternalName, ExternalName: "example.org",

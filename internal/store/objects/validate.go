@@ -213,7 +213,8 @@ func validateAddresses(s *corev1.Service, spec *field.Path) (errs field.ErrorLis
 	for i, ip := range s.Spec.ExternalIPs {
 		a, err := netip.ParseAddr(ip)
 		if err != nil || !a.IsGlobalUnicast() {
-			errs = append(errs, field.Invalid(spec.Child("externalIPs").Index(i), ip, "must be a unicast IP address, not loopback or link-local"))
+			errs = append(errs, field.Invalid(spec.Child("externalIPs").Index(i), ip,
+				"must be a unicast IP address, not loopback or link-local"))
 		}
 	}
 	if ip := s.Spec.LoadBalancerIP; ip != "" {

@@ -86,7 +86,8 @@ func run(kubeconfig, sizes string, tries int, backend, process, name string, p p
 	}
 	b := &bench{client: client, backend: host, port: int32(n), process: process, image: p.image}
 	ctx := context.Background()
-	_, err = client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	_, err = client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+		metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
@@ -162,9 +163,10 @@ func (b *bench) service(ctx context.Context, name string, withSlice bool) (strin
 func (b *bench) slice(ctx context.Context, name string) error {
 	proto, ready := corev1.ProtocolTCP, true
 	_, err := b.client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}}, AddressType: discoveryv1.AddressTypeIPv4,
-		Ports:     []discoveryv1.EndpointPort{{Port: &b.port, Protocol: &proto}},
-		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{b.backend}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		ObjectMeta:  metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Port: &b.port, Protocol: &proto}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{b.backend}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
 	}, metav1.CreateOptions{})
 	return err
 }
@@ -216,7 +218,8 @@ func (b *bench) measure(ctx context.Context, name string, size, tries int) error
 		time.Sleep(100 * time.Millisecond)
 	}
 	slices.Sort(took)
-	fmt.Printf("%s services=%d p50=%.2fms p99=%.2fms max=%.2fms cpu=%.0fms/change idle=%.1fms/s rss=%dMB\n", name, size, ms(took[len(took)/2]),
+	fmt.Printf("%s services=%d p50=%.2fms p99=%.2fms max=%.2fms cpu=%.0fms/change idle=%.1fms/s rss=%dMB\n", name, size,
+		ms(took[len(took)/2]),
 		ms(took[len(took)*99/100]), ms(took[len(took)-1]), (b.cpu()-cpu)*1000/float64(tries), idle, b.rss())
 	return nil
 }

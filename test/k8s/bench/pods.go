@@ -34,7 +34,8 @@ func (b *bench) pods(ctx context.Context, name string, p podPlan) error {
 	}
 	for i := range p.tries {
 		began := time.Now()
-		pod := b.pod(fmt.Sprintf("first-%d", i), p.node, "bash", "-c", firsts, "firsts", b.backend, strconv.Itoa(int(b.port)), "first."+namespace+".svc.cluster.local")
+		pod := b.pod(fmt.Sprintf("first-%d", i), p.node, "bash", "-c", firsts, "firsts", b.backend, strconv.Itoa(int(b.port)), "first."+
+			namespace+".svc.cluster.local")
 		if _, err := b.client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 			return err
 		}
@@ -55,8 +56,10 @@ func (b *bench) pods(ctx context.Context, name string, p podPlan) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s pods=1 tries=%d started p50=%.0fms first-packet p50=%.0fms max=%.0fms first-service p50=%.0fms max=%.0fms network=%.1fms/pod\n",
-		name, p.tries, ms(median(start)), ms(median(packet)), ms(slices.Max(packet)), ms(median(service)), ms(slices.Max(service)), after.perPod(before))
+	fmt.Printf("%s pods=1 tries=%d started p50=%.0fms first-packet p50=%.0fms max=%.0fms first-service p50=%.0fms max=%.0fms "+
+		"network=%.1fms/pod\n",
+		name, p.tries, ms(median(start)), ms(median(packet)), ms(slices.Max(packet)), ms(median(service)), ms(slices.Max(service)),
+		after.perPod(before))
 	return b.burst(ctx, name, p)
 }
 
@@ -93,7 +96,8 @@ func (b *bench) burst(ctx context.Context, name string, p podPlan) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s pods=%d running=%.1fs network=%.1fms/pod sum=%.2fs cpu(n1)=%.0fms\n", name, p.burst, took.Seconds(), after.perPod(before), after.sum-before.sum, (b.cpu()-cpu)*1000)
+	fmt.Printf("%s pods=%d running=%.1fs network=%.1fms/pod sum=%.2fs cpu(n1)=%.0fms\n", name, p.burst, took.Seconds(),
+		after.perPod(before), after.sum-before.sum, (b.cpu()-cpu)*1000)
 	zero := int64(0)
 	return b.client.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &zero}, metav1.ListOptions{})
 }
@@ -101,8 +105,9 @@ func (b *bench) burst(ctx context.Context, name string, p podPlan) error {
 func (b *bench) pod(name, node string, command ...string) *corev1.Pod {
 	zero, no := int64(0), false
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PodSpec{NodeName: node, RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &zero, AutomountServiceAccountToken: &no,
-			Containers: []corev1.Container{{Name: "c", Image: b.image, Command: command}}}}
+		Spec: corev1.PodSpec{NodeName: node, RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &zero,
+			AutomountServiceAccountToken: &no,
+			Containers:                   []corev1.Container{{Name: "c", Image: b.image, Command: command}}}}
 }
 
 func ended(p *corev1.Pod) bool   { return p.Status.Phase == corev1.PodSucceeded }

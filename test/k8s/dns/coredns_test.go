@@ -147,26 +147,32 @@ endpoints: [{addresses: [10.42.0.9], hostname: a-0, conditions: {ready: true, se
 
 // questions are sent with every type.
 var questions = []string{
-	"cluster.local", "svc.cluster.local", "pod.cluster.local", "default.svc.cluster.local", "prod.svc.cluster.local", "nowhere.svc.cluster.local",
-	"default.pod.cluster.local", "nope.cluster.local", "dns-version.cluster.local", "example.com.cluster.local", "www.example.com.svc.cluster.local",
+	"cluster.local", "svc.cluster.local", "pod.cluster.local", "default.svc.cluster.local", "prod.svc.cluster.local",
+	"nowhere.svc.cluster.local",
+	"default.pod.cluster.local", "nope.cluster.local", "dns-version.cluster.local", "example.com.cluster.local",
+	"www.example.com.svc.cluster.local",
 	"www.example.com.default.svc.cluster.local",
 	"web.default.svc.cluster.local", "WEB.Default.SVC.cluster.LOCAL", "web.prod.svc.cluster.local", "nope.default.svc.cluster.local",
 	"_http._tcp.web.default.svc.cluster.local", "_dns._udp.web.default.svc.cluster.local", "_http._udp.web.default.svc.cluster.local",
 	"_nope._tcp.web.default.svc.cluster.local", "x.web.default.svc.cluster.local", "10-42-9-9.web.default.svc.cluster.local",
 	"four.default.svc.cluster.local", "lonely.default.svc.cluster.local", "_a._tcp.lonely.default.svc.cluster.local",
 	"db.prod.svc.cluster.local", "db-0.db.prod.svc.cluster.local", "db-1.db.prod.svc.cluster.local", "db-3.db.prod.svc.cluster.local",
-	"10-42-2-2.db.prod.svc.cluster.local", "10-42-0-2.db.prod.svc.cluster.local", "fd42--9.db.prod.svc.cluster.local", "x.db-0.db.prod.svc.cluster.local",
+	"10-42-2-2.db.prod.svc.cluster.local", "10-42-0-2.db.prod.svc.cluster.local", "fd42--9.db.prod.svc.cluster.local",
+	"x.db-0.db.prod.svc.cluster.local",
 	"_pg._tcp.db.prod.svc.cluster.local", "_pg._udp.db.prod.svc.cluster.local",
 	"none.prod.svc.cluster.local", "x.none.prod.svc.cluster.local", "_pg._tcp.none.prod.svc.cluster.local", "empty.prod.svc.cluster.local",
 	"all.prod.svc.cluster.local", "a-0.all.prod.svc.cluster.local", "_pg._tcp.all.prod.svc.cluster.local",
 	"here.ext.svc.cluster.local", "wrong.ext.svc.cluster.local", "x.here.ext.svc.cluster.local",
-	"10-42-0-7.default.pod.cluster.local", "fd42--7.default.pod.cluster.local", "10-42-0-256.default.pod.cluster.local", "www.default.pod.cluster.local",
+	"10-42-0-7.default.pod.cluster.local", "fd42--7.default.pod.cluster.local", "10-42-0-256.default.pod.cluster.local",
+	"www.default.pod.cluster.local",
 	"a.10-42-0-7.default.pod.cluster.local", "10-42-0-7.nowhere.pod.cluster.local",
 	"5.0.43.10.in-addr.arpa", "6.0.43.10.in-addr.arpa", "2.0.42.10.in-addr.arpa", "2.2.42.10.in-addr.arpa", "9.0.42.10.in-addr.arpa",
-	"5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.d.f.ip6.arpa", "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.2.4.d.f.ip6.arpa",
+	"5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.d.f.ip6.arpa",
+	"2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.2.4.d.f.ip6.arpa",
 }
 
-var types = []uint16{mdns.TypeA, mdns.TypeAAAA, mdns.TypeSRV, mdns.TypePTR, mdns.TypeTXT, mdns.TypeANY, mdns.TypeNS, mdns.TypeSOA, mdns.TypeCNAME, mdns.TypeMX}
+var types = []uint16{mdns.TypeA, mdns.TypeAAAA, mdns.TypeSRV, mdns.TypePTR, mdns.TypeTXT, mdns.TypeANY, mdns.TypeNS, mdns.TypeSOA,
+	mdns.TypeCNAME, mdns.TypeMX}
 
 // api serves objects as an API server does: lists, and watches that begin with them and then stand still.
 func api(t *testing.T, of map[string][]any, kinds map[string][2]string) *httptest.Server {
@@ -175,19 +181,22 @@ func api(t *testing.T, of map[string][]any, kinds map[string][2]string) *httptes
 		w.Header().Set("Content-Type", "application/json")
 		if !ok {
 			w.WriteHeader(http.StatusNotFound)
-			_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
+			_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+				Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
 			return
 		}
 		kind := kinds[r.URL.Path]
 		if r.URL.Query().Get("watch") == "" {
-			_ = json.NewEncoder(w).Encode(map[string]any{"kind": kind[1] + "List", "apiVersion": kind[0], "metadata": map[string]any{"resourceVersion": "1"}, "items": items})
+			_ = json.NewEncoder(w).Encode(map[string]any{"kind": kind[1] + "List", "apiVersion": kind[0],
+				"metadata": map[string]any{"resourceVersion": "1"}, "items": items})
 			return
 		}
 		if r.URL.Query().Get("sendInitialEvents") == "true" {
 			for _, x := range items {
 				_ = json.NewEncoder(w).Encode(map[string]any{"type": "ADDED", "object": x})
 			}
-			end := map[string]any{"kind": kind[1], "apiVersion": kind[0], "metadata": map[string]any{"resourceVersion": "1", "annotations": map[string]string{metav1.InitialEventsAnnotationKey: "true"}}}
+			end := map[string]any{"kind": kind[1], "apiVersion": kind[0], "metadata": map[string]any{"resourceVersion": "1",
+				"annotations": map[string]string{metav1.InitialEventsAnnotationKey: "true"}}}
 			_ = json.NewEncoder(w).Encode(map[string]any{"type": "BOOKMARK", "object": end})
 		}
 		w.(http.Flusher).Flush()
@@ -204,7 +213,8 @@ func load(t *testing.T) (*model.Snapshot, map[string][]any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snap := &model.Snapshot{Revision: 1, Cluster: model.Cluster{Domain: "cluster.local", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/48")}},
+	snap := &model.Snapshot{Revision: 1, Cluster: model.Cluster{Domain: "cluster.local",
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/48")}},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd43::/112")}}
 	of := map[string][]any{"/api/v1/pods": {}}
 	spaces := map[string]bool{}
@@ -226,12 +236,14 @@ func load(t *testing.T) (*model.Snapshot, map[string][]any) {
 		}
 	}
 	for ns := range spaces {
-		of["/api/v1/namespaces"] = append(of["/api/v1/namespaces"], &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: ns, ResourceVersion: "1"}})
+		of["/api/v1/namespaces"] = append(of["/api/v1/namespaces"], &corev1.Namespace{TypeMeta: metav1.TypeMeta{Kind: "Namespace",
+			APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: ns, ResourceVersion: "1"}})
 	}
 	return snap, of
 }
 
-var kinds = map[string][2]string{"/api/v1/services": {"v1", "Service"}, "/api/v1/namespaces": {"v1", "Namespace"}, "/api/v1/pods": {"v1", "Pod"},
+var kinds = map[string][2]string{"/api/v1/services": {"v1", "Service"}, "/api/v1/namespaces": {"v1", "Namespace"},
+	"/api/v1/pods": {"v1", "Pod"},
 	"/apis/discovery.k8s.io/v1/endpointslices": {"discovery.k8s.io/v1", "EndpointSlice"}}
 
 // startCoreDNS runs CoreDNS as kubeadm configures it, as far as it concerns cluster names.
@@ -239,7 +251,8 @@ func startCoreDNS(t *testing.T, endpoint string) netip.AddrPort {
 	t.Helper()
 	at := netip.MustParseAddrPort("127.0.0.1:5301")
 	file := filepath.Join(t.TempDir(), "Corefile")
-	text := fmt.Sprintf(".:%d {\n errors\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  endpoint %s\n  pods insecure\n  fallthrough in-addr.arpa ip6.arpa\n  ttl 5\n }\n}\n", at.Port(), endpoint)
+	text := fmt.Sprintf(".:%d {\n errors\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  endpoint %s\n  pods insecure\n  "+
+		"fallthrough in-addr.arpa ip6.arpa\n  ttl 5\n }\n}\n", at.Port(), endpoint)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -315,16 +328,21 @@ var meant = []struct {
 	{"ANY has one small record for each name that exists (RFC 8482)", func(_ string, typ uint16) bool { return typ == mdns.TypeANY }},
 	{"a name that does not exist has no SOA: CoreDNS calls it empty", func(_ string, typ uint16) bool { return typ == mdns.TypeSOA }},
 	{"a name that exists has no TXT but exists: CoreDNS returns NXDOMAIN above Services", func(n string, typ uint16) bool {
-		return typ == mdns.TypeTXT && slices.Contains([]string{"cluster.local", "svc.cluster.local", "pod.cluster.local", "default.svc.cluster.local", "prod.svc.cluster.local", "default.pod.cluster.local"}, n)
+		return typ == mdns.TypeTXT && slices.Contains([]string{"cluster.local", "svc.cluster.local", "pod.cluster.local",
+			"default.svc.cluster.local", "prod.svc.cluster.local", "default.pod.cluster.local"}, n)
 	}},
 	{"dns-version exists for every type", func(n string, _ uint16) bool { return n == "dns-version.cluster.local" }},
 	{"the zone has its NS record", func(n string, typ uint16) bool { return n == "cluster.local" && typ == mdns.TypeNS }},
 	{"the name of a port has no address", func(n string, typ uint16) bool {
 		return strings.HasPrefix(n, "_") && (typ == mdns.TypeA || typ == mdns.TypeAAAA)
 	}},
-	{"endpoints have names below headless Services only", func(n string, _ uint16) bool { return n == "10-42-9-9.web.default.svc.cluster.local" }},
+	{"endpoints have names below headless Services only", func(n string,
+		_ uint16) bool {
+		return n == "10-42-9-9.web.default.svc.cluster.local"
+	}},
 	{"an endpoint's own name has no SRV", func(n string, typ uint16) bool {
-		return typ == mdns.TypeSRV && (strings.HasSuffix(n, ".db.prod.svc.cluster.local") || strings.HasSuffix(n, ".all.prod.svc.cluster.local")) && !strings.HasPrefix(n, "_")
+		return typ == mdns.TypeSRV && (strings.HasSuffix(n, ".db.prod.svc.cluster.local") ||
+			strings.HasSuffix(n, ".all.prod.svc.cluster.local")) && !strings.HasPrefix(n, "_")
 	}},
 	{"an alias is followed for every type, and kept when its target does not exist", func(n string, _ uint16) bool {
 		return n == "here.ext.svc.cluster.local" || n == "wrong.ext.svc.cluster.local"
@@ -335,7 +353,10 @@ var meant = []struct {
 	{"reverse names of the ranges end here for every type: CoreDNS sends all but PTR on", func(n string, typ uint16) bool {
 		return strings.HasSuffix(n, ".arpa") && typ != mdns.TypePTR
 	}},
-	{"Pod names are answered by form in any namespace", func(n string, _ uint16) bool { return n == "10-42-0-7.nowhere.pod.cluster.local" }},
+	{"Pod names are answered by form in any namespace", func(n string,
+		_ uint16) bool {
+		return n == "10-42-0-7.nowhere.pod.cluster.local"
+	}},
 }
 
 func TestDNS_ComparedWithCoreDNS_SameAnswers(t *testing.T) {

@@ -133,8 +133,10 @@ func TestPathSearch_LossOnAWholePath_IsNoNarrowPath(t *testing.T) {
 		{"30 % loss", 0.3, nil, func(n int) float64 { return wrongRefusal(0.3, n) }, true},
 		{"50 % loss", 0.5, nil, func(n int) float64 { return wrongRefusal(0.5, n) }, true},
 		{"90 % loss", 0.9, nil, func(n int) float64 { return wrongRefusal(0.9, n) }, false},
-		{"30 % loss in bursts", 0, func(n *simulated) { n.loses = bursts(0.3) }, func(n int) float64 { return math.Pow(2, -float64(n)) }, false},
-		{"50 % loss in bursts", 0, func(n *simulated) { n.loses = bursts(0.5) }, func(n int) float64 { return math.Pow(2, -float64(n)) }, false},
+		{"30 % loss in bursts", 0, func(n *simulated) { n.loses = bursts(0.3) }, func(n int) float64 { return math.Pow(2, -float64(n)) },
+			false},
+		{"50 % loss in bursts", 0, func(n *simulated) { n.loses = bursts(0.5) }, func(n int) float64 { return math.Pow(2, -float64(n)) },
+			false},
 		{"bit errors, 30 % loss of 1280 bytes", 0.3, func(n *simulated) {
 			n.survive = func(loss float64, size int) float64 { return math.Pow(1-loss, float64(size)/1280) }
 		}, func(n int) float64 { return math.Pow(0.4, float64(n)) }, false},
@@ -175,7 +177,8 @@ func TestPathSearch_LossOnAWholePath_IsNoNarrowPath(t *testing.T) {
 					t.Errorf("%d of %.0f searches took loss for a narrow path, expected at most %.1f", wrong, decided, want+slack)
 				}
 				if c.same && pairs < 4 && float64(wrong) < 0.5*want-slack {
-					t.Errorf("%d of %.0f searches took loss for a narrow path, expected %.1f: the simulated network does not match the formula",
+					t.Errorf("%d of %.0f searches took loss for a narrow path, expected %.1f: the simulated network does not match the "+
+						"formula",
 						wrong, decided, want)
 				}
 				t.Logf("%d wrong, %d undecided of %d", wrong, undecided, runs)
@@ -268,7 +271,8 @@ func TestPathSearch_NoLoss_FindsWhatThePathCarries(t *testing.T) {
 			}
 			got, ok := s.result()
 			if got != tc.want || ok != tc.ok || len(sizes) > tc.sizes {
-				t.Errorf("%d bytes (ok %v) with probes of %d sizes, expected %d (ok %v) with at most %d", got, ok, len(sizes), tc.want, tc.ok, tc.sizes)
+				t.Errorf("%d bytes (ok %v) with probes of %d sizes, expected %d (ok %v) with at most %d", got, ok, len(sizes), tc.want,
+					tc.ok, tc.sizes)
 			}
 		})
 	}

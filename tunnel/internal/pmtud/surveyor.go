@@ -96,7 +96,7 @@ func (s *surveyed) due(p Peer, now time.Time) bool {
 		*s = surveyed{endpoint: p.Endpoint, handshake: p.LastHandshake}
 		return true
 	}
-	if s.handshake != p.LastHandshake {
+	if !s.handshake.Equal(p.LastHandshake) {
 		s.handshake, s.quiet = p.LastHandshake, 0
 	}
 	return !now.Before(s.next) && (s.bytes == 0 || p.Bytes > s.bytes+surveyBytes || !s.raise.IsZero() && !now.Before(s.raise))
@@ -204,7 +204,8 @@ func (v *Surveyor) survey(ctx context.Context, p Peer, s *surveyed) {
 
 func (v *Surveyor) report(p Peer, limit int) {
 	if limit == 0 {
-		v.cfg.Log.Info("path MTU to the peer is restored to the MTU of both ends", "peer", p.Name, "endpoint", p.Endpoint, "mtu", p.Configured)
+		v.cfg.Log.Info("path MTU to the peer is restored to the MTU of both ends", "peer", p.Name, "endpoint", p.Endpoint,
+			"mtu", p.Configured)
 		return
 	}
 	v.cfg.Log.Warn("path MTU to the peer is below the MTU of both ends; sending smaller packets",

@@ -675,7 +675,8 @@ func BenchmarkHook(b *testing.B) {
 	})
 	b.Run("in", func(b *testing.B) {
 		segs := s.Segments(1368)
-		d, _ := nullDevice(b, hookFunc{in: func(p *packet.Packet) packet.Verdict { p.SetSource(nat); return packet.VerdictReflect }}, v, raw)
+		d, _ := nullDevice(b, hookFunc{in: func(p *packet.Packet) packet.Verdict { p.SetSource(nat); return packet.VerdictReflect }}, v,
+			raw)
 		bufs := make([][]byte, len(segs))
 		for i := range bufs {
 			bufs[i] = append(make([]byte, 16, 2000), segs[i]...)

@@ -27,7 +27,8 @@ type Kernel struct {
 	OnlyKind uint8 // with RefuseTo: this GSO type only, 0 all
 }
 
-func (k *Kernel) Attach(name string, vnet bool) (tunfd.Queue, error) {
+// Attach makes a queue.
+func (k *Kernel) Attach(_ string, vnet bool) (tunfd.Queue, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if vnet && k.NoVnet {
@@ -39,10 +40,16 @@ func (k *Kernel) Attach(name string, vnet bool) (tunfd.Queue, error) {
 	return q, nil
 }
 
+// SetMTU records the MTU.
 func (k *Kernel) SetMTU(_ string, mtu int) error { k.MTUSet = mtu; return nil }
-func (k *Kernel) MTU(string) (int, error)        { return k.MTUSet, nil }
-func (k *Kernel) SetUp(string) error             { k.Up = true; return nil }
 
+// MTU returns the MTU that was set.
+func (k *Kernel) MTU(string) (int, error) { return k.MTUSet, nil }
+
+// SetUp records that the interface is up.
+func (k *Kernel) SetUp(string) error { k.Up = true; return nil }
+
+// Queue is a queue of the fake device.
 type Queue struct {
 	k       *Kernel
 	In      chan []byte // virtio header + packet
@@ -58,8 +65,13 @@ type Queue struct {
 	out  [][]byte
 }
 
-func (q *Queue) SetVnetLen(n int) error   { q.vnetLen = n; return nil }
+// SetVnetLen records the length of the virtio header.
+func (q *Queue) SetVnetLen(n int) error { q.vnetLen = n; return nil }
+
+// SetPersist records whether the device outlives the queue.
 func (q *Queue) SetPersist(on bool) error { q.Persist = on; return nil }
+
+// SetOffload records the offloads, and refuses those that the kernel does not have.
 func (q *Queue) SetOffload(flags int) error {
 	if q.k != nil && flags&q.k.Refuse != 0 {
 		return unix.EINVAL
@@ -68,6 +80,7 @@ func (q *Queue) SetOffload(flags int) error {
 	return nil
 }
 
+// Read returns the next packet of In.
 func (q *Queue) Read(b []byte, wait bool) (int, error) {
 	q.mu.Lock()
 	err := q.next
@@ -94,6 +107,7 @@ func (q *Queue) Read(b []byte, wait bool) (int, error) {
 	}
 }
 
+// Wake ends a blocked Read.
 func (q *Queue) Wake() {
 	select {
 	case q.woken <- struct{}{}:
@@ -101,6 +115,7 @@ func (q *Queue) Wake() {
 	}
 }
 
+// Write records a packet.
 func (q *Queue) Write(v [][]byte) error {
 	joined := bytes.Join(v, nil)
 	if q.k != nil {
@@ -120,6 +135,7 @@ func (q *Queue) Write(v [][]byte) error {
 	return nil
 }
 
+// Close ends Read.
 func (q *Queue) Close() error { q.once.Do(func() { close(q.gone) }); return nil }
 
 // Taken returns the packets written since the last call.

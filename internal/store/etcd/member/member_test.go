@@ -75,7 +75,8 @@ func (n *nodes) client(endpoints ...string) *clientv3.Client {
 	if err := n.ca.Issue(crt, key, "warren-agent", nil, nil); err != nil {
 		n.t.Fatal(err)
 	}
-	cli, err := client.Dial(client.Config{Endpoints: endpoints, CAFile: filepath.Join(n.dir, "ca", pki.CAFile), CertFile: crt, KeyFile: key})
+	cli, err := client.Dial(client.Config{Endpoints: endpoints, CAFile: filepath.Join(n.dir, "ca", pki.CAFile), CertFile: crt,
+		KeyFile: key})
 	if err != nil {
 		n.t.Fatal(err)
 	}

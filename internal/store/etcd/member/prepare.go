@@ -70,8 +70,10 @@ func (c Config) resume(ctx context.Context) (server.Config, error) {
 	case err != nil:
 		c.Log.Warn("cannot read the ConfigMap of etcd members; starting with the data on disk", "err", err)
 	case found && rec.Members[c.Name] == registry.Member{}:
-		return server.Config{}, fmt.Errorf("ConfigMap %s does not name %s: this member was removed, or another one was restored from a backup. "+
-			"Its data in %s belongs to the former cluster; move it away to let this node join as a new member", registry.Name, c.Name, c.etcdDir())
+		return server.Config{},
+			fmt.Errorf("ConfigMap %s does not name %s: this member was removed, or another one was restored from a backup. "+
+				"Its data in %s belongs to the former cluster; move it away to let this node join as a new member", registry.Name, c.Name,
+				c.etcdDir())
 	}
 	return c.serverConfig(), nil
 }

@@ -52,7 +52,8 @@ func group(groups map[string]*model.EndpointSlice, svc model.Service, p model.Po
 		key := fmt.Sprintf("%v %v", model.FamilyOf(a), ports)
 		g := groups[key]
 		if g == nil {
-			g = &model.EndpointSlice{ObjectName: model.ObjectName{Namespace: svc.Namespace, Name: fmt.Sprintf("%s-pods-%d", svc.Name, len(groups))},
+			g = &model.EndpointSlice{ObjectName: model.ObjectName{Namespace: svc.Namespace, Name: fmt.Sprintf("%s-pods-%d", svc.Name,
+				len(groups))},
 				UID: svc.UID, Service: svc.Name, Family: model.FamilyOf(a), Ports: ports}
 			groups[key] = g
 		}

@@ -23,7 +23,8 @@ func TestSelected_ServiceWithSelector_MakesSlicesOfItsPods(t *testing.T) {
 	pods := []model.Pod{
 		{ObjectName: n("a"), Node: "n1", Zone: "z1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}, Ready: true,
 			Labels: label, NamedPorts: port(8080)},
-		{ObjectName: n("b"), Node: "n2", Zone: "z2", Addrs: []netip.Addr{ip("10.42.1.3")}, Ready: true, Labels: label, NamedPorts: port(9090)},
+		{ObjectName: n("b"), Node: "n2", Zone: "z2", Addrs: []netip.Addr{ip("10.42.1.3")}, Ready: true, Labels: label,
+			NamedPorts: port(9090)},
 		{ObjectName: n("c"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.4")}, Ready: true, Terminating: true, Labels: label,
 			NamedPorts: port(9090)},
 		{ObjectName: n("other"), Node: "n2", Addrs: []netip.Addr{ip("10.42.1.5")}, Ready: true, Labels: map[string]string{"app": "db"}},

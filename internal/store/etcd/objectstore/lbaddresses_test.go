@@ -24,7 +24,8 @@ func poolYAML(name, spec string) string {
 
 // lbYAML is a Service of type LoadBalancer; note is an annotation, more are fields of the spec.
 func lbYAML(name, note, more string) string {
-	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, annotations: {%s}}\nspec: {type: LoadBalancer, ports: [{port: 80}], %s}\n", name, note, more)
+	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, annotations: {%s}}\nspec: {type: LoadBalancer, ports: "+
+		"[{port: 80}], %s}\n", name, note, more)
 }
 
 // ingress returns the addresses in a Service's status.

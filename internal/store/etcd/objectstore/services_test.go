@@ -116,15 +116,19 @@ func TestApply_AddressOrPortHeld_IsRefusedUntilReleased(t *testing.T) {
 		"spec.clusterIPs[0]: 10.43.0.10 is held by service default/a": svcYAML("b", "clusterIP: 10.43.0.10"),
 		"lies in none of the Service ranges":                          svcYAML("b", "clusterIP: 192.0.2.1"),
 		fmt.Sprintf("spec.ports[0].nodePort: node port %d/TCP is held by service default/a",
-			port): fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: %d}]}\n", port),
-		"80 is outside the node port range": "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 80}]}\n",
+			port): fmt.Sprintf(
+			"apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: 80, nodePort: %d}]}\n", port),
+		"80 is outside the node port range": "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: " +
+			"80, nodePort: 80}]}\n",
 	} {
 		if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, expected %q", err, want)
 		}
 	}
 	// UDP may have the number that TCP has; another type gives the port back; deletion gives everything back.
-	if _, err := apply(t, s, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: u}\nspec: {type: NodePort, ports: [{port: 80, protocol: UDP, nodePort: %d}]}\n", port)); err != nil {
+	if _, err := apply(t, s, fmt.Sprintf(
+		"apiVersion: v1\nkind: Service\nmetadata: {name: u}\nspec: {type: NodePort, ports: [{port: 80, protocol: UDP, nodePort: %d}]}\n",
+		port)); err != nil {
 		t.Error(err)
 	}
 	if done, err := apply(t, s, svcYAML("a", "type: ClusterIP")); err != nil || done != objectstore.Configured {
@@ -133,7 +137,9 @@ func TestApply_AddressOrPortHeld_IsRefusedUntilReleased(t *testing.T) {
 	if svc := service(t, s, "a"); svc.Spec.Ports[0].NodePort != 0 || svc.Spec.ClusterIP != "10.43.0.10" {
 		t.Errorf("after the change of type: node port %d, address %s", svc.Spec.Ports[0].NodePort, svc.Spec.ClusterIP)
 	}
-	if _, err := apply(t, s, fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: c}\nspec: {type: NodePort, ports: [{port: 80, nodePort: %d}]}\n", port)); err != nil {
+	if _, err := apply(t, s, fmt.Sprintf(
+		"apiVersion: v1\nkind: Service\nmetadata: {name: c}\nspec: {type: NodePort, ports: [{port: 80, nodePort: %d}]}\n",
+		port)); err != nil {
 		t.Errorf("the released node port: %v", err)
 	}
 	k, _ := objects.KindNamed("Service")

@@ -47,7 +47,8 @@ func (s *Store) DeletePod(ctx context.Context, n model.ObjectName, node string) 
 	if err := model.Decode(resp.Kvs[0].Value, podLayout, &p); err == nil && p.Node != node {
 		return nil
 	}
-	_, err = s.cli.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", resp.Kvs[0].ModRevision)).Then(clientv3.OpDelete(key)).Commit()
+	_, err = s.cli.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", resp.Kvs[0].ModRevision)).Then(
+		clientv3.OpDelete(key)).Commit()
 	if err != nil {
 		return fmt.Errorf("withdraw pod %s: %w", n, err)
 	}
