@@ -52,7 +52,7 @@ func (x *applier) apply() {
 		x.Kick() // the next plan has the new listeners' ports
 	}
 	x.Pool.SetUnmanaged(p.Unmanaged)
-	changed, err := x.setHost(p, look)
+	changed, refused, err := x.setHost(p, look)
 	x.setOffload(p.Offload, look)
 	// After the rules: a flow whose replies are not redirected yet would break.
 	switch p.Services {
@@ -67,7 +67,7 @@ func (x *applier) apply() {
 		x.cfg.Measure(time.Since(arrived))
 	}
 	x.last = p
-	x.finish(p, snap, changed, err)
+	x.finish(p, snap, outcome{changed, refused, err})
 }
 
 // input collects everything that the plan depends on. look means that the whole plan is to be compared with the kernel.
@@ -87,15 +87,40 @@ func (x *applier) input() (in plan.Input, snap *model.Snapshot, look bool, err e
 	return in, snap, look, nil
 }
 
+// outcome is what an apply has done to the kernel and the tunnel.
+type outcome struct {
+	changed int
+	refused []error // as in State
+	err     error
+}
+
 // setHost applies the tunnel's peers first, then addresses, routes and rules, adding before removing in each. A part that fails
-// does not stop the others.
-func (x *applier) setHost(p *plan.Plan, look bool) (changed int, err error) {
+// does not stop the others. Entries that were refused are tried again when the plan changes and at every look.
+func (x *applier) setHost(p *plan.Plan, look bool) (changed int, refused []error, err error) {
 	if !look && x.holds(p) {
-		return 0, nil
+		if s := x.State(); s != nil {
+			refused = s.Refused
+		}
+		return 0, refused, nil
 	}
-	errs := []error{x.Tunnel.SetMTU(p.MTU), x.Tunnel.SetPeers(p.Peers)}
-	changed, err = x.cfg.Host.Set(p.Host)
-	return changed, errors.Join(append(errs, err)...)
+	mtu := x.Tunnel.SetMTU(p.MTU)
+	peers := x.Tunnel.SetPeers(p.Peers)
+	changed, refused, err = x.cfg.Host.Set(p.Host)
+	return changed, append(refused, split(peers)...), errors.Join(mtu, err)
+}
+
+// split returns the single errors of a joined one.
+func split(err error) (out []error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			out = append(out, split(e)...)
+		}
+		return out
+	}
+	if err != nil {
+		out = append(out, err)
+	}
+	return out
 }
 
 // holds reports whether the last plan had the same for the kernel and the tunnel.
@@ -136,9 +161,9 @@ func (x *applier) report(p *plan.Plan) {
 }
 
 // finish publishes what was applied and offers the snapshot for the disk.
-func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, changed int, err error) {
-	last := x.State()
-	now := &State{Plan: p, At: time.Now(), Err: err, Ready: err == nil || last != nil && last.Ready}
+func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, o outcome) {
+	last, err := x.State(), o.err
+	now := &State{Plan: p, At: time.Now(), Err: err, Refused: o.refused, Ready: err == nil || last != nil && last.Ready}
 	if snap != nil {
 		now.Revision = snap.Revision
 	}
@@ -156,13 +181,29 @@ func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, changed int, err er
 	if err == nil && last != nil && last.Err != nil {
 		x.log.Info("configuration applied; previous errors resolved")
 	}
-	if changed > 0 && last != nil && last.Err == nil && reflect.DeepEqual(last.Plan.Host, p.Host) {
-		x.log.Info("reverted external changes to host network configuration", "changes", changed)
+	x.reportRefused(last, o.refused)
+	if o.changed > 0 && last != nil && last.Err == nil && reflect.DeepEqual(last.Plan.Host, p.Host) {
+		x.log.Info("reverted external changes to host network configuration", "changes", o.changed)
 	}
 	if last == nil || !reflect.DeepEqual(last.Plan.Node, p.Node) {
 		x.cfg.Record(p.Node)
 	}
 	x.cfg.Source.Save(snap)
+}
+
+// reportRefused logs each entry that was not refused before.
+func (x *applier) reportRefused(last *State, refused []error) {
+	known := map[string]bool{}
+	if last != nil {
+		for _, err := range last.Refused {
+			known[err.Error()] = true
+		}
+	}
+	for _, err := range refused {
+		if !known[err.Error()] {
+			x.log.Error("the kernel or the tunnel refused an entry; everything else is applied; retrying", "err", err)
+		}
+	}
 }
 
 // tableCache keeps the last table: the loop runs every few seconds, and most runs have the same Services. When the snapshot

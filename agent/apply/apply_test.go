@@ -1,9 +1,11 @@
 package apply
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +47,36 @@ func TestApply_EndsWithoutAPlan_KeepsTheArrival(t *testing.T) {
 				t.Error("a plan is applied")
 			}
 		})
+	}
+}
+
+// The node is ready although entries of objects and of other nodes' records are refused, and each is logged once.
+func TestFinish_EntriesRefused_IsReadyAndLogsOnce(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	source, err := snapshot.New(snapshot.Config{Disk: disk.Dir(t.TempDir()), Changed: func() {}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := 0
+	l := New(Config{Source: source, Log: log, BeforeReady: func() {}, Ready: func(*State) { ready++ }, Record: func(model.Node) {}})
+	x := newApplier(l, DataPath{})
+	defer x.socks.close()
+	refused := split(errors.Join(errors.Join(errors.New("rule a"), errors.New("rule b")), errors.New("peer c")))
+	x.finish(&plan.Plan{}, nil, outcome{err: errors.New("no link"), refused: refused})
+	if l.State().Ready || ready != 0 {
+		t.Error("ready although the node's own configuration is not applied")
+	}
+	for range 3 {
+		x.finish(&plan.Plan{}, nil, outcome{refused: refused})
+	}
+	if s := l.State(); !s.Ready || ready != 1 || len(s.Refused) != 3 {
+		t.Errorf("ready %v (%d calls), refused %v", s.Ready, ready, s.Refused)
+	}
+	for _, e := range refused {
+		if n := strings.Count(out.String(), e.Error()); n != 1 {
+			t.Errorf("%q is logged %d times", e, n)
+		}
 	}
 }
 

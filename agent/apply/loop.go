@@ -40,7 +40,8 @@ type Config struct {
 	// NodeAddresses replace the addresses that the host has, AnnounceLinks the links with one of them.
 	NodeAddresses []netip.Addr
 	AnnounceLinks []string
-	// BeforeReady and Ready are called once, when the first plan is applied as a whole: before and after State reports it.
+	// BeforeReady and Ready are called once, when everything that the node itself needs is applied for the first time: before
+	// and after State reports it.
 	BeforeReady func()
 	Ready       func(*State)
 	// Record is called with the node's record when it changes.
@@ -66,8 +67,11 @@ type State struct {
 	Plan     *plan.Plan
 	Revision int64 // of the snapshot
 	At       time.Time
-	Err      error // joined errors of the apply, nil if the whole plan is applied
-	Ready    bool  // at least one plan has been applied as a whole
+	// Err joins the errors of what the node itself needs: its link, addresses, base routes and rules. Refused are those of single
+	// entries that come from objects and from records of other nodes; the node is ready without them.
+	Err     error
+	Refused []error
+	Ready   bool // at least one plan has been applied without Err
 }
 
 // Loop is the apply loop. New prepares it, Run works.

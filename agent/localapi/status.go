@@ -28,6 +28,9 @@ func (s *Server) Status() api.Status {
 	if applied.Err != nil {
 		st.Problems = append(st.Problems, "not applied: "+applied.Err.Error())
 	}
+	for _, err := range applied.Refused {
+		st.Problems = append(st.Problems, "not applied: "+err.Error())
+	}
 	var live []tunnel.PeerStatus
 	s.DataPath.Use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) { live, st.Tunnel = tun.Peers(), tun.Stats() })
 	st.Peers = peerStatus(snap, p.Peers, live)

@@ -32,7 +32,7 @@ func (p *Plan) otherNetworks(in *Input) {
 			continue
 		}
 		for _, table := range []int{tableTUN, tablePods, tableEgress} {
-			p.Host.Routes = append(p.Host.Routes, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: dst})
+			p.Host.ObjectRoutes = append(p.Host.ObjectRoutes, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: dst})
 		}
 	}
 }
@@ -60,12 +60,19 @@ func (p *Plan) heldRanges(in *Input) []netip.Prefix {
 //   - A packet from a Pod of another node to an external network is a reply, too: Pods' own packets leave the cluster at their
 //     own node. So the rule for egress matches this node's blocks only.
 func (p *Plan) kubeProxyRules(in *Input) {
-	var rules []hostnet.Rule
-	for _, r := range p.Host.Rules {
+	var rules, objectRules []hostnet.Rule
+	for _, r := range p.Host.ObjectRules {
 		switch {
 		case r.Table == tableTUN && r.Pref >= prefReplies && r.Pref < prefICMP:
 			r.Table, r.Goto = 0, prefPodsAgain
-			rules = append(rules, r)
+			objectRules = append(objectRules, r)
+		case r.Table == tableTUN:
+		default:
+			objectRules = append(objectRules, r)
+		}
+	}
+	for _, r := range p.Host.Rules {
+		switch {
 		case r.Table == tableTUN:
 		case r.Pref == prefEgress:
 			for _, b := range in.Blocks {
@@ -81,5 +88,5 @@ func (p *Plan) kubeProxyRules(in *Input) {
 			rules = append(rules, r)
 		}
 	}
-	p.Host.Rules = rules
+	p.Host.Rules, p.Host.ObjectRules = rules, objectRules
 }

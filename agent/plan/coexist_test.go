@@ -32,13 +32,13 @@ func TestOtherNetworks_UnclaimedPodCIDRs_SkipTheTUN(t *testing.T) {
 			want = append(want, hostnet.Route{Table: table, Type: hostnet.Throw, Dst: p(dst)})
 		}
 	}
-	if !slices.Equal(x.Host.Routes, want) {
-		t.Errorf("%v, expected %v", x.Host.Routes, want)
+	if !slices.Equal(x.Host.ObjectRoutes, want) {
+		t.Errorf("%v, expected %v", x.Host.ObjectRoutes, want)
 	}
 	var early Plan
 	in.Snapshot = noSnapshot
-	if early.coexist(&in); len(early.Host.Routes) > 0 {
-		t.Errorf("before the first snapshot: %v", early.Host.Routes)
+	if early.coexist(&in); len(early.Host.ObjectRoutes) > 0 {
+		t.Errorf("before the first snapshot: %v", early.Host.ObjectRoutes)
 	}
 }
 
@@ -73,9 +73,10 @@ func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 		return p
 	}
 	with, without := build(true), build(false)
+	withRules, withoutRules := slices.Concat(with.Host.Rules, with.Host.ObjectRules), slices.Concat(without.Host.Rules, without.Host.ObjectRules)
 	redirected := func(r hostnet.Rule) bool { return r.Table == tableTUN }
-	if slices.ContainsFunc(with.Host.Rules, redirected) || !slices.ContainsFunc(without.Host.Rules, redirected) {
-		t.Errorf("with a kube-proxy %v\nwithout %v", with.Host.Rules, without.Host.Rules)
+	if slices.ContainsFunc(withRules, redirected) || !slices.ContainsFunc(withoutRules, redirected) {
+		t.Errorf("with a kube-proxy %v\nwithout %v", withRules, withoutRules)
 	}
 	for _, r := range []hostnet.Rule{
 		{Pref: prefReplies, From: pods, Proto: 6, Sport: hostnet.Ports{Lo: 8080, Hi: 8080}, Goto: prefPodsAgain},
@@ -83,12 +84,12 @@ func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 		{Pref: prefEgress, From: block, Table: tableEgress},
 		{Pref: prefPodsAgain, Table: tablePods},
 	} {
-		if !slices.Contains(with.Host.Rules, r) || slices.Contains(without.Host.Rules, r) {
-			t.Errorf("%v: with a kube-proxy %v\nwithout %v", r, with.Host.Rules, without.Host.Rules)
+		if !slices.Contains(withRules, r) || slices.Contains(withoutRules, r) {
+			t.Errorf("%v: with a kube-proxy %v\nwithout %v", r, withRules, withoutRules)
 		}
 	}
-	for _, r := range without.Host.Rules {
-		if r.Pref < prefReplies && r.Table != tableTUN && !slices.Contains(with.Host.Rules, r) {
+	for _, r := range withoutRules {
+		if r.Pref < prefReplies && r.Table != tableTUN && !slices.Contains(withRules, r) {
 			t.Errorf("with a kube-proxy there is no %v", r)
 		}
 	}

@@ -104,7 +104,7 @@ func richInput(groups bool) Input {
 	in := testInput()
 	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24")}
 	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")},
-		HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}}}}
+		HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}, {Protocol: model.TCP, HostPort: lastPort}}}}
 	add := func(i int, addr string, proto model.Protocol, port uint16) {
 		name := model.ObjectName{Namespace: "d", Name: fmt.Sprintf("s%d", i)}
 		in.Snapshot.Services = append(in.Snapshot.Services, model.Service{ObjectName: name,
@@ -132,13 +132,13 @@ func TestMake_Rules_EqualDocs(t *testing.T) {
 	seen := map[int]bool{prefLocal: true, prefPodsAgain: true} // hostnet moves the first; only a kube-proxy causes the second
 	for _, groups := range []bool{false, true} {
 		p := mustMake(t, richInput(groups))
-		for _, r := range p.Host.Rules {
+		for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
 			seen[r.Pref] = true
 			if want := target(r); !strings.Contains(rows[r.Pref], want) {
 				t.Errorf("rule %s: docs/packet-path.md has no %q in a row for %d", r, want, r.Pref)
 			}
 		}
-		for _, r := range p.Host.Routes {
+		for _, r := range slices.Concat(p.Host.Routes, p.Host.ObjectRoutes) {
 			if tables[r.Table] == "" {
 				t.Errorf("route %s: docs/packet-path.md has no row for its table", r)
 			}

@@ -10,17 +10,28 @@ import (
 	"github.com/warrennet/warren/servicelb"
 )
 
-// fragmentRules redirect fragments of UDP and SCTP between Pods of this node, and from Pods to non-masquerade destinations. No
-// rule that names ports matches a fragment, not even the first one of a datagram. So the rule at prefFragments names no ports,
-// and the rule at prefWholeDatagrams exempts whole datagrams. A whole datagram from port 65535 is redirected, too, and passes
-// unchanged. To all other destinations fragments are routed over the TUN anyway.
+// fragmentRules redirect two kinds of packets between Pods of this node, and from Pods to non-masquerade destinations:
+//
+//   - Fragments of UDP and SCTP. No rule that names ports matches a fragment, not even the first one of a datagram.
+//   - Packets from port 65535, which no rule can name (lastPort).
+//
+// So the rule at prefFragments names no ports, and the rule at prefWholeDatagrams exempts whole packets from all other ports. A
+// packet from port 65535 that is no reply passes unchanged. To all other destinations both kinds are routed over the TUN anyway.
+//
+// The exemption continues at the reply rules, or behind them if there are none: the kernel skips a goto without a target.
 func fragmentRules(from netip.Prefix, to []netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
-	f := model.FamilyOf(from.Addr())
-	for _, proto := range []uint8{packet.ProtoUDP, packet.ProtoSCTP} {
-		if !slices.ContainsFunc(targets, func(t servicelb.Port) bool { return t.Proto == proto }) {
+	f, next := model.FamilyOf(from.Addr()), prefReplies
+	if len(portRanges(targets)) == 0 {
+		next = prefICMP
+	}
+	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
+		needed := func(t servicelb.Port) bool {
+			return t.Proto == proto && (proto != packet.ProtoTCP || t.Port == lastPort)
+		}
+		if !slices.ContainsFunc(targets, needed) {
 			continue
 		}
-		out = append(out, hostnet.Rule{Pref: prefWholeDatagrams, Family: f, From: from, Proto: proto, Sport: everyPort, Goto: prefReplies})
+		out = append(out, hostnet.Rule{Pref: prefWholeDatagrams, Family: f, From: from, Proto: proto, Sport: everyPort, Goto: next})
 		for _, b := range to {
 			if model.FamilyOf(b.Addr()) == f {
 				out = append(out, hostnet.Rule{Pref: prefFragments, Family: f, From: from, To: b, Proto: proto, Table: tableTUN})

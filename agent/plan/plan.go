@@ -85,6 +85,8 @@ type Pod struct {
 type Plan struct {
 	MTU   int // of the tunnel, in bytes
 	Peers []tunnel.Peer
+	// Host separates what the node itself needs from entries of objects and of other nodes' records, on which readiness must
+	// not depend.
 	Host  hostnet.State
 	Node  model.Node // this node's record
 	Table *servicelb.Table

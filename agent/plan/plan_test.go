@@ -73,10 +73,10 @@ func (p *Plan) text() string {
 	for _, a := range p.Host.Addrs {
 		fmt.Fprintf(&b, "addr %s\n", a)
 	}
-	for _, r := range slices.Concat(p.Host.PodRoutes, p.Host.Routes) {
+	for _, r := range slices.Concat(p.Host.PodRoutes, p.Host.Routes, p.Host.ObjectRoutes) {
 		fmt.Fprintf(&b, "route %s\n", r)
 	}
-	for _, r := range p.Host.Rules {
+	for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
 		fmt.Fprintf(&b, "rule %s\n", r)
 	}
 	for _, s := range p.Host.Sysctls {

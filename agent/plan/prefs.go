@@ -36,14 +36,18 @@ const (
 	// local, which would deliver the packets to sockets of the node.
 	prefOwnDatagrams = 59 // iif lo ipproto udp dport <node ports> lookup tableOwnDatagrams: with a smaller MTU (mtu.go)
 	prefPorts        = 60 // ipproto tcp|udp dport <node ports, masquerade ports, host ports> lookup tableNodePorts or tableMasquerade
+	// Only with a host port 65535, which no rule can name: 62 redirects its protocol, and 61 exempts all other ports.
+	prefOtherPorts = 61 // ipproto tcp|sctp dport 1-65534 goto prefLocal
+	prefLastPort   = 62 // ipproto tcp|sctp lookup tableNodePorts
 
 	// The rule of table local is moved from 0 to here, behind the rules for ports. A second one stays at 32765.
 	prefLocal = 70 // lookup local
 
 	// Replies of local backends, which the kernel would forward from veth to veth, go to the load balancer instead. No rule
 	// that names ports matches a fragment. So 72 redirects all packets of UDP and SCTP, and 71 exempts whole datagrams.
-	prefWholeDatagrams = 71 // from <Pod range> ipproto udp|sctp sport 1-65534 goto prefReplies
-	prefFragments      = 72 // from <Pod range> to <own block, non-masquerade destination> ipproto udp|sctp lookup tableTUN
+	// No rule can name port 65535 either: with a backend at that port the two rules do the same for its protocol, TCP included.
+	prefWholeDatagrams = 71 // from <Pod range> ipproto P sport 1-65534 goto prefReplies, or prefICMP without reply rules
+	prefFragments      = 72 // from <Pod range> to <own block, non-masquerade destination> ipproto P lookup tableTUN
 	prefReplies        = 73 // from <Pod range> ipproto P sport <port of a local backend> lookup tableTUN, or goto a group
 	prefNoGroup        = 74 // goto prefICMP: a port in no group skips all groups
 	prefGroups         = 75 // group i has its ports at 75+2i and the exit to prefICMP at 76+2i, up to 110

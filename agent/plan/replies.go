@@ -18,8 +18,15 @@ const (
 	maxGroups     = (prefICMP - prefGroups) / 2
 )
 
+// lastPort is a port that no rule can name: the kernel refuses a range that ends in 65535 (fib_rule_port_range_valid). A rule
+// for it names no ports and is behind one that exempts everyPort.
+const lastPort = 65535
+
 // everyPort is all ports that one rule can name.
-var everyPort = hostnet.Ports{Lo: 1, Hi: 65534}
+var everyPort = hostnet.Ports{Lo: 1, Hi: lastPort - 1}
+
+// nameable reports whether a rule can name a port. Port 0 is no port: a rule with it would match all packets.
+func nameable(port uint16) bool { return port >= everyPort.Lo && port <= everyPort.Hi }
 
 // portRange is consecutive target ports of one protocol.
 type portRange struct {
@@ -31,14 +38,18 @@ type portRange struct {
 func (p *Plan) replies(in *Input, redirects servicelb.Redirects) {
 	h := &p.Host
 	for _, r := range in.Cluster.PodCIDRs {
-		h.Rules = append(h.Rules, replyRules(r, redirects.PodPorts)...)
-		h.Rules = append(h.Rules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
+		h.ObjectRules = append(h.ObjectRules, replyRules(r, redirects.PodPorts)...)
+		h.ObjectRules = append(h.ObjectRules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
 		for _, t := range redirects.HostPorts {
-			h.Rules = append(h.Rules, hostnet.Rule{Pref: prefHostReplies, Family: model.FamilyOf(r.Addr()), IIF: "lo", To: r,
+			if !nameable(t.Port) {
+				continue // the table has no such backend
+			}
+			h.ObjectRules = append(h.ObjectRules, hostnet.Rule{Pref: prefHostReplies, Family: model.FamilyOf(r.Addr()), IIF: "lo", To: r,
 				Proto: t.Proto,
 				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableTUN})
 		}
 	}
+	p.lastPortProblems(in, redirects)
 	for _, b := range in.Blocks {
 		icmp := [2]uint8{packet.ProtoICMP, packet.ProtoICMPv6}[model.FamilyOf(b.Addr())]
 		h.Rules = append(h.Rules, hostnet.Rule{Pref: prefICMP, Family: model.FamilyOf(b.Addr()), To: b, Proto: icmp, Table: tableTUN})
@@ -80,9 +91,12 @@ func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule
 	return append(out, jumps...)
 }
 
-// portRanges makes ranges of the sorted ports; adjacent ports share one.
+// portRanges makes ranges of the sorted ports that rules can name; adjacent ports share one.
 func portRanges(targets []servicelb.Port) (out []portRange) {
 	for _, t := range targets {
+		if !nameable(t.Port) {
+			continue // 65535: fragmentRules
+		}
 		if n := len(out); n > 0 && out[n-1].proto == t.Proto && out[n-1].ports.Hi+1 == t.Port {
 			out[n-1].ports.Hi = t.Port
 			continue

@@ -136,7 +136,7 @@ func TestFragmentRules_NonMasqueradeDestination_IsRedirected(t *testing.T) {
 	snap := in.Snapshot
 	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24"), pfx("2001:db8::/32")}
 	has := func() (out []netip.Prefix) {
-		for _, r := range mustMake(t, in).Host.Rules {
+		for _, r := range mustMake(t, in).Host.ObjectRules {
 			if r.Pref == prefFragments {
 				out = append(out, r.To)
 			}

@@ -49,7 +49,7 @@ func (p *Plan) nodeRoutes(in *Input, src [2]netip.Addr) {
 			if !a.IsSingleIP() || netx.Contains(in.Cluster.PodCIDRs, a.Addr()) || !src[model.FamilyOf(a.Addr())].IsValid() {
 				continue
 			}
-			p.Host.Routes = append(p.Host.Routes, in.overTUN(tableEgress, a, netip.Addr{})...)
+			p.Host.ObjectRoutes = append(p.Host.ObjectRoutes, in.overTUN(tableEgress, a, netip.Addr{})...)
 		}
 	}
 }
@@ -83,11 +83,16 @@ func (p *Plan) serviceRoutes(in *Input, vips []netip.Addr) {
 			p.Host.Routes = append(p.Host.Routes, in.overTUN(table, dst, from)...)
 		}
 	}
+	addObject := func(dst netip.Prefix) {
+		if from := src[model.FamilyOf(dst.Addr())]; from.IsValid() {
+			p.Host.ObjectRoutes = append(p.Host.ObjectRoutes, in.overTUN(tablePods, dst, from)...)
+		}
+	}
 	for _, r := range in.Snapshot.ServiceCIDRs {
-		add(tablePods, r, src[model.FamilyOf(r.Addr())])
+		addObject(r)
 	}
 	for _, a := range vips {
-		add(tablePods, host(a), src[model.FamilyOf(a)])
+		addObject(host(a))
 	}
 	for _, a := range in.Underlay.Addrs {
 		add(tableMasquerade, host(a), netip.Addr{})

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
@@ -77,6 +78,14 @@ func (p *Plan) hostPorts(in *Input) {
 			if m.HostPort >= nodePorts[0] && m.HostPort <= nodePorts[1] {
 				continue // redirected already
 			}
+			if m.HostPort == 0 {
+				continue
+			}
+			if m.HostPort == lastPort && m.Protocol == model.UDP {
+				p.problem("Pod %s: hostPort 65535/UDP cannot be redirected: the kernel has no rule for it that spares fragments; "+
+					"use another hostPort", in.podName(x))
+				continue
+			}
 			for _, f := range in.Families() {
 				r := hostnet.Rule{Pref: prefPorts, Family: f, Proto: uint8(m.Protocol),
 					Dport: hostnet.Ports{Lo: m.HostPort, Hi: m.HostPort}, Table: tableNodePorts}
@@ -84,10 +93,57 @@ func (p *Plan) hostPorts(in *Input) {
 					continue
 				}
 				seen[r] = true
-				p.Host.Rules = append(p.Host.Rules, r)
+				p.Host.ObjectRules = append(p.Host.ObjectRules, hostPortRules(r)...)
 				if f == model.IPv4 {
 					p.Host.LocalPorts = append(p.Host.LocalPorts, hostnet.LocalPort{Proto: uint8(m.Protocol), Port: m.HostPort})
 				}
+			}
+		}
+	}
+}
+
+// hostPortRules are the rules that redirect one host port. Port 65535, which no rule can name, takes two: one that exempts all
+// other ports, and one that names none. The second also redirects fragments, which the load balancer returns to the node.
+func hostPortRules(r hostnet.Rule) []hostnet.Rule {
+	if nameable(r.Dport.Lo) {
+		return []hostnet.Rule{r}
+	}
+	exempt := r
+	exempt.Pref, exempt.Dport, exempt.Table, exempt.Goto = prefOtherPorts, everyPort, 0, prefLocal
+	r.Pref, r.Dport = prefLastPort, hostnet.Ports{}
+	return []hostnet.Rule{exempt, r}
+}
+
+// podName is the name of a local Pod, or its first address if the snapshot has no such Pod.
+func (in *Input) podName(x Pod) string {
+	if len(x.Addrs) == 0 {
+		return x.Link
+	}
+	for i := range in.Snapshot.Pods {
+		if slices.Contains(in.Snapshot.Pods[i].Addrs, x.Addrs[0]) {
+			return in.Snapshot.Pods[i].String()
+		}
+	}
+	return x.Addrs[0].String()
+}
+
+// lastPortProblems reports what cannot be served at port 65535. The load balancer excludes such backends on the node itself:
+// a rule for all their replies would also match lookups without a port, and so change the source address of connections that
+// the host opens.
+func (p *Plan) lastPortProblems(in *Input, redirects servicelb.Redirects) {
+	if in.KubeProxy && slices.ContainsFunc(redirects.PodPorts, func(t servicelb.Port) bool { return t.Port == lastPort }) {
+		p.problem("a local Pod serves target port 65535: while a kube-proxy's rules are in the kernel, its replies to clients outside " +
+			"of the cluster are lost; use another port")
+	}
+	for i := range in.Snapshot.Slices {
+		x := &in.Snapshot.Slices[i]
+		if x.OtherProxy || !slices.ContainsFunc(x.Ports, func(n model.EndpointPort) bool { return n.Port == lastPort }) {
+			continue
+		}
+		for _, e := range x.Endpoints {
+			if slices.Contains(in.Underlay.Addrs, e.Addr) {
+				p.problem("Service %s/%s: this node does not use the endpoint %s:65535 on itself, because the kernel has no rule for "+
+					"replies from that port; use another port", x.Namespace, x.Service, e.Addr)
 			}
 		}
 	}

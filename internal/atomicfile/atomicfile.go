@@ -47,7 +47,7 @@ func WriteNew(path string, data []byte, perm fs.FileMode) error {
 	if err = errors.Join(err, f.Discard()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return SyncDir(filepath.Dir(path))
+	return syncDir(filepath.Dir(path))
 }
 
 // File is a temporary file in the folder of the file that it will replace. Exactly one of Commit and Discard ends its
@@ -81,7 +81,7 @@ func (f *File) Commit() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", f.path, err), f.Discard())
 	}
-	return SyncDir(filepath.Dir(f.path))
+	return syncDir(filepath.Dir(f.path))
 }
 
 // Discard closes and removes a file that was not committed.
@@ -93,8 +93,8 @@ func (f *File) Discard() error {
 	return errors.Join(err, os.Remove(f.Name()))
 }
 
-// SyncDir makes the names in a folder durable (fsync(2) of the folder).
-func SyncDir(dir string) error {
+// syncDir makes the names in a folder durable (fsync(2) of the folder).
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -35,6 +35,10 @@ type State struct {
 	Link   string         // the TUN, "warren0"
 	Addrs  []netip.Prefix // on Link
 	Routes []Route
+	// ObjectRoutes and ObjectRules come from users' objects and from records of other nodes. The kernel may refuse one; the
+	// node does not need it to be ready.
+	ObjectRoutes []Route
+	ObjectRules  []Rule
 	// PodRoutes are routes over Pods' interfaces. An interface may be deleted at any time; its route is then skipped.
 	PodRoutes []Route
 	Rules     []Rule
@@ -70,14 +74,15 @@ func New(procNet, saved string, log *slog.Logger) *Host {
 	return &Host{log: log, sysctls: &sysctls{root: procNet, file: saved}}
 }
 
-// Set brings the kernel to the desired state. It continues after single failures and joins their errors. changed is the
-// number of changes; a second Set with the same state changes nothing.
-func (h *Host) Set(want State) (changed int, err error) {
+// Set brings the kernel to the desired state. It continues after single failures. err joins those of the node's own
+// configuration; refused has those of entries that come from objects and other nodes' records, and of removals. changed is the
+// number of changes; a second Set with the same state changes nothing, but tries again what failed.
+func (h *Host) Set(want State) (changed int, refused []error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	link, err := netlink.LinkByName(want.Link)
 	if err != nil {
-		return 0, fmt.Errorf("link %s: %w", want.Link, err)
+		return 0, nil, fmt.Errorf("link %s: %w", want.Link, err)
 	}
 	s := &setter{want: want, link: link}
 	s.sysctls(h.sysctls)
@@ -93,7 +98,7 @@ func (h *Host) Set(want State) (changed int, err error) {
 	for _, c := range s.changes {
 		h.log.Debug("changed the host network configuration", "changes", c)
 	}
-	return len(s.changes), errors.Join(s.errs...)
+	return len(s.changes), s.refused, errors.Join(s.errs...)
 }
 
 // setter is one run of Set. It collects the changes and the errors.
@@ -101,7 +106,8 @@ type setter struct {
 	want    State
 	link    netlink.Link
 	changes []string
-	errs    []error
+	errs    []error // of the node's own configuration
+	refused []error // of everything else
 }
 
 // removal is the pending removal of one object.
@@ -110,10 +116,15 @@ type removal struct {
 	do   func() error
 }
 
-// did records the outcome of one change: verb and object, as in "add" "route ...".
-func (s *setter) did(verb, object string, err error) {
+// did records the outcome of one change of the node's own configuration: verb and object, as in "add" "route ...".
+func (s *setter) did(verb, object string, err error) { s.record(&s.errs, verb, object, err) }
+
+// didOther records the outcome of any other change.
+func (s *setter) didOther(verb, object string, err error) { s.record(&s.refused, verb, object, err) }
+
+func (s *setter) record(errs *[]error, verb, object string, err error) {
 	if err != nil {
-		s.errs = append(s.errs, fmt.Errorf("%s %s: %w", verb, object, err))
+		*errs = append(*errs, fmt.Errorf("%s %s: %w", verb, object, err))
 		return
 	}
 	s.changes = append(s.changes, verb+" "+object)
@@ -125,7 +136,7 @@ func (s *setter) fail(format string, args ...any) {
 
 func (s *setter) remove(kind string, left []removal) {
 	for _, r := range left {
-		s.did("remove "+kind, r.name, r.do())
+		s.didOther("remove "+kind, r.name, r.do())
 	}
 }
 
@@ -165,5 +176,5 @@ func (h *Host) Uninstall(link string) error {
 	s.remove("rule", s.addRules())
 	s.remove("route", s.addRoutes())
 	s.did("restore", "sysctls", h.sysctls.restore())
-	return errors.Join(s.errs...)
+	return errors.Join(append(s.errs, s.refused...)...)
 }

@@ -161,9 +161,9 @@ func state(t *testing.T) string {
 
 func set(t *testing.T, h *Host, s State, want int) {
 	t.Helper()
-	changed, err := h.Set(s)
-	if err != nil {
-		t.Errorf("Set: %v", err)
+	changed, refused, err := h.Set(s)
+	if err != nil || len(refused) > 0 {
+		t.Errorf("Set: %v, refused: %v", err, refused)
 	}
 	if want >= 0 && changed != want {
 		t.Errorf("Set changed %d things, expected %d", changed, want)
@@ -296,7 +296,7 @@ func TestSet_OneRouteFails_OthersAreApplied(t *testing.T) {
 		links(t)
 		s := desired()
 		s.Routes = append([]Route{{Table: 101, Type: Unicast, Dst: p("10.42.0.10/32"), Dev: "nosuch"}}, s.Routes...)
-		_, err := testHost(t).Set(s)
+		_, _, err := testHost(t).Set(s)
 		if err == nil || !strings.Contains(err.Error(), "10.42.0.10/32") {
 			t.Errorf("error %v, expected one that names the route", err)
 		}

@@ -59,10 +59,14 @@ func (r Route) String() string {
 // Pod's interface are never among them: the kernel deletes them with the interface, and the route of a Pod whose ADD is in
 // progress is not wanted yet.
 func (s *setter) addRoutes() (left []removal) {
-	missing, wanted := map[Route]bool{}, map[routeKey]bool{}
-	all := append(slices.Clone(s.want.Routes), s.want.PodRoutes...)
-	for _, r := range all {
-		missing[r], wanted[r.key()] = true, true
+	missing, wanted := map[Route]bool{}, map[routeKey]Route{}
+	var all []Route
+	for _, r := range slices.Concat(s.want.Routes, s.want.PodRoutes, s.want.ObjectRoutes) {
+		if other, taken := wanted[r.key()]; taken && other != r {
+			s.refused = append(s.refused, fmt.Errorf("add route %s: the node needs route %s", r, other))
+			continue
+		}
+		missing[r], wanted[r.key()], all = true, r, append(all, r)
 	}
 	for _, f := range model.Families {
 		have, err := dump(func() ([]netlink.Route, error) {
@@ -79,7 +83,7 @@ func (s *setter) addRoutes() (left []removal) {
 				delete(missing, r)
 				continue
 			}
-			if wanted[r.key()] {
+			if _, replaced := wanted[r.key()]; replaced {
 				continue // addRoute replaces it; a removal afterwards would delete the new route
 			}
 			if r.Type != Unicast || k.LinkIndex == s.link.Attrs().Index || k.LinkIndex <= 1 {
@@ -87,9 +91,9 @@ func (s *setter) addRoutes() (left []removal) {
 			}
 		}
 	}
-	for i, r := range all {
+	for _, r := range all {
 		if missing[r] {
-			s.addRoute(r, i >= len(s.want.Routes))
+			s.addRoute(r)
 		}
 	}
 	return left
@@ -104,7 +108,12 @@ type routeKey struct {
 func (r Route) key() routeKey { return routeKey{r.Table, r.Metric, r.Dst} }
 
 // addRoute adds or replaces one route. The interface of a Pod may be deleted at any time; its route is then skipped.
-func (s *setter) addRoute(r Route, ofPod bool) {
+func (s *setter) addRoute(r Route) {
+	ofPod := slices.Contains(s.want.PodRoutes, r)
+	did := s.didOther
+	if !ofPod && slices.Contains(s.want.Routes, r) {
+		did = s.did
+	}
 	k := &netlink.Route{Table: r.Table, Dst: ipNet(r.Dst), Priority: r.Metric, MTU: r.MTU,
 		Protocol: Protocol, Family: model.FamilyOf(r.Dst.Addr()).AF()}
 	switch r.Type {
@@ -120,7 +129,7 @@ func (s *setter) addRoute(r Route, ofPod bool) {
 			return
 		}
 		if err != nil {
-			s.fail("add route %s: link %s: %w", r, r.Dev, err)
+			did("add", "route "+r.String(), fmt.Errorf("link %s: %w", r.Dev, err))
 			return
 		}
 		k.LinkIndex, k.Scope = link.Attrs().Index, unix.RT_SCOPE_LINK
@@ -132,7 +141,7 @@ func (s *setter) addRoute(r Route, ofPod bool) {
 	if ofPod {
 		err = ignoreMissing(err)
 	}
-	s.did("add", "route "+r.String(), err)
+	did("add", "route "+r.String(), err)
 }
 
 func (s *setter) routeFromKernel(k netlink.Route, f model.Family) Route {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -107,7 +108,7 @@ func tableName(number int) string {
 // addRules adds the missing rules and returns the rules with warren's protocol number that are not wanted.
 func (s *setter) addRules() (left []removal) {
 	missing := map[Rule]bool{}
-	for _, r := range s.want.Rules {
+	for _, r := range slices.Concat(s.want.Rules, s.want.ObjectRules) {
 		missing[r] = true
 	}
 	for _, f := range model.Families {
@@ -130,17 +131,24 @@ func (s *setter) addRules() (left []removal) {
 		}
 	}
 	for _, r := range s.want.Rules {
-		if !missing[r] {
-			continue
+		if missing[r] {
+			s.did("add", "rule "+r.String(), r.add())
 		}
-		k := r.kernel()
-		err := netlink.RuleAdd(k)
-		if errors.Is(err, unix.EEXIST) {
-			err = nil
+	}
+	for _, r := range s.want.ObjectRules {
+		if missing[r] {
+			s.didOther("add", "rule "+r.String(), r.add())
 		}
-		s.did("add", "rule "+r.String(), err)
 	}
 	return left
+}
+
+func (r Rule) add() error {
+	err := netlink.RuleAdd(r.kernel())
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 func ruleFromKernel(k netlink.Rule, f model.Family) Rule {

@@ -101,7 +101,7 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 	add := func(kind Kind, addr netip.Addr, number uint16) {
 		family := model.FamilyOf(addr)
 		if ports[family] == nil {
-			ports[family] = u.newServicePort(id, endpointsOf(parts, p, family, svc.PublishNotReady), eject)
+			ports[family] = u.newServicePort(id, t.withoutLastPort(endpointsOf(parts, p, family, svc.PublishNotReady)), eject)
 		}
 		x := ports[family]
 		internal, external := policies(svc, kind)
@@ -129,6 +129,12 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 			add(KindNodePort, a, p.NodePort)
 		}
 	}
+}
+
+// withoutLastPort leaves out endpoints on this node itself at port 65535. Policy routing cannot redirect their replies: the
+// kernel refuses a rule with that port. Replies of Pods are redirected by other rules.
+func (t *Table) withoutLastPort(eps []endpoint) []endpoint {
+	return slices.DeleteFunc(eps, func(e endpoint) bool { return e.port == 65535 && t.local[e.Addr] })
 }
 
 // policies returns the traffic policies for clients inside (Pods and nodes) and outside of the cluster. At external

@@ -73,13 +73,13 @@ func Members(ctx context.Context, cli *clientv3.Client) ([]Member, error) {
 }
 
 func member(m *etcdserverpb.Member) Member {
-	return Member{ID: FormatID(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner}
+	return Member{ID: formatID(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner}
 }
 
-// FormatID writes a member's ID as etcd's own tools do.
-func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
+// formatID writes a member's ID as etcd's own tools do.
+func formatID(id uint64) string { return strconv.FormatUint(id, 16) }
 
-// ParseID parses the form that FormatID writes.
+// ParseID parses the form that formatID writes.
 func ParseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
 
 // Find returns the member of that name or ID.
