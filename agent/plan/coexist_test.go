@@ -73,7 +73,8 @@ func TestCoexist_KubeProxy_RepliesSkipTheTUN(t *testing.T) {
 		return p
 	}
 	with, without := build(true), build(false)
-	withRules, withoutRules := slices.Concat(with.Host.Rules, with.Host.ObjectRules), slices.Concat(without.Host.Rules, without.Host.ObjectRules)
+	withRules, withoutRules := slices.Concat(with.Host.Rules, with.Host.ObjectRules),
+		slices.Concat(without.Host.Rules, without.Host.ObjectRules)
 	redirected := func(r hostnet.Rule) bool { return r.Table == tableTUN }
 	if slices.ContainsFunc(withRules, redirected) || !slices.ContainsFunc(withoutRules, redirected) {
 		t.Errorf("with a kube-proxy %v\nwithout %v", withRules, withoutRules)

@@ -37,7 +37,8 @@ func TestReplyRules_Port65535_IsRedirectedWithoutNamingIt(t *testing.T) {
 					if why := refused(r); why != "" {
 						t.Errorf("%s: %s", r, why)
 					}
-					if r.Goto != 0 && r.Goto != prefICMP && !slices.ContainsFunc(rules, func(x hostnet.Rule) bool { return x.Pref == r.Goto }) {
+					if r.Goto != 0 && r.Goto != prefICMP && !slices.ContainsFunc(rules,
+						func(x hostnet.Rule) bool { return x.Pref == r.Goto }) {
 						t.Errorf("%s: no rule at its target", r)
 					}
 				}
@@ -80,9 +81,12 @@ func TestMake_HostPort65535_IsRedirectedOrReported(t *testing.T) {
 func TestMake_BackendOnNodeAtPort65535_IsExcludedAndReported(t *testing.T) {
 	in := testInput()
 	n := model.ObjectName{Namespace: "aaa", Name: "top"}
-	in.Snapshot.Services = []model.Service{{ObjectName: n, ClusterIPs: []netip.Addr{ip("10.43.0.9")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}}}
-	in.Snapshot.Slices = []model.EndpointSlice{{ObjectName: n, Service: n.Name, Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 65535}},
-		Endpoints: []model.Endpoint{{Addr: ip("192.0.2.1"), Ready: true, Serving: true}, {Addr: ip("192.0.2.2"), Ready: true, Serving: true}}}}
+	in.Snapshot.Services = []model.Service{{ObjectName: n, ClusterIPs: []netip.Addr{ip("10.43.0.9")},
+		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}}}
+	in.Snapshot.Slices = []model.EndpointSlice{{ObjectName: n, Service: n.Name,
+		Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 65535}},
+		Endpoints: []model.Endpoint{{Addr: ip("192.0.2.1"), Ready: true, Serving: true}, {Addr: ip("192.0.2.2"),
+			Ready: true, Serving: true}}}}
 	p := mustMake(t, in)
 	for _, r := range slices.Concat(p.Host.Rules, p.Host.ObjectRules) {
 		if why := refused(r); why != "" {

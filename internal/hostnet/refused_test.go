@@ -17,8 +17,10 @@ func TestSet_KernelRefusesObjectEntries_AppliesTheRest(t *testing.T) {
 			{Pref: 73, Proto: 6, Sport: Ports{80, 80}, Table: 100},
 		}
 		s.ObjectRoutes = []Route{
-			{Table: 101, Type: Unicast, Dst: p("198.51.100.1/32"), Dev: "warren0", Src: netip.MustParseAddr("203.0.113.9")}, // not of this node
-			{Table: 101, Type: Unicast, Dst: p("10.42.0.9/32"), Dev: "warren0"},                                             // the route of a Pod
+			{Table: 101, Type: Unicast, Dst: p("198.51.100.1/32"), Dev: "warren0",
+				Src: netip.MustParseAddr("203.0.113.9")}, // not of this node
+			{Table: 101, Type: Unicast, Dst: p("10.42.0.9/32"), Dev: "warren0"},
+			// the route of a Pod
 			{Table: 101, Type: Unicast, Dst: p("198.51.100.2/32"), Dev: "warren0"},
 		}
 		changed, refused, err := h.Set(s)
