@@ -62,7 +62,10 @@ func (s *Store) EnsureCluster(ctx context.Context, want model.Cluster) (model.Cl
 	return have, nil
 }
 
-// DecodeCluster reads the value of the key config.
+// DecodeCluster reads the value of the key config and validates it.
 func DecodeCluster(raw []byte) (c model.Cluster, err error) {
-	return c, model.Decode(raw, clusterLayout, &c)
+	if err := model.Decode(raw, clusterLayout, &c); err != nil {
+		return c, err
+	}
+	return c, checkCluster(c)
 }
