@@ -40,6 +40,7 @@ podCIDRs: [10.42.0.1/16, fd42::/48]
 blockBits: {ipv4: 8}
 mtu: 100
 prot: 51820
+fastPath: true
 etcd:
   endpoints: [https://192.0.2.1:2379, ftp://x]
   certFile: /nonexistent.crt
@@ -54,7 +55,7 @@ metrics: everywhere
 	}
 	for _, want := range []string{
 		`nodeName: "not a name!"`, `10.42.0.1/16 has host bits set, expected 10.42.0.0/16`, `blockBits.ipv4: 8`, `mtu: 100`,
-		`unknown key "prot"`, `unknown key "etcd.endpionts"`, `"ftp://x" is not a URL`, `etcd.caFile: is empty`, `etcd.certFile`,
+		`unknown key "prot"`, `unknown key "fastPath" (it is called offload now)`, `unknown key "etcd.endpionts"`, `"ftp://x" is not a URL`, `etcd.caFile: is empty`, `etcd.certFile`,
 		`keepalive: "fast"`, `stateDir: "relative"`, `logLevel: "loud"`, `metrics: "everywhere"`,
 		`environment WARREN_PORT: port: "70000"`, `interface: "much-too-long-a-name"`,
 	} {
