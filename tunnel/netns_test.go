@@ -88,14 +88,8 @@ type ns string
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	for _, tool := range []string{"ip", "iperf3", "wg"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Fatalf("%s is missing: install it (hack/deps.sh does)", tool)
-		}
-	}
+	testutil.NeedRoot(t)
+	testutil.NeedTools(t, "ip", "iperf3", "wg")
 }
 
 func newNS(t *testing.T, name string) ns {

@@ -6,11 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrennet/warren/internal/testutil"
 	"go.uber.org/goleak"
 )
 
 // Each change of the addresses ends the goroutine that watches the previous ones.
 func TestServer_AddressesChange_RestartsAndJoinsWatchers(t *testing.T) {
+	testutil.NeedRoot(t) // the server listens on port 53
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	s := newTestServer(Config{})
 	s.SetAddresses(nil)

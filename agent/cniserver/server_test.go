@@ -18,6 +18,7 @@ import (
 
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/testutil"
 	"github.com/warrennet/warren/ipam"
 	"go.uber.org/goleak"
 )
@@ -172,15 +173,6 @@ func (r *rig) attach(id string) netip.Addr {
 	return a.Addresses[0]
 }
 
-func (r *rig) eventually(what string, cond func() bool) {
-	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			r.t.Fatal("timeout: " + what)
-		}
-	}
-}
-
 func TestAdd_ConnectionEndsBeforeCommit_IsUndone(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	t.Run("", func(t *testing.T) {
@@ -194,7 +186,7 @@ func TestAdd_ConnectionEndsBeforeCommit_IsUndone(t *testing.T) {
 			t.Errorf("%d Pods before the commit", n)
 		}
 		p.disconnect()
-		r.eventually("record and link are gone", func() bool {
+		testutil.EventuallyTrue(r.t, "record and link are gone", func() bool {
 			live, _ := r.links.Exists(api.HostIfName(at("a")))
 			return len(r.Pool.Records()) == 0 && !live
 		})

@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,37 +15,20 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/testutil"
 	"golang.org/x/sys/unix"
 )
 
-// inNetns runs fn on a thread in a new network namespace of its own with a private /proc/sys view; the namespace ends
-// with the thread.
+// inNetns runs fn in a network namespace of its own.
 func inNetns(t *testing.T, fn func(t *testing.T)) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Errorf("new network namespace: %v", err)
-			return
-		}
-		fn(t)
-	}()
-	<-done
+	testutil.InNetns(t, func() { fn(t) })
 }
 
 // sh runs a command in the namespace of the calling thread.
 func sh(t *testing.T, command string) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", command).CombinedOutput()
-	if err != nil {
-		t.Errorf("%s: %v\n%s", command, err, out)
-	}
-	return string(out)
+	return testutil.Shell(t, command)
 }
 
 // The text of a rule is a line of `ip rule`, up to the protocol at its end.

@@ -89,7 +89,7 @@ func NeedRoot(t testing.TB) {
 		t.Skip("needs root: not in -short")
 	}
 	if os.Getuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
+		t.Fatal("this test needs root: run it with sudo, or with -short to skip it")
 	}
 }
 
