@@ -55,12 +55,27 @@ type Cluster struct {
 	Port uint16 `json:"port"`
 }
 
+// LongestBlock is the longest prefix of a block by family: a block needs addresses for the node, for SNAT and for Pods.
+var LongestBlock = [2]int{IPv4: 29, IPv6: 120}
+
 // Bits returns the block length that applies to a Pod range.
 func (c Cluster) Bits(p netip.Prefix) int {
 	if p.Addr().Is4() {
 		return c.BlockBits[0]
 	}
 	return c.BlockBits[1]
+}
+
+// OfPodFamilies returns the elements of all whose family the Pod ranges have, in the order of the Pod ranges.
+func OfPodFamilies[T any](c Cluster, all []T, family func(T) Family) (out []T) {
+	for _, r := range c.PodCIDRs {
+		for _, x := range all {
+			if family(x) == FamilyOf(r.Addr()) {
+				out = append(out, x)
+			}
+		}
+	}
+	return out
 }
 
 // Node is the record that a machine of the cluster publishes about itself.

@@ -58,7 +58,8 @@ func TestWatch_RecordsChange_SnapshotsFollow(t *testing.T) {
 	ctx := context.Background()
 	snaps := watching(t, s)
 	until(t, snaps, "nothing", func(x *model.Snapshot) bool { return len(x.Nodes) == 0 })
-	c := model.Cluster{Name: "watch", Domain: "cluster.local"}
+	c := model.Cluster{Name: "watch", Domain: "cluster.local", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
+		BlockBits: [2]int{24, 64}, Port: 51820}
 	if got, err := s.EnsureCluster(ctx, c); err != nil || got.Domain != c.Domain {
 		t.Fatalf("%v %v", got, err)
 	}

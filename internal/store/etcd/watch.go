@@ -2,10 +2,7 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -67,14 +64,14 @@ type table struct {
 	prefix   string
 	cluster  model.Cluster
 	nodes    map[string]model.Node
-	blocks   map[string]records.Claim
+	blocks   map[string]model.Block
 	alive    map[string]string // node -> identity
 	objects  objectstore.Table
 	problems map[string]string // key -> reason
 }
 
 func newTable(prefix string) *table {
-	return &table{prefix: prefix, nodes: map[string]model.Node{}, blocks: map[string]records.Claim{},
+	return &table{prefix: prefix, nodes: map[string]model.Node{}, blocks: map[string]model.Block{},
 		alive: map[string]string{}, objects: objectstore.NewTable(), problems: map[string]string{}}
 }
 
@@ -110,23 +107,16 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 	var err error
 	switch kind {
 	case "config":
-		var c model.Cluster
-		if c, err = records.DecodeCluster(kv.Value); err == nil {
-			t.cluster = c // an invalid one does not replace the last
-		}
+		t.cluster, err = records.DecodeCluster(kv.Value)
 	case "nodes":
 		var n model.Node
-		var bad []string
-		if n, bad, err = records.DecodeNode(kv.Value, name); err == nil {
+		if n, err = records.DecodeNode(kv.Value, name); err == nil {
 			t.nodes[name] = n
-		}
-		if len(bad) > 0 {
-			err = errors.New(strings.Join(bad, "; "))
 		}
 	case "blocks":
 		var b model.Block
 		if b, err = records.DecodeBlock(kv); err == nil {
-			t.blocks[name] = records.Claim{Block: b, Revision: kv.CreateRevision}
+			t.blocks[name] = b
 		}
 	case "alive":
 		t.alive[name] = string(kv.Value)
@@ -145,11 +135,10 @@ func (t *table) snapshot(rev int64) *model.Snapshot {
 		s.Nodes = append(s.Nodes, n)
 	}
 	sort.Slice(s.Nodes, func(i, j int) bool { return s.Nodes[i].Name < s.Nodes[j].Name })
-	valid, refused := records.ValidClaims(t.cluster, slices.Collect(maps.Values(t.blocks)))
-	s.Blocks = valid
-	for cidr, why := range refused {
-		s.Problems = append(s.Problems, fmt.Sprintf("block %s: %s", cidr, why))
+	for _, b := range t.blocks {
+		s.Blocks = append(s.Blocks, b)
 	}
+	sort.Slice(s.Blocks, func(i, j int) bool { return s.Blocks[i].CIDR.Compare(s.Blocks[j].CIDR) < 0 })
 	t.objects.Fill(s)
 	for k, why := range t.problems {
 		s.Problems = append(s.Problems, k+": "+why)

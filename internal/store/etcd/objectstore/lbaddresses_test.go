@@ -149,7 +149,8 @@ func TestApply_LoadBalancer_AssignsAndReleasesAddresses(t *testing.T) {
 func TestApply_OverlappingPool_IsRefused(t *testing.T) {
 	s := etcdtest.Open(t, etcdtest.Start(t), "overlap")
 	ctx := context.Background()
-	pods := model.Cluster{Name: "overlap", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, BlockBits: [2]int{24, 64}}
+	pods := model.Cluster{Name: "overlap", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, BlockBits: [2]int{24, 64},
+		Domain: "cluster.local", Port: 51820}
 	if _, err := s.EnsureCluster(ctx, pods); err != nil {
 		t.Fatal(err)
 	}

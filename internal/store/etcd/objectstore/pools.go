@@ -101,7 +101,7 @@ func (s *Store) reserved(ctx context.Context) (out []reservation, err error) {
 		}
 	}
 	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
-		n, _, err := records.DecodeNode(kv.Value, strings.TrimPrefix(string(kv.Key), s.cli.Key("nodes", "")))
+		n, err := records.DecodeNode(kv.Value, strings.TrimPrefix(string(kv.Key), s.cli.Key("nodes", "")))
 		if err != nil {
 			continue // `warren status` reports it
 		}

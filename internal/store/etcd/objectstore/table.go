@@ -2,7 +2,6 @@ package objectstore
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -93,7 +92,7 @@ func (t *Table) Put(key string, kv *mvccpb.KeyValue) error {
 }
 
 func (t *Table) putPod(key, rest string, kv *mvccpb.KeyValue) error {
-	p, bad, err := records.DecodePod(kv.Value)
+	p, err := records.DecodePod(kv.Value)
 	if err != nil {
 		return err
 	}
@@ -101,9 +100,6 @@ func (t *Table) putPod(key, rest string, kv *mvccpb.KeyValue) error {
 		return fmt.Errorf("names the Pod %s with %d addresses", p, len(p.Addrs))
 	}
 	t.pods[key] = p
-	if len(bad) > 0 {
-		return errors.New(strings.Join(bad, "; "))
-	}
 	return nil
 }
 

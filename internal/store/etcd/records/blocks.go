@@ -75,9 +75,6 @@ func DecodeBlock(kv *mvccpb.KeyValue) (model.Block, error) {
 	if err := model.Decode(kv.Value, blockLayout, &b); err != nil {
 		return b, fmt.Errorf("block record %s: %w", kv.Key, err)
 	}
-	if len(b.Node) > maxText || len(b.Identity) > maxText {
-		return b, fmt.Errorf("block record %s: node or identity has more than %d bytes", kv.Key, maxText)
-	}
 	if !b.CIDR.IsValid() || b.CIDR != b.CIDR.Masked() || b.Node == "" || b.Identity == "" {
 		return b, fmt.Errorf("block record %s: expected a masked cidr, a node and an identity", kv.Key)
 	}

@@ -155,24 +155,29 @@ func aliveUnchanged(key string, living []*mvccpb.KeyValue) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(key), "=", living[0].ModRevision)
 }
 
-// DecodeNode reads a node's record, whose key ends with that name. Invalid parts are left out of the record and described by
-// bad, without the key.
-func DecodeNode(raw []byte, name string) (n model.Node, bad []string, err error) {
+// maxPerNode bounds the lists in a node's record; a record beyond it is refused whole.
+const maxPerNode = 256
+
+// DecodeNode reads a node's record, whose key ends with that name.
+func DecodeNode(raw []byte, name string) (model.Node, error) {
+	var n model.Node
 	if err := model.Decode(raw, nodeLayout, &n); err != nil {
-		return n, nil, err
+		return n, err
 	}
 	switch {
 	case n.Name != name:
-		return n, nil, fmt.Errorf("names the node %q", n.Name)
-	case len(n.Name) > maxText || len(n.Identity) > maxText:
-		return n, nil, fmt.Errorf("name or identity has more than %d bytes", maxText)
+		return n, fmt.Errorf("names the node %q", n.Name)
 	case n.Identity == "":
-		return n, nil, fmt.Errorf("identity is empty")
+		return n, fmt.Errorf("identity is empty")
 	case n.PublicKey.IsZero():
-		return n, nil, fmt.Errorf("publicKey is empty")
+		return n, fmt.Errorf("publicKey is empty")
 	case len(n.Endpoints) > maxPerNode || len(n.Addresses) > maxPerNode || len(n.PodCIDRs) > maxPerNode:
-		return n, nil, fmt.Errorf("more than %d endpoints, addresses or podCIDRs", maxPerNode)
+		return n, fmt.Errorf("more than %d endpoints, addresses or podCIDRs", maxPerNode)
 	}
-	bad = validNode(&n)
-	return n, bad, nil
+	for _, p := range n.PodCIDRs {
+		if !p.IsValid() || p != p.Masked() {
+			return n, fmt.Errorf("podCIDRs: %v is not a masked prefix", p)
+		}
+	}
+	return n, nil
 }

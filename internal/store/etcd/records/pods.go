@@ -12,17 +12,8 @@ import (
 // podLayout is the layout version of the Pods that agents publish under objects/pods/.
 const podLayout = 1
 
-// DecodePod reads the record of a published Pod. Invalid parts are left out of the record and described by bad, without the key.
-func DecodePod(raw []byte) (p model.Pod, bad []string, err error) {
-	if err := model.Decode(raw, podLayout, &p); err != nil {
-		return p, nil, err
-	}
-	if len(p.HostPorts) > maxPerPod || len(p.NamedPorts) > maxPerPod {
-		return p, nil, fmt.Errorf("more than %d host ports or named ports", maxPerPod)
-	}
-	bad = validPod(&p)
-	return p, bad, nil
-}
+// DecodePod reads the record of a published Pod.
+func DecodePod(raw []byte) (p model.Pod, err error) { return p, model.Decode(raw, podLayout, &p) }
 
 func (s *Store) podKey(n model.ObjectName) string {
 	return s.cli.Key("objects", "pods", n.Namespace, n.Name)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/etcd/client"
@@ -51,21 +52,53 @@ func (s *Store) EnsureCluster(ctx context.Context, want model.Cluster) (model.Cl
 	if resp.Succeeded {
 		return want, nil
 	}
-	var have model.Cluster
 	kvs := resp.Responses[0].GetResponseRange().Kvs
 	if len(kvs) != 1 {
 		return model.Cluster{}, fmt.Errorf("read %s: no value", key)
 	}
-	if err := model.Decode(kvs[0].Value, clusterLayout, &have); err != nil {
+	have, err := DecodeCluster(kvs[0].Value)
+	if err != nil {
 		return model.Cluster{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	return have, nil
 }
 
-// DecodeCluster reads the value of the key config and validates it.
+// DecodeCluster reads and validates the value of the key config. It returns the zero Cluster with an error.
 func DecodeCluster(raw []byte) (c model.Cluster, err error) {
 	if err := model.Decode(raw, clusterLayout, &c); err != nil {
-		return c, err
+		return model.Cluster{}, err
 	}
-	return c, checkCluster(c)
+	if err := validateCluster(c); err != nil {
+		return model.Cluster{}, err
+	}
+	return c, nil
+}
+
+// domainName is RFC 1123's label with dots allowed, as the setting domain.
+var domainName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+
+// validateCluster reports every field of a cluster's configuration that no node can use.
+func validateCluster(c model.Cluster) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	n := len(c.PodCIDRs)
+	if n == 0 || n > 2 || n == 2 && model.FamilyOf(c.PodCIDRs[0].Addr()) == model.FamilyOf(c.PodCIDRs[1].Addr()) {
+		bad("podCIDRs: %v: expected one range, or one per family", c.PodCIDRs)
+	}
+	for _, p := range c.PodCIDRs {
+		f := model.FamilyOf(p.Addr())
+		switch bits := c.Bits(p); {
+		case !p.IsValid() || p != p.Masked() || p.Addr().Is4In6():
+			bad("podCIDRs: %s: expected an address range without host bits", p)
+		case bits < p.Bits() || bits > model.LongestBlock[f]:
+			bad("blockBits: %d for the %s range %s: expected %d to %d", bits, f, p, p.Bits(), model.LongestBlock[f])
+		}
+	}
+	if c.Port == 0 {
+		bad("port: 0: expected 1 to 65535")
+	}
+	if !domainName.MatchString(c.Domain) {
+		bad("domain: %q: expected a DNS name (RFC 1123)", c.Domain)
+	}
+	return errors.Join(errs...)
 }
