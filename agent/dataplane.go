@@ -42,8 +42,9 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	}
 	defer a.closeBalancer(lb)
 	src := in.PodNetAddrs()
-	tun, err := tunnel.New(tunnel.Config{Hook: lb, Name: a.cfg.Interface, MTU: in.TunnelMTU(), DisableOffload: !a.cfg.SegmentationOffload,
-		PrivateKey: a.key, ListenPort: a.port(), Log: a.log, LockFile: lockFile(&a.cfg), UAPIDir: a.cfg.UAPIDir,
+	tun, err := tunnel.New(tunnel.Config{Hook: lb, Name: a.cfg.Interface, MTU: in.TunnelMTU(),
+		DisableSegmentationOffload: !a.cfg.SegmentationOffload,
+		PrivateKey:                 a.key, ListenPort: a.port(), Log: a.log, LockFile: lockFile(&a.cfg), UAPIDir: a.cfg.UAPIDir,
 		Source4: src[model.IPv4], Source6: src[model.IPv6]})
 	if err != nil {
 		return err

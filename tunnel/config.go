@@ -17,15 +17,15 @@ type Config struct {
 	Name string // of the TUN device; warren0
 	MTU  int    // of the TUN device in bytes: the underlay's less 80 (60 where no peer is reached over IPv6); 1420
 	// Queues of the TUN: the first carries the traffic of peers, the others reflect local flows; one per CPU, at most 4.
-	Queues         int
-	DisableOffload bool // neither super-packets nor UDP segmentation
-	PrivateKey     model.Key
-	ListenPort     uint16 // UDP; 51820
-	Hook           Hook   // nil: packets of the host go to peers, packets of peers to the host
-	Log            *slog.Logger
-	LockFile       string // /run/warren/<name>.lock
-	UAPIDir        string // directory of <name>.sock for wg(8); /var/run/wireguard
-	DisableUAPI    bool   // no socket for wg(8)
+	Queues                     int
+	DisableSegmentationOffload bool // neither super-packets nor UDP segmentation
+	PrivateKey                 model.Key
+	ListenPort                 uint16 // UDP; 51820
+	Hook                       Hook   // nil: packets of the host go to peers, packets of peers to the host
+	Log                        *slog.Logger
+	LockFile                   string // /run/warren/<name>.lock
+	UAPIDir                    string // directory of <name>.sock for wg(8); /var/run/wireguard
+	DisableUAPI                bool   // no socket for wg(8)
 	// Source4 and Source6 are the source addresses of the tunnel's own ICMP errors and path MTU probes. Without them, ICMP errors
 	// come from the address that could not be reached, and there are no probes.
 	Source4, Source6 netip.Addr

@@ -81,6 +81,18 @@ func sessionGone(handshake time.Time) bool {
 	return handshake.IsZero() || age > sessionLifetime || age < 0
 }
 
+// markSessions records which peers have a session: backpressure counts the packets of those only. It is called at every tick of path
+// MTU discovery.
+func (t *Tunnel) markSessions(peers []PeerStatus) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range peers {
+		if s := t.states[p.PublicKey]; s != nil {
+			s.owner.Live.Store(!t.sessionGone(p.LastHandshake))
+		}
+	}
+}
+
 // initiateStale initiates a handshake with a peer whose timestamps went backwards: the peer accepts it, because this node's timestamps
 // did not. With a session it does nothing: then it was a replay, or the next rekey resolves it.
 func (t *Tunnel) initiateStale(p *device.Peer) {

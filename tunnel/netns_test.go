@@ -318,7 +318,7 @@ func TestTunnel_KernelTraffic_PassesBothFamilies(t *testing.T) {
 	needRoot(t)
 	for name, change := range map[string]func(*nodeConfig){
 		"offloads":    nil,
-		"no offloads": func(c *nodeConfig) { c.Config.DisableOffload = true },
+		"no offloads": func(c *nodeConfig) { c.Config.DisableSegmentationOffload = true },
 		"one queue":   func(c *nodeConfig) { c.Config.Queues = 1 },
 	} {
 		for _, six := range []bool{false, true} {

@@ -33,7 +33,7 @@ type datagram struct {
 }
 
 func newBind(offload bool) conn.Bind {
-	return udpbind.New(udpbind.Config{Offload: offload, Log: tuntest.QuietLog, Stats: &counters.Set{}})
+	return udpbind.New(udpbind.Config{SegmentationOffload: offload, Log: tuntest.QuietLog, Stats: &counters.Set{}})
 }
 
 // mark is a packet for the peer that no test hook changes.
@@ -198,7 +198,7 @@ func startNode(t *testing.T, n byte, b conn.Bind, port uint16, h Hook, setup ...
 func (n *node) queue() *tuntest.Queue { return n.k.Queue(0) }
 
 func (n *node) peer(name string, ips []netip.Prefix, ends ...string) Peer {
-	return Peer{Name: name, PublicKey: n.PublicKey(), AllowedIPs: ips, Endpoints: addrPorts(ends...)}
+	return Peer{Name: name, PublicKey: n.public, AllowedIPs: ips, Endpoints: addrPorts(ends...)}
 }
 
 func must(t *testing.T, err error) {

@@ -5,9 +5,10 @@ import (
 	"github.com/warrennet/warren/tunnel/internal/pmtud"
 )
 
-// surveyPeers lists the peers for path MTU discovery. It also records which peers have a session.
+// surveyPeers lists the peers for path MTU discovery.
 func (t *Tunnel) surveyPeers() (out []pmtud.Peer) {
 	status := t.Peers()
+	t.markSessions(status)
 	mtu, _ := t.dev.MTU()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -16,10 +17,8 @@ func (t *Tunnel) surveyPeers() (out []pmtud.Peer) {
 		if s == nil {
 			continue
 		}
-		live := !sessionGone(p.LastHandshake)
-		s.owner.Live.Store(live)
 		out = append(out, pmtud.Peer{Name: p.Name, PublicKey: p.PublicKey, Endpoint: p.Endpoint, LastHandshake: p.LastHandshake,
-			Live: live, Bytes: p.RxBytes + p.TxBytes, Target: s.want.Probe, PathMTU: int(s.owner.PathMTU.Load()),
+			Live: s.owner.Live.Load(), Bytes: p.RxBytes + p.TxBytes, Target: s.want.Probe, PathMTU: int(s.owner.PathMTU.Load()),
 			Configured: s.owner.Configured(mtu), Floor: s.owner.Floor()})
 	}
 	return out

@@ -95,7 +95,7 @@ func TestPathMTU_RouterDropsLargeAndICMP_BothEndsAdapt(t *testing.T) {
 			if err != nil {
 				t.Errorf("an echo of %d bytes: %v %s", want, err, out)
 			}
-			if s := p.na.stats(t); len(s.Offload) == 0 || s.Downgrades != 0 {
+			if s := p.na.stats(t); len(s.SegmentationOffload) == 0 || s.Downgrades != 0 {
 				t.Errorf("offloads were switched off: %+v", s)
 			}
 		})

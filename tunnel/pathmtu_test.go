@@ -14,15 +14,23 @@ import (
 )
 
 // answerEcho is a host that answers echo requests, as kernels do.
-type answerEcho struct{ silent atomic.Bool }
+type answerEcho struct {
+	silent             atomic.Bool
+	answered, withheld atomic.Int64 // echo requests; withheld while silent
+}
 
 func (*answerEcho) Outbound(*packet.Packet) packet.Verdict { return packet.VerdictPeer }
 
 func (h *answerEcho) Inbound(p *packet.Packet) packet.Verdict {
 	id, request, ok := p.Echo()
-	if !ok || !request || h.silent.Load() {
+	if !ok || !request {
 		return packet.VerdictReflect
 	}
+	if h.silent.Load() {
+		h.withheld.Add(1)
+		return packet.VerdictReflect
+	}
+	h.answered.Add(1)
 	b := packet.AppendEcho(nil, p.Dst, p.Src, id, p.EchoSequence(), p.Length)
 	head := 20
 	if p.Version == 6 {
@@ -81,6 +89,9 @@ func TestPathMTU_NarrowPath_IsFoundAndRaised(t *testing.T) {
 			want := a.Tunnel.want[0]
 			want.Keepalive = 25 * time.Second
 			must(t, a.SetPeers([]Peer{want}))
+			if !a.states[want.PublicKey].owner.Live.Load() {
+				t.Error("after a change of the peer: without a session")
+			}
 			if mtu, _ := a.pathMTU(); mtu != 1360 {
 				t.Errorf("after a change of the peer: %d bytes, expected 1360", mtu)
 			}
@@ -139,7 +150,8 @@ func TestPathMTU_PeerAnswersNoProbe_KeepsBothEndsMTU(t *testing.T) {
 	h.silent.Store(true)
 	a, _, carries := narrow(t, false, h)
 	carries.Store(1400)
-	time.Sleep(300 * time.Millisecond)
+	// Three pairs without an answer end a search, so after five requests the first search has ended, whichever of them arrived.
+	testutil.EventuallyTrue(t, "five unanswered echo requests", func() bool { return h.withheld.Load() >= 5 })
 	if mtu, path := a.pathMTU(); mtu != 1420 || path != 0 {
 		t.Errorf("%d bytes, path %d: expected no result", mtu, path)
 	}
@@ -159,12 +171,17 @@ func TestPathMTU_PeerAnswersNoProbe_KeepsBothEndsMTU(t *testing.T) {
 // each of the few searches that the time allows; the searches themselves are tested in pmtud.
 func TestPathMTU_HalfOfAllPacketsLost_IsNoNarrowPath(t *testing.T) {
 	noLeaks(t)
-	a, n, _ := narrow(t, false, &answerEcho{})
+	h := &answerEcho{}
+	a, n, _ := narrow(t, false, h)
 	n.serial(dropShare(0.5, 65535))
 	keepBusy(t, a)
+	before := h.answered.Load()
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if mtu, path := a.pathMTU(); mtu != 1420 || path != 0 {
 			t.Fatalf("%d bytes, path %d, on a network that loses packets of all sizes", mtu, path)
 		}
+	}
+	if n := h.answered.Load() - before; n < 8 { // at most two of each pair
+		t.Errorf("%d echo requests arrived, expected 8 or more: too few pairs for a result", n)
 	}
 }

@@ -91,6 +91,7 @@ func (t *Tunnel) adopt(had uapi.State) (initiate, respond []*device.Peer) {
 			fresh := newPeerState(w, t.bind.ParseEndpoint)
 			if s != nil {
 				fresh.owner.PathMTU.Store(s.owner.PathMTU.Load())
+				fresh.owner.Live.Store(s.owner.Live.Load())
 			}
 			s = fresh
 		}

@@ -94,12 +94,13 @@ func newTunnel(cfg Config, p parts) (*Tunnel, error) {
 	probe, echoes := &atomic.Pointer[byte]{}, &pmtud.Echoes{}
 	if p.bind == nil {
 		out, in = backpressure.NewGate(), backpressure.NewGate()
-		b := udpbind.New(udpbind.Config{Offload: !cfg.DisableOffload, Log: cfg.Log, Stats: t.stats, Probe: probe, Out: out, In: in})
+		b := udpbind.New(udpbind.Config{SegmentationOffload: !cfg.DisableSegmentationOffload, Log: cfg.Log, Stats: t.stats,
+			Probe: probe, Out: out, In: in})
 		t.bind, t.offloads = b, b.Offloads
 	}
-	t.dev = tundev.New(tundev.Config{Name: cfg.Name, Kernel: p.kernel, Queues: cfg.Queues, DisableOffload: cfg.DisableOffload,
-		Hook: cfg.Hook, Log: cfg.Log, Stats: t.stats, Source4: cfg.Source4, Source6: cfg.Source6,
-		Echoes: echoes, Probe: probe, Out: out, In: in})
+	t.dev = tundev.New(tundev.Config{Name: cfg.Name, Kernel: p.kernel, Queues: cfg.Queues,
+		DisableSegmentationOffload: cfg.DisableSegmentationOffload, Hook: cfg.Hook, Log: cfg.Log, Stats: t.stats,
+		Source4: cfg.Source4, Source6: cfg.Source6, Echoes: echoes, Probe: probe, Out: out, In: in})
 	t.surveyor = pmtud.New(pmtud.Config{Device: t.dev, Echoes: echoes, Log: cfg.Log, Source4: cfg.Source4, Source6: cfg.Source6,
 		Pace: p.pace, Peers: t.surveyPeers, SetPathMTU: t.setPathMTU,
 		Changes: func() (uint64, uint64) { return t.stats.Handshakes.Load(), t.stats.Fallbacks.Load() }})
@@ -139,6 +140,11 @@ func (t *Tunnel) Run(ctx context.Context) (err error) {
 
 // serve runs the tunnel's own goroutines; the WireGuard device has started its own.
 func (t *Tunnel) serve(ctx context.Context, wg *device.Device) error {
+	defer func() {
+		t.mu.Lock()
+		t.wg = nil
+		t.mu.Unlock()
+	}()
 	g, ctx := errgroup.WithContext(ctx)
 	if !t.cfg.DisableUAPI {
 		l, err := uapi.Listen(t.cfg.UAPIDir, t.cfg.Name)
@@ -166,18 +172,11 @@ func (t *Tunnel) serve(ctx context.Context, wg *device.Device) error {
 		}
 	})
 	close(t.ready)
-	err := g.Wait()
-	t.mu.Lock()
-	t.wg = nil
-	t.mu.Unlock()
-	return err
+	return g.Wait()
 }
 
 // Ready is closed when Run carries traffic.
 func (t *Tunnel) Ready() <-chan struct{} { return t.ready }
-
-// PublicKey returns the node's own public key.
-func (t *Tunnel) PublicKey() model.Key { return t.public }
 
 // SetMTU changes the device's MTU in bytes; peers with a smaller one keep theirs.
 func (t *Tunnel) SetMTU(mtu int) error {
@@ -206,7 +205,7 @@ func (t *Tunnel) InjectPeer(pkts ...[]byte) error { return t.dev.InjectPeer(pkts
 // Stats reads the counters and the offloads in use.
 func (t *Tunnel) Stats() Stats {
 	s := t.stats.Read()
-	s.Offload = append(t.dev.Features(), t.offloads()...)
+	s.SegmentationOffload = append(t.dev.Features(), t.offloads()...)
 	return s
 }
 

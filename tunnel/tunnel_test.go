@@ -213,7 +213,7 @@ func TestHandshake_TimestampsOfPeerGoBack_OtherSideInitiates(t *testing.T) {
 	must(t, a.SetPeers([]Peer{b.peer("b", ipsB, "192.0.2.2:1")}))
 	must(t, b.SetPeers([]Peer{a.peer("a", ipsA, "192.0.2.1:1")}))
 	settle(t, a, b)
-	peer := b.wg.LookupPeer(device.NoisePublicKey(a.PublicKey()))
+	peer := b.wg.LookupPeer(device.NoisePublicKey(a.public))
 	var first atomic.Pointer[[]byte]
 	record := func(from, _ netip.AddrPort, d []byte) bool {
 		if len(d) == device.MessageInitiationSize && d[0] == device.MessageInitiationType &&
@@ -224,7 +224,7 @@ func TestHandshake_TimestampsOfPeerGoBack_OtherSideInitiates(t *testing.T) {
 		return false
 	}
 	n.serial(&record)
-	other := a.wg.LookupPeer(device.NoisePublicKey(b.PublicKey()))
+	other := a.wg.LookupPeer(device.NoisePublicKey(b.public))
 	other.ExpireCurrentKeypairs()
 	a.queue().Feed(packet.Vnet{}, mark)
 	testutil.EventuallyTrue(t, "a handshake of a", func() bool { return first.Load() != nil && len(b.queue().Taken()) > 0 })
@@ -338,6 +338,9 @@ func TestRun_LockOrSocketFails_ReturnsError(t *testing.T) {
 			must(t, err)
 			if err := tn.Run(context.Background()); err == nil {
 				t.Error("no error")
+			}
+			if tn.wg != nil {
+				t.Error("the closed WireGuard device is still in use")
 			}
 		})
 	}

@@ -29,7 +29,7 @@ var tunnelCounters = []struct {
 		func(s tunnel.Stats) uint64 { return s.Received }},
 	{counterDesc("send_fallbacks", "Segmented sends repeated datagram by datagram."),
 		func(s tunnel.Stats) uint64 { return s.Fallbacks }},
-	{counterDesc("offload_downgrades", "Kernel offloads disabled because the kernel refused them."),
+	{counterDesc("segmentation_downgrades", "Segmentation offloads disabled because the kernel refused them."),
 		func(s tunnel.Stats) uint64 { return s.Downgrades }},
 	{counterDesc("handshakes", "WireGuard handshakes completed."),
 		func(s tunnel.Stats) uint64 { return s.Handshakes }},

@@ -77,7 +77,7 @@ func run(ctx context.Context) error {
 	lock := filepath.Join(os.TempDir(), name+".lock")
 	t, err := tunnel.New(tunnel.Config{Name: name, MTU: number("MTU", 1420), Queues: number("QUEUES", min(4, runtime.NumCPU())),
 		PrivateKey: keyOf(side), ListenPort: port, LockFile: lock, UAPIDir: filepath.Join(os.TempDir(), "tunbench-"+name),
-		DisableOffload: os.Getenv("NOOFFLOAD") != "", Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		DisableSegmentationOffload: os.Getenv("NOOFFLOAD") != "", Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		return err
 	}

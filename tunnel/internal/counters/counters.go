@@ -46,7 +46,7 @@ type Set struct {
 	Received   atomic.Uint64 // datagrams inside them
 	Copied     atomic.Uint64 // received datagrams that were moved because the predicted size was wrong
 	Fallbacks  atomic.Uint64 // UDP_SEGMENT sends repeated datagram by datagram
-	Downgrades atomic.Uint64
+	Downgrades atomic.Uint64 // segmentation offloads that the kernel refused
 	Handshakes atomic.Uint64 // handshakes that completed
 	Rotations  atomic.Uint64 // changes to the next endpoint of a peer
 	Reopens    atomic.Uint64 // TUN devices recreated because another process deleted the old one
@@ -70,9 +70,9 @@ type Stats struct {
 	Sends, Datagrams, Fallbacks uint64
 	// Receives are UDP messages received, Received the datagrams in them, Copied the datagrams that were moved.
 	Receives, Received, Copied uint64
-	// Downgrades counts kernel offloads switched off because the kernel refused them; Offload lists the offloads in use.
-	Downgrades uint64
-	Offload    []string
+	// Downgrades counts segmentation offloads switched off because the kernel refused them; SegmentationOffload lists those in use.
+	Downgrades          uint64
+	SegmentationOffload []string
 	// Handshakes completed, Rotations to another endpoint, Reopens of the TUN device.
 	Handshakes, Rotations, Reopens uint64
 }

@@ -50,15 +50,23 @@ func (p *prober) search(ctx context.Context, begin path) (limit int, ok bool) {
 	}
 }
 
-// send sends one echo request. A failure counts as a loss.
-func (p *prober) send(size int, isProbe bool) (seq uint16, answer chan struct{}) {
+// request makes one echo request.
+func (p *prober) request(size int) (pkt []byte, seq uint16, answer chan struct{}) {
 	id, seq, answer := p.echoes.begin()
-	pkt := packet.AppendEcho(nil, p.src, p.dst, id, seq, size)
-	if isProbe {
-		_ = p.dev.InjectProbe(pkt)
-	} else {
-		_ = p.dev.InjectPeer(pkt)
-	}
+	return packet.AppendEcho(nil, p.src, p.dst, id, seq, size), seq, answer
+}
+
+// sendProbe sends an echo request whose datagram has DF. A failure counts as a loss.
+func (p *prober) sendProbe(size int) (seq uint16, answer chan struct{}) {
+	pkt, seq, answer := p.request(size)
+	_ = p.dev.InjectProbe(pkt)
+	return seq, answer
+}
+
+// sendControl sends an echo request whose datagram may be fragmented. A failure counts as a loss.
+func (p *prober) sendControl(size int) (seq uint16, answer chan struct{}) {
+	pkt, seq, answer := p.request(size)
+	_ = p.dev.InjectPeer(pkt)
 	return seq, answer
 }
 
@@ -69,11 +77,11 @@ func (p *prober) pair(ctx context.Context, probe, control int) outcome {
 	var probed, controlled chan struct{}
 	began := time.Now()
 	if rand.IntN(2) == 0 {
-		seqProbe, probed = p.send(probe, true)
-		seqControl, controlled = p.send(control, false)
+		seqProbe, probed = p.sendProbe(probe)
+		seqControl, controlled = p.sendControl(control)
 	} else {
-		seqControl, controlled = p.send(control, false)
-		seqProbe, probed = p.send(probe, true)
+		seqControl, controlled = p.sendControl(control)
+		seqProbe, probed = p.sendProbe(probe)
 	}
 	defer p.dev.EndProbe()
 	defer p.echoes.end(seqProbe)

@@ -30,13 +30,13 @@ var ErrClosed = os.ErrClosed
 
 // Config is what a Device needs.
 type Config struct {
-	Name           string // of the interface
-	Kernel         tunfd.Kernel
-	Queues         int
-	DisableOffload bool // no super-packets
-	Hook           Hook // nil: packets of the host to their owners, packets of peers to the host
-	Log            *slog.Logger
-	Stats          *counters.Set
+	Name                       string // of the interface
+	Kernel                     tunfd.Kernel
+	Queues                     int
+	DisableSegmentationOffload bool // no super-packets
+	Hook                       Hook // nil: packets of the host to their owners, packets of peers to the host
+	Log                        *slog.Logger
+	Stats                      *counters.Set
 	// Source4 and Source6 are the source addresses of ICMP errors; invalid: the destination of the packet that caused the error.
 	Source4, Source6 netip.Addr
 	// Echoes receives the answers to path MTU probes; nil: there are none.
@@ -88,7 +88,7 @@ func New(c Config) *Device {
 	c.Queues = max(1, c.Queues)
 	d := &Device{cfg: c, hook: c.Hook, log: c.Log, stats: c.Stats, allowed: featAll, frames: newFrames(),
 		events: make(chan tun.Event, 4), done: make(chan struct{})}
-	if c.DisableOffload {
+	if c.DisableSegmentationOffload {
 		d.allowed = featVnet
 	}
 	d.table.Store(&route.Table{})

@@ -603,7 +603,7 @@ func TestDevice_ReadAndWrite_AllocateNothing(t *testing.T) {
 			q.left = 2
 			if h != nil { // no packet reaches the WireGuard device, so Read would not return
 				if r.receive(true) == nil {
-					r.judge()
+					r.callHook()
 				}
 				return
 			}
@@ -660,7 +660,7 @@ func BenchmarkHook(b *testing.B) {
 		for b.Loop() {
 			q.left = 1
 			r.receive(true)
-			r.judge()
+			r.callHook()
 		}
 	})
 	b.Run("small", func(b *testing.B) {

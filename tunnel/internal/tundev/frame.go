@@ -40,7 +40,7 @@ func (f *frame) parse(n int, vnet bool) packet.Fault {
 	return f.pkt.VnetFault()
 }
 
-// frames has the bounded stock of frames, and the frames that wait for the first queue's reader.
+// frames has the pool of frames, which is bounded, and the frames that wait for the first queue's reader.
 type frames struct {
 	free    chan *frame
 	waiting chan *frame   // for the first queue's reader

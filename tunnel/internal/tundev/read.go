@@ -107,7 +107,7 @@ func (r *reader) nextDatagram() {
 	}
 }
 
-// release returns a frame that waited to the stock.
+// release returns a frame that waited to the pool of frames.
 func (r *reader) release() {
 	if r.cur != nil && r.cur != r.own {
 		r.d.frames.put(r.cur)
@@ -142,7 +142,7 @@ func (r *reader) next(wait bool) (bool, error) {
 		}
 		switch {
 		case err == nil:
-			if r.judge() && r.route(r.own) {
+			if r.callHook() && r.route(r.own) {
 				r.cur = r.own
 				return true, nil
 			}
@@ -201,8 +201,8 @@ func (r *reader) readFault(q tunfd.Queue, err error) error {
 	return err
 }
 
-// judge calls the hook for own and carries out every verdict but ToPeer, for which it returns true.
-func (r *reader) judge() bool {
+// callHook calls the hook for own and carries out every verdict but VerdictPeer, for which it returns true.
+func (r *reader) callHook() bool {
 	d, p := r.d, &r.own.pkt
 	switch d.hook.Outbound(p) {
 	case packet.VerdictPeer:
@@ -318,7 +318,7 @@ func (r *reader) run() error {
 		err := r.receive(true)
 		switch {
 		case err == nil:
-			if r.judge() && !r.passOn() {
+			if r.callHook() && !r.toFirstQueue() {
 				return nil
 			}
 		case errors.Is(err, tunfd.ErrWoken), errors.Is(err, tunfd.ErrAgain):
@@ -330,9 +330,9 @@ func (r *reader) run() error {
 	}
 }
 
-// passOn queues own for the first queue's reader and takes a free frame instead. It waits when there is none: the kernel's queue is
+// toFirstQueue queues own for the first queue's reader and takes a free frame instead. It waits when there is none: the kernel's queue is
 // the right place to drop.
-func (r *reader) passOn() bool {
+func (r *reader) toFirstQueue() bool {
 	fresh := r.d.frames.wait(r.d.done)
 	if fresh == nil {
 		return false

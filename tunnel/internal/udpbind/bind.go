@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/backpressure"
 	"github.com/warrennet/warren/tunnel/internal/counters"
 	"github.com/warrennet/warren/tunnel/internal/limits"
@@ -29,9 +30,9 @@ import (
 
 // Config is what a Bind needs.
 type Config struct {
-	Offload bool // use UDP_SEGMENT and UDP_GRO
-	Log     *slog.Logger
-	Stats   *counters.Set
+	SegmentationOffload bool // use UDP_SEGMENT and UDP_GRO
+	Log                 *slog.Logger
+	Stats               *counters.Set
 	// Probe has the buffer of a datagram that must be sent with DF: the TUN device stores the buffer that it cut a path MTU probe
 	// into, and the WireGuard device passes the same buffer to Send. nil: there are no probes.
 	Probe *atomic.Pointer[byte]
@@ -58,17 +59,17 @@ var _ conn.Bind = (*Bind)(nil)
 
 // socket is one UDP socket with the state of its offloads.
 type socket struct {
-	conn *net.UDPConn
-	raw  syscall.RawConn
-	six  bool
-	gro  bool        // UDP_GRO is enabled
-	gso  atomic.Bool // UDP_SEGMENT is in use
-	good atomic.Bool // and has worked
+	conn   *net.UDPConn
+	raw    syscall.RawConn
+	family model.Family
+	gro    bool        // UDP_GRO is enabled
+	gso    atomic.Bool // UDP_SEGMENT is in use
+	good   atomic.Bool // and has worked
 }
 
 // New returns a Bind; Open makes its sockets.
 func New(c Config) *Bind {
-	b := &Bind{gso: c.Offload, log: c.Log, stats: c.Stats, probe: c.Probe, out: c.Out, in: c.In}
+	b := &Bind{gso: c.SegmentationOffload, log: c.Log, stats: c.Stats, probe: c.Probe, out: c.Out, in: c.In}
 	b.pool.New = func() any { return newBatch() }
 	return b
 }
@@ -97,14 +98,14 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 }
 
 func (b *Bind) openBoth(port uint16) (uint16, error) {
-	v4, err4 := b.listen("udp4", port)
+	v4, err4 := b.listen(model.IPv4, port)
 	if err4 != nil && !absent(err4) {
 		return 0, err4
 	}
 	if v4 != nil {
 		port = v4.port()
 	}
-	v6, err6 := b.listen("udp6", port)
+	v6, err6 := b.listen(model.IPv6, port)
 	if err6 != nil && (v4 == nil || !absent(err6)) {
 		if v4 != nil {
 			v4.conn.Close()
@@ -127,26 +128,23 @@ func absent(err error) bool {
 func (s *socket) missing() string {
 	var names []string
 	if !s.gso.Load() {
-		names = append(names, "udp"+s.family()+"-segment")
+		names = append(names, network(s.family)+"-segment")
 	}
 	if !s.gro {
-		names = append(names, "udp"+s.family()+"-gro")
+		names = append(names, network(s.family)+"-gro")
 	}
 	return strings.Join(names, ",")
 }
 
-// family is "4" or "6".
-func (s *socket) family() string {
-	if s.six {
-		return "6"
-	}
-	return "4"
+// network is the name of the socket's network in package net.
+func network(f model.Family) string {
+	return [...]string{model.IPv4: "udp4", model.IPv6: "udp6"}[f]
 }
 
 func (s *socket) port() uint16 { return uint16(s.conn.LocalAddr().(*net.UDPAddr).Port) }
 
-func (b *Bind) listen(network string, port uint16) (*socket, error) {
-	s := &socket{six: network == "udp6"}
+func (b *Bind) listen(f model.Family, port uint16) (*socket, error) {
+	s := &socket{family: f}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		if cerr := c.Control(func(fd uintptr) { err = b.options(int(fd), s) }); cerr != nil {
@@ -154,7 +152,7 @@ func (b *Bind) listen(network string, port uint16) (*socket, error) {
 		}
 		return err
 	}}
-	pc, err := lc.ListenPacket(context.Background(), network, ":"+strconv.Itoa(int(port)))
+	pc, err := lc.ListenPacket(context.Background(), network(f), ":"+strconv.Itoa(int(port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 	}
@@ -182,7 +180,7 @@ func (b *Bind) options(fd int, s *socket) error {
 			b.log.Warn("kernel lacks a UDP offload; sending or receiving single datagrams", "name", s.missing())
 		}
 	}
-	if s.six {
+	if s.family == model.IPv6 {
 		return errors.Join(
 			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
 			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1),
@@ -278,12 +276,11 @@ func (b *Bind) Offloads() (names []string) {
 		if s == nil {
 			continue
 		}
-		family := s.family()
 		if s.gso.Load() {
-			names = append(names, "udp"+family+"-segment")
+			names = append(names, network(s.family)+"-segment")
 		}
 		if s.gro {
-			names = append(names, "udp"+family+"-gro")
+			names = append(names, network(s.family)+"-gro")
 		}
 	}
 	return names

@@ -17,7 +17,7 @@ import (
 // openBind opens a real bind on loopback ports and returns its receive functions.
 func openBind(t *testing.T, offload bool, stats *counters.Set) (*Bind, []conn.ReceiveFunc, uint16) {
 	t.Helper()
-	b := New(Config{Offload: offload, Log: tuntest.QuietLog, Stats: stats})
+	b := New(Config{SegmentationOffload: offload, Log: tuntest.QuietLog, Stats: stats})
 	fns, port, err := b.Open(0)
 	must(t, err)
 	t.Cleanup(func() { b.Close() })
@@ -37,7 +37,7 @@ var sizesCases = map[string][]int{
 }
 
 func newTestBind() *Bind {
-	return New(Config{Offload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}})
+	return New(Config{SegmentationOffload: true, Log: tuntest.QuietLog, Stats: &counters.Set{}})
 }
 
 func must(t *testing.T, err error) {

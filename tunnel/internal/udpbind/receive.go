@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/backpressure"
 	"github.com/warrennet/warren/tunnel/internal/counters"
 	"github.com/warrennet/warren/tunnel/internal/limits"
@@ -164,7 +165,7 @@ func (r *receiver) move(bufs [][]byte, n, size int) {
 // origin reads the sender, the local address and the datagram size (0: a single datagram) of the message.
 func (r *receiver) origin() (*Endpoint, int) {
 	var from netip.AddrPort
-	if r.s.six {
+	if r.s.family == model.IPv6 {
 		sa := (*unix.RawSockaddrInet6)(unsafe.Pointer(&r.name))
 		a := netip.AddrFrom16(sa.Addr)
 		if sa.Scope_id != 0 && a.IsLinkLocalUnicast() {

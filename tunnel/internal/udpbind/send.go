@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/counters"
 	"github.com/warrennet/warren/tunnel/internal/limits"
 	"golang.org/x/sys/unix"
@@ -190,39 +191,46 @@ func (b *Bind) sendProbe(s *socket, e *Endpoint, bufs [][]byte, w *byte) [][]byt
 	if i < 0 || !b.probe.CompareAndSwap(w, nil) {
 		return bufs
 	}
-	if err := s.fragmenting(false); err != nil {
+	if err := s.forbidFragments(); err != nil {
 		b.log.Debug("cannot set DF on a path MTU probe; its result is invalid", "err", err)
 	}
 	_ = b.singly(s, e, bufs[i:i+1])
-	if err := s.fragmenting(true); err != nil {
+	if err := s.allowFragments(); err != nil {
 		b.log.Error("cannot allow fragmentation of the tunnel's datagrams again after a path MTU probe", "err", err)
 	}
 	return slices.Concat(bufs[:i], bufs[i+1:])
 }
 
-// fragmenting switches the socket between the fragmentation of the package comment and DF on every datagram, with no regard to the
-// path MTU that the kernel has learned. A datagram that another goroutine sends in between has DF, too: it may be lost.
-func (s *socket) fragmenting(may bool) error {
-	level, option, value, dontFrag := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, 1
-	if may {
-		dontFrag = 0
+// forbidFragments sets DF on every datagram of the socket, with no regard to the path MTU that the kernel has learned. A datagram
+// that another goroutine sends before allowFragments has DF, too: it may be lost.
+func (s *socket) forbidFragments() error {
+	if s.family == model.IPv4 {
+		return s.setOptions(option{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE})
 	}
-	switch {
-	case s.six && may:
-		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT
-	case s.six:
-		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
-	case may:
-		value = unix.IP_PMTUDISC_DONT
+	return s.setOptions(option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE},
+		option{unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1})
+}
+
+// allowFragments undoes forbidFragments: datagrams are fragmented as the package comment states.
+func (s *socket) allowFragments() error {
+	if s.family == model.IPv4 {
+		return s.setOptions(option{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT})
 	}
-	var err error
+	return s.setOptions(option{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT},
+		option{unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 0})
+}
+
+// option is a socket option with an integer value.
+type option struct{ level, name, value int }
+
+func (s *socket) setOptions(options ...option) error {
+	var errs []error
 	cerr := s.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), level, option, value)
-		if s.six {
-			err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, dontFrag))
+		for _, o := range options {
+			errs = append(errs, unix.SetsockoptInt(int(fd), o.level, o.name, o.value))
 		}
 	})
-	return errors.Join(err, cerr)
+	return errors.Join(append(errs, cerr)...)
 }
 
 // transmit builds the messages and sends them all. It repeats a message in a different form where the error allows that.
@@ -288,7 +296,7 @@ func (b *Bind) repeatSingly(s *socket, e *Endpoint, size int, err error) bool {
 func (b *Bind) disableGSO(s *socket, err error) {
 	if s.gso.CompareAndSwap(true, false) {
 		b.stats.Downgrades.Add(1)
-		b.log.Warn("kernel refused a UDP offload; sending single datagrams", "name", "udp"+s.family()+"-segment", "err", err)
+		b.log.Warn("kernel refused a UDP offload; sending single datagrams", "name", network(s.family)+"-segment", "err", err)
 	}
 }
 
