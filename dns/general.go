@@ -13,7 +13,6 @@ import (
 func (s *Server) answerGeneral(ctx context.Context, pkt []byte, limit int, t *counters) []byte {
 	in := new(dns.Msg)
 	err := in.Unpack(pkt)
-	t.general.Add(1)
 	if in.Opcode != dns.OpcodeQuery && len(pkt) >= wire.HeaderLen {
 		return wire.HeaderOnly(pkt, dns.RcodeNotImplemented)
 	}

@@ -27,8 +27,9 @@ type responder struct {
 }
 
 // answer is the hot path. It allocates nothing, takes no lock for cluster names and does not read the clock: the caller
-// sets now once per batch. limit bounds the answer; the capacity of dst does not.
-func (a *responder) answer(dst, pkt []byte, from netip.Addr, limit int, udp bool) ([]byte, verdict) {
+// sets now once per batch. limit bounds the answer; the capacity of dst does not. It is wire.TCPSize, or wire.UDPSize for a
+// datagram, where the size that the client accepts applies, too.
+func (a *responder) answer(dst, pkt []byte, from netip.Addr, limit int) ([]byte, verdict) {
 	q := &a.q
 	form := q.Parse(pkt)
 	if form == wire.Malformed {
@@ -45,7 +46,7 @@ func (a *responder) answer(dst, pkt []byte, from netip.Addr, limit int, udp bool
 	if form == wire.General {
 		return nil, deferred
 	}
-	if udp {
+	if limit <= wire.UDPSize {
 		limit = min(limit, q.Size)
 	}
 	x := a.s.index.Load()

@@ -62,7 +62,7 @@ func TestResponder_HotQuestions_AllocateNothing(t *testing.T) {
 		for _, edns := range []bool{false, true} {
 			pkt := packed(t, c.name, c.typ, edns)
 			n := testing.AllocsPerRun(200, func() {
-				if out, v := a.answer(dst, pkt, from, wire.UDPSize, true); v != answered || len(out) == 0 {
+				if out, v := a.answer(dst, pkt, from, wire.UDPSize); v != answered || len(out) == 0 {
 					t.Fatalf("%s: verdict %d", c.name, v)
 				}
 			})
@@ -153,7 +153,7 @@ func BenchmarkAnswer(b *testing.B) {
 		b.Run(c.name+mdns.TypeToString[c.typ], func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				a.answer(dst, pkt, from, wire.UDPSize, true)
+				a.answer(dst, pkt, from, wire.UDPSize)
 			}
 		})
 	}

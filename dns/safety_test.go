@@ -19,7 +19,7 @@ func TestAccess_ClientNotAllowed_Refused(t *testing.T) {
 	pkt := packed(t, "web.default.svc.cluster.local.", mdns.TypeA, true)
 	for from, want := range map[string]byte{"127.0.0.1": wire.RcodeOK, "::1": wire.RcodeOK,
 		"10.42.0.9": wire.RcodeRefused, "192.0.2.1": wire.RcodeRefused} {
-		out, _ := a.answer(nil, pkt, netip.MustParseAddr(from), wire.UDPSize, true)
+		out, _ := a.answer(nil, pkt, netip.MustParseAddr(from), wire.UDPSize)
 		if out[3]&15 != want {
 			t.Errorf("from %s: rcode %d, want %d", from, out[3]&15, want)
 		}
@@ -219,7 +219,7 @@ func FuzzQuery(f *testing.F) {
 			if udp {
 				limit = wire.UDPSize
 			}
-			out, v := a.answer(make([]byte, 0, wire.UDPSize), pkt, from.Addr(), limit, udp)
+			out, v := a.answer(make([]byte, 0, wire.UDPSize), pkt, from.Addr(), limit)
 			if v == deferred {
 				out = s.resolvePacket(t.Context(), pkt, from, limit, a.counters)
 			}

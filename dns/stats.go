@@ -31,10 +31,10 @@ type counters struct {
 	times   [len(buckets) + 1]atomic.Uint64
 	nanos   atomic.Uint64
 
-	hits, stale, misses, failures        atomic.Uint64 // external answers by source
-	refused, limited, malformed, general atomic.Uint64
-	sendFailed, autopath                 atomic.Uint64
-	_                                    [64]byte
+	hits, stale, misses, failures atomic.Uint64 // external answers by source
+	refused, limited, malformed   atomic.Uint64
+	sendFailed, autopath          atomic.Uint64
+	_                             [64]byte
 }
 
 func (t *counters) count(kind zone.Kind, typ uint16, rcode byte) {

@@ -98,7 +98,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, from netip.AddrPort)
 			return
 		}
 		a.now = s.cfg.now()
-		body, v := a.answer(out[:0], in, from.Addr(), wire.TCPSize, false)
+		body, v := a.answer(out[:0], in, from.Addr(), wire.TCPSize)
 		if v == deferred {
 			body = s.resolvePacket(ctx, in, from, wire.TCPSize, a.counters)
 		} else if s.logQueriesOn.Load() && v == answered {

@@ -63,7 +63,7 @@ func (w *worker) serve(n int) {
 			w.a.counters.malformed.Add(1)
 			continue
 		}
-		out, v := w.a.answer(w.b.bufO[w.b.queued][:0], pkt, from.Addr(), wire.UDPSize, true)
+		out, v := w.a.answer(w.b.bufO[w.b.queued][:0], pkt, from.Addr(), wire.UDPSize)
 		switch v {
 		case answered:
 			w.log(from, out)

@@ -16,30 +16,37 @@ func (b *Balancer) recordOutcome(v *view, e *conntrack.Entry, d conntrack.Direct
 	}
 	switch state := after.State(); {
 	case state == conntrack.TCPAnswered || state == conntrack.TCPOpen:
-		b.recordConnection(v, e, true)
+		b.recordSuccess(v, e)
 	case before.Failed():
 		// recorded when the status got this bit
 	case after.Failed() || state == conntrack.TCPReset && d == conntrack.Reply:
-		b.recordConnection(v, e, false)
+		b.recordFailure(v, e)
 	}
 }
 
-// recordConnection records that a connection to a backend has succeeded or failed. The flow is locked, or has ended.
-func (b *Balancer) recordConnection(v *view, e *conntrack.Entry, success bool) {
-	f := v.Frontend(frontendKey(e))
-	if f == nil || f.EjectAfter == 0 {
-		return
-	}
-	pool := f.Pool(e.Has(conntrack.FlagOutside))
-	i, ok := pool.Find(e.Backend())
-	if !ok {
-		return
-	}
-	if success {
+// recordSuccess records that a backend has answered a connection. The flow is locked, or has ended.
+func (b *Balancer) recordSuccess(v *view, e *conntrack.Entry) {
+	if _, pool, i, ok := ejectable(v, e); ok {
 		pool.Records[i].Succeed()
-	} else if pool.Fail(i, f.EjectAfter, b.now()) {
+	}
+}
+
+// recordFailure records that a connection to a backend has failed. The flow is locked, or has ended.
+func (b *Balancer) recordFailure(v *view, e *conntrack.Entry) {
+	if f, pool, i, ok := ejectable(v, e); ok && pool.Fail(i, f.EjectAfter, b.now()) {
 		f.Meter.AddEjection()
 	}
+}
+
+// ejectable returns the frontend and the pool of a flow, and the backend's index in it. ok is false if the frontend ejects no
+// backends, or no longer has this one.
+func ejectable(v *view, e *conntrack.Entry) (f *table.Frontend, pool *table.Pool, i int, ok bool) {
+	if f = v.Frontend(frontendKey(e)); f == nil || f.EjectAfter == 0 {
+		return nil, nil, 0, false
+	}
+	pool = f.Pool(e.Has(conntrack.FlagOutside))
+	i, ok = pool.Find(e.Backend())
+	return f, pool, i, ok
 }
 
 // recordUnreachable records an ICMP error about a SYN. k is the key of the packets that would have answered it.
@@ -50,7 +57,7 @@ func (b *Balancer) recordUnreachable(v *view, k *conntrack.Key) {
 	}
 	defer e.Unlock()
 	if e.Dir == conntrack.Reply && e.MarkFailed() {
-		b.recordConnection(v, e.Entry, false)
+		b.recordFailure(v, e.Entry)
 	}
 }
 

@@ -33,7 +33,7 @@ func (b *Balancer) flowEnded(slot uint32, last conntrack.Status) {
 	}
 	b.offloads.Leave(slot)
 	if v.Ejects() && last.State() == conntrack.TCPSyn && !last.Failed() && b.now()-e.Created() >= conntrack.UnansweredAfter {
-		b.recordConnection(v, e, false)
+		b.recordFailure(v, e)
 	}
 	b.addToMeter(v, e, conntrack.Original)
 	b.addToMeter(v, e, conntrack.Reply)

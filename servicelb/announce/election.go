@@ -63,15 +63,15 @@ type core struct {
 	addresses map[netip.Addr]*address
 	order     []netip.Addr // the keys of addresses, sorted
 
-	activeSince   time.Time // since then there is an address to announce
-	lastReturn    time.Time // when an unreachable node's heartbeats last resumed
-	lastHeartbeat time.Time
-	lastToAll     time.Time // last heartbeat that included linkless nodes
-	lastReview    time.Time // last step of every address
-	seq           uint64
-	claimOffset   int  // first claim of the next heartbeat, when one does not hold all
-	urgent        bool // send a heartbeat at the next tick
-	greetAll      bool // the same, to linkless nodes too
+	activeSince    time.Time // since then there is an address to announce
+	lastReturn     time.Time // when an unreachable node's heartbeats last resumed
+	lastHeartbeat  time.Time
+	lastToAll      time.Time // last heartbeat that included linkless nodes
+	lastReview     time.Time // last step of every address
+	seq            uint64
+	claimOffset    int  // first claim of the next heartbeat, when one does not hold all
+	urgent         bool // send a heartbeat at the next tick
+	heartbeatToAll bool // the same, to linkless nodes too
 
 	actions []action
 	stats   Stats
@@ -178,7 +178,7 @@ func (c *core) tick(now time.Time) {
 			c.step(now, a)
 		}
 	}
-	if len(c.addresses) > 0 && (c.urgent || c.greetAll || now.Sub(c.lastHeartbeat) >= c.timing.HeartbeatInterval) {
+	if len(c.addresses) > 0 && (c.urgent || c.heartbeatToAll || now.Sub(c.lastHeartbeat) >= c.timing.HeartbeatInterval) {
 		c.lastHeartbeat, c.urgent = now, false
 		c.sendHeartbeat(now)
 	}

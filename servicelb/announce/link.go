@@ -114,10 +114,13 @@ func (l *link) join(a netip.Addr) error {
 		return nil
 	}
 	g := solicitedNode(a)
-	if l.joined[g]++; l.joined[g] > 1 {
-		return nil
+	if l.joined[g] == 0 {
+		if err := l.membership(unix.IPV6_JOIN_GROUP, "join", g); err != nil {
+			return err
+		}
 	}
-	return l.membership(unix.IPV6_JOIN_GROUP, "join", g)
+	l.joined[g]++
+	return nil
 }
 
 // leave undoes join.

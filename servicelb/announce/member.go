@@ -51,7 +51,7 @@ func (c *core) receive(now time.Time, from netip.Addr, b heartbeat) {
 		c.lastReturn = now
 		c.heartbeatsResumed(name)
 	}
-	c.greetAll = c.greetAll || !m.known || b.started != m.last.started // it has no heartbeat of this node yet
+	c.heartbeatToAll = c.heartbeatToAll || !m.known || b.started != m.last.started // it has no heartbeat of this node yet
 	m.known, m.healthy, m.lastReceived, m.last = true, true, now, b
 	for _, h := range b.macs {
 		if len(m.macs) < 8*maxMACs {
@@ -114,9 +114,9 @@ func (c *core) settled(now time.Time) bool {
 
 // sendHeartbeat sends this node's claims to the other nodes, and to linkless nodes at every linklessFactor-th interval.
 func (c *core) sendHeartbeat(now time.Time) {
-	all := c.greetAll || now.Sub(c.lastToAll) >= linklessFactor*c.timing.HeartbeatInterval
+	all := c.heartbeatToAll || now.Sub(c.lastToAll) >= linklessFactor*c.timing.HeartbeatInterval
 	if all {
-		c.lastToAll, c.greetAll = now, false
+		c.lastToAll, c.heartbeatToAll = now, false
 	}
 	c.seq++
 	b := &heartbeat{started: c.started, seq: c.seq, anyLink: c.anyLink}

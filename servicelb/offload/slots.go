@@ -326,10 +326,10 @@ func (s *Slots) Empty() bool {
 	return s.used == 0 && len(s.owners) == 0
 }
 
-// Full reports whether packets are kept from asking for a slot because none is free.
+// Full reports whether no slot is free, so that packets do not attempt to reserve one. It is for tests.
 func (s *Slots) Full() bool { return s.full.Load() }
 
-// Used returns the number of slots that are not free: those of flows, and those that wait for Reap.
+// Used returns the number of slots that are not free: those of flows, and those that wait for Reap. It is for tests.
 func (s *Slots) Used() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

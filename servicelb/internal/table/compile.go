@@ -179,11 +179,11 @@ func (t *Table) compilePod(pod *model.Pod, u *unit) *unit {
 			hostAddrs = slices.Concat(t.self.NodePortAddrs, t.self.Addrs)
 		}
 		for _, a := range hostAddrs {
-			if h.HostIP.IsValid() && h.HostIP.Is4() != a.Is4() {
+			if h.HostIP.IsValid() && model.FamilyOf(h.HostIP) != model.FamilyOf(a) {
 				continue // 0.0.0.0 does not include IPv6 addresses, nor :: IPv4 ones
 			}
 			for _, to := range pod.Addrs {
-				if to.Is4() == a.Is4() {
+				if model.FamilyOf(to) == model.FamilyOf(a) {
 					u.addSingle(Key{a, h.HostPort, uint8(h.Protocol)}, Backend{to, h.ContainerPort},
 						&Frontend{Service: pod.ObjectName, PortName: "hostPort", Kind: KindHostPort, Meter: u.meter})
 				}
