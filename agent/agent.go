@@ -144,6 +144,7 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.store.Close()
 	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { systemd.Notify(systemd.Stopping) })()
 	// The local API answers before the first claim, too, and reports what is missing.
 	listener, err := localapi.Listen(a.cfg.RunDir)
 	if err != nil {
@@ -172,7 +173,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = g.Wait()
 	a.links.Close()
 	err = errors.Join(err, a.pool.Close())
-	systemd.Notify(systemd.Stopping)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -57,18 +57,3 @@ func TestLocalAPI_BeforeFirstClaim_EveryRouteAnswers(t *testing.T) {
 		}
 	}
 }
-
-// An empty list would mean that the cluster has no endpoints.
-func TestLocalAPI_WithoutSnapshot_ListsAreRefused(t *testing.T) {
-	a := newTestAgent(t, nil)
-	routes := a.api.Routes()
-	for _, path := range []string{api.EndpointsPath, api.ServicesPath, api.LBPath} {
-		t.Run(strings.ReplaceAll(path, "/", "."), func(t *testing.T) {
-			w := httptest.NewRecorder()
-			routes["GET "+path](w, httptest.NewRequest("GET", path, nil))
-			if w.Code != 503 || !strings.Contains(w.Body.String(), "no snapshot") {
-				t.Errorf("status %d, body %q", w.Code, w.Body)
-			}
-		})
-	}
-}

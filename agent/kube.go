@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"reflect"
-	"slices"
 	"time"
 
 	"github.com/warrennet/warren/agent/clusterdns"
@@ -56,7 +54,7 @@ func (a *Agent) zone() string {
 const clusterFileCheck = 2 * time.Second
 
 // followClusterFile applies changes of the cluster's own settings while the agent runs: servers of etcd and of the API, and the
-// addresses of cluster DNS. Other changes are logged and need a restart.
+// addresses of cluster DNS. Other changed settings are logged and need a restart.
 func (a *Agent) followClusterFile(ctx context.Context) {
 	kube.FollowFiles(ctx, []string{a.cfg.ClusterFile()}, clusterFileCheck, func() {
 		cfg, err := a.cfg.Reload()
@@ -77,12 +75,10 @@ func (a *Agent) takeConfig(cfg config.Config) {
 	a.store.SetEndpoints(cfg.Etcd.Endpoints)
 	a.names.SetAddresses(cfg.ClusterDNS)
 	a.kick()
-	if !reflect.DeepEqual(cfg.Cluster, a.cfg.Cluster) {
-		a.log.Warn("changed Pod ranges or domain in the cluster's settings need a restart of the agent",
-			"cidrs", cfg.Cluster.PodCIDRs, "domain", cfg.Cluster.Domain)
+	if keys := config.Changed(&a.cfg, &cfg); len(keys) > 0 {
+		a.log.Warn("changed settings need a restart of the agent", "key", keys)
 	}
-	a.log.Info("applied cluster settings", "endpoint", slices.Concat(cfg.Kubernetes.Servers, cfg.Etcd.Endpoints),
-		"addresses", cfg.ClusterDNS)
+	a.log.Info("applied cluster settings", "servers", cfg.Kubernetes.Servers, "etcd", cfg.Etcd.Endpoints, "dns", cfg.ClusterDNS)
 }
 
 func (a *Agent) keepAPIServers(servers []string) {
@@ -94,11 +90,11 @@ func (a *Agent) keepAPIServers(servers []string) {
 	}
 }
 
-// proxyHealth is what kube-proxy's health port reports: the time of the last apply, zero before the first one that succeeded, and
-// whether the Node object stays.
+// proxyHealth is what kube-proxy's health port reports: the time of the last apply without an error, zero before the first
+// one, and whether the Node object stays.
 func (a *Agent) proxyHealth() (updated time.Time, eligible bool) {
-	if s := a.loop.State(); s != nil && s.Ready {
-		updated = s.At
+	if s := a.loop.State(); s != nil {
+		updated = s.Succeeded
 	}
 	return updated, !a.source.Node().Deleting
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/warrennet/warren/servicelb/announce"
 )
 
-// view is the agent's state for the local API (localapi.View) and the metrics (metrics.View). Its methods may be called at any time
-// after New, from any goroutine.
+// view is the agent's state for the local API (localapi.View) and the metrics (metrics.View). Its methods may be called
+// from any goroutine that Run has started: Run opens the pool and the CNI server before the first one.
 type view struct{ a *Agent }
 
 // Node returns what the status has of the node itself.

@@ -91,7 +91,7 @@ func run(p Process) (string, error) {
 		return latest, &api.Error{Code: api.CodeEnvironment,
 			Message: fmt.Sprintf("CNI_COMMAND is %q, expected ADD, DEL, CHECK, GC, STATUS or VERSION", command)}
 	}
-	conf, err := parseConfig(command, raw)
+	conf, err := parseConfig(raw)
 	if err != nil {
 		return latest, err
 	}

@@ -41,10 +41,7 @@ type dns struct {
 
 // parseConfig parses a configuration and reports all of its problems at once. An unsupported version is reported alone:
 // the other fields mean something else in another version.
-//
-// DEL and STATUS read the version, the network's name and the socket only: a Pod that an earlier version attached can be
-// deleted whatever else its configuration contains.
-func parseConfig(command string, document []byte) (config, error) {
+func parseConfig(document []byte) (config, error) {
 	f, err := parseFields(document)
 	if err != nil {
 		return config{}, &api.Error{Code: api.CodeDecode, Message: "cannot read the network configuration", Details: err.Error()}
@@ -64,9 +61,6 @@ func parseConfig(command string, document []byte) (config, error) {
 	}
 	if !path.IsAbs(c.socket) || len(c.socket) > 107 {
 		f.report.addf("socket %q: expected an absolute path of at most 107 bytes", c.socket)
-	}
-	if command == "DEL" || command == "STATUS" {
-		return c, f.report.configError()
 	}
 	c.prevResult = get[map[string]json.RawMessage](f, "prevResult")
 	d := f.object("dns")

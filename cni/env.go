@@ -36,7 +36,7 @@ func parseEnv(command string, getenv func(string) string) (env, error) {
 		p.addf("CNI_CONTAINERID %q: expected letters, digits, _ . - and a letter or digit first", e.containerID)
 	}
 	if e.ifName != "" && !isIfName(e.ifName) {
-		p.addf("CNI_IFNAME %q: expected 1 to 15 bytes without slash, colon, percent sign or space", e.ifName)
+		p.addf("CNI_IFNAME %q: expected 1 to 15 bytes without slash, colon or space", e.ifName)
 	}
 	if command != "DEL" { // a runtime may pass other arguments than to ADD
 		e.parseArgs(getenv("CNI_ARGS"), &p)
@@ -83,7 +83,7 @@ func (e *env) parseArgs(s string, p *problems) {
 	}
 }
 
-// isIfName is the kernel's rule for interface names. It also excludes %, which the kernel expands to a number.
+// isIfName is the kernel's rule for interface names.
 func isIfName(s string) bool {
-	return len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/%: \t\n\v\f\r")
+	return len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r")
 }

@@ -26,7 +26,7 @@ func decodeAddReply(path string, body []byte) (r api.AddReply, err error) {
 	}
 	r.Addresses = f.addresses("addresses")
 	if r.HostIfName = f.required("hostIfName"); r.HostIfName != "" && !isIfName(r.HostIfName) {
-		f.report.addf("hostIfName: expected 1 to 15 bytes without slash, colon, percent sign or space, found %q", r.HostIfName)
+		f.report.addf("hostIfName: expected 1 to 15 bytes without slash, colon or space, found %q", r.HostIfName)
 	}
 	r.MTU = f.integer("mtu", minMTU, maxMTU)
 	r.Table = f.integer("table", 1, math.MaxUint32)

@@ -164,6 +164,11 @@ func (x *applier) report(p *plan.Plan) {
 func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, o outcome) {
 	last, err := x.State(), o.err
 	now := &State{Plan: p, At: time.Now(), Err: err, Refused: o.refused, Ready: err == nil || last != nil && last.Ready}
+	if err == nil {
+		now.Succeeded = now.At
+	} else if last != nil {
+		now.Succeeded = last.Succeeded
+	}
 	if snap != nil {
 		now.Revision = snap.Revision
 	}

@@ -112,3 +112,30 @@ func TestTableCache_SameInput_ReturnsTheSameTable(t *testing.T) {
 		t.Error("not compiled again")
 	}
 }
+
+// Succeeded is the time of the last apply without Err, and a failed apply keeps it.
+func TestFinish_FailedApply_KeepsTheTimeOfTheLastSuccess(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	source, err := snapshot.New(snapshot.Config{Disk: disk.Dir(t.TempDir()), Changed: func() {}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := New(Config{Self: func() plan.Self { return plan.Self{} }, Source: source, Log: log, BeforeReady: func() {}, Ready: func(*State) {},
+		Record: func(model.Node) {}})
+	x := newApplier(l, DataPath{})
+	defer x.socks.close()
+	x.finish(&plan.Plan{}, nil, outcome{err: errors.New("no link")})
+	if s := l.State(); !s.Succeeded.IsZero() || s.At.IsZero() || s.Ready {
+		t.Errorf("after the first apply, which failed: %+v", s)
+	}
+	x.finish(&plan.Plan{}, nil, outcome{})
+	first := l.State()
+	if first.Succeeded.IsZero() || !first.Succeeded.Equal(first.At) || !first.Ready {
+		t.Errorf("after a successful apply: %+v", first)
+	}
+	time.Sleep(time.Millisecond)
+	x.finish(&plan.Plan{}, nil, outcome{err: errors.New("no link")})
+	if s := l.State(); !s.Succeeded.Equal(first.Succeeded) || !s.At.After(first.At) || !s.Ready {
+		t.Errorf("after a failed apply: %+v, expected Succeeded %v", s, first.Succeeded)
+	}
+}

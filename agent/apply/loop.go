@@ -72,6 +72,8 @@ type State struct {
 	Err     error
 	Refused []error
 	Ready   bool // at least one plan has been applied without Err
+	// Succeeded is the time of the last apply without Err, zero before the first.
+	Succeeded time.Time
 }
 
 // Loop is the apply loop. New prepares it, Run works.

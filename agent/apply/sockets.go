@@ -16,6 +16,7 @@ type sockets struct {
 	relays      *hostio.Loopback6
 	sinks       *hostio.UDPSinks
 	reassembled *hostio.Reassembled
+	failed      bool // reassembled.Set has failed, and that was logged
 }
 
 func newSockets(ranges func() []netip.Prefix, reassembled *hostio.Reassembled, log *slog.Logger) *sockets {
@@ -28,9 +29,11 @@ func (s *sockets) set(p *plan.Plan) (opened bool) {
 	opened = s.checks.Set(p.HealthChecks)
 	s.relays.Set(p.Relays)
 	s.sinks.Set(p.UDPSinks)
-	if err := s.reassembled.Set(p.Reassembled); err != nil {
-		s.log.Warn("cannot receive fragmented datagrams to the node's ports", "err", err)
+	err := s.reassembled.Set(p.Reassembled)
+	if err != nil && !s.failed {
+		s.log.Warn("cannot receive fragmented datagrams to the node's ports; retrying", "err", err)
 	}
+	s.failed = err != nil
 	return opened
 }
 

@@ -66,15 +66,8 @@ func New(c Config) *Server {
 }
 
 // Addresses returns the cluster DNS addresses of the families that Pods have.
-func (s *Server) Addresses() (out []netip.Addr) {
-	for _, r := range s.cfg.Cluster().PodCIDRs {
-		for _, a := range *s.addresses.Load() {
-			if a.Is4() == r.Addr().Is4() {
-				out = append(out, a)
-			}
-		}
-	}
-	return out
+func (s *Server) Addresses() []netip.Addr {
+	return model.OfPodFamilies(s.cfg.Cluster(), *s.addresses.Load(), model.FamilyOf)
 }
 
 // SetAddresses replaces the cluster DNS addresses. The server moves to them without a restart of the agent.

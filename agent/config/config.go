@@ -197,11 +197,7 @@ func (c *Config) readFile(file string) (errs []error) {
 	for _, k := range keys {
 		s, ok := known[k]
 		if !ok {
-			hint := "`warren agent --help` lists the keys"
-			if now := renamed[k]; now != "" {
-				hint = "it is called " + now + " now"
-			}
-			errs = append(errs, fmt.Errorf("config file %s: unknown key %q (%s)", file, k, hint))
+			errs = append(errs, fmt.Errorf("config file %s: unknown key %q (`warren agent --help` lists the keys)", file, k))
 			continue
 		}
 		if err := s.Set(c, values[k]); err != nil {
@@ -237,6 +233,3 @@ func flatten(prefix string, m map[string]any) (out map[string]string, errs []err
 	}
 	return out, errs
 }
-
-// renamed are keys of earlier versions, and what they are called now.
-var renamed = map[string]string{"fastPath": "offload", "dns.complete": "dns.autopath"}

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -40,7 +42,6 @@ podCIDRs: [10.42.0.1/16, fd42::/48]
 blockBits: {ipv4: 8}
 mtu: 100
 prot: 51820
-fastPath: true
 etcd:
   endpoints: [https://192.0.2.1:2379, ftp://x]
   certFile: /nonexistent.crt
@@ -55,7 +56,7 @@ metrics: everywhere
 	}
 	for _, want := range []string{
 		`nodeName: "not a name!"`, `10.42.0.1/16 has host bits set, expected 10.42.0.0/16`, `blockBits.ipv4: 8`, `mtu: 100`,
-		`unknown key "prot"`, `unknown key "fastPath" (it is called offload now)`, `unknown key "etcd.endpionts"`, `"ftp://x" is not a URL`, `etcd.caFile: is empty`, `etcd.certFile`,
+		`unknown key "prot"`, `unknown key "etcd.endpionts"`, `"ftp://x" is not a URL`, `etcd.caFile: is empty`, `etcd.certFile`,
 		`keepalive: "fast"`, `stateDir: "relative"`, `logLevel: "loud"`, `metrics: "everywhere"`,
 		`environment WARREN_PORT: port: "70000"`, `interface: "much-too-long-a-name"`,
 	} {
@@ -108,4 +109,20 @@ func FuzzConfigFile(f *testing.F) {
 			_, _ = Load("", file, nil, nil) // must not panic
 		}
 	})
+}
+
+func TestChanged_SettingsDiffer_ReturnsKeysThatNeedARestart(t *testing.T) {
+	a, b := Default(), Default()
+	if keys := Changed(&a, &b); keys != nil {
+		t.Errorf("equal settings: %v", keys)
+	}
+	b.Etcd.Endpoints, b.Kubernetes.Servers = []string{"https://192.0.2.9:2379"}, []string{"192.0.2.9:6443"}
+	b.ClusterDNS = []netip.Addr{netip.MustParseAddr("10.43.0.99")}
+	if keys := Changed(&a, &b); keys != nil {
+		t.Errorf("%v, expected none: these settings are applied at once", keys)
+	}
+	b.Cluster.Domain, b.MTU = "example.org", 1300
+	if keys := Changed(&a, &b); !slices.Equal(keys, []string{"domain", "mtu"}) {
+		t.Errorf("%v, expected domain and mtu", keys)
+	}
 }

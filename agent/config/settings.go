@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -42,6 +43,19 @@ func (s Setting) Set(c *Config, value string) error {
 	}
 	c.given[s.Key] = true
 	return nil
+}
+
+// appliedAtOnce are the settings that a running agent applies when its cluster's settings change.
+var appliedAtOnce = []string{"dns.addresses", "etcd.endpoints", "kubernetes.servers"}
+
+// Changed returns the keys of the settings that have different values in a and b and need a restart of the agent.
+func Changed(a, b *Config) (keys []string) {
+	for _, s := range Settings() {
+		if s.get(a) != s.get(b) && !slices.Contains(appliedAtOnce, s.Key) {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
 }
 
 // Settings lists every setting, sorted by key.

@@ -54,9 +54,6 @@ func (c *Config) checkNames(bad reporter) {
 	}
 }
 
-// longestBlock is the longest prefix of a block by family: a block needs addresses for the node, for SNAT and for Pods.
-var longestBlock = [2]int{model.IPv4: 29, model.IPv6: 120}
-
 func (c *Config) checkRanges(bad reporter) {
 	ranges := c.Cluster.PodCIDRs
 	if n := len(ranges); n == 0 || n > 2 || n == 2 && sameFamily(ranges[0], ranges[1]) {
@@ -65,8 +62,8 @@ func (c *Config) checkRanges(bad reporter) {
 	for _, p := range ranges {
 		f := model.FamilyOf(p.Addr())
 		key := [2]string{"blockBits.ipv4", "blockBits.ipv6"}[f]
-		if bits := c.Cluster.BlockBits[f]; bits < p.Bits() || bits > longestBlock[f] {
-			bad(key, "%d does not fit %s: expected %d to %d", bits, p, p.Bits(), longestBlock[f])
+		if bits := c.Cluster.BlockBits[f]; bits < p.Bits() || bits > model.LongestBlock[f] {
+			bad(key, "%d does not fit %s: expected %d to %d", bits, p, p.Bits(), model.LongestBlock[f])
 		}
 		if a := p.Addr(); a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() {
 			bad("podCIDRs", "%s is not a range for unicast addresses", p)
@@ -77,7 +74,7 @@ func (c *Config) checkRanges(bad reporter) {
 	}
 }
 
-func sameFamily(a, b netip.Prefix) bool { return a.Addr().Is4() == b.Addr().Is4() }
+func sameFamily(a, b netip.Prefix) bool { return model.FamilyOf(a.Addr()) == model.FamilyOf(b.Addr()) }
 
 // checkOverlap: an address must be in one range only.
 func (c *Config) checkOverlap(bad reporter) {

@@ -12,25 +12,25 @@ import (
 	"github.com/warrennet/warren/tunnel"
 )
 
-// Guard lends the balancer and the tunnel. Its zero value lends nothing.
+// Guard gives readers access to the balancer and the tunnel while both exist. Its zero value gives none.
 type Guard struct {
 	mu  sync.RWMutex
 	lb  *servicelb.Balancer
 	tun *tunnel.Tunnel
 }
 
-// Open begins to lend; the tunnel must be up.
+// Open gives access to lb and tun; the tunnel must be up.
 func (g *Guard) Open(lb *servicelb.Balancer, tun *tunnel.Tunnel) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.lb, g.tun = lb, tun
 }
 
-// Close stops lending and returns when no Use runs.
+// Close ends the access and returns when no Use runs.
 func (g *Guard) Close() { g.Open(nil, nil) }
 
-// Use calls f, unless there is nothing to lend: before the first claim, until the tunnel is up, and during the stop. f must not call
-// Use and must not retain its arguments.
+// Use calls f and returns true. It returns false without a call while there is no access: before the first claim, until the tunnel is
+// up, and during the stop. f must not call Use and must not retain its arguments.
 func (g *Guard) Use(f func(lb *servicelb.Balancer, tun *tunnel.Tunnel)) bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()

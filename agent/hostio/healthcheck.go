@@ -24,6 +24,7 @@ type HealthChecks struct {
 	log    *slog.Logger
 	ranges func() []netip.Prefix // the Pod ranges, where the Pod-net addresses are
 	open   map[uint16]*healthCheck
+	failed map[uint16]bool
 	served sync.WaitGroup
 }
 
@@ -47,19 +48,24 @@ type healthState struct {
 
 // NewHealthChecks opens nothing yet. ranges returns the cluster's Pod ranges.
 func NewHealthChecks(ranges func() []netip.Prefix, log *slog.Logger) *HealthChecks {
-	return &HealthChecks{log: log, ranges: ranges, open: map[uint16]*healthCheck{}}
+	return &HealthChecks{log: log, ranges: ranges, open: map[uint16]*healthCheck{}, failed: map[uint16]bool{}}
 }
 
-// Set opens, updates and closes listeners until they are those desired. It reports whether it opened any.
+// Set opens, updates and closes listeners until they are those desired. It reports whether it opened any. A failure is
+// logged once per port.
 func (h *HealthChecks) Set(desired map[uint16]plan.HealthCheck) (opened bool) {
 	for port, check := range desired {
 		c := h.open[port]
 		if c == nil {
 			var err error
 			if c, err = h.listen(port); err != nil {
-				h.log.Warn("cannot serve a health check node port; retrying", "port", port, "err", err)
+				if !h.failed[port] {
+					h.log.Warn("cannot serve a health check node port; retrying", "port", port, "err", err)
+				}
+				h.failed[port] = true
 				continue
 			}
+			delete(h.failed, port)
 			h.open[port], opened = c, true
 		}
 		c.set(check)

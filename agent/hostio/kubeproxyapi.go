@@ -33,7 +33,7 @@ type proxyPort struct {
 type KubeProxyConfig struct {
 	// Healthz and Metrics are address:port, kube-proxy's 10256 and 10249; "" serves none.
 	Healthz, Metrics string
-	// Health returns the time of the last successful run of the apply loop, zero before the first, and whether the Node may
+	// Health returns the time of the last apply without an error, zero before the first, and whether the Node may
 	// receive new connections.
 	Health func() (updated time.Time, eligible bool)
 	// MetricsHandler serves /metrics.
@@ -41,7 +41,7 @@ type KubeProxyConfig struct {
 	Log            *slog.Logger
 }
 
-// proxyStale bounds the age of the last apply of a healthy node. The apply loop runs every few seconds.
+// proxyStale bounds the age of the last apply without an error of a healthy node. The apply loop runs every few seconds.
 const proxyStale = 2 * time.Minute
 
 // portRetry is the time between two attempts to listen on a port that another process holds.

@@ -30,7 +30,8 @@ type relay interface {
 
 // NewLoopback6 opens nothing yet.
 func NewLoopback6(log *slog.Logger) *Loopback6 {
-	return &Loopback6{log: log, open: map[plan.Relay]relay{}, failed: map[plan.Relay]bool{}, conns: conns{open: map[net.Conn]bool{}}}
+	return &Loopback6{log: log, open: map[plan.Relay]relay{}, failed: map[plan.Relay]bool{},
+		conns: conns{open: map[net.Conn]bool{}, done: make(chan struct{})}}
 }
 
 // Set opens and closes relays until they are those desired. TCP connections of a closed relay continue; those of a deleted Service
@@ -71,11 +72,15 @@ type conns struct {
 	mu     sync.Mutex
 	closed bool
 	open   map[net.Conn]bool
+	done   chan struct{} // closed by close
 }
 
 // close ends every connection. The listeners must be closed already.
 func (s *conns) close() {
 	s.mu.Lock()
+	if !s.closed {
+		close(s.done)
+	}
 	s.closed = true
 	for c := range s.open {
 		c.Close()
@@ -107,7 +112,7 @@ func (s *conns) openRelay(at, to netip.AddrPort, proto model.Protocol) (relay, e
 		if err != nil {
 			return nil, err
 		}
-		u := &udpRelay{UDPConn: c, all: &s.all, to: to, clients: map[netip.AddrPort]*net.UDPConn{}}
+		u := &udpRelay{UDPConn: c, all: &s.all, done: s.done, to: to, clients: map[netip.AddrPort]*net.UDPConn{}}
 		s.all.Go(u.run)
 		return u, nil
 	}
@@ -119,12 +124,22 @@ func (s *conns) openRelay(at, to netip.AddrPort, proto model.Protocol) (relay, e
 	return l, nil
 }
 
-// dialTimeout bounds the connection from a relay to the node's own address. acceptPause is the pause after a failed accept, which
-// happens without free file descriptors.
+// dialTimeout bounds the connection from a relay to the node's own address. errorPause is the pause after a failed accept, which
+// happens without free file descriptors, and after a failed read of a UDP relay.
 const (
 	dialTimeout = 5 * time.Second
-	acceptPause = 50 * time.Millisecond
+	errorPause  = 50 * time.Millisecond
 )
+
+// pause waits for errorPause. It returns false when done is closed.
+func pause(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return false
+	case <-time.After(errorPause):
+		return true
+	}
+}
 
 // accept connects each client to the target until the listener is closed.
 func (s *conns) accept(l *net.TCPListener, to netip.AddrPort) {
@@ -134,7 +149,9 @@ func (s *conns) accept(l *net.TCPListener, to netip.AddrPort) {
 			return
 		}
 		if err != nil {
-			time.Sleep(acceptPause)
+			if !pause(s.done) {
+				return
+			}
 			continue
 		}
 		s.all.Go(func() { s.serve(c, to) })
@@ -178,8 +195,9 @@ const (
 // udpRelay opens for each client a socket of its own towards the target.
 type udpRelay struct {
 	*net.UDPConn
-	to  netip.AddrPort
-	all *sync.WaitGroup
+	to   netip.AddrPort
+	all  *sync.WaitGroup
+	done <-chan struct{} // closed when all relays end
 
 	mu      sync.Mutex
 	closed  bool
@@ -206,7 +224,10 @@ func (u *udpRelay) run() {
 			return
 		}
 		if err != nil {
-			continue // an ICMP error about an earlier datagram
+			if !pause(u.done) {
+				return
+			}
+			continue
 		}
 		if c := u.client(client); c != nil {
 			_, _ = c.Write(buf[:n])

@@ -14,7 +14,7 @@ import (
 // SocketName is the local API's socket in the run directory.
 const SocketName = "agent.sock"
 
-// Listen opens the socket in the run directory. A lock in the same folder ensures that no other agent serves there.
+// Listen opens the socket in the run directory. A lock in the same directory ensures that no other agent serves there.
 func Listen(dir string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)

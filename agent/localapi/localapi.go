@@ -1,7 +1,7 @@
 // Package localapi serves the agent's local API, a unix socket in the run directory, for the command line and the CNI plugin.
 //
-// It owns the socket, its lock and the goroutines of its connections, which Run joins. It reads the agent's state through View,
-// whose methods work at any time of the agent's life. The handlers under /v1/cni/ are those of package cniserver.
+// It owns the socket, its lock and the goroutines of its connections, which Run joins. It reads the agent's state through View.
+// The handlers under /v1/cni/ are those of package cniserver.
 package localapi
 
 import (
@@ -34,7 +34,7 @@ type View interface {
 	Snapshot() *model.Snapshot
 	// Applied returns the result of the last apply, nil before the first.
 	Applied() *apply.State
-	// Announcements returns false on a node that does not announce load balancer addresses.
+	// Announcements returns false before the tunnel is up.
 	Announcements() (announce.View, bool)
 }
 

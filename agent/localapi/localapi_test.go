@@ -7,13 +7,14 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/warrennet/warren/agent/datapath"
 	"github.com/warrennet/warren/internal/httpserve"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/internal/testutil"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/tunnel"
 	"go.uber.org/goleak"
@@ -66,30 +67,33 @@ func TestServer_StopWhileHandlersRead_FlowTableUnmappedAfterThem(t *testing.T) {
 	})
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
+	var served, read atomic.Int64 // requests, and uses of the balancer
 	for range 4 {
 		clients.Go(func() {
 			for ctx.Err() == nil {
 				if resp, err := (&http.Client{Transport: transport}).Get("http://" + l.Addr().String()); err == nil {
 					resp.Body.Close()
+					served.Add(1)
 				}
 			}
 		})
 		clients.Go(func() { // as the metrics do
 			for ctx.Err() == nil {
-				path.Use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) { lb.Stats() })
+				path.Use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) { lb.Stats(); read.Add(1) })
 			}
 		})
 	}
-	time.Sleep(100 * time.Millisecond)
+	testutil.EventuallyTrue(t, "readers of both kinds run", func() bool { return served.Load() >= 20 && read.Load() >= 20 })
 	path.Close() // while all of them run
 	if err := lb.Close(); err != nil {
 		t.Error(err)
 	}
-	time.Sleep(20 * time.Millisecond)
+	closed := served.Load()
+	testutil.EventuallyTrue(t, "requests after the close", func() bool { return served.Load() >= closed+20 })
 	cancel()
 	clients.Wait()
 	server.Wait()
 	if path.Use(func(*servicelb.Balancer, *tunnel.Tunnel) {}) {
-		t.Error("a closed data path is lent")
+		t.Error("a closed data path gives access")
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/warrennet/warren/agent/extpeers"
 	"github.com/warrennet/warren/internal/api"
@@ -36,10 +35,6 @@ func peerStatus(snap *model.Snapshot, peers []tunnel.Peer, device []tunnel.PeerS
 	return out
 }
 
-// maxHandshakeAge is the age of the last handshake from which a peer that answers nothing is a problem. WireGuard rekeys after two
-// minutes and rejects a session's packets after three (Reject-After-Time).
-const maxHandshakeAge = 3 * time.Minute
-
 func peerProblems(peers []api.Peer) (out []string) {
 	for _, p := range peers {
 		switch {
@@ -49,8 +44,6 @@ func peerProblems(peers []api.Peer) (out []string) {
 				p.Name))
 		case p.TxBytes > 0 && p.LastHandshake.IsZero():
 			out = append(out, fmt.Sprintf("node %s: no handshake yet; is UDP %s reachable?", p.Name, p.Endpoint))
-		case p.TxBytes > 0 && p.RxBytes == 0 && time.Since(p.LastHandshake) > maxHandshakeAge:
-			out = append(out, fmt.Sprintf("node %s: last handshake %s ago", p.Name, time.Since(p.LastHandshake).Truncate(time.Second)))
 		}
 	}
 	return out

@@ -36,29 +36,23 @@ func flowOf(f servicelb.Flow) api.Flow {
 }
 
 func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
-	applied := s.View.Applied()
-	if applied == nil {
-		refuse(w, http.StatusServiceUnavailable, errNoSnapshot)
-		return
-	}
 	out := []api.Frontend{}
-	for _, f := range applied.Plan.Table.Frontends() {
-		out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind,
-			Protocol: model.Protocol(f.Proto).String(),
-			Address:  f.Address, Backends: f.Backends, External: f.External})
+	if applied := s.View.Applied(); applied != nil {
+		for _, f := range applied.Plan.Table.Frontends() {
+			out = append(out, api.Frontend{Service: f.Service.String(), Port: f.Port, Kind: f.Kind,
+				Protocol: model.Protocol(f.Proto).String(),
+				Address:  f.Address, Backends: f.Backends, External: f.External})
+		}
 	}
 	reply(w, out)
 }
 
 func (s *Server) endpoints(w http.ResponseWriter, _ *http.Request) {
-	snap := s.View.Snapshot()
-	if snap == nil {
-		refuse(w, http.StatusServiceUnavailable, errNoSnapshot)
-		return
-	}
 	out := []api.Endpoint{}
-	for i := range snap.Slices {
-		out = append(out, endpointsOf(&snap.Slices[i])...)
+	if snap := s.View.Snapshot(); snap != nil {
+		for i := range snap.Slices {
+			out = append(out, endpointsOf(&snap.Slices[i])...)
+		}
 	}
 	s.DataPath.Use(func(lb *servicelb.Balancer, _ *tunnel.Tunnel) { markEjected(out, lb.Ejections()) })
 	reply(w, out)

@@ -299,15 +299,8 @@ func (j *joiner) verify(ctx context.Context) error {
 }
 
 // serviceRanges are the ranges of the families that Pods have.
-func serviceRanges(all []netip.Prefix, c model.Cluster) (out []netip.Prefix) {
-	for _, r := range c.PodCIDRs {
-		for _, s := range all {
-			if s.Addr().Is4() == r.Addr().Is4() {
-				out = append(out, s)
-			}
-		}
-	}
-	return out
+func serviceRanges(all []netip.Prefix, c model.Cluster) []netip.Prefix {
+	return model.OfPodFamilies(c, all, func(p netip.Prefix) model.Family { return model.FamilyOf(p.Addr()) })
 }
 
 // Unclaimed returns the Pod CIDRs of the Node object that this node has not claimed, each with the reason.

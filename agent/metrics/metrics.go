@@ -25,7 +25,7 @@ import (
 	"github.com/warrennet/warren/tunnel"
 )
 
-// View is what the metrics show of the agent. Every method works at any time of the agent's life.
+// View is what the metrics show of the agent. Its methods may be called while the agent runs, from any goroutine.
 type View interface {
 	Status() api.Status
 	// FromDisk reports whether the snapshot of the last run is in use.
@@ -34,7 +34,7 @@ type View interface {
 	FreeAddresses(f model.Family) (free int, ok bool)
 	// Frontends is the number of entries of the Service table.
 	Frontends() int
-	// Announcements returns false on a node that does not announce load balancer addresses.
+	// Announcements returns false before the tunnel is up.
 	Announcements() (announce.View, bool)
 	// DNS returns the DNS server, nil while there is none.
 	DNS() *dns.Server

@@ -38,7 +38,7 @@ func (in *Input) TunnelMTU() int {
 func (p *Plan) narrowOwnDatagrams() {
 	least := min(MinMTU, p.MTU)
 	for _, peer := range p.Peers {
-		if peer.MTU >= minMTU4 { // 0: unknown; a smaller one on the disk is from a version that did not validate it
+		if peer.MTU > 0 {
 			least = min(least, peer.MTU)
 		}
 	}

@@ -15,9 +15,9 @@ type withPods struct {
 	pods      []model.Pod
 }
 
-// WithPods returns the snapshot of a Kubernetes node with the Pods that are attached to this node, with their host ports: CNI ADD
-// knows them before the API server reports them. It returns the same snapshot as long as neither changes. Without Kubernetes, and
-// for nil, it returns snap.
+// WithPods returns the snapshot of a Kubernetes node with the Pods that are attached to this node, with their host ports: a
+// Pod is attached before the API server reports its addresses. It returns the same snapshot as long as neither snap nor attached
+// changes. Without Kubernetes, and for nil, it returns snap.
 func (s *Source) WithPods(snap *model.Snapshot, attached map[model.ObjectName]model.Pod) *model.Snapshot {
 	if s.cfg.Kube == nil || snap == nil {
 		return snap
