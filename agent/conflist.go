@@ -61,6 +61,6 @@ func (a *Agent) offerPlugin() {
 
 // becameReady is called once, after the first plan is applied as a whole.
 func (a *Agent) becameReady(s *apply.State) {
-	a.log.Info("ready", "node", a.cfg.NodeName, "cidrs", a.member.Blocks(), "mtu", s.Plan.MTU)
+	a.log.Info("this node can attach Pods", "node", a.cfg.NodeName, "cidrs", a.member.Blocks(), "mtu", s.Plan.MTU)
 	systemd.Notify(systemd.Ready)
 }

@@ -38,7 +38,7 @@ func (s *Server) Query(ctx context.Context, name string, qtype uint16, from neti
 	b, err := m.Pack()
 	q := &wire.Query{}
 	if err != nil || q.Parse(b) != wire.Simple {
-		e.Rcode, e.Note = "FORMERR", fmt.Sprintf("%q is not a valid name of a question", name)
+		e.Rcode, e.Note = "FORMERR", fmt.Sprintf("%q is not a valid DNS name", name)
 		return e
 	}
 	if x := s.index.Load(); x != nil {

@@ -67,7 +67,7 @@ type check struct {
 
 var checks = []check{
 	{"kernel", kernel},
-	{"tun device", tunDevice},
+	{"TUN device", tunDevice},
 	{"agent", agent},
 	{"runtime", runtime},
 	{"plugins", plugins},

@@ -18,7 +18,7 @@ import (
 func plugins(_ context.Context, n Node) (out []Finding) {
 	dir := n.path(n.Plugins)
 	if _, err := os.Stat(dir); err != nil {
-		return unknown("%s is not visible from here", n.Plugins)
+		return unknown("%s does not exist", n.Plugins)
 	}
 	if there, known := exists(filepath.Join(dir, "warren-cni")); known && !there {
 		out = append(out, problem("`warren install-cni`, or copy warren-cni there", "%s has no warren-cni: no Pod can be attached",
@@ -27,6 +27,9 @@ func plugins(_ context.Context, n Node) (out []Finding) {
 	if there, known := exists(filepath.Join(dir, "loopback")); known && !there {
 		out = append(out, warning("install the `loopback` plugin (containernetworking-plugins); containerd before 2.1 and CRI-O need it",
 			"%s has no loopback plugin", n.Plugins))
+	}
+	if len(out) == 0 {
+		return fine("%s has warren-cni and loopback", n.Plugins)
 	}
 	return out
 }
@@ -54,7 +57,10 @@ func runtime(_ context.Context, n Node) (out []Finding) {
 		}
 	}
 	if !seen {
-		return unknown("no runtime configuration is visible from here; the default directories are those of warren")
+		return unknown("found no containerd or CRI-O configuration; assumed %s and %s", n.Plugins, n.ConflistAt)
+	}
+	if len(out) == 0 {
+		return fine("the runtime uses %s and %s", n.Plugins, n.ConflistAt)
 	}
 	return out
 }
@@ -63,7 +69,7 @@ func runtime(_ context.Context, n Node) (out []Finding) {
 func conflists(_ context.Context, n Node) (out []Finding) {
 	entries, err := os.ReadDir(n.path(n.ConflistAt))
 	if err != nil {
-		return unknown("%s is not visible from here", n.ConflistAt)
+		return unknown("%s does not exist", n.ConflistAt)
 	}
 	var names []string
 	for _, e := range entries {
@@ -75,8 +81,8 @@ func conflists(_ context.Context, n Node) (out []Finding) {
 	ours := slices.Index(names, n.Conflist)
 	switch {
 	case ours < 0:
-		out = append(out, problem("the agent writes it once it is ready; see the agent's findings", "%s has no %s", n.ConflistAt,
-			n.Conflist))
+		out = append(out, problem("the agent writes it once it is ready; see the line `agent` above", "%s has no %s",
+			n.ConflistAt, n.Conflist))
 	case ours > 0:
 		out = append(out, problem("remove the file of the other network", "%s comes before %s: another network attaches Pods", names[0],
 			n.Conflist))
@@ -86,6 +92,9 @@ func conflists(_ context.Context, n Node) (out []Finding) {
 			out = append(out, warning("remove it once no Pod of that network is left",
 				"%s configures another network, which is used if warren's configuration is removed", other))
 		}
+	}
+	if len(out) == 0 {
+		return fine("%s is the only configuration in %s", n.Conflist, n.ConflistAt)
 	}
 	return out
 }
@@ -116,7 +125,7 @@ func kubelet(_ context.Context, n Node) []Finding {
 			"%s: clusterDNS is %s, but this node serves %s: Pods cannot resolve names", f, text.Join(cfg.ClusterDNS, ", "),
 			text.Join(n.DNS, ", "))}
 	}
-	return unknown("no kubelet configuration is visible from here")
+	return unknown("found no configuration of the kubelet")
 }
 
 // kubeProxy checks for rules of a kube-proxy: they translate packets to Services before warren receives them.
@@ -132,7 +141,7 @@ func kubeProxy(_ context.Context, n Node) (out []Finding) {
 		}
 	}
 	if len(found) == 0 {
-		return nil
+		return fine("the kernel has no rules of kube-proxy")
 	}
 	names := make([]string, 0, len(found))
 	for k := range found {
@@ -157,6 +166,9 @@ func podCIDRs(_ context.Context, n Node) (out []Finding) {
 			"recreate the Pods of this node that another network attached; Pods that warren attached are not affected",
 			"Kubernetes gave this node %s, but warren's Pods here have %s: %s", p.CIDR, text.Join(n.Status.PodCIDRs, ", "), p.Why))
 	}
+	if len(out) == 0 {
+		return fine("no Pod CIDR of the Node object is unclaimed")
+	}
 	return out
 }
 
@@ -180,6 +192,9 @@ func otherNetwork(_ context.Context, n Node) (out []Finding) {
 				"flannel's rules masquerade (%s/%s): Services receive this node's address instead of the Pod's", c.Table, c.Name))
 		}
 	}
+	if len(out) == 0 {
+		return fine("no routes or masquerade rules of another network")
+	}
 	return out
 }
 
@@ -202,6 +217,9 @@ func forwarding(_ context.Context, n Node) (out []Finding) {
 	if err == nil && strings.TrimSpace(string(raw)) != "1" {
 		out = append(out, problem("the agent sets it within seconds; find the program that resets it", "net.ipv4.ip_forward is off"))
 	}
+	if len(out) == 0 {
+		return fine("the host forwards packets")
+	}
 	return out
 }
 
@@ -220,6 +238,9 @@ func ranges(_ context.Context, n Node) (out []Finding) {
 	}
 	for _, o := range over {
 		out = append(out, problem("choose another range, or another network", "%s", o))
+	}
+	if len(out) == 0 {
+		return fine("Pod and Service ranges overlap neither each other nor routes of the host")
 	}
 	return out
 }

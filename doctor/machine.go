@@ -34,27 +34,36 @@ func tunDevice(_ context.Context, n Node) []Finding {
 	p := n.path("/dev/net/tun")
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
-		return []Finding{problem("load the kernel's tun driver (`modprobe tun`), or give the container /dev/net/tun", "%s: %v", p, err)}
+		return []Finding{problem(tunRemedy(err), "cannot find %s: %v", p, err)}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || unix.Major(st.Rdev) != 10 || unix.Minor(st.Rdev) != 200 {
 		return []Finding{problem("create it again: `mknod /dev/net/tun c 10 200`", "%s is not the character device 10:200", p)}
 	}
 	fd, err := unix.Open(p, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.EPERM) {
-		return []Finding{problem("allow character device 10:200 rwm in the container's device cgroup (see docs/kubernetes.md)",
-			"%s may not be opened here: %v", p, err)}
-	}
 	if err != nil {
-		return []Finding{problem("load the kernel's tun driver: `modprobe tun`", "%s cannot be opened: %v", p, err)}
+		return []Finding{problem(tunRemedy(err), "cannot open %s: %v", p, err)}
 	}
 	unix.Close(fd)
 	return fine("%s", p)
 }
 
+// tunRemedy is what to do about an error of /dev/net/tun. A container without the device in its device cgroup gets EPERM.
+func tunRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return "run as root; in a container, allow character device 10:200 rwm in its device cgroup (see docs/kubernetes.md)"
+	case errors.Is(err, unix.ENOENT):
+		return "load the kernel's tun driver (`modprobe tun`); in a container, mount /dev/net/tun"
+	}
+	return "load the kernel's tun driver: `modprobe tun`"
+}
+
 // agent reports the problems that the agent reports.
 func agent(_ context.Context, n Node) (out []Finding) {
 	if n.Status == nil {
-		return []Finding{problem("start `warren agent`, or look at its log", "no agent answers: %v", n.StatusErr)}
+		return []Finding{problem("start `warren agent`, or read its log: `journalctl -u warren`, or "+
+			"`kubectl -n warren-system logs` of this node's Pod of DaemonSet warren",
+			"%v", n.StatusErr)}
 	}
 	for _, p := range n.Status.Problems {
 		out = append(out, problem("", "%s", p))
@@ -64,7 +73,7 @@ func agent(_ context.Context, n Node) (out []Finding) {
 			n.Version))
 	}
 	if len(out) == 0 {
-		return fine("%s is ready with %d Pods", n.Status.Node, n.Status.Pods)
+		return fine("%s is ready; Pods: %d", n.Status.Node, n.Status.Pods)
 	}
 	return out
 }

@@ -59,6 +59,9 @@ func mtus(ctx context.Context, n Node) (out []Finding) {
 			"packets of %d bytes to node %s are lost, %d pass: the path MTU between the nodes is below the configured MTU", size, p.Name,
 			low))
 	}
+	if len(out) == 0 {
+		return fine("packets of the tunnel's MTU pass to every node that answers")
+	}
 	return out
 }
 

@@ -25,8 +25,8 @@ formatted() {
 # static_checks are the steps without tests of `make check` and `make test`.
 static_checks() {
   step gofmt formatted
+  step "go mod tidy" go mod tidy -diff
   step "go vet" go vet ./...
   step "go vet -tags k8s" go vet -tags k8s ./...
-  step "go mod tidy" go mod tidy -diff
   step lint hack/lint.sh
 }

@@ -32,7 +32,7 @@ func TestDoctor_FaultyNode_FindsTheFault(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	testutil.Eventually(t, "a healthy node", func() error {
-		for _, check := range []string{"kernel", "tun device", "agent", "conflist", "kube-proxy", "forwarding", "ranges", "tunnel", "MTU"} {
+		for _, check := range []string{"kernel", "TUN device", "agent", "conflist", "kube-proxy", "forwarding", "ranges", "tunnel", "MTU"} {
 			if f := examine(t, l, "n1")[check]; f.Level != doctor.OK {
 				return fmt.Errorf("%+v", f)
 			}

@@ -142,7 +142,7 @@ func TestLab_CommandLine_Works(t *testing.T) {
 		{[]string{"lab", "cut", "n1", "n2"}, "", false},
 		{[]string{"lab", "heal"}, "", false},
 		{[]string{"lab", "restart", "n2"}, "", false},
-		{[]string{"lab", "logs", "n2"}, "msg=ready", false},
+		{[]string{"lab", "logs", "n2"}, "this node can attach Pods", false},
 		{[]string{"lab", "logs", "n7"}, "no log of", true},
 		{[]string{"lab", "pod", "rm", "web"}, "", false},
 		{[]string{"lab", "pod", "rm", "web"}, "no pod default/web", true},

@@ -181,10 +181,10 @@ func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, o outcome) {
 		x.cfg.Ready(now)
 	}
 	if err != nil && (last == nil || last.Err == nil || last.Err.Error() != err.Error()) {
-		x.log.Error("cannot apply the whole configuration; retrying", "err", err)
+		x.log.Error("cannot apply the plan completely; retrying", "err", err)
 	}
 	if err == nil && last != nil && last.Err != nil {
-		x.log.Info("configuration applied; previous errors resolved")
+		x.log.Info("plan applied; earlier errors are resolved")
 	}
 	x.reportRefused(last, o.refused)
 	if o.changed > 0 && last != nil && last.Err == nil && reflect.DeepEqual(last.Plan.Host, p.Host) {

@@ -43,8 +43,8 @@ func dnsSettings() []Setting {
 	return []Setting{
 		list("dns.addresses", "addresses of cluster DNS, one per family, which every node answers itself; empty: no DNS",
 			func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr),
-		list("dns.upstreams", "upstreams for names outside the cluster domain: addr, addr:port or tls://addr#name (default: those of "+
-			"/etc/resolv.conf)",
+		list("dns.upstreams", "upstreams for names outside the cluster domain: addr, addr:port or tls://addr[:port][#servername] "+
+			"(default: those of /etc/resolv.conf)",
 			func(c *Config) *[]string { return &c.DNSUpstreams }, upstream),
 		list("dns.stubDomains",
 			"zones with upstreams of their own: zone=server; a following item without a zone is another server of the same zone",
@@ -65,7 +65,7 @@ func dnsSettings() []Setting {
 			func(c *Config) *int { return &c.DNS.CacheBytes }),
 		duration("dns.serveStale", "how long an expired answer is served while no upstream answers, 0 for never",
 			func(c *Config) *time.Duration { return &c.DNS.ServeStale }),
-		boolean("dns.logQueries", "log a line for each query; `warren dns log` switches it while the agent runs",
+		boolean("dns.logQueries", "log a line for each query; the command warren dns log switches it while the agent runs",
 			func(c *Config) *bool { return &c.DNS.LogQueries }),
 	}
 }

@@ -51,7 +51,7 @@ dns:
 
 func TestLoad_InvalidDNSSettings_AreRefused(t *testing.T) {
 	for yaml, want := range map[string]string{
-		"upstreams: [example.org]":              `dns.upstreams: "example.org": expected addr, addr:port or tls://addr:port#servername`,
+		"upstreams: [example.org]":              `dns.upstreams: "example.org": expected addr, addr:port or tls://addr[:port][#servername]`,
 		"stubDomains: [192.0.2.1]":              `dns.stubDomains: "192.0.2.1" has no zone, expected zone=server`,
 		`stubDomains: ["=192.0.2.1"]`:           `dns.stubDomains: "" is not a zone`,
 		`stubDomains: ["a..b=192.0.2.1"]`:       `dns.stubDomains: "a..b" is not a zone`,

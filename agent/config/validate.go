@@ -107,7 +107,7 @@ func (c *Config) checkNonMasquerade(bad reporter) {
 
 func (c *Config) checkEtcd(bad reporter) {
 	if len(c.Etcd.Endpoints) == 0 {
-		bad("etcd.endpoints", "is empty; expected at least one URL such as https://192.0.2.10:2389")
+		bad("etcd.endpoints", "is empty; expected at least one URL such as https://192.0.2.10:2379")
 	}
 	for _, e := range c.Etcd.Endpoints {
 		switch {

@@ -26,10 +26,10 @@ func (s *Server) Status() api.Status {
 	st.Applied, st.MTU, st.Addresses = applied.Revision, p.MTU, p.Node.Addresses
 	st.Problems = append(st.Problems, p.Problems...)
 	if applied.Err != nil {
-		st.Problems = append(st.Problems, "not applied: "+applied.Err.Error())
+		st.Problems = append(st.Problems, "plan not applied completely: "+applied.Err.Error())
 	}
 	for _, err := range applied.Refused {
-		st.Problems = append(st.Problems, "not applied: "+err.Error())
+		st.Problems = append(st.Problems, "plan not applied completely: "+err.Error())
 	}
 	var live []tunnel.PeerStatus
 	s.DataPath.Use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) { live, st.Tunnel = tun.Peers(), tun.Stats() })

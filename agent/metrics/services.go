@@ -24,12 +24,12 @@ var (
 	metricServiceConnections = desc("warren_service_connections_total",
 		"Connections that this node has balanced, by Service: the 50 busiest and \"other\".", "service")
 	metricServiceEjections = desc("warren_service_ejections_total",
-		"Backends that this node has ejected because connections to them failed, by Service: the 50 busiest and "+
+		"Endpoints that this node has ejected because connections to them failed, by Service: the 50 busiest and "+
 			"\"other\".", "service")
 	metricServicePackets = desc("warren_service_packets_total",
 		"Packets to backends (request) and from them (reply), by Service: the 50 busiest and \"other\".", "service", "direction")
 	metricServiceBytes = desc("warren_service_bytes_total",
-		"Bytes of those packets, IP headers included.", "service", "direction")
+		"Bytes of the packets that warren_service_packets_total counts, IP headers included.", "service", "direction")
 )
 
 func servicesDescribe(ch chan<- *prometheus.Desc) {

@@ -18,7 +18,7 @@ func controllerCmd() *cobra.Command {
 		Short: "run the controller on Kubernetes: certificates, agents' settings, the Service of cluster DNS, load balancer addresses",
 		Long: "Run the controller, one leader per cluster: it makes the certificates of etcd and the agents' settings, keeps them\n" +
 			"current, writes the Service and EndpointSlices of cluster DNS, and assigns addresses of AddressPools to Services of\n" +
-			"type LoadBalancer. Several may run; one leads.",
+			"type LoadBalancer. Several replicas may run; one is the leader.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			conn, err := api.connect("warren-controller")

@@ -51,18 +51,33 @@ func dnsLogCmd() *cobra.Command {
 		Short: "write a line to the agent's log for each DNS query, until the agent restarts",
 		Args:  cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []string{"on", "off"},
 		RunE: func(c *cobra.Command, args []string) error {
-			return callAgent(c, http.MethodPost, api.DNSLogPath+"?on="+strconv.FormatBool(args[0] == "on"), nil, nil)
+			if err := callAgent(c, http.MethodPost, api.DNSLogPath+"?on="+strconv.FormatBool(args[0] == "on"), nil, nil); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "log of DNS queries is", args[0])
+			return nil
 		},
 	}
 	socketFlag(c)
 	return c
 }
 
+// sourceText is where an answer came from: the zone, and what in it. It is empty if no source answered.
+func sourceText(e dns.Explanation) string {
+	switch {
+	case e.From == "" || e.From == "failure":
+		return ""
+	case e.From == "record" && e.Rcode == "NXDOMAIN":
+		return ", from the " + e.Zone + " zone"
+	}
+	return fmt.Sprintf(", from %s (%s)", e.From, e.Zone)
+}
+
 func explain(w io.Writer, e dns.Explanation, indent string) {
 	for _, s := range e.Steps {
 		explain(w, s, indent+"  ")
 	}
-	line := fmt.Sprintf("%s%s %s: %s, from %s (%s)", indent, e.Name, e.Type, e.Rcode, dash(e.From), dash(e.Zone))
+	line := fmt.Sprintf("%s%s %s: %s%s", indent, e.Name, e.Type, e.Rcode, sourceText(e))
 	if e.Upstream != "" {
 		line += ", upstream " + e.Upstream
 	}

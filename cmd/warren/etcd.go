@@ -59,7 +59,7 @@ func serveEtcd(ctx context.Context, cfg server.Config, log *slog.Logger) error {
 		close(notified)
 	})
 	err := server.Run(ctx, cfg, func() {
-		log.Info("etcd serves", "member", cfg.Name, "clients", cfg.ClientURLs)
+		log.Info("etcd member serves clients", "member", cfg.Name, "clients", cfg.ClientURLs)
 		systemd.Notify(systemd.Ready)
 	})
 	if !undo() {

@@ -22,8 +22,13 @@ func flowsCmd() *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
 		Use:   "flows",
-		Short: "list the connections that this node translates",
-		Args:  cobra.NoArgs,
+		Short: "list the flows that this node translates",
+		Long: "List the flows that this node translates.\n\n" +
+			"SENT TO is the address and port that the client uses: a ClusterIP, node port, host port or load balancer address.\n" +
+			"SEEN AS is the source address and port that the backend receives.\n" +
+			"FORWARDED BY is `agent`, or `offload` while the eBPF program forwards the flow in the kernel. A flow that has ended,\n" +
+			"or that is too short to be offloaded, shows `agent`.",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			match, err := filter.compile(c)
 			if err != nil {

@@ -16,8 +16,8 @@ func nodeCmd() *cobra.Command {
 		Short: "remove a node that does not return and release its Pod CIDRs",
 		Long: "Remove a node that does not return and release its Pod CIDRs.\n\nA Pod CIDR belongs to its node until this command: it " +
 			"has no lease, and no outage releases it.\n" +
-			"A node whose agent is alive is refused. With --former it stays, and what machines with other disks left under its name is\n" +
-			"released: a disk that comes back after that finds its Pods' addresses given away.",
+			"A node whose agent is alive is refused. With --former it stays, and the command releases blocks that this name claimed\n" +
+			"with earlier disks. If such a disk is used again, its Pods' addresses may belong to other Pods.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := loadConfig(c)
@@ -37,6 +37,9 @@ func nodeCmd() *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			if former && len(freed) == 0 {
+				fmt.Fprintf(c.OutOrStdout(), "node %s has no Pod CIDRs of earlier disks\n", args[0])
 			}
 			if !former {
 				fmt.Fprintf(c.OutOrStdout(), "node %s removed\n", args[0])

@@ -44,7 +44,11 @@ func peerAddCmd() *cobra.Command {
 				}
 				p.Endpoints = append(p.Endpoints, x)
 			}
-			return callAgent(c, http.MethodPost, api.PeersPath, p, nil)
+			if err := callAgent(c, http.MethodPost, api.PeersPath, p, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "external peer %s added\n", p.Name)
+			return nil
 		},
 	}
 	c.Flags().StringSliceVar(&allowed, "allowed-ips", nil, "source addresses to accept from the peer, and destinations to send to it")
@@ -59,7 +63,11 @@ func peerRmCmd() *cobra.Command {
 		Short: "remove an external peer",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return callAgent(c, http.MethodDelete, api.PeersPath+"?publicKey="+url.QueryEscape(args[0]), nil, nil)
+			if err := callAgent(c, http.MethodDelete, api.PeersPath+"?publicKey="+url.QueryEscape(args[0]), nil, nil); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "external peer %s removed\n", args[0])
+			return nil
 		},
 	}
 }

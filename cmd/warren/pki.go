@@ -21,7 +21,7 @@ func pkiCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pki",
 		Short: "make and rotate the certificates of warren's own etcd by hand",
-		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them; and never " +
+		Long: "Make and rotate the certificates of warren's own etcd by hand. On Kubernetes the controller makes them and never " +
 			"replaces existing ones.\n" +
 			"With --secret the result is a Secret on stdout, for `kubectl apply -f -`, and holds keys.",
 	}
@@ -63,8 +63,13 @@ func pkiCACmd(dir *string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ca, err := pki.EnsureCA(*dir, name)
-			if err != nil || !secret.on {
+			if err != nil {
 				return err
+			}
+			if !secret.on {
+				fmt.Fprintf(c.OutOrStdout(), "the authority is in %s and %s\n",
+					filepath.Join(*dir, pki.CAFile), filepath.Join(*dir, pki.CAKeyFile))
+				return nil
 			}
 			return secret.print(c.OutOrStdout(), controller.CASecret, corev1.SecretTypeOpaque,
 				map[string][]byte{pki.CAFile: ca.Trusted(), pki.CAKeyFile: ca.KeyPEM()})
@@ -92,7 +97,7 @@ func pkiClientCmd(dir *string) *cobra.Command {
 				return err
 			}
 			if !secret.on {
-				return pki.WritePair(filepath.Join(*dir, r.Name+".crt"), filepath.Join(*dir, r.Name+".key"), p)
+				return writePair(c.OutOrStdout(), *dir, r.Name, p)
 			}
 			return secret.print(c.OutOrStdout(), controller.ClientSecret, corev1.SecretTypeTLS,
 				map[string][]byte{pki.CAFile: ca.Trusted(), corev1.TLSCertKey: p.Cert, corev1.TLSPrivateKeyKey: p.Key})
@@ -110,7 +115,7 @@ func pkiServerCmd(dir *string) *cobra.Command {
 		Use:   "server",
 		Short: "make a member's certificate: NAME.crt and NAME.key",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			ca, err := pki.LoadCA(*dir)
 			if err != nil {
 				return err
@@ -129,13 +134,23 @@ func pkiServerCmd(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return pki.WritePair(filepath.Join(*dir, r.Name+".crt"), filepath.Join(*dir, r.Name+".key"), p)
+			return writePair(c.OutOrStdout(), *dir, r.Name, p)
 		},
 	}
 	requestFlags(c, &r, "etcd")
 	c.Flags().StringSliceVar(&addrs, "addr", nil, "addresses of the server")
 	c.Flags().StringSliceVar(&r.DNS, "dns", nil, "DNS names of the server")
 	return c
+}
+
+// writePair writes a certificate and its key, and prints where.
+func writePair(w io.Writer, dir, name string, p pki.Pair) error {
+	cert, key := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
+	if err := pki.WritePair(cert, key, p); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "wrote %s and %s\n", cert, key)
+	return nil
 }
 
 func requestFlags(c *cobra.Command, r *pki.Request, name string) {

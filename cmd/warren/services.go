@@ -66,7 +66,7 @@ func servicesCmd() *cobra.Command {
 
 func printFrontends(c *cobra.Command, format string, list []api.Frontend) error {
 	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
-		fmt.Fprintln(t, "SERVICE\tPORT\tKIND\tPROTO\tADDRESS\tBACKENDS\tFOR OUTSIDE CLIENTS")
+		fmt.Fprintln(t, "SERVICE\tPORT\tKIND\tPROTO\tADDRESS\tBACKENDS\tBACKENDS FOR EXTERNAL CLIENTS")
 		for _, f := range list {
 			outside := "same"
 			if f.External != nil {

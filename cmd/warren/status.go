@@ -47,7 +47,7 @@ func statusText(w io.Writer, st api.Status) {
 	if st.Ready {
 		state = "ready"
 	}
-	fmt.Fprintf(w, "node     %s, %s, %d Pods, warren %s\n", st.Node, state, st.Pods, st.Version)
+	fmt.Fprintf(w, "node     %s, %s, %s, warren %s\n", st.Node, state, podCount(st.Pods), st.Version)
 	fmt.Fprintf(w, "cluster  %s, revision %d, applied %d; store %s\n", st.Cluster, st.Revision, st.Applied, storeText(st.Store))
 	if st.Kubernetes != nil {
 		fmt.Fprintf(w, "API      %s\n", storeText(*st.Kubernetes))
@@ -63,6 +63,13 @@ func statusText(w io.Writer, st api.Status) {
 			ago(p.LastHandshake),
 			bytesText(p.RxBytes), bytesText(p.TxBytes), mtuText(p))
 	}
+}
+
+func podCount(n int) string {
+	if n == 1 {
+		return "1 Pod"
+	}
+	return fmt.Sprintf("%d Pods", n)
 }
 
 // mtuText is the largest packet that is sent to a peer. It is marked if the path MTU limits it.
@@ -90,7 +97,7 @@ func aliveText(p api.Peer) string {
 	case p.Alive:
 		return "yes"
 	}
-	return "NO"
+	return "no"
 }
 
 func ago(t time.Time) string {

@@ -14,7 +14,7 @@ func uninstallCmd() *cobra.Command {
 		Use:   "uninstall",
 		Short: "remove all traces of warren from this node; the agent must be stopped",
 		Long: "Remove all traces of warren from this node: the interface, routes, rules, the CNI conflist and plugin, Pods'\n" +
-			"interfaces, and put the sysctls back. The agent must be stopped. The node's records in etcd stay until\n`warren node rm`; " +
+			"interfaces, and restore the sysctls. The agent must be stopped. The node's records in etcd stay until\n`warren node rm`; " +
 			"its key, identity and blocks stay in the state directory unless --purge is given.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -34,7 +34,7 @@ func uninstallCmd() *cobra.Command {
 		},
 	}
 	configFlags(c)
-	c.Flags().BoolVar(&o.Purge, "purge", false, "also remove the state directory: key, identity, blocks (this becomes a new node)")
+	c.Flags().BoolVar(&o.Purge, "purge", false, "also remove the state directory: key, identity, blocks (the machine joins as a new node)")
 	c.Flags().StringVar(&o.Plugin, "plugin", "/opt/cni/bin/warren-cni", "CNI plugin to remove; empty for none")
 	c.Flags().StringVar(&o.Results, "cni-results", "/var/lib/cni/results",
 		"directory of the runtime's cached plugin results; --purge removes those of warren")

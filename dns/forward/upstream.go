@@ -168,7 +168,7 @@ func parseUpstream(spec string) (*upstream, error) {
 	if err != nil {
 		a, err := netip.ParseAddr(strings.Trim(rest, "[]"))
 		if err != nil {
-			return nil, errors.New("expected addr, addr:port or tls://addr:port#servername")
+			return nil, errors.New("expected addr, addr:port or tls://addr[:port][#servername]")
 		}
 		ap = netip.AddrPortFrom(a, port)
 	}

@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -71,16 +72,33 @@ func (l *runner) logChanges(old, now *View) {
 	for _, s := range now.Addresses {
 		if here := s.State == stateNames[announcing]; here != was[s.Addr] {
 			if here {
-				l.log.Info("started announcing address", "address", s.Addr, "epoch", s.Epoch, "interface", s.Links)
+				l.log.Info("started announcing address", "address", s.Addr, "epoch", s.Epoch, "interfaces", s.Links)
 			} else {
-				l.log.Info("stopped announcing address", "address", s.Addr, "node", s.Owner, "reason", s.Note)
+				l.log.Info("stopped announcing address", stopAttrs(s)...)
 			}
 		}
 		delete(was, s.Addr)
 	}
 	for a, here := range was {
 		if here {
-			l.log.Info("stopped announcing address", "address", a, "node", "", "reason", "address removed")
+			l.log.Info("stopped announcing address", "address", a, "reason", "address removed")
 		}
 	}
+}
+
+// stopAttrs are the log attributes of an address that this node no longer announces. node is left out if no node announces it.
+func stopAttrs(s AddressView) []any {
+	reason := s.Note
+	switch {
+	case reason != "":
+	case s.Owner != "":
+		reason = "another node announces the address"
+	default:
+		reason = "this node is no longer a candidate"
+	}
+	out := []any{"address", s.Addr, "reason", reason}
+	if s.Owner != "" {
+		out = append(out, slog.String("node", s.Owner))
+	}
+	return out
 }

@@ -29,7 +29,7 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 	for _, tc := range []struct{ yaml, want string }{
 		{"", "no object found"},
 		{"a: [", "document 1"},
-		{"kind: Pod\napiVersion: v1\n", `"Pod" is none of the kinds`},
+		{"kind: Pod\napiVersion: v1\n", `kind "Pod" is not supported; expected one of`},
 		{"apiVersion: v1\n", "kind: is empty"},
 		{"kind: Service\napiVersion: v2\n", `apiVersion: "v2", expected "v1"`},
 		{manifest("Service", "spec: {prots: []}"), `unknown field "prots"`},

@@ -53,7 +53,7 @@ func KindNamed(name string) (Kind, error) {
 		}
 		known = append(known, k.Plural)
 	}
-	return Kind{}, fmt.Errorf("%q is none of the kinds %s", name, strings.Join(known, ", "))
+	return Kind{}, fmt.Errorf("kind %q is not supported; expected one of %s", name, strings.Join(known, ", "))
 }
 
 // maxManifest bounds one document.
@@ -150,7 +150,7 @@ func Decode(apiVersion, kind string, js []byte) (Object, error) {
 		return o, nil
 	}
 	_, err := KindNamed(kind)
-	return nil, fmt.Errorf("kind: %w", err)
+	return nil, err
 }
 
 // KindOf returns the kind of an object.
