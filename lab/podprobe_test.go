@@ -77,8 +77,8 @@ func TestPodProbe_FailingPod_LeavesService(t *testing.T) {
 	onlyHosts(t, client, connect, "far", "near")
 	for args, want := range map[string]string{
 		"near tcp:x":               "expected tcp:PORT",
-		"near tcp:0":               "port: 0",
-		"near tcp:80 --interval 0": "interval: 0ms",
+		"near tcp:0":               "port 0",
+		"near tcp:80 --interval 0": "interval 0ms",
 		"far tcp:80":               `no Pod "default/far" on this node`,
 	} {
 		if out, err := l.Output("n1", "sh", "-c", l.Exe+" pod probe "+args); err == nil || !strings.Contains(err.Error(), want) {
