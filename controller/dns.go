@@ -42,7 +42,7 @@ func planDNS(v view, op operator) dnsPlan {
 	case op.dnsGiven:
 		p.addresses = op.dnsAddresses
 	case len(own) == 0:
-		return dnsPlan{note: "Service kube-system/kube-dns has no cluster address; set dns.addresses in ConfigMap " + OperatorConfig}
+		return dnsPlan{note: "Service kube-system/kube-dns has no ClusterIP; set dns.addresses in ConfigMap " + OperatorConfig}
 	}
 	return p
 }

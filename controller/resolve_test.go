@@ -71,7 +71,7 @@ func TestResolve_EachCluster_SettingsAndNotes(t *testing.T) {
 		{name: "adopted", v: view{kubeadm: kubeadm, dnsService: dnsService(nil, "10.96.0.99")},
 			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns 10.96.0.99 serve"},
 		{name: "headless", v: view{kubeadm: kubeadm, dnsService: dnsService(nil, "None")},
-			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns note no cluster address"},
+			want: "pods 10.244.0.0/16,fd01::/48 services 10.96.0.0/12 domain kubeadm.test dns note no ClusterIP"},
 		{name: "what was written before stays", v: view{cluster: configMap(clusterKey, "podCIDRs: [10.77.0.0/16]"),
 			serviceCIDRs: []*networkingv1.ServiceCIDR{serviceCIDR("kubernetes", 1, "10.43.0.0/16", "fd43::/112")}},
 			want: "pods 10.77.0.0/16 services 10.43.0.0/16,fd43::/112 domain cluster.local dns 10.43.0.10,fd43::a " +

@@ -17,7 +17,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	metricQueries    = desc("queries_total", "Answered queries.", "zone", "type", "rcode")
 	metricDuration   = desc("answer_seconds", "Time from receiving a query to sending its answer.")
-	metricExternal   = desc("external_total", "Answers to names outside the cluster zone, by source.", "from")
+	metricExternal   = desc("external_total", "Answers to names outside the cluster domain, by source.", "from")
 	metricUnanswered = desc("unanswered_total", "Queries that were refused or not answered, by reason.", "reason")
 	metricAutopath   = desc("autopath_total", "Answers in which autopath completed the search list of a Pod.")
 	metricCache      = desc("cache_entries", "Answers in the cache.")

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Benchmarks, each beside its peers in the same run. usage: hack/bench.sh [suite...] [rounds=N] [seconds=N]
-# Suites: mesh services start join dns (bench/), cni (ADD and DEL beside ptp), packets (Go benchmarks of the packet path). Default: all.
+# Benchmarks, each with other programs for comparison in the same run. usage: hack/bench.sh [suite...] [rounds=N] [seconds=N]
+# Suites: mesh services start join dns (bench/), cni (ADD and DEL, compared with ptp), packets (Go benchmarks of the packet path). Default: all.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0

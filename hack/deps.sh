@@ -1,5 +1,5 @@
 #!/bin/bash
-# deps.sh [k8s|arm64]: installs what the tests and benchmarks need from Debian; says what to install where it cannot.
+# deps.sh [k8s|arm64]: installs what the tests and benchmarks need from Debian; without root it prints what to install.
 set -eu
 need=()
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }

@@ -23,7 +23,7 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 				return err
 			}
 		}
-		fmt.Fprintf(w, "pod %-9s on %s: %s\n", p.Name, n, text.Join(p.Addresses, " "))
+		fmt.Fprintf(w, "Pod %-9s on %s: %s\n", p.Name, n, text.Join(p.Addresses, " "))
 		pods = append(pods, p)
 	}
 	fmt.Fprintln(w, "\nevery Pod calls every Pod (HTTP; the answer names the client's address, which is kept):")

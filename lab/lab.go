@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -42,7 +43,7 @@ func Open(o Options) (*Lab, error) {
 	}
 	raw, err := os.ReadFile(l.path("lab.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no lab %q; `warren lab up` makes one", l.Name)
+		return nil, fmt.Errorf("there is no lab %q; `warren lab up%s` makes one", l.Name, l.flags())
 	}
 	if err != nil {
 		return nil, err
@@ -104,6 +105,25 @@ func (l *Lab) checkNode(name string) error {
 		return nil
 	}
 	return fmt.Errorf("lab %s has no node %q; its nodes are %s", l.Name, name, strings.Join(l.NodeNames(), ", "))
+}
+
+// checkMachine is checkNode for a machine that may also be an etcd member or the switch.
+func (l *Lab) checkMachine(name string) error {
+	if name == switchName || slices.Contains(l.etcdNames(), name) {
+		return nil
+	}
+	return l.checkNode(name)
+}
+
+// flags are the flags of `warren lab` that select this lab.
+func (l *Lab) flags() (s string) {
+	if root := filepath.Dir(l.Dir); root != DefaultRoot {
+		s += " --root " + root
+	}
+	if l.Name != "default" {
+		s += " --name " + l.Name
+	}
+	return s
 }
 
 // List names the labs below root.

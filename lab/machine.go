@@ -123,6 +123,9 @@ func (l *Lab) hold(machine string) (int, error) {
 	if pid := l.Pid(machine, "hold"); pid != 0 {
 		return pid, nil
 	}
+	if err := l.checkMachine(machine); err != nil {
+		return 0, err
+	}
 	return 0, fmt.Errorf("machine %s of lab %s is not running", machine, l.Name)
 }
 

@@ -58,11 +58,11 @@ func (l *Lab) RunPod(ctx context.Context, s PodSpec) (*Pod, error) {
 		return nil, err
 	}
 	if !podName.MatchString(s.Name) || !podName.MatchString(s.Namespace) {
-		return nil, fmt.Errorf("pod %s/%s: expected names of lower case letters, digits and '-', at most 63 characters", s.Namespace,
+		return nil, fmt.Errorf("Pod %s/%s: expected names of lower case letters, digits and '-', at most 63 characters", s.Namespace,
 			s.Name)
 	}
 	if _, err := os.Stat(l.podFile(s.Node, s.Namespace, s.Name)); err == nil {
-		return nil, fmt.Errorf("pod %s/%s runs on %s already", s.Namespace, s.Name, s.Node)
+		return nil, fmt.Errorf("Pod %s/%s runs on %s already", s.Namespace, s.Name, s.Node)
 	}
 	pid, err := l.hold(s.Node)
 	if err != nil {
@@ -122,7 +122,7 @@ func (l *Lab) waitEcho(ctx context.Context, p *Pod) error {
 			return nil
 		}
 		if l.Pid(p.Node, p.process()) == 0 {
-			return fmt.Errorf("the process of pod %s ended: %s", p.Name, tail(string(raw), 5))
+			return fmt.Errorf("the process of Pod %s ended: %s", p.Name, tail(string(raw), 5))
 		}
 		select {
 		case <-ctx.Done():
@@ -193,7 +193,7 @@ func (l *Lab) FindPod(name string) (*Pod, error) {
 			return &p, nil
 		}
 	}
-	return nil, fmt.Errorf("lab %s has no pod %s/%s", l.Name, namespace, name)
+	return nil, fmt.Errorf("lab %s has no Pod %s/%s", l.Name, namespace, name)
 }
 
 // RemovePod ends a Pod's process and detaches the Pod.
@@ -250,7 +250,7 @@ func (l *Lab) PodOutput(p *Pod, args ...string) (string, error) {
 	var out, errOut bytes.Buffer
 	err := l.ExecPod(p, Cmd{Args: args, Stdout: &out, Stderr: &errOut})
 	if err != nil {
-		return out.String(), fmt.Errorf("%s in pod %s: %w: %s", strings.Join(args, " "), p.Name, err, strings.TrimSpace(errOut.String()))
+		return out.String(), fmt.Errorf("%s in Pod %s: %w: %s", strings.Join(args, " "), p.Name, err, strings.TrimSpace(errOut.String()))
 	}
 	return out.String(), nil
 }

@@ -21,6 +21,9 @@ func (l *Lab) Log(machine string) (*os.File, error) {
 	if strings.HasPrefix(machine, "etcd") {
 		name = "etcd.log"
 	}
+	if err := l.checkMachine(machine); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(filepath.Join(l.machineDir(machine), name))
 	if err != nil {
 		return nil, fmt.Errorf("lab %s has no log of %q", l.Name, machine)

@@ -41,7 +41,7 @@ func Up(ctx context.Context, o Options, spec Spec) (*Lab, error) {
 		return nil, fmt.Errorf("the CNI plugin must be in the directory of %s: %w (run `make build`)", l.Exe, err)
 	}
 	if _, err := os.Stat(l.path("lab.json")); err == nil {
-		return nil, fmt.Errorf("lab %q exists; `warren lab down --name %s` removes it", l.Name, l.Name)
+		return nil, fmt.Errorf("lab %q exists; `warren lab down%s` removes it", l.Name, l.flags())
 	}
 	l.Spec = spec
 	if err := l.up(ctx); err != nil {

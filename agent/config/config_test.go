@@ -55,7 +55,7 @@ metrics: everywhere
 		t.Fatal("a config full of mistakes was accepted")
 	}
 	for _, want := range []string{
-		`nodeName: "not a name!"`, `10.42.0.1/16 has host bits set, expected 10.42.0.0/16`, `blockBits.ipv4: 8`, `mtu: 100`,
+		`nodeName: "Not A Name!"`, `10.42.0.1/16 has host bits set, expected 10.42.0.0/16`, `blockBits.ipv4: 8`, `mtu: 100`,
 		`unknown key "prot"`, `unknown key "etcd.endpionts"`, `"ftp://x" is not a URL`, `etcd.caFile: is empty`, `etcd.certFile`,
 		`keepalive: "fast"`, `stateDir: "relative"`, `logLevel: "loud"`, `metrics: "everywhere"`,
 		`environment WARREN_PORT: port: "70000"`, `interface: "much-too-long-a-name"`,

@@ -105,7 +105,7 @@ func Settings() []Setting {
 		text("kubernetes.proxyMetrics", "address:port of /proxyMode and /metrics, for tools that query kube-proxy; empty serves none",
 			func(c *Config) *string { return &c.Kubernetes.ProxyMetrics }),
 		list("endpoints", "address:port pairs where other nodes reach this node's tunnel, preferred first (default: the node's addresses)",
-			func(c *Config) *[]netip.AddrPort { return &c.Endpoints }, netip.ParseAddrPort),
+			func(c *Config) *[]netip.AddrPort { return &c.Endpoints }, parseAddrPort),
 		list("nodeAddresses", "this node's own addresses (default: found on the host's links)",
 			func(c *Config) *[]netip.Addr { return &c.NodeAddresses }, netip.ParseAddr),
 		list("nodePortAddresses",

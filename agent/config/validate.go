@@ -26,8 +26,12 @@ func (c *Config) validate() (errs []error) {
 	bad := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 	}
-	c.NodeName = strings.ToLower(c.NodeName)
+	given := c.NodeName
+	c.NodeName = strings.ToLower(given)
 	c.Etcd.Cluster = c.Cluster.Name
+	if !dnsLabel.MatchString(c.NodeName) {
+		bad("nodeName", "%q is not a DNS name (RFC 1123: lower case letters, digits, '-' and '.')", given)
+	}
 	for _, check := range validators {
 		check(c, bad)
 	}
@@ -43,9 +47,6 @@ func (c *Config) validate() (errs []error) {
 var dnsLabel = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 
 func (c *Config) checkNames(bad reporter) {
-	if !dnsLabel.MatchString(c.NodeName) {
-		bad("nodeName", "%q is not a DNS name (RFC 1123: lower case letters, digits, '-' and '.')", c.NodeName)
-	}
 	if !dnsLabel.MatchString(c.Cluster.Name) {
 		bad("cluster", "%q is not a DNS name (RFC 1123)", c.Cluster.Name)
 	}
@@ -200,4 +201,12 @@ func (c *Config) checkDNS(bad reporter) {
 			bad("dns.autopath", "%q is neither a namespace nor *", ns)
 		}
 	}
+}
+
+func parseAddrPort(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, fmt.Errorf("%q is not an address:port", s)
+	}
+	return a, nil
 }

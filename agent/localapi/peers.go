@@ -66,6 +66,17 @@ func (s *Server) addPeer(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
+	// peers.json keeps one peer for each key: adding a key under another name would remove the other peer.
+	for _, other := range s.External.List() {
+		if other.PublicKey == p.PublicKey && other.Name != p.Name {
+			refuse(w, http.StatusConflict, fmt.Errorf("external peer %s: external peer %s has this public key", p.Name, other.Name))
+			return
+		}
+	}
+	if p.PublicKey == s.View.Node().PublicKey {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("external peer %s: its public key is that of this node", p.Name))
+		return
+	}
 	s.peersChanged(w, s.External.Put(p))
 }
 

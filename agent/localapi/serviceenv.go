@@ -16,7 +16,7 @@ import (
 const maxEnv = 512 << 10
 
 // serviceEnv makes the variables that Kubernetes gives Pods of a namespace ({SVC}_SERVICE_HOST and the docker-links set):
-// Services with a cluster address, in the order of their names. warning reports Services without variables, "" for none.
+// Services with a ClusterIP, in the order of their names. warning reports Services without variables, "" for none.
 func serviceEnv(snap *model.Snapshot, namespace string) (out []string, warning string) {
 	size, left := 0, 0
 	for i := range snap.Services {

@@ -46,6 +46,9 @@ func labUpCmd() *cobra.Command {
 		Short: "start a lab: etcd and nodes, and wait until Pods can be attached",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if spec.Nodes < 1 {
+				return fmt.Errorf("--nodes %d: expected at least 1", spec.Nodes)
+			}
 			if file != "" {
 				fromFile, err := lab.ReadSpec(file)
 				if err != nil {

@@ -54,7 +54,7 @@ func labPodRunCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "pod %s on %s: %s\n", p.Name, p.Node, dash(text.Join(p.Addresses, " ")))
+			fmt.Fprintf(c.OutOrStdout(), "Pod %s on %s: %s\n", p.Name, p.Node, dash(text.Join(p.Addresses, " ")))
 			return nil
 		},
 	}

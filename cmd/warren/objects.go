@@ -46,7 +46,7 @@ func applyCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "create or change Services and endpoints from manifests, in clusters without Kubernetes",
+		Short: "create or change Services, endpoints, AddressPools and ServiceCIDRs from manifests, in clusters without Kubernetes",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := manifests(c, file)
@@ -180,7 +180,7 @@ func getCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use:   "get KIND [NAME]",
-		Short: "list Services and endpoints, or print one",
+		Short: "list Services, endpoints, AddressPools or ServiceCIDRs, or print one",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := objects.KindNamed(args[0])
