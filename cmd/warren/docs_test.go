@@ -140,3 +140,23 @@ func TestCommands_InvalidArguments_ReturnError(t *testing.T) {
 		}
 	}
 }
+
+// docs/architecture.md lists every command, and every command there exists.
+func TestArchitecture_Commands_AreThoseOfTheProgram(t *testing.T) {
+	doc := read(t, "docs/architecture.md")
+	exists := map[string]bool{}
+	for _, c := range root().Commands() {
+		if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
+			continue
+		}
+		exists[c.Name()] = true
+		if !strings.Contains(doc, "`warren "+c.Name()+"`") {
+			t.Errorf("docs/architecture.md does not list `warren %s`", c.Name())
+		}
+	}
+	for _, m := range regexp.MustCompile("`warren ([a-z-]+)").FindAllStringSubmatch(doc, -1) {
+		if !exists[m[1]] {
+			t.Errorf("docs/architecture.md lists `warren %s`, which does not exist", m[1])
+		}
+	}
+}
