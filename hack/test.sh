@@ -13,5 +13,7 @@ step build make --no-print-directory build
 # Allocations cannot be counted under the race detector.
 step "allocation tests" go test -count=1 -run 'Alloc' ./internal/packet ./tunnel/... ./servicelb/... ./dns
 step "fuzz targets" hack/fuzz.sh -quick "${FUZZTIME:-2s}"
+# Compiled in parallel first, because -p 1 below holds for compiling too.
+step "build with the race detector" env CGO_ENABLED=1 go build -race ./...
 # -p 1: one package at a time, because the tests share two cores and the whole-node tests need both.
 CGO_ENABLED=1 go test -race -count=1 -shuffle=on -timeout 14m -p 1 "$@" ./...
