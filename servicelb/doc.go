@@ -12,6 +12,7 @@
 //	newflow.go        the first packet to a Service: select a backend, insert the flow
 //	sourceaddress.go  whose address the backend sees
 //	egress.go         the first packet from a Pod to an external network: masquerade it
+//	forward.go        time to live of packets that the kernel does not forward
 //	icmp.go           ICMP errors and echo; packets that the agent's raw sockets have received
 //	fragment.go       fragments, which have no ports
 //	reject.go         RST and ICMP port unreachable

@@ -61,6 +61,9 @@ func (b *Balancer) firstFragment(v *view, p *packet.Packet, k *fragmentKey, in i
 	}
 	b.fragments.Put(k.hash(), *k, fragmentTranslation{p.Src, p.Dst, verdict}, b.now())
 	if changed := before ^ sctpPorts(p); changed != 0 {
+		if in == fromPeer && verdict == packet.VerdictPeer && !p.DecrementTTL() { // handle does not see the held fragment again
+			return b.drop(dropTTL)
+		}
 		return b.holdFragment(k, p, changed, verdict)
 	}
 	return verdict

@@ -29,10 +29,16 @@ func (b *Balancer) handle(p *packet.Packet, in ingress) packet.Verdict {
 	if reason := v.checkSource(p, in); reason != notDropped {
 		return b.drop(reason)
 	}
+	verdict := packet.VerdictDrop
 	if p.Fragment() {
-		return b.fragment(v, p, in)
+		verdict = b.fragment(v, p, in)
+	} else {
+		verdict = b.parsed(v, p, in)
 	}
-	return b.parsed(v, p, in)
+	if in == fromPeer && verdict == packet.VerdictPeer {
+		return b.forward(v, p)
+	}
+	return verdict
 }
 
 // parsed handles a packet with its transport header: a whole packet, or a first fragment.

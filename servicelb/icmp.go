@@ -101,6 +101,10 @@ func (b *Balancer) translateError(v *view, p *packet.Packet) (packet.Verdict, bo
 //
 // A packet without a flow and without a frontend is dropped: the kernel has delivered its own copy.
 func (b *Balancer) FromHost(p *packet.Packet) packet.Verdict {
+	return b.forwardFromHost(p, b.fromRawSocket(p))
+}
+
+func (b *Balancer) fromRawSocket(p *packet.Packet) packet.Verdict {
 	v := b.view.Load()
 	if v.gen == 0 || p.Fragment() {
 		return packet.VerdictDrop

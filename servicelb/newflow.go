@@ -30,6 +30,9 @@ func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table
 		return b.reject(p, dropNoEndpoint)
 	}
 	backend := b.selectBackend(f, pool, p)
+	if in == fromPeer && !v.isLocalBackend(backend.Addr) && v.balancedBefore(p.Src) {
+		return b.drop(dropBalanced)
+	}
 	o := opening{in: in, backend: backend.AddrPort()}
 	o.Proto, o.Generation, o.Tuples[conntrack.Original] = p.Proto, v.gen, k.Tuple
 	var ok bool
@@ -45,6 +48,13 @@ func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table
 	}
 	return verdict
 }
+
+// balancedBefore reports whether the source of a packet from a peer shows that the sending node has selected this node as a
+// backend: it is the SNAT address or an own address of that node. Pods reach node ports of other nodes with their own address,
+// and the nodes' own packets to each other pass outside of the tunnel.
+func (v *view) balancedBefore(src netip.Addr) bool { return v.IsPeerAddr(src) || v.IsPeerSNAT(src) }
+
+func (v *view) isLocalBackend(a netip.Addr) bool { return v.IsNodeAddr(a) || v.IsLocalPod(a) }
 
 // selectBackend selects the backend of a new flow. The pool is not empty.
 func (b *Balancer) selectBackend(f *table.Frontend, pool *table.Pool, p *packet.Packet) table.Backend {

@@ -43,11 +43,14 @@ type oflow struct {
 }
 
 // forecast is the expected result of a packet: a verdict, and for a forwarded packet its source and destination. choice, if
-// set, checks a new flow.
+// set, checks a new flow. localOnly, if set, reports the backends on this node: another node has load-balanced the packet, so that
+// it is dropped for any other backend.
 type forecast struct {
 	verdict  packet.Verdict
 	src, dst netip.AddrPort
 	choice   func(v packet.Verdict, p *packet.Packet) error
+
+	localOnly func(netip.Addr) bool
 }
 
 func (o *oracle) local(a netip.Addr) bool {
@@ -216,8 +219,15 @@ func (o *oracle) packet(in ingress, proto uint8, src, dst netip.AddrPort, flags 
 		if s.Affinity > 0 {
 			session = fmt.Sprint(s.ObjectName, p.Name, proto, src.Addr())
 		}
-		return forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, outside: outside}, o.standing(s, p, pool),
+		f := forecast{choice: o.opened(&oflow{proto: proto, orig: [2]netip.AddrPort{src, dst}, outside: outside}, o.standing(s, p, pool),
 			session)}
+		if in == fromPeer && o.peer(src.Addr()) {
+			f.localOnly = func(a netip.Addr) bool { return o.local(a) || o.here(a) }
+			if !slices.ContainsFunc(pool, func(x netip.AddrPort) bool { return !f.localOnly(x.Addr()) }) {
+				f.localOnly = nil
+			}
+		}
+		return f
 	}
 	switch {
 	case o.service(dst.Addr()):
@@ -343,9 +353,9 @@ func (o *oracle) known(proto uint8, src, dst netip.AddrPort, flags uint8) (forec
 	o.tried(f, answer, flags)
 	f.state(answer, flags)
 	if answer {
-		return forecast{o.toward(f.orig[0].Addr()), f.orig[1], f.orig[0], nil}, true
+		return forecast{o.toward(f.orig[0].Addr()), f.orig[1], f.orig[0], nil, nil}, true
 	}
-	return forecast{o.toward(f.back[0].Addr()), f.back[1], f.back[0], nil}, true
+	return forecast{o.toward(f.back[0].Addr()), f.back[1], f.back[0], nil, nil}, true
 }
 
 // valid reports whether the objects still have what a flow was opened for.

@@ -148,6 +148,12 @@ func (o *oracle) change(t *testing.T, d dice, builder *Builder, b *Balancer) {
 
 func judge(t *testing.T, want forecast, v packet.Verdict, p *packet.Packet) {
 	if want.choice != nil {
+		switch {
+		case want.localOnly != nil && v == packet.VerdictDrop:
+			return
+		case want.localOnly != nil && !want.localOnly(p.Dst):
+			t.Errorf("a packet that was load-balanced before went to %v", p.Dst)
+		}
 		if v == packet.VerdictDrop || v == packet.VerdictReply {
 			t.Errorf("a new flow was refused: %v", v)
 		} else if err := want.choice(v, p); err != nil {

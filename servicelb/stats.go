@@ -34,6 +34,8 @@ const (
 	dropChecksum
 	dropNoPod
 	dropHostRefusal
+	dropTTL
+	dropBalanced
 	dropReasons
 )
 
@@ -62,6 +64,8 @@ var dropNames = [dropReasons]string{
 	dropChecksum:      "bad_checksum",
 	dropNoPod:         "no_pod",
 	dropHostRefusal:   "host_refusal",
+	dropTTL:           "ttl_exceeded",
+	dropBalanced:      "balanced_before",
 }
 
 // counters count rare events. Packets of established flows change none of them.

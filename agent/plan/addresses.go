@@ -161,8 +161,10 @@ func fallbackSNAT(block netip.Prefix, used func(netip.Addr) bool) (netip.Addr, b
 // replaces clients of Services alone.
 func (p *Plan) balancer(in *Input) servicelb.Self {
 	s := servicelb.Self{Node: in.Name, Zone: in.Zone, PodRanges: in.Cluster.PodCIDRs, PodCIDRs: in.Blocks, Addrs: in.Underlay.Addrs,
-		HostServed: in.DNS, Peers: p.peerNodeAddrs(in), NodePortAddrs: in.nodePortAddrs(), MasqueradePorts: masqueradePorts,
-		ReservedPorts: p.ReservedPorts, HealthListeners: in.HealthPorts, NonMasquerade: slices.Clone(in.NonMasquerade)}
+		HostServed: in.DNS, Peers: p.peerNodeAddrs(in), PeerSNAT: p.peerSNATAddrs(in), NodePortAddrs: in.nodePortAddrs(),
+		MasqueradePorts: masqueradePorts,
+		ReservedPorts:   p.ReservedPorts, HealthListeners: in.HealthPorts,
+		NonMasquerade: slices.Clone(in.NonMasquerade)}
 	for _, x := range in.Underlay.Sources {
 		s.Sources = append(s.Sources, servicelb.Source(x))
 	}
@@ -187,6 +189,18 @@ func (p *Plan) peerNodeAddrs(in *Input) (out []netip.Addr) {
 		for _, a := range peer.AllowedIPs {
 			if a.IsSingleIP() && !peer.External && !netx.Contains(in.Cluster.PodCIDRs, a.Addr()) {
 				out = append(out, a.Addr())
+			}
+		}
+	}
+	return out
+}
+
+// peerSNATAddrs are the SNAT addresses of the other nodes. A fallback SNAT address of another node is not known here.
+func (p *Plan) peerSNATAddrs(in *Input) (out []netip.Addr) {
+	for _, peer := range p.Peers {
+		for _, a := range peer.AllowedIPs {
+			if !peer.External && !a.IsSingleIP() && netx.Contains(in.Cluster.PodCIDRs, a.Addr()) {
+				out = append(out, SNATAddr(a))
 			}
 		}
 	}

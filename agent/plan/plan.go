@@ -148,6 +148,7 @@ func Make(in Input) (*Plan, bool) {
 	p.Table = in.Compile(p.balancer(&in), in.Snapshot)
 	p.Services = servicesOf(&in)
 	p.services(&in, p.Table.Redirects())
+	p.refusedEndpoints()
 	p.coexist(&in)
 	p.HealthChecks = healthChecks(in.Snapshot, in.Name)
 	p.Relays = relays(&in)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -112,6 +113,24 @@ func hostPortRules(r hostnet.Rule) []hostnet.Rule {
 	exempt.Pref, exempt.Dport, exempt.Table, exempt.Goto = prefOtherPorts, everyPort, 0, prefLocal
 	r.Pref, r.Dport = prefLastPort, hostnet.Ports{}
 	return []hostnet.Rule{exempt, r}
+}
+
+// refusedEndpoints reports the endpoints that the table does not use, one problem per Service.
+func (p *Plan) refusedEndpoints() {
+	list := p.Table.Refused()
+	for len(list) > 0 {
+		n := 1
+		for n < len(list) && list[n].Service == list[0].Service {
+			n++
+		}
+		more := ""
+		if n > 1 {
+			more = fmt.Sprintf(" (and %d more)", n-1)
+		}
+		p.problem("Service %s: the endpoint %s%s is not used, because it %s: a packet to it would be load-balanced a second time; "+
+			"use the addresses of its backends", list[0].Service, list[0].Endpoint, more, list[0].Reason)
+		list = list[n:]
+	}
 }
 
 // podName is the name of a local Pod, or its first address if the snapshot has no such Pod.

@@ -49,6 +49,14 @@ func (p *Packet) AppendTooBig(b []byte, from netip.Addr, mtu int) []byte {
 	return p.appendError(b, from, 2, 0, uint32(mtu))
 }
 
+// AppendTimeExceeded appends the error about a packet whose time to live or hop limit is used up (RFC 792, RFC 4443 3.3).
+func (p *Packet) AppendTimeExceeded(b []byte, from netip.Addr) []byte {
+	if p.Version == 4 {
+		return p.appendError(b, from, 11, 0, 0)
+	}
+	return p.appendError(b, from, 3, 0, 0)
+}
+
 // answerable reports whether an ICMP error may be sent about the packet. RFC 4443 permits packet-too-big about multicast
 // packets, which warren does not route.
 func (p *Packet) answerable() bool {

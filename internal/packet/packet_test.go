@@ -320,6 +320,21 @@ func TestSCTPPortsChecksum_AnyPayload_MatchesTheFullChecksum(t *testing.T) {
 	}
 }
 
+func TestDecrementTTL_EachFamily_KeepsChecksumAndStopsAtOne(t *testing.T) {
+	for _, raw := range [][]byte{build("192.0.2.1", "192.0.2.2", ProtoUDP, udp(1, 2, nil)), build("2001:db8::1", "2001:db8::2", ProtoUDP,
+		udp(1, 2, nil))} {
+		for _, ttl := range []uint8{255, 64, 2, 1, 0} {
+			p := mustParse(t, bytes.Clone(raw))
+			p.SetTTL(ttl)
+			before := bytes.Clone(p.Buf)
+			if ok := p.DecrementTTL(); ok != (ttl > 1) || ok && p.TTL() != ttl-1 || !ok && !bytes.Equal(p.Buf, before) {
+				t.Errorf("TTL %d: %v, then %d", ttl, ok, p.TTL())
+			}
+			intact(t, p.Buf)
+		}
+	}
+}
+
 func TestClampMSS_SYNWithOption_IsLowered(t *testing.T) {
 	for name, want := range map[string]bool{"syn4": true, "syn6": true, "oddsyn4": true, "oddsyn6": true, "tcp4": false, "udp4": false} {
 		p := mustParse(t, bytes.Clone(samples[name]))

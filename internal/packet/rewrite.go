@@ -124,6 +124,17 @@ func (p *Packet) SetTTL(ttl uint8) {
 	d.apply(p.Buf[10:])
 }
 
+// DecrementTTL lowers time to live or hop limit by one, as a node does that forwards the packet. It reports false, and changes
+// nothing, if the packet may not be forwarded any further (RFC 1812 5.3.1, RFC 8200 section 3).
+func (p *Packet) DecrementTTL() bool {
+	ttl := p.TTL()
+	if ttl <= 1 {
+		return false
+	}
+	p.SetTTL(ttl - 1)
+	return true
+}
+
 // ClampMSS lowers the maximum segment size option of a SYN or SYN-ACK to at most max bytes and reports whether it
 // changed anything. A SYN without the option is not changed: the peer then assumes 536 (RFC 9293, 3.7.1).
 func (p *Packet) ClampMSS(max uint16) bool {

@@ -22,6 +22,9 @@ func (t *Table) IsNodeAddr(a netip.Addr) bool { return t.local[a] }
 // IsPeerAddr reports whether an address is another node's.
 func (t *Table) IsPeerAddr(a netip.Addr) bool { return t.peers[a] }
 
+// IsPeerSNAT reports whether an address is the SNAT address of another node.
+func (t *Table) IsPeerSNAT(a netip.Addr) bool { return t.peerSNAT[a] }
+
 // IsRemote reports whether an address is reached through the tunnel: a Pod of another node, or another node.
 func (t *Table) IsRemote(a netip.Addr) bool { return t.IsPod(a) && !t.IsLocalPod(a) || t.peers[a] }
 

@@ -21,6 +21,7 @@ type Builder struct {
 	// conflicts are the frontends that claim the same address and port, where there are several.
 	conflicts map[Key][]*Frontend
 	redirects redirectCounts
+	balanced  *balanced // by the Services of snap
 }
 
 // unitName names the object that a unit was compiled from: a Service, or a Pod with host ports.
@@ -34,8 +35,9 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 	if b.last == nil || !reflect.DeepEqual(self, b.last.self) || !slices.Equal(snap.ServiceCIDRs, b.last.ranges) {
 		b.reset(self, snap.ServiceCIDRs)
 	}
-	p := b.newPatch()
 	changed := changedUnits(b.snap, snap, self.Node)
+	b.balancedNow(snap, changed)
+	p := b.newPatch()
 	parts := slicesOf(snap, changed)
 	for name := range changed {
 		if old := b.units[name]; old != nil {
@@ -65,7 +67,8 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 
 // reset starts from an empty table. Meters and ejection records are retained.
 func (b *Builder) reset(self Self, ranges []netip.Prefix) {
-	t := &Table{self: self, ranges: ranges, local: map[netip.Addr]bool{}, peers: map[netip.Addr]bool{}}
+	t := &Table{self: self, ranges: ranges, local: map[netip.Addr]bool{}, peers: map[netip.Addr]bool{},
+		peerSNAT: map[netip.Addr]bool{}}
 	for _, a := range slices.Concat(self.Addrs, []netip.Addr{self.PodNet4, self.PodNet6}) {
 		if a.IsValid() {
 			t.local[a] = true
@@ -74,7 +77,11 @@ func (b *Builder) reset(self Self, ranges []netip.Prefix) {
 	for _, a := range self.Peers {
 		t.peers[a] = true
 	}
+	for _, a := range self.PeerSNAT {
+		t.peerSNAT[a] = true
+	}
 	b.last, b.snap, b.conflicts, b.redirects = t, &model.Snapshot{}, map[Key][]*Frontend{}, newRedirectCounts()
+	b.balanced = nil
 	if b.units == nil {
 		b.units = map[unitName]*unit{}
 	}

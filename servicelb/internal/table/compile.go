@@ -18,6 +18,8 @@ type unit struct {
 	meter        *traffic.Meter
 	// records are the ejection records of the backends; previous are those of the unit that this one replaces.
 	records, previous map[recordKey]*Record
+	refused           []RefusedEndpoint
+	direct            bool // an endpoint is not in a Pod
 }
 
 // servicePort is what the frontends of one Service port and family share.
@@ -101,7 +103,8 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 	add := func(kind Kind, addr netip.Addr, number uint16) {
 		family := model.FamilyOf(addr)
 		if ports[family] == nil {
-			ports[family] = u.newServicePort(id, t.withoutLastPort(endpointsOf(parts, p, family, svc.PublishNotReady)), eject)
+			ports[family] = u.newServicePort(id, t.withoutRefused(u, svc.ObjectName, p.Protocol,
+				t.withoutLastPort(endpointsOf(parts, p, family, svc.PublishNotReady))), eject)
 		}
 		x := ports[family]
 		internal, external := policies(svc, kind)

@@ -14,16 +14,20 @@ type patch struct {
 	table        *Table
 	frontends    *mapDraft[Key, *Frontend]
 	serviceAddrs *mapDraft[netip.Addr, int]
+	// refusedChanged: a unit with refused endpoints was added or removed.
+	refusedChanged bool
 }
 
 func (b *Builder) newPatch() *patch {
 	t := *b.last
-	return &patch{b, &t, newMapDraft(&b.last.frontends), newMapDraft(&b.last.serviceAddrs)}
+	t.balanced = b.balanced
+	return &patch{Builder: b, table: &t, frontends: newMapDraft(&b.last.frontends), serviceAddrs: newMapDraft(&b.last.serviceAddrs)}
 }
 
 func (p *patch) finish() *Table {
 	p.table.frontends, p.table.serviceAddrs = p.frontends.persistentMap, p.serviceAddrs.persistentMap
 	p.table.redirects = p.redirects.redirects()
+	p.collectRefused()
 	return p.table
 }
 
@@ -31,6 +35,7 @@ func (p *patch) finish() *Table {
 func (p *patch) add(n unitName, u *unit) {
 	p.units[n], u.previous = u, nil
 	p.table.ejecting += b2i(len(u.records) > 0)
+	p.refusedChanged = p.refusedChanged || len(u.refused) > 0
 	for i, k := range u.keys {
 		if old := p.frontends.get(k.hash(), k); old != nil {
 			if p.conflicts[k] == nil {
@@ -50,6 +55,7 @@ func (p *patch) add(n unitName, u *unit) {
 // remove takes a unit out of the table.
 func (p *patch) remove(u *unit) {
 	p.table.ejecting -= b2i(len(u.records) > 0)
+	p.refusedChanged = p.refusedChanged || len(u.refused) > 0
 	for i, k := range u.keys {
 		if p.conflicts[k] != nil {
 			p.conflicts[k] = slices.DeleteFunc(p.conflicts[k], func(f *Frontend) bool { return f == u.frontends[i] })

@@ -19,6 +19,8 @@ type Self struct {
 	// Addrs are the node's own addresses. Peers are the other nodes' addresses, reached through the tunnel.
 	Addrs []netip.Addr
 	Peers []netip.Addr
+	// PeerSNAT are the SNAT addresses of the other nodes.
+	PeerSNAT []netip.Addr
 	// NodePortAddrs are the addresses that serve node ports.
 	NodePortAddrs []netip.Addr
 	// NonMasquerade are destinations that receive packets with the Pod's own source address.

@@ -81,7 +81,10 @@ type Table struct {
 	ranges       []netip.Prefix                 // Service CIDRs
 	local        map[netip.Addr]bool            // the node's own addresses
 	peers        map[netip.Addr]bool            // the other nodes' addresses
+	peerSNAT     map[netip.Addr]bool            // the other nodes' SNAT addresses
 	redirects    Redirects
+	balanced     *balanced
+	refused      []RefusedEndpoint
 	ejecting     int // number of Services that eject backends
 }
 
