@@ -17,13 +17,13 @@ type Entry struct {
 	tuples  [2]Tuple // Original: client to Service, as sent; Reply: backend to translated client, as received
 	proto   uint8
 	flags   Flags
-	_       [2]byte
+	client  uint16 // ClientBucket of the client, written before the entry is linked
 	check   uint32
 	created uint32
 	seen    atomic.Uint32
 	status  atomic.Uint32    // a Status
 	gen     atomic.Uint32    // generation of the table of Services that has last confirmed the flow
-	client  atomic.Uint32    // ClientBucket of the client
+	sent    atomic.Uint32    // sequence number after the last TCP segment in order, of either direction; 0: unknown
 	acks    [2]atomic.Uint32 // newest TCP acknowledgement of each direction; 0: unknown
 	next    [2]uint32        // index chains, guarded by their shards
 	packets [2]uint16        // of each direction since TakeCounters, guarded likewise

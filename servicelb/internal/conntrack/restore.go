@@ -55,8 +55,9 @@ func (t *Table) restoreEntry(e *Entry, slot uint32, inPlace bool) bool {
 	to.packets, to.bytes = [2]uint16{}, [2]uint32{} // the previous process has counted these
 	to.acks[Original].Store(0)                      // outdated if the flow was offloaded
 	to.acks[Reply].Store(0)
+	to.sent.Store(0)
 	to.gen.Store(0)
-	to.client.Store(uint32(t.ClientBucket(original.Source().Addr())))
+	to.client = uint16(t.ClientBucket(original.Source().Addr()))
 	t.link(slot, ho, hr)
 	t.addCounts(to, to.Status(), 1)
 	return true

@@ -66,15 +66,15 @@ func (t *Table) ClientBucket(a netip.Addr) ClientBucket {
 	return ClientBucket(uint32(maphash.Bytes(t.seed, b[:])) % uint32(len(t.clients)))
 }
 
-func (c *clientCounts) add(bucket uint32, status Status, by int32) {
-	n := &c[bucket%uint32(len(c))]
+func (c *clientCounts) add(bucket uint16, status Status, by int32) {
+	n := &c[bucket%uint16(len(c))]
 	n.all.Add(by)
 	if status.HalfOpen() {
 		n.halfOpen.Add(by)
 	}
 }
 
-func (c *clientCounts) leaveHalfOpen(bucket uint32) { c[bucket%uint32(len(c))].halfOpen.Add(-1) }
+func (c *clientCounts) leaveHalfOpen(bucket uint16) { c[bucket%uint16(len(c))].halfOpen.Add(-1) }
 
 // loadSlots is the number of counters for flows per backend. Backends that share a counter seem busier than they are,
 // which makes least-connections a little less even and has no other effect. In exchange nothing is allocated or freed.

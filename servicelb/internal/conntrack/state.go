@@ -158,12 +158,13 @@ func (e *Entry) step(s Status, d Direction, p *packet.Packet) Status {
 	return s
 }
 
-// nextTCP follows a connection. A segment outside of the window changes nothing, so that a forged one cannot end the
-// flow.
+// nextTCP follows a connection. A segment outside of the window changes nothing, nor does a RST or FIN that mayEnd refuses,
+// so that a forged one cannot end the flow.
 func (e *Entry) nextTCP(s Status, d Direction, p *packet.Packet) Status {
-	if !p.HasL4 || !e.inWindow(d, p) {
+	if !p.HasL4 || !e.inWindow(d, p) || p.TCPFlags&(packet.RST|packet.FIN) != 0 && !e.mayEnd(d, p) {
 		return s
 	}
+	e.recordSegment(d, p)
 	flags := p.TCPFlags
 	state := s.State()
 	switch {
@@ -263,20 +264,47 @@ func (e *Entry) MarkReset(s Status) {
 // A sender that guesses hits it with a probability of one in 128.
 const window = 1 << 24
 
-// inWindow compares the sequence number with the other end's newest acknowledgement, and stores this end's.
+func sequence(p *packet.Packet) uint32 { return binary.BigEndian.Uint32(p.Buf[p.L4+4:]) }
+
+// inWindow compares the sequence number with the other end's newest acknowledgement.
 func (e *Entry) inWindow(d Direction, p *packet.Packet) bool {
-	h := p.Buf[p.L4:]
+	base := e.acks[d.Opposite()].Load()
+	diff := int32(sequence(p) - base)
+	return base == 0 || diff <= window && diff >= -window
+}
+
+// mayEnd reports whether an end of the connection would accept a RST or FIN. The sequence number must be the one that it
+// expects next (RFC 5961 section 3.2), which is known from the first acknowledgement on: what it has acknowledged, or the end
+// of the last segment in order if the acknowledgement for that has not been seen yet. The checksum must be correct. That of a
+// partial one was verified when the segments were coalesced, or is completed by this host.
+func (e *Entry) mayEnd(d Direction, p *packet.Packet) bool {
 	if base := e.acks[d.Opposite()].Load(); base != 0 {
-		if diff := int32(binary.BigEndian.Uint32(h[4:]) - base); diff > window || diff < -window {
+		if seq := sequence(p); seq != base && (seq != e.sent.Load() || seq == 0) {
 			return false
 		}
 	}
-	if p.TCPFlags&(packet.ACK|packet.RST) == packet.ACK {
-		if ack := binary.BigEndian.Uint32(h[8:]); e.acks[d].Load() != ack {
+	return p.Partial() || !p.Fragment() && len(p.Buf) == p.Length && p.ChecksumOK()
+}
+
+// recordSegment stores the acknowledgement, and the end of a segment in order. A forged segment is in order only with the
+// exact sequence number.
+func (e *Entry) recordSegment(d Direction, p *packet.Packet) {
+	if p.TCPFlags&packet.RST != 0 {
+		return
+	}
+	if p.TCPFlags&packet.ACK != 0 {
+		if ack := binary.BigEndian.Uint32(p.Buf[p.L4+8:]); e.acks[d].Load() != ack {
 			e.acks[d].Store(ack)
 		}
 	}
-	return true
+	length := uint32(p.Length-p.HeaderLen()) + uint32(p.TCPFlags&packet.FIN) + uint32(p.TCPFlags&packet.SYN)/packet.SYN
+	if length == 0 {
+		return
+	}
+	seq := sequence(p)
+	if seq == e.acks[d.Opposite()].Load() || seq == e.sent.Load() || p.TCPFlags&packet.SYN != 0 && e.acks[d.Opposite()].Load() == 0 {
+		e.sent.Store(seq + length)
+	}
 }
 
 // endsSCTP reports whether the first chunk is ABORT or SHUTDOWN COMPLETE (RFC 9260).

@@ -174,7 +174,8 @@ func (t *Table) Insert(slot uint32, n *NewFlow) InsertResult {
 	e.check = e.checksum()
 	e.seen.Store(n.Now)
 	e.gen.Store(n.Generation)
-	e.client.Store(uint32(n.Client))
+	e.client = uint16(n.Client)
+	e.sent.Store(0)
 	e.acks[Original].Store(0)
 	e.acks[Reply].Store(0)
 	e.packets, e.bytes = [2]uint16{Original: 1}, [2]uint32{Original: uint32(n.Size)}
@@ -196,13 +197,13 @@ func (t *Table) link(slot uint32, ho, hr uint64) {
 // addCounts updates the counters per client and per backend.
 func (t *Table) addCounts(e *Entry, status Status, by int32) {
 	t.loads[loadSlot(e.proto, e.tuples[Reply].Source())].Add(by)
-	t.clients.add(e.client.Load(), status, by)
+	t.clients.add(e.client, status, by)
 }
 
 // leaveHalfOpen updates the counters per client when a flow is answered.
 func (t *Table) leaveHalfOpen(e *Entry, before, after Status) {
 	if before.HalfOpen() && !after.HalfOpen() {
-		t.clients.leaveHalfOpen(e.client.Load())
+		t.clients.leaveHalfOpen(e.client)
 	}
 }
 
