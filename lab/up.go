@@ -115,12 +115,14 @@ func (l *Lab) credentials(machine string) error {
 		return err
 	}
 	var addrs []netip.Addr
+	name := machine
 	if strings.HasPrefix(machine, "etcd") {
+		name = pki.MemberName
 		for _, p := range l.Spec.underlayAddrs(machine) {
 			addrs = append(addrs, p.Addr())
 		}
 	}
-	return ca.Issue(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), machine, addrs, nil)
+	return ca.Issue(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), name, addrs, nil)
 }
 
 // pkiInside is the directory of a machine's credentials, inside its namespaces.

@@ -43,7 +43,8 @@ func etcdCmd() *cobra.Command {
 	f.StringVar(&cfg.CAFile, "ca-file", "", "PEM file of the authorities that sign clients and members; without it there is no TLS")
 	f.StringVar(&cfg.CertFile, "cert-file", "", "PEM file of this member's certificate")
 	f.StringVar(&cfg.KeyFile, "key-file", "", "PEM file of its key")
-	f.StringVar(&cfg.PeerName, "peer-name", "", "common name that members' certificates must have (default: any)")
+	f.StringSliceVar(&cfg.PeerNames, "peer-name", nil,
+		"common names that members' certificates may have (default: that of this member's certificate)")
 	f.StringVar(&cfg.LogLevel, "log-level", "warn", "etcd's own log: debug, info, warn, error")
 	f.BoolVar(&kubernetes, "kubernetes", false, "run a member of the etcd that control-plane nodes run for warren")
 	m.add(c)

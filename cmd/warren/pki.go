@@ -92,6 +92,10 @@ func pkiClientCmd(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if r.Name == pki.MemberName {
+				return fmt.Errorf("--name %s: this is the common name of etcd's members; give a client another one, "+
+					"such as the name of its node", r.Name)
+			}
 			p, err := ca.Sign(r)
 			if err != nil {
 				return err
@@ -114,7 +118,9 @@ func pkiServerCmd(dir *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "make a member's certificate: NAME.crt and NAME.key",
-		Args:  cobra.NoArgs,
+		Long: "Make a member's certificate: NAME.crt and NAME.key.\n\nIts common name is " + pki.MemberName + ". Members accept each " +
+			"other by this name, and refuse certificates of clients at their peer port.",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ca, err := pki.LoadCA(*dir)
 			if err != nil {
@@ -130,14 +136,17 @@ func pkiServerCmd(dir *string) *cobra.Command {
 			if len(r.Addrs)+len(r.DNS) == 0 {
 				return fmt.Errorf("a server needs --addr or --dns: clients verify one of them")
 			}
+			file := r.Name
+			r.Name = pki.MemberName
 			p, err := ca.Sign(r)
 			if err != nil {
 				return err
 			}
-			return writePair(c.OutOrStdout(), *dir, r.Name, p)
+			return writePair(c.OutOrStdout(), *dir, file, p)
 		},
 	}
 	requestFlags(c, &r, "etcd")
+	c.Flags().Lookup("name").Usage = "name of the files"
 	c.Flags().StringSliceVar(&addrs, "addr", nil, "addresses of the server")
 	c.Flags().StringSliceVar(&r.DNS, "dns", nil, "DNS names of the server")
 	return c

@@ -45,6 +45,9 @@ func TestPKI_Files_RotateInThreeSteps(t *testing.T) {
 	if _, err := warren(t, "", "pki", "server", "--dir", dir); err == nil {
 		t.Error("a server without an address or a name")
 	}
+	if _, err := warren(t, "", "pki", "client", "--dir", dir, "--name", pki.MemberName); err == nil {
+		t.Error("a client with the common name of members")
+	}
 	for _, f := range []string{"ca.key", "node.key", "m1.key"} {
 		if st, err := os.Stat(filepath.Join(dir, f)); err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v %v", f, st, err)

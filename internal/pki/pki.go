@@ -20,6 +20,10 @@ const (
 	NextKeyFile = "next.key" // only in the middle of a rotation
 )
 
+// MemberName is the common name of the certificates of etcd's members. Members accept each other by it, so that no certificate
+// of a client may have it.
+const MemberName = "warren-etcd-member"
+
 // EnsureCA loads ca.crt and ca.key from dir, making them if neither exists.
 func EnsureCA(dir, name string) (*CA, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

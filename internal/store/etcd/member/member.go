@@ -32,7 +32,7 @@ const (
 )
 
 // PeerName is the common name of members' certificates. Members accept peer connections with this name only.
-const PeerName = "warren-etcd-member"
+const PeerName = pki.MemberName
 
 // Config is one member.
 type Config struct {
@@ -132,7 +132,7 @@ func (c Config) serverConfig() server.Config {
 	return server.Config{Name: c.Name, MetricsURL: health, DataDir: c.etcdDir(),
 		ClientURLs: listen, AdvertiseClientURLs: clients, PeerURLs: []string{c.url(c.PeerPort)},
 		CAFile: c.certFile(pki.CAFile), CertFile: c.certFile("tls.crt"), KeyFile: c.certFile("tls.key"),
-		PeerName: PeerName, LogLevel: c.LogLevel}
+		PeerNames: []string{PeerName}, LogLevel: c.LogLevel}
 }
 
 func (c Config) dial(endpoints []string) (*clientv3.Client, error) {

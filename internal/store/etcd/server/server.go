@@ -4,9 +4,11 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -26,9 +28,9 @@ type Config struct {
 	CAFile         string
 	CertFile       string
 	KeyFile        string
-	// PeerName is the common name that certificates of other members must have. If it is empty, every certificate of the
-	// authority is accepted for a member, also those of clients.
-	PeerName string
+	// PeerNames are the common names that certificates of other members may have. Without any it is the one of this member's
+	// certificate. Certificates of clients have other names, so that a client cannot speak as a member.
+	PeerNames []string
 	// MetricsURL serves /metrics, /livez and /readyz without TLS; empty serves them to clients only.
 	MetricsURL string
 	// Token distinguishes a new cluster from another one with the same members.
@@ -110,11 +112,13 @@ func (c Config) embed() (*embed.Config, error) {
 		ec.ClientTLSInfo.TrustedCAFile, ec.ClientTLSInfo.CertFile, ec.ClientTLSInfo.KeyFile = c.CAFile, c.CertFile, c.KeyFile
 		ec.ClientTLSInfo.ClientCertAuth = true
 		ec.PeerTLSInfo = ec.ClientTLSInfo
-		if c.PeerName != "" {
-			ec.PeerTLSInfo.AllowedCNs = []string{c.PeerName}
-			// A member with several addresses may call from one that its certificate does not name.
-			ec.PeerTLSInfo.SkipClientSANVerify, ec.ClientTLSInfo.SkipClientSANVerify = true, true
+		names, err := c.peerNames()
+		if err != nil {
+			return nil, err
 		}
+		ec.PeerTLSInfo.AllowedCNs = names
+		// A member with several addresses may call from one that its certificate does not name.
+		ec.PeerTLSInfo.SkipClientSANVerify, ec.ClientTLSInfo.SkipClientSANVerify = true, true
 	}
 	if c.Election > 0 {
 		ec.ElectionMs = uint(c.Election.Milliseconds())
@@ -124,4 +128,22 @@ func (c Config) embed() (*embed.Config, error) {
 	ec.LogLevel = c.LogLevel
 	ec.LogOutputs = []string{"stderr"}
 	return ec, nil
+}
+
+// peerNames are the common names that members' certificates may have. An empty name is refused, because etcd would take it
+// for "any".
+func (c Config) peerNames() ([]string, error) {
+	names := c.PeerNames
+	if len(names) == 0 {
+		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("certificate of this member: %w", err)
+		}
+		names = []string{pair.Leaf.Subject.CommonName}
+	}
+	if slices.Contains(names, "") {
+		return nil, fmt.Errorf("common names of members %q: expected no empty name; issue %s with a common name (warren pki server), "+
+			"because members accept each other by it", names, c.CertFile)
+	}
+	return names, nil
 }
