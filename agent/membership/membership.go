@@ -9,6 +9,7 @@ package membership
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -34,6 +35,7 @@ type Store interface {
 	PutPod(ctx context.Context, p model.Pod) (revision int64, err error)
 	DeletePod(ctx context.Context, n model.ObjectName, node string) error
 	KeepAlive(ctx context.Context, name, identity string, ttl time.Duration) error
+	KeepRevocation(ctx context.Context, r model.Revocation) error
 }
 
 // Objects is the object store of clusters without Kubernetes.
@@ -249,8 +251,21 @@ type joiner struct {
 	publishedAt  int64 // store revision of the last write of a Pod record
 }
 
-// join does what is missing, in order.
+// join does what is missing, in order. Last, it restores revocations that the store has lost.
 func (j *joiner) join(ctx context.Context) error {
+	if err := j.own(ctx); err != nil {
+		return err
+	}
+	for _, r := range j.cfg.Source.Unstored() {
+		if err := j.cfg.Store.KeepRevocation(ctx, r); err != nil {
+			return fmt.Errorf("restore the revocation of node %s: %w", r.Node, err)
+		}
+	}
+	return nil
+}
+
+// own writes this node's own records.
+func (j *joiner) own(ctx context.Context) error {
 	if err := j.verify(ctx); err != nil {
 		return err
 	}

@@ -53,6 +53,7 @@ type Source struct {
 	objects     *kube.Objects     // newest of the API server, nil before the first
 	first       chan struct{}     // closed with the first objects
 	nameservers model.Nameservers // of the last run, until the first objects
+	revoked     revocations
 
 	pods   withPods
 	toSave chan *model.Snapshot // newest that is not saved yet
@@ -70,7 +71,11 @@ func New(c Config) (*Source, error) {
 		return nil, err
 	case err != nil:
 		s.log.Warn("ignoring unreadable cached snapshot", "err", err)
-	case snap != nil:
+	}
+	if snap, err = s.loadRevocations(snap); err != nil {
+		return nil, err
+	}
+	if snap != nil {
 		s.newest.Store(snap)
 	}
 	if c.Kube == nil {
@@ -143,6 +148,7 @@ func (s *Source) setRecords(snap *model.Snapshot) {
 	defer s.received.Store(true) // not before the snapshot is stored: see ServicesCached
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	snap = s.exclude(snap)
 	if s.cfg.Kube == nil {
 		s.newest.Store(snap)
 		return

@@ -116,6 +116,10 @@ type Snapshot struct {
 	Cluster  Cluster `json:"cluster"`
 	Nodes    []Node  `json:"nodes"`  // sorted by name
 	Blocks   []Block `json:"blocks"` // sorted by CIDR
+	// Revoked are the machines that were excluded from the cluster; the snapshot has no records of them.
+	Revoked Revocations `json:"revoked,omitempty"`
+	// Lost are those of Revoked that were deleted from the store, which no command does. They are written again.
+	Lost Revocations `json:"-"`
 	// ServiceCIDRs are the ranges of ClusterIPs. They may change at any time.
 	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs,omitempty"`
 	Pools        []AddressPool   `json:"pools,omitempty"`    // sorted by name

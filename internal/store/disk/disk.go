@@ -1,5 +1,6 @@
 // Package disk stores what a node needs to start while the store is unreachable: its identity, its blocks, the last
-// snapshot, the API servers and the name servers. Each is one file with a versioned record, replaced atomically, mode 0600.
+// snapshot, the revoked machines, the API servers and the name servers. Each is one file with a versioned record, replaced
+// atomically, mode 0600.
 package disk
 
 import (
@@ -24,6 +25,7 @@ const (
 	snapshotLayout = 1
 	serversLayout  = 1
 	namesLayout    = 1
+	revokedLayout  = 1
 )
 
 // Dir is a node's state directory.
@@ -117,6 +119,21 @@ func (d Dir) Nameservers() (model.Nameservers, error) {
 // SetNameservers stores the name servers.
 func (d Dir) SetNameservers(n model.Nameservers) error {
 	return d.write("nameservers.json", namesLayout, n)
+}
+
+// Revocations returns the machines that the node's last run excluded.
+func (d Dir) Revocations() (model.Revocations, error) {
+	var l model.Revocations
+	err := d.read("revoked.json", revokedLayout, &l)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return l, err
+}
+
+// SetRevocations stores the machines to exclude.
+func (d Dir) SetRevocations(l model.Revocations) error {
+	return d.write("revoked.json", revokedLayout, l)
 }
 
 // BootID returns the kernel's id of the current boot, 32 hex digits with dashes.

@@ -65,14 +65,17 @@ type table struct {
 	cluster  model.Cluster
 	nodes    map[string]model.Node
 	blocks   map[string]model.Block
-	alive    map[string]string // node -> identity
+	alive    map[string]string           // node -> identity
+	revoked  map[string]model.Revocation // a deletion does not remove it
+	lost     map[string]bool             // of revoked: deleted since
 	objects  objectstore.Table
 	problems map[string]string // key -> reason
 }
 
 func newTable(prefix string) *table {
 	return &table{prefix: prefix, nodes: map[string]model.Node{}, blocks: map[string]model.Block{},
-		alive: map[string]string{}, objects: objectstore.NewTable(), problems: map[string]string{}}
+		alive: map[string]string{}, revoked: map[string]model.Revocation{}, lost: map[string]bool{}, objects: objectstore.NewTable(),
+		problems: map[string]string{}}
 }
 
 func (t *table) apply(e *clientv3.Event) {
@@ -93,6 +96,10 @@ func (t *table) drop(key string) {
 		delete(t.blocks, name)
 	case "alive":
 		delete(t.alive, name)
+	case "revoked":
+		if _, ok := t.revoked[name]; ok {
+			t.lost[name] = true
+		}
 	case "objects":
 		t.objects.Drop(name)
 	}
@@ -120,6 +127,12 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 		}
 	case "alive":
 		t.alive[name] = string(kv.Value)
+	case "revoked":
+		var r model.Revocation
+		if r, err = records.DecodeRevocation(kv.Value, name); err == nil {
+			t.revoked[name] = t.revoked[name].Merge(r)
+			delete(t.lost, name)
+		}
 	case "objects":
 		err = t.objects.Put(name, kv)
 	}
@@ -139,6 +152,12 @@ func (t *table) snapshot(rev int64) *model.Snapshot {
 		s.Blocks = append(s.Blocks, b)
 	}
 	sort.Slice(s.Blocks, func(i, j int) bool { return s.Blocks[i].CIDR.Compare(s.Blocks[j].CIDR) < 0 })
+	for name, r := range t.revoked {
+		s.Revoked, _ = s.Revoked.Merge(model.Revocations{r})
+		if t.lost[name] {
+			s.Lost = append(s.Lost, r)
+		}
+	}
 	t.objects.Fill(s)
 	for k, why := range t.problems {
 		s.Problems = append(s.Problems, k+": "+why)

@@ -33,6 +33,9 @@ type Client struct {
 	Prefix string // ends with a slash
 }
 
+// Root is the prefix of the keys of all clusters: "<cluster>/..." follows.
+const Root = "/warren/"
+
 // requestTimeout bounds one request; a watch has no bound.
 const requestTimeout = 5 * time.Second
 
@@ -42,7 +45,7 @@ func New(c Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{Client: cli, Prefix: "/warren/" + c.Cluster + "/"}, nil
+	return &Client{Client: cli, Prefix: Root + c.Cluster + "/"}, nil
 }
 
 // Key returns the key of a path below the prefix. A last part of "" makes it a prefix that ends with a slash.

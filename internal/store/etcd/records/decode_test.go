@@ -42,6 +42,9 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("cluster configuration %q was accepted as %+v", raw, c)
 		}
 		_, _ = DecodePod(raw) // must not panic
+		if r, err := DecodeRevocation(raw, name); err == nil && (r.Node != name || name == "") {
+			t.Errorf("revocation %q was accepted as %+v", name, r)
+		}
 		if n, err := DecodeNode(raw, name); err == nil && (n.Name != name || n.Identity == "" || n.PublicKey.IsZero()) {
 			t.Errorf("node record %q was accepted as %+v", name, n)
 		}

@@ -16,6 +16,9 @@ import (
 func (s *Store) KeepAlive(ctx context.Context, name, identity string, ttl time.Duration) error {
 	rctx, cancel := client.Request(ctx)
 	defer cancel()
+	if err := s.checkRevoked(rctx, name, identity); err != nil {
+		return err
+	}
 	lease, err := s.cli.Grant(rctx, int64(ttl/time.Second))
 	if err != nil {
 		return fmt.Errorf("lease for alive/%s: %w", name, err)

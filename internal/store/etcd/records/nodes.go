@@ -20,6 +20,9 @@ func (s *Store) PutNode(ctx context.Context, n model.Node) (int64, error) {
 	}
 	ctx, cancel := client.Request(ctx)
 	defer cancel()
+	if err := s.checkRevoked(ctx, n.Name, n.Identity); err != nil {
+		return 0, err
+	}
 	key, alive := s.cli.Key("nodes", n.Name), s.cli.Key("alive", n.Name)
 	got, err := s.cli.Txn(ctx).Then(clientv3.OpGet(key), clientv3.OpGet(alive)).Commit()
 	if err != nil {
@@ -59,11 +62,14 @@ func nameTaken(name, identity string) error {
 		ErrNameTaken, name, identity, name)
 }
 
-// CheckName fails with ErrNameTaken while another machine that is alive owns the name. A node calls it before it claims
-// blocks; PutNode checks again.
+// CheckName fails with ErrNameTaken while another machine that is alive owns the name, and with ErrRevoked if the name or this
+// machine was revoked. A node calls it before it claims blocks; PutNode checks again.
 func (s *Store) CheckName(ctx context.Context, name, identity string) error {
 	ctx, cancel := client.Request(ctx)
 	defer cancel()
+	if err := s.checkRevoked(ctx, name, identity); err != nil {
+		return err
+	}
 	key := s.cli.Key("alive", name)
 	got, err := s.cli.Get(ctx, key)
 	if err != nil {
@@ -98,7 +104,8 @@ func (s *Store) DeleteNode(ctx context.Context, name, identity string) ([]model.
 		return nil, fmt.Errorf("remove node %s: %w", name, err)
 	case !resp.Succeeded:
 		return nil, fmt.Errorf("remove node %s: its agent is alive; stop it first (its Pods use the blocks), "+
-			"or use --former to release only the blocks of former machines of that name", name)
+			"use --revoke to exclude it from the cluster in spite of that, "+
+			"or --former to release only the blocks of former machines of that name", name)
 	}
 	return freed, nil
 }

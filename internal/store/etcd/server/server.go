@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 )
 
 // Config is one member.
@@ -46,11 +48,14 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	a := newAccess()
+	ec.GRPCAdditionalServerOptions = a.options()
 	e, err := embed.StartEtcd(ec)
 	if err != nil {
 		return fmt.Errorf("start etcd member %s: %w", c.Name, err)
 	}
 	defer e.Close()
+	defer follow(ctx, a, e)()
 	select {
 	case <-e.Server.ReadyNotify():
 		ready()
@@ -68,6 +73,19 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return fmt.Errorf("etcd member %s stopped", c.Name)
 	case err := <-e.Err():
 		return fmt.Errorf("etcd member %s: %w", c.Name, err)
+	}
+}
+
+// follow starts the goroutine that follows the revocations, and returns a function that joins it.
+func follow(ctx context.Context, a *access, e *embed.Etcd) (join func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	cli := v3client.New(e.Server)
+	var all sync.WaitGroup
+	all.Go(func() { a.follow(ctx, cli) })
+	return func() {
+		cancel()
+		all.Wait()
+		_ = cli.Close() // only reports the end of its own context
 	}
 }
 
@@ -124,6 +142,8 @@ func (c Config) embed() (*embed.Config, error) {
 		ec.ElectionMs = uint(c.Election.Milliseconds())
 		ec.TickMs = ec.ElectionMs / 10
 	}
+	// The JSON gateway makes its requests with the member's own certificate, so that no revocation would apply to them.
+	ec.EnableGRPCGateway = false
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	ec.LogLevel = c.LogLevel
 	ec.LogOutputs = []string{"stderr"}

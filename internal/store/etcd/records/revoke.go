@@ -1,0 +1,115 @@
+package records
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/etcd/client"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// opsPerTxn is how many deletions one transaction has; etcd permits 128 operations.
+const opsPerTxn = 100
+
+// Revoked is what Revoke has done.
+type Revoked struct {
+	Revocation model.Revocation
+	Released   []model.Block
+	// Shared are identities and public keys of the record that other nodes' records have as well. They are not revoked.
+	Shared []string
+}
+
+// Revoke excludes a node, also one whose agent is alive: one transaction writes the revocation and deletes the node's record,
+// its liveness key and its blocks. Then its Pod records are deleted. A node without a record is excluded by its name.
+func (s *Store) Revoke(ctx context.Context, name string, now time.Time) (Revoked, error) {
+	var out Revoked
+	if name == "" || strings.Contains(name, "/") {
+		return out, fmt.Errorf("revoke node %q: expected the name of a node", name)
+	}
+	all, err := s.machines(ctx)
+	if err != nil {
+		return out, fmt.Errorf("revoke node %s: %w", name, err)
+	}
+	r := model.Revocation{Node: name, Revoked: now.UTC(), Changed: now.UTC()}
+	out.Shared = all.identify(&r)
+	blocks := all.blocksOf(r)
+	ops := []clientv3.Op{clientv3.OpDelete(s.cli.Key("nodes", name)), clientv3.OpDelete(s.cli.Key("alive", name))}
+	for _, b := range blocks[:min(len(blocks), opsPerTxn)] { // Purge deletes further ones
+		ops = append(ops, clientv3.OpDelete(s.cli.Key("blocks", blockKey(b.CIDR))))
+	}
+	if out.Revocation, err = s.putRevocation(ctx, r, ops...); err != nil {
+		return out, fmt.Errorf("revoke node %s: %w", name, err)
+	}
+	out.Released = blocks
+	_, err = s.Purge(ctx, out.Revocation)
+	return out, err
+}
+
+// machines are the records that a revocation is derived from.
+type machines struct {
+	nodes  []model.Node
+	blocks []model.Block
+}
+
+// machines reads nodes and blocks. Records that cannot be decoded are ignored: they count for no agent either.
+func (s *Store) machines(ctx context.Context) (out machines, err error) {
+	ctx, cancel := client.Request(ctx)
+	defer cancel()
+	got, err := s.cli.Txn(ctx).Then(clientv3.OpGet(s.cli.Key("nodes", ""), clientv3.WithPrefix()),
+		clientv3.OpGet(s.cli.Key("blocks", ""), clientv3.WithPrefix())).Commit()
+	if err != nil {
+		return out, err
+	}
+	for _, kv := range got.Responses[0].GetResponseRange().Kvs {
+		if n, err := DecodeNode(kv.Value, strings.TrimPrefix(string(kv.Key), s.cli.Key("nodes", ""))); err == nil {
+			out.nodes = append(out.nodes, n)
+		}
+	}
+	for _, kv := range got.Responses[1].GetResponseRange().Kvs {
+		if b, err := DecodeBlock(kv); err == nil {
+			out.blocks = append(out.blocks, b)
+		}
+	}
+	return out, nil
+}
+
+// identify adds identity and keys of the node's record to a revocation, except those that another node's record has: a
+// compromised node could copy them into its own record to have the other node excluded as well.
+func (m machines) identify(r *model.Revocation) (shared []string) {
+	others := map[any]bool{}
+	for _, n := range m.nodes {
+		if n.Name != r.Node {
+			others[n.Identity], others[n.PublicKey] = true, true
+		}
+	}
+	for _, n := range m.nodes {
+		if n.Name != r.Node {
+			continue
+		}
+		if others[n.Identity] {
+			shared = append(shared, "identity "+n.Identity)
+		} else {
+			r.Identities = append(r.Identities, n.Identity)
+		}
+		if others[n.PublicKey] {
+			shared = append(shared, "public key "+n.PublicKey.String())
+		} else {
+			r.PublicKeys = append(r.PublicKeys, n.PublicKey)
+		}
+	}
+	return shared
+}
+
+// blocksOf returns the blocks that the revoked node claimed.
+func (m machines) blocksOf(r model.Revocation) (out []model.Block) {
+	for _, b := range m.blocks {
+		if b.Node == r.Node || slices.Contains(r.Identities, b.Identity) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
