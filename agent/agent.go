@@ -29,17 +29,16 @@ import (
 	"github.com/warrennet/warren/agent/localpods"
 	"github.com/warrennet/warren/agent/membership"
 	"github.com/warrennet/warren/agent/metrics"
+	"github.com/warrennet/warren/agent/nodekey"
 	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/cni/veth"
 	"github.com/warrennet/warren/internal/api"
-	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/kube"
 	"github.com/warrennet/warren/internal/systemd"
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/servicelb/announce"
-	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -58,11 +57,11 @@ type Agent struct {
 	loop     *apply.Loop // the only user of the plan
 }
 
-// nodeState is what the state directory has of the node. It does not change while the agent runs.
+// nodeState is what the state directory has of the node. Only keys change while the agent runs.
 type nodeState struct {
-	disk           disk.Dir
-	identity       string
-	key, publicKey model.Key
+	disk     disk.Dir
+	identity string
+	keys     *nodekey.Keys
 }
 
 // stores deliver the cluster's state. source merges what they deliver.
@@ -102,10 +101,7 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
 		return nil, err
 	}
-	if a.key, err = tunnel.LoadOrCreateKey(filepath.Join(cfg.StateDir, "private.key")); err != nil {
-		return nil, err
-	}
-	if a.publicKey, err = tunnel.PublicKey(a.key); err != nil {
+	if a.keys, err = nodekey.Open(cfg.StateDir); err != nil {
 		return nil, err
 	}
 	if a.store, err = etcd.New(cfg.Etcd); err != nil {
@@ -134,7 +130,7 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	if a.external, err = extpeers.Open(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
 		return nil, err
 	}
-	a.api = localapi.New(localapi.Config{View: view{a}, DataPath: &a.path, Pods: a.pods, DNS: a.names, External: a.external,
+	a.api = localapi.New(localapi.Config{View: view{a}, DataPath: &a.path, Pods: a.pods, DNS: a.names, External: a.external, Keys: a.keys,
 		Changed:    a.kick,
 		ProcSysNet: cfg.ProcSysNet})
 	return a, nil
@@ -165,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { a.pods.Run(ctx); return nil })
 	g.Go(func() error { return a.member.Run(ctx) })
+	g.Go(func() error { a.keys.Run(ctx, a.keyConfig()); return nil })
 	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })
 	if a.cfg.Metrics != "" {

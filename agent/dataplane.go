@@ -44,7 +44,8 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 	src := in.PodNetAddrs()
 	tun, err := tunnel.New(tunnel.Config{Hook: lb, Name: a.cfg.Interface, MTU: in.TunnelMTU(),
 		DisableSegmentationOffload: !a.cfg.SegmentationOffload,
-		PrivateKey:                 a.key, ListenPort: a.port(), Log: a.log, LockFile: lockFile(&a.cfg), UAPIDir: a.cfg.UAPIDir,
+		PrivateKey:                 a.keys.Current().Private, ListenPort: a.port(),
+		Log: a.log, LockFile: lockFile(&a.cfg), UAPIDir: a.cfg.UAPIDir,
 		Source4: src[model.IPv4], Source6: src[model.IPv6]})
 	if err != nil {
 		return err
@@ -156,12 +157,14 @@ func (a *Agent) applyConfig() apply.Config {
 // snapshotChanged is called for each new snapshot.
 func (a *Agent) snapshotChanged() {
 	a.member.Wake()
+	a.keys.Wake()
 	a.loop.SnapshotChanged()
 }
 
 // self is this node's identity and settings.
 func (a *Agent) self() plan.Self {
-	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: a.publicKey, Blocks: a.member.Blocks(),
+	public, next := a.keys.Record()
+	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: public, NextPublicKey: next, Blocks: a.member.Blocks(),
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
 		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(),
 		DNS:        a.names.Addresses(),

@@ -19,7 +19,7 @@ func (v view) Node() api.Status {
 	c := a.member.Cluster()
 	st := api.Status{Node: a.cfg.NodeName, Version: version.Version, Cluster: c.Name, Store: a.source.Store().State(),
 		PodRanges: c.PodCIDRs,
-		DNS:       a.names.Addresses(), PublicKey: a.publicKey.String(), Port: a.port(), Interface: a.cfg.Interface,
+		DNS:       a.names.Addresses(), PublicKey: a.keys.Current().Public.String(), Port: a.port(), Interface: a.cfg.Interface,
 		Offload:  a.offload.get(),
 		PodCIDRs: a.member.Blocks(), Unclaimed: a.member.Unclaimed(a.source.Load()), Pods: len(a.cni.Pods())}
 	if problem := a.member.JoinProblem(); problem != "" && a.notReady() == "" {
@@ -27,6 +27,9 @@ func (v view) Node() api.Status {
 	}
 	if problem := a.member.RoomProblem(); problem != "" {
 		st.Problems = append(st.Problems, "the Pod CIDRs are nearly full: "+problem)
+	}
+	if problem := a.keys.Problem(); problem != "" {
+		st.Problems = append(st.Problems, problem)
 	}
 	if !st.Store.Connected && st.Store.Error != "" {
 		st.Problems = append(st.Problems, "etcd is unreachable: "+st.Store.Error)

@@ -18,6 +18,7 @@ const (
 	logReplay    = "handshake replay"
 	logHandshake = "Received handshake "
 	logCrossed   = "Received invalid response message from"
+	logResponse  = "Sending handshake response"
 	logBadSource = "packet with disallowed source address from"
 	logNoInit    = "Failed to send handshake initiation"
 	logNoAddress = "no known endpoint"
@@ -32,7 +33,9 @@ type deviceLogConfig struct {
 	stats    *counters.Set
 	noAnswer func(*device.Peer) // called in the WireGuard device's timer, before it sends the next handshake
 	replay   func(*device.Peer)
-	crossed  func(from string) // a handshake response arrived that matches no initiation of this node
+	// responding is called in the goroutine that sends the response, before it is made, and without locks of the device.
+	responding func(*device.Peer)
+	crossed    func(from string) // a handshake response arrived that matches no initiation of this node
 }
 
 // deviceLog turns the log of the WireGuard device into events, counters and few lines.
@@ -64,6 +67,10 @@ func (l *deviceLog) verbose(format string, args ...any) {
 	case strings.Contains(format, logCrossed):
 		if from, ok := argument[string](args, 0); ok {
 			l.crossed(from)
+		}
+	case strings.Contains(format, logResponse):
+		if p, ok := argument[*device.Peer](args, 0); ok && l.responding != nil {
+			l.responding(p)
 		}
 	case strings.Contains(format, logHandshake):
 		l.stats.Handshakes.Add(1)

@@ -146,6 +146,7 @@ const (
 // one, in case the first has not helped. A response that cannot belong to the present session is ignored, because any host can
 // forge one.
 func (t *Tunnel) noteCrossing(again retries, from string, now time.Time) {
+	own := t.publicKey()
 	for _, s := range t.Peers() {
 		if s.Endpoint.String() != from {
 			continue
@@ -156,7 +157,7 @@ func (t *Tunnel) noteCrossing(again retries, from string, now time.Time) {
 			continue
 		}
 		wait := responderDelay
-		if bytes.Compare(t.public[:], s.PublicKey[:]) > 0 {
+		if bytes.Compare(own[:], s.PublicKey[:]) > 0 {
 			wait *= 3
 		}
 		again[p] = retry{due: now.Add(wait), last: again[p].last, noted: now}

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type Peer struct {
 	// Name appears in logs and in the status.
 	Name         string
 	PublicKey    model.Key
+	NextKey      model.Key // the key that the peer is about to use in place of PublicKey; zero: none
 	PresharedKey model.Key // zero: none
 	// Endpoints are underlay addresses, the preferred one first. Without any, the peer initiates the handshakes.
 	Endpoints []netip.AddrPort
@@ -35,6 +37,8 @@ type Peer struct {
 	Probe netip.Addr
 	// External marks a peer that is not a node of the cluster.
 	External bool
+
+	standby bool // one of the two keys of a peer, which is not in use; see rotation.go
 }
 
 // PeerStatus is a peer as the WireGuard device has it.
@@ -119,6 +123,20 @@ func normalize(peers []Peer, own model.Key) (good []Peer, errs error) {
 		p.AllowedIPs = ips
 		p.Endpoints, errs = usableEndpoints(p, errs)
 		good = append(good, p)
+	}
+	for i := range good {
+		p := &good[i]
+		other, taken := keys[p.NextKey]
+		switch {
+		case p.NextKey.IsZero():
+			continue
+		case taken, p.NextKey == own:
+			errs = errors.Join(errs, fmt.Errorf("peer %s: next key %s: expected a new key, but %s has it", p.Name, p.NextKey,
+				cmp.Or(other, "this node")))
+			p.NextKey = model.Key{}
+			continue
+		}
+		keys[p.NextKey] = p.Name
 	}
 	return good, errs
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,10 +19,12 @@ import (
 // that stays keeps its session and the endpoint that it has roamed to. Additions come before removals. Errors of single peers are
 // joined and do not affect the others. Before Run it stores the peers for the start.
 func (t *Tunnel) SetPeers(desired []Peer) error {
-	good, bad := normalize(desired, t.public)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.want = good
+	good, bad := normalize(desired, t.public)
+	t.desired = good
+	t.forget()
+	t.want = expand(good, t.moved)
 	if t.wg == nil {
 		return bad
 	}
@@ -37,6 +40,9 @@ func (t *Tunnel) apply() error {
 	before := map[model.Key][]netip.AddrPort{}
 	for k, s := range t.states {
 		before[k] = s.want.Endpoints
+		if s.want.standby { // a handshake with this key has set the endpoint
+			before[k] = t.endpointsOf(k)
+		}
 	}
 	var errs error
 	changes := plan(state.Peers, t.want, before)
@@ -87,8 +93,12 @@ func (t *Tunnel) adopt(had uapi.State) (initiate, respond []*device.Peer) {
 	live := map[*device.Peer]bool{}
 	for _, w := range t.want {
 		s := t.states[w.PublicKey]
+		unused := s != nil && s.want.standby && !had.Peers[w.PublicKey].Endpoint.IsValid() // no handshake has come with this key
 		if s == nil || !slices.Equal(s.want.Endpoints, w.Endpoints) || !reflect.DeepEqual(s.want, w) {
 			fresh := newPeerState(w, t.bind.ParseEndpoint)
+			if s == nil || s.want.standby {
+				s = cmp.Or(t.successor(w), s)
+			}
 			if s != nil {
 				fresh.owner.PathMTU.Store(s.owner.PathMTU.Load())
 				fresh.owner.Live.Store(s.owner.Live.Load())
@@ -96,11 +106,13 @@ func (t *Tunnel) adopt(had uapi.State) (initiate, respond []*device.Peer) {
 			s = fresh
 		}
 		states[w.PublicKey] = s
-		owners = append(owners, s.owner)
+		if !w.standby {
+			owners = append(owners, s.owner)
+		}
 		if p := t.wg.LookupPeer(device.NoisePublicKey(w.PublicKey)); p != nil {
 			t.byPeer.Store(p, s)
 			live[p] = true
-			if _, old := had.Peers[w.PublicKey]; old || len(w.Endpoints) == 0 {
+			if _, old := had.Peers[w.PublicKey]; old && !unused || len(w.Endpoints) == 0 {
 				continue
 			}
 			if bytes.Compare(t.public[:], w.PublicKey[:]) < 0 {
@@ -134,7 +146,7 @@ func (t *Tunnel) Peers() []PeerStatus {
 	}
 	var out []PeerStatus
 	for _, w := range t.want {
-		if p, ok := state.Peers[w.PublicKey]; ok {
+		if p, ok := state.Peers[w.PublicKey]; ok && !w.standby {
 			out = append(out, t.status(w, p))
 		}
 	}

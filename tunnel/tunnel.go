@@ -40,11 +40,13 @@ type Tunnel struct {
 
 	sessionGone func(handshake time.Time) bool
 
-	mu     sync.Mutex // guards the fields below, and orders SetPeers calls
-	wg     *device.Device
-	want   []Peer
-	states map[model.Key]*peerState
-	byPeer sync.Map // *device.Peer -> *peerState, for events of the WireGuard device
+	mu      sync.Mutex // guards the fields below, public and the key of cfg, and orders SetPeers calls
+	wg      *device.Device
+	desired []Peer             // valid ones of the last SetPeers
+	moved   map[model.Key]bool // next keys of desired that their peers use
+	want    []Peer             // of the WireGuard device: desired, and the standby keys
+	states  map[model.Key]*peerState
+	byPeer  sync.Map // *device.Peer -> *peerState, for events of the WireGuard device
 }
 
 // ErrStopped means that the WireGuard device stopped by itself, for instance because its socket failed.
@@ -88,7 +90,8 @@ func newTunnel(cfg Config, p parts) (*Tunnel, error) {
 	p = p.withDefaults()
 	t := &Tunnel{cfg: cfg, public: public, stats: &counters.Set{}, bind: p.bind, offloads: func() []string { return nil },
 		ready: make(chan struct{}), stale: make(chan *device.Peer, 16), responder: make(chan []*device.Peer, 16),
-		crossings: make(chan string, 16), sessionGone: p.sessionGone, states: map[model.Key]*peerState{}}
+		crossings: make(chan string, 16), sessionGone: p.sessionGone, states: map[model.Key]*peerState{},
+		moved: map[model.Key]bool{}}
 	// A bind of a test neither counts packets nor sends with DF.
 	var out, in *backpressure.Gate
 	probe, echoes := &atomic.Pointer[byte]{}, &pmtud.Echoes{}
@@ -118,7 +121,8 @@ func (t *Tunnel) Run(ctx context.Context) (err error) {
 	if err := t.dev.Open(t.cfg.MTU); err != nil {
 		return err
 	}
-	log := newDeviceLog(deviceLogConfig{log: t.cfg.Log, stats: t.stats, noAnswer: t.noAnswer, replay: t.replay, crossed: t.cross})
+	log := newDeviceLog(deviceLogConfig{log: t.cfg.Log, stats: t.stats, noAnswer: t.noAnswer, replay: t.replay, crossed: t.cross,
+		responding: t.responding})
 	wg := device.NewDevice(t.dev, t.bind, log.logger())
 	defer wg.Close()
 	own := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)

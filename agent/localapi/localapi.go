@@ -18,6 +18,7 @@ import (
 	"github.com/warrennet/warren/agent/datapath"
 	"github.com/warrennet/warren/agent/extpeers"
 	"github.com/warrennet/warren/agent/localpods"
+	"github.com/warrennet/warren/agent/nodekey"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/httpserve"
 	"github.com/warrennet/warren/internal/model"
@@ -45,6 +46,7 @@ type Config struct {
 	Pods     *localpods.Pods
 	DNS      *clusterdns.Server
 	External *extpeers.Store
+	Keys     *nodekey.Keys
 	// Changed is called after the external peers changed; it must not block.
 	Changed    func()
 	ProcSysNet string // usually /proc/sys/net
@@ -88,6 +90,8 @@ func (s *Server) Routes() map[string]http.HandlerFunc {
 		"GET " + api.PeersPath:      func(w http.ResponseWriter, _ *http.Request) { reply(w, s.External.List()) },
 		"POST " + api.PeersPath:     s.addPeer,
 		"DELETE " + api.PeersPath:   s.removePeer,
+		"GET " + api.KeyPath:        func(w http.ResponseWriter, _ *http.Request) { reply(w, s.key()) },
+		"POST " + api.KeyPath:       s.rotateKey,
 	}
 }
 

@@ -18,7 +18,12 @@ func peerStatus(snap *model.Snapshot, peers []tunnel.Peer, device []tunnel.PeerS
 		state[s.PublicKey] = s
 	}
 	for _, want := range peers {
-		s := state[want.PublicKey]
+		s, current := state[want.PublicKey]
+		if !current {
+			if s = state[want.NextKey]; s.PublicKey != (model.Key{}) { // the peer uses its next key already
+				want.PublicKey = want.NextKey
+			}
+		}
 		x := api.Peer{Name: want.Name, PublicKey: want.PublicKey.String(), Endpoints: want.Endpoints, AllowedIPs: want.AllowedIPs,
 			MTU: want.MTU, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, PathMTU: s.PathMTU,
 			External: want.External}

@@ -37,6 +37,9 @@ func normal(n model.Node) model.Node {
 	if len(n.PodCIDRs) == 0 {
 		n.PodCIDRs = nil
 	}
+	if len(n.AcceptedKeys) == 0 {
+		n.AcceptedKeys = nil
+	}
 	return n
 }
 

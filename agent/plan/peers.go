@@ -10,14 +10,28 @@ import (
 
 // registration is this node's record.
 func registration(in *Input, mtu int) model.Node {
-	n := model.Node{Name: in.Name, Identity: in.Identity, PublicKey: in.PublicKey, Endpoints: in.Endpoints,
-		Addresses: in.Underlay.Addrs, PodCIDRs: in.Blocks, MTU: mtu, Zone: in.Zone, Version: in.Version}
+	n := model.Node{Name: in.Name, Identity: in.Identity, PublicKey: in.PublicKey, NextPublicKey: in.NextPublicKey, Endpoints: in.Endpoints,
+		AcceptedKeys: acceptedKeys(in),
+		Addresses:    in.Underlay.Addrs, PodCIDRs: in.Blocks, MTU: mtu, Zone: in.Zone, Version: in.Version}
 	if len(n.Endpoints) == 0 {
 		for _, a := range in.Underlay.Addrs {
 			n.Endpoints = append(n.Endpoints, netip.AddrPortFrom(a, in.Port))
 		}
 	}
 	return n
+}
+
+// maxAccepted bounds the next keys that this node confirms; one node replaces its key at a time.
+const maxAccepted = 64
+
+// acceptedKeys are the next keys of other nodes. The record is published after the peers of the same plan were configured.
+func acceptedKeys(in *Input) (out []model.Key) {
+	for _, n := range in.Snapshot.Nodes {
+		if n.Name != in.Name && !n.NextPublicKey.IsZero() && len(out) < maxAccepted {
+			out = append(out, n.NextPublicKey)
+		}
+	}
+	return out
 }
 
 // peers turns the other nodes' records into WireGuard peers. A node's claims are checked against the blocks that it owns, so
@@ -36,7 +50,8 @@ func (p *Plan) peers(in *Input) {
 			continue
 		}
 		held.keys[n.PublicKey] = n.Name
-		peer := tunnel.Peer{Name: n.Name, PublicKey: n.PublicKey, Endpoints: n.Endpoints, Keepalive: in.Keepalive, MTU: n.MTU}
+		peer := tunnel.Peer{Name: n.Name, PublicKey: n.PublicKey, NextKey: n.NextPublicKey, Endpoints: n.Endpoints,
+			Keepalive: in.Keepalive, MTU: n.MTU}
 		for _, c := range n.PodCIDRs {
 			if err := checkBlock(n, c, in.Snapshot); err != nil {
 				p.problem("node %s: %v", n.Name, err)

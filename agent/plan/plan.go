@@ -40,6 +40,7 @@ type Input struct {
 type Self struct {
 	Name, Identity string
 	PublicKey      model.Key
+	NextPublicKey  model.Key // replaces PublicKey; zero: none
 	Blocks         []netip.Prefix
 	Endpoints      []netip.AddrPort // configured; empty: the underlay's addresses
 	Port           uint16

@@ -34,7 +34,8 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	c.SetVersionTemplate("{{.Version}}\n")
-	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), peerCmd(), podCmd(), uninstallCmd(), versionCmd(), labCmd(),
+	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), keyCmd(), peerCmd(), podCmd(), uninstallCmd(),
+		versionCmd(), labCmd(),
 		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(),
 		installCNICmd(), controllerCmd(), pkiCmd())
 	return c

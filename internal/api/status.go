@@ -11,6 +11,8 @@ const (
 	ReadyPath  = "/v1/ready"  // GET -> 200, or 503 with an Error that names what is missing
 	PodsPath   = "/v1/pods"   // GET -> []Pod
 	PeersPath  = "/v1/peers"  // POST ExternalPeer adds, DELETE ?publicKey= removes, GET lists
+	// KeyPath is the node's WireGuard key and its replacement.
+	KeyPath = "/v1/key" // GET -> Key, POST ?force= begins a replacement -> Key
 	// PodLabelsPath changes the labels of a Pod of this node, in clusters without Kubernetes.
 	PodLabelsPath = "/v1/pods/labels" // POST PodLabels -> Pod
 	// PodProbePath sets or removes a Pod's readiness probe, likewise.
@@ -192,4 +194,13 @@ type ExternalPeer struct {
 	Endpoints  []netip.AddrPort `json:"endpoints,omitempty"`
 	AllowedIPs []netip.Prefix   `json:"allowedIPs"`
 	Keepalive  int              `json:"keepalive,omitempty"` // seconds
+}
+
+// Key is the state of the node's WireGuard key.
+type Key struct {
+	Current   string `json:"current"`        // public key of the WireGuard device
+	Published string `json:"published"`      // public key in the node's record
+	Next      string `json:"next,omitempty"` // next public key in the node's record
+	Rotating  bool   `json:"rotating"`       // a replacement has begun and not ended
+	Problem   string `json:"problem,omitempty"`
 }

@@ -85,6 +85,10 @@ type Node struct {
 	// the same name.
 	Identity  string `json:"identity"`
 	PublicKey Key    `json:"publicKey"`
+	// NextPublicKey replaces PublicKey as soon as all other nodes have configured it.
+	NextPublicKey Key `json:"nextPublicKey,omitzero"`
+	// AcceptedKeys are the next public keys of other nodes that this node has configured.
+	AcceptedKeys []Key `json:"acceptedKeys,omitempty"`
 	// Endpoints are the UDP addresses of the node's WireGuard device, the preferred one first.
 	Endpoints []netip.AddrPort `json:"endpoints"`
 	// Addresses are the node's own underlay addresses; Pods reach them through the tunnel.
@@ -120,6 +124,8 @@ type Snapshot struct {
 	Revoked Revocations `json:"revoked,omitempty"`
 	// Lost are those of Revoked that were deleted from the store, which no command does. They are written again.
 	Lost Revocations `json:"-"`
+	// KeyRotation identifies the newest request to replace the WireGuard keys of all nodes, "" if there was none.
+	KeyRotation string `json:"-"`
 	// ServiceCIDRs are the ranges of ClusterIPs. They may change at any time.
 	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs,omitempty"`
 	Pools        []AddressPool   `json:"pools,omitempty"`    // sorted by name

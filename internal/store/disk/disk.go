@@ -26,6 +26,7 @@ const (
 	serversLayout  = 1
 	namesLayout    = 1
 	revokedLayout  = 1
+	rotationLayout = 1
 )
 
 // Dir is a node's state directory.
@@ -135,6 +136,18 @@ func (d Dir) Revocations() (model.Revocations, error) {
 func (d Dir) SetRevocations(l model.Revocations) error {
 	return d.write("revoked.json", revokedLayout, l)
 }
+
+// KeyRotation returns the request to replace the keys of all nodes that this node has carried out last.
+func (d Dir) KeyRotation() (id string, err error) {
+	err = d.read("rotation.json", rotationLayout, &id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return id, err
+}
+
+// SetKeyRotation stores the request.
+func (d Dir) SetKeyRotation(id string) error { return d.write("rotation.json", rotationLayout, id) }
 
 // BootID returns the kernel's id of the current boot, 32 hex digits with dashes.
 func BootID() (string, error) {

@@ -68,6 +68,7 @@ type table struct {
 	alive    map[string]string           // node -> identity
 	revoked  map[string]model.Revocation // a deletion does not remove it
 	lost     map[string]bool             // of revoked: deleted since
+	rotation string
 	objects  objectstore.Table
 	problems map[string]string // key -> reason
 }
@@ -100,6 +101,8 @@ func (t *table) drop(key string) {
 		if _, ok := t.revoked[name]; ok {
 			t.lost[name] = true
 		}
+	case "rotation":
+		t.rotation = ""
 	case "objects":
 		t.objects.Drop(name)
 	}
@@ -133,6 +136,8 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 			t.revoked[name] = t.revoked[name].Merge(r)
 			delete(t.lost, name)
 		}
+	case "rotation":
+		t.rotation, err = records.DecodeRotation(kv.Value)
 	case "objects":
 		err = t.objects.Put(name, kv)
 	}
@@ -142,7 +147,7 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 }
 
 func (t *table) snapshot(rev int64) *model.Snapshot {
-	s := &model.Snapshot{Revision: rev, Cluster: t.cluster}
+	s := &model.Snapshot{Revision: rev, Cluster: t.cluster, KeyRotation: t.rotation}
 	for _, n := range t.nodes {
 		n.Alive = t.alive[n.Name] == n.Identity
 		s.Nodes = append(s.Nodes, n)

@@ -178,8 +178,9 @@ func DecodeNode(raw []byte, name string) (model.Node, error) {
 		return n, fmt.Errorf("identity is empty")
 	case n.PublicKey.IsZero():
 		return n, fmt.Errorf("publicKey is empty")
-	case len(n.Endpoints) > maxPerNode || len(n.Addresses) > maxPerNode || len(n.PodCIDRs) > maxPerNode:
-		return n, fmt.Errorf("more than %d endpoints, addresses or podCIDRs", maxPerNode)
+	case len(n.Endpoints) > maxPerNode || len(n.Addresses) > maxPerNode || len(n.PodCIDRs) > maxPerNode ||
+		len(n.AcceptedKeys) > maxPerNode:
+		return n, fmt.Errorf("more than %d endpoints, addresses, podCIDRs or acceptedKeys", maxPerNode)
 	}
 	for _, p := range n.PodCIDRs {
 		if !p.IsValid() || p != p.Masked() {

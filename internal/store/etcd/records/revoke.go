@@ -80,10 +80,10 @@ func (s *Store) machines(ctx context.Context) (out machines, err error) {
 // identify adds identity and keys of the node's record to a revocation, except those that another node's record has: a
 // compromised node could copy them into its own record to have the other node excluded as well.
 func (m machines) identify(r *model.Revocation) (shared []string) {
-	others := map[any]bool{}
+	others := map[any]bool{model.Key{}: true}
 	for _, n := range m.nodes {
 		if n.Name != r.Node {
-			others[n.Identity], others[n.PublicKey] = true, true
+			others[n.Identity], others[n.PublicKey], others[n.NextPublicKey] = true, true, true
 		}
 	}
 	for _, n := range m.nodes {
@@ -95,10 +95,13 @@ func (m machines) identify(r *model.Revocation) (shared []string) {
 		} else {
 			r.Identities = append(r.Identities, n.Identity)
 		}
-		if others[n.PublicKey] {
-			shared = append(shared, "public key "+n.PublicKey.String())
-		} else {
-			r.PublicKeys = append(r.PublicKeys, n.PublicKey)
+		for _, k := range []model.Key{n.PublicKey, n.NextPublicKey} {
+			switch {
+			case !others[k]:
+				r.PublicKeys = append(r.PublicKeys, k)
+			case !k.IsZero():
+				shared = append(shared, "public key "+k.String())
+			}
 		}
 	}
 	return shared

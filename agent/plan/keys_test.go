@@ -1,0 +1,23 @@
+package plan
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// A node that replaces its key is a peer with both keys, and the record confirms the next one.
+func TestMake_NodeHasNextKey_PeerAndRecordHaveIt(t *testing.T) {
+	in := testInput()
+	in.NextPublicKey = testKey(8)
+	in.Snapshot.Nodes[0].NextPublicKey = testKey(8)
+	in.Snapshot.Nodes[1].NextPublicKey = testKey(9)
+	p := mustMake(t, in)
+	if p.Peers[0].PublicKey != testKey(2) || p.Peers[0].NextKey != testKey(9) || !p.Peers[1].NextKey.IsZero() {
+		t.Errorf("peers %+v", p.Peers)
+	}
+	if n := p.Node; n.PublicKey != testKey(1) || n.NextPublicKey != testKey(8) || !slices.Equal(n.AcceptedKeys, []model.Key{testKey(9)}) {
+		t.Errorf("record %+v", n)
+	}
+}
