@@ -49,7 +49,7 @@ type joined struct {
 
 func joinAll(ctx context.Context, url string, n int) (joined, error) {
 	c := model.Cluster{Name: fmt.Sprintf("join%d", n), PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"),
-		netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}}
+		netip.MustParsePrefix("fd42::/48")}, BlockBits: [2]int{24, 64}, Port: 51820, Domain: "cluster.local"}
 	var requests atomic.Int64
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -16,7 +16,7 @@ for s in "${suites[@]}"; do
     go run ./cni/cnibench -plugin bin ;;
   packets)
     printf '\n## packets: what a packet costs on its way\n\n'
-    go test -run '^$' -bench . -benchmem ./internal/packet ./tunnel ./servicelb ./ipam | grep -E '^(Benchmark|ok|FAIL|---)' ;;
+    go test -run '^$' -bench . -benchmem ./internal/packet ./tunnel/... ./servicelb ./ipam | grep -E '^(Benchmark|ok|FAIL|---)' ;;
   *) bin/bench warren=bin/warren wireguard-go=bin/wireguard-go "$s" ${options[@]+"${options[@]}"} ;;
   esac
 done
