@@ -44,7 +44,9 @@ run() { pm run --cgroups=disabled --security-opt seccomp=unconfined --ulimit nof
 ` + script
 		var out []byte
 		err := r.Do(func() (err error) {
-			c := exec.Command("unshare", "-m", "bash", "-c", script)
+			// In a PID namespace, because the cleanup process that conmon starts can outlive the script and write its lock
+			// into net while the test removes it.
+			c := exec.Command("unshare", "-m", "-p", "--fork", "--mount-proc", "bash", "-c", script)
 			c.Env = append(os.Environ(), "CONTAINERS_CONF="+d+"/containers.conf")
 			out, err = c.CombinedOutput()
 			return err
