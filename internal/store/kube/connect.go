@@ -1,17 +1,13 @@
 package kube
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -99,7 +95,7 @@ func (c Config) rest(d *dialer) (*rest.Config, error) {
 	token := transport.NewCachedFileTokenSource(c.TokenFile)
 	return &rest.Config{
 		Host:            "https://" + c.ServerName,
-		WrapTransport:   transport.ResettableTokenSourceWrapTransport(token),
+		WrapTransport:   transport.Wrappers(transport.ResettableTokenSourceWrapTransport(token), d.observe),
 		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile, ServerName: c.ServerName},
 		Dial:            d.DialContext,
 	}, nil
@@ -110,64 +106,6 @@ func (c *Connection) SetServers(servers []string) { c.dial.set(servers) }
 
 // Servers are the addresses in the order in which they are tried.
 func (c *Connection) Servers() []string { return c.dial.order() }
-
-// dialTimeout bounds one attempt: with two of three servers unreachable, a connection takes four seconds at most.
-const dialTimeout = 2 * time.Second
-
-// dialer connects to the first of several servers that answers. It ignores the address that client-go dials.
-type dialer struct {
-	mu      sync.Mutex
-	servers []string
-	last    string // answered last
-}
-
-func (d *dialer) set(servers []string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.servers = slices.Clone(servers)
-}
-
-// order lists the servers, the last one that answered first.
-func (d *dialer) order() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out := make([]string, 0, len(d.servers))
-	if slices.Contains(d.servers, d.last) {
-		out = append(out, d.last)
-	}
-	for _, s := range d.servers {
-		if s != d.last && !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-// DialContext has the form that rest.Config wants.
-func (d *dialer) DialContext(ctx context.Context, network, _ string) (net.Conn, error) {
-	var errs []error
-	for _, s := range d.order() {
-		nd := net.Dialer{Timeout: dialTimeout, KeepAlive: 10 * time.Second}
-		conn, err := nd.DialContext(ctx, network, s)
-		if err == nil {
-			d.mu.Lock()
-			d.last = s
-			d.mu.Unlock()
-			return conn, nil
-		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	d.mu.Lock()
-	d.last = "" // the next attempt starts with the configured order
-	d.mu.Unlock()
-	if len(errs) == 0 {
-		return nil, errors.New("no address of an API server is configured (kubernetes.servers)")
-	}
-	return nil, errors.Join(errs...)
-}
 
 // DefaultPort is that of API servers.
 const DefaultPort = 6443

@@ -2,9 +2,7 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -182,40 +180,5 @@ func TestParseServer_EachForm_HostAndPortOrError(t *testing.T) {
 		if got, err := ParseServer(in); err == nil {
 			t.Errorf("ParseServer(%q) = %q; expected an error", in, got)
 		}
-	}
-}
-
-// The dialer takes the first server that answers, stays with it, and starts over when it is gone.
-func TestDialer_ServerUnreachable_TriesTheNext(t *testing.T) {
-	good, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer good.Close()
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone.Close()
-	d := &dialer{}
-	if _, err := d.DialContext(t.Context(), "tcp", "ignored:1"); err == nil {
-		t.Error("no server is known, yet it connected")
-	}
-	d.set([]string{gone.Addr().String(), good.Addr().String()})
-	conn, err := d.DialContext(t.Context(), "tcp", "ignored:1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.Close()
-	if o := d.order(); o[0] != good.Addr().String() {
-		t.Errorf("order %v: the server that answered is not first", o)
-	}
-	good.Close()
-	var op *net.OpError
-	if _, err := d.DialContext(t.Context(), "tcp", "ignored:1"); !errors.As(err, &op) {
-		t.Errorf("error %v; expected those of both servers", err)
-	}
-	if o := d.order(); o[0] != gone.Addr().String() {
-		t.Errorf("order %v: a server that failed is still first", o)
 	}
 }
