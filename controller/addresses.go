@@ -27,8 +27,8 @@ func (g *grant) writes() bool {
 
 // planAddresses decides which addresses each Service of warren's class gets. Services that request a certain address come
 // first, then by age. Services are left out if another controller or proxy serves them, if they are being deleted, or if
-// another controller wrote their status.
-func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out []grant, taken lbpool.Taken) {
+// another controller wrote their status. before are the addresses that the last call has returned.
+func planAddresses(services []*corev1.Service, pools []model.AddressPool, before lbpool.Taken) (out []grant, taken lbpool.Taken) {
 	services = slices.Clone(services)
 	slices.SortStableFunc(services, func(a, b *corev1.Service) int {
 		return cmp.Or(cmp.Compare(requests(b), requests(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
@@ -39,7 +39,7 @@ func planAddresses(services []*corev1.Service, pools []model.AddressPool) (out [
 		all[i] = objects.Service(s)
 		had[i] = all[i].LBAddresses
 	}
-	taken = lbpool.Settle(all)
+	taken = lbpool.Settle(all, before)
 	for i, s := range services {
 		m := &all[i]
 		if !lbpool.Ours(m) || m.OtherProxy || s.DeletionTimestamp != nil || !ownStatus(m, had[i], pools) {

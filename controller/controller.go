@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warrennet/warren/internal/lbpool"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -90,6 +91,7 @@ type controller struct {
 	events  record.EventRecorder
 	logged  map[string]string // topic -> what was last logged about it
 	wrote   map[types.UID]written
+	taken   lbpool.Taken // load balancer addresses and ports after the last pass
 }
 
 // Lead does the leader's work until ctx ends.
@@ -175,6 +177,7 @@ func (k *controller) pass(ctx context.Context) error {
 		k.applyDNS(ctx, v, dns),
 		k.clearNetworkUnavailable(ctx, v),
 		k.reportPolicies(v),
+		k.reportExternalIPs(v, op),
 		k.reportIngresses(v),
 		k.assignAddresses(ctx, v, f),
 	)

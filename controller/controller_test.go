@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,9 +21,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 )
 
 const ns = "warren-system"
@@ -329,6 +332,28 @@ func TestController_NetworkPolicy_IsReported(t *testing.T) {
 	c := newCluster(t, policy)
 	c.lead()
 	c.untilEvent("deny", "NotEnforced")
+}
+
+// External IPs that the operator does not permit are reported, permitted ones are not.
+func TestController_ExternalIPs_RefusedOnesAreReported(t *testing.T) {
+	service := func(name, addr string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", UID: types.UID(name)},
+			Spec: corev1.ServiceSpec{ExternalIPs: []string{addr}, Ports: []corev1.ServicePort{{Port: 80}}}}
+	}
+	v := view{allServices: []*corev1.Service{service("refused", "192.0.2.2"), service("permitted", "198.51.100.7")}}
+	events := record.NewFakeRecorder(8)
+	k := &controller{Config: Config{Log: slog.New(slog.DiscardHandler)}, logged: map[string]string{}, events: events}
+	for range 2 {
+		if err := k.reportExternalIPs(v, operator{externalIPs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(events.Events); n != 1 {
+		t.Fatalf("%d Events, expected 1", n)
+	}
+	if e := <-events.Events; !strings.Contains(e, "ExternalIPsRefused") || !strings.Contains(e, "192.0.2.2") {
+		t.Errorf("Event %q", e)
+	}
 }
 
 // An Ingress of warren's class is reported as not served; Ingresses of other classes are not reported.

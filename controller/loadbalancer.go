@@ -28,7 +28,8 @@ func (k *controller) assignAddresses(ctx context.Context, v view, f clusterFile)
 	if len(pools) == 0 {
 		return nil
 	}
-	grants, taken := planAddresses(k.latest(v.loadBalancers), pools)
+	grants, taken := planAddresses(k.latest(v.allServices), pools, k.taken)
+	k.taken = taken
 	var errs []error
 	waiting := map[string]bool{}
 	for i := range grants {

@@ -360,7 +360,7 @@ func TestLoadBalancer_DualStack_GetsBothFamilies(t *testing.T) {
 	pools, _ := planPools(view{pools: []*unstructured.Unstructured{{Object: map[string]any{"metadata": map[string]any{"name": "lan"},
 		"spec": map[string]any{"addresses": []any{"192.0.2.32/32", "fd77::1-fd77::1"}}}}}}, clusterFile{})
 	s := balancer("a", 0, func(s *corev1.Service) { s.Spec.ClusterIPs = []string{"fd43::7", "10.43.7.7"} })
-	grants, _ := planAddresses([]*corev1.Service{s}, pools)
+	grants, _ := planAddresses([]*corev1.Service{s}, pools, nil)
 	if len(grants) != 1 || lbpool.Record(grants[0].addrs) != "fd77::1,192.0.2.32" || !grants[0].writes() {
 		t.Fatalf("%+v", grants)
 	}
@@ -368,7 +368,7 @@ func TestLoadBalancer_DualStack_GetsBothFamilies(t *testing.T) {
 	for _, ip := range []string{"fd77::1", "192.0.2.32"} {
 		s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
 	}
-	grants, _ = planAddresses([]*corev1.Service{s}, pools)
+	grants, _ = planAddresses([]*corev1.Service{s}, pools, nil)
 	if len(grants) != 1 || grants[0].writes() || len(grants[0].pending) != 0 || !slices.Equal(grants[0].has, grants[0].addrs) {
 		t.Errorf("second time: %+v", grants)
 	}
@@ -384,17 +384,17 @@ func BenchmarkPlanAddresses(b *testing.B) {
 	}
 	b.Run("new", func(b *testing.B) {
 		for b.Loop() {
-			planAddresses(services, pools)
+			planAddresses(services, pools, nil)
 		}
 	})
-	grants, _ := planAddresses(services, pools)
+	grants, _ := planAddresses(services, pools, nil)
 	for _, g := range grants {
 		g.service.Annotations[lbpool.RecordAnnotation] = lbpool.Record(g.addrs)
 		g.service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: g.addrs[0].String()}}
 	}
 	b.Run("same", func(b *testing.B) {
 		for b.Loop() {
-			planAddresses(services, pools)
+			planAddresses(services, pools, nil)
 		}
 	})
 }

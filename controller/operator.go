@@ -23,6 +23,7 @@ type operator struct {
 	dnsGiven               bool
 	etcdEndpoints          []string
 	servers                []string
+	externalIPs            []netip.Prefix // permitted
 }
 
 const operatorKey = "config.yaml"
@@ -55,6 +56,8 @@ func parseOperator(cm *corev1.ConfigMap) (op operator, err error) {
 	op.dnsAddresses, err = parseAll(dns, netip.ParseAddr)
 	bad("dns.addresses", err)
 	op.etcdEndpoints, op.servers = setting(top, "etcd.endpoints"), setting(top, "kubernetes.servers")
+	op.externalIPs, err = parseAll(setting(top, "service.externalIPs"), netip.ParsePrefix)
+	bad("service.externalIPs", err)
 	if d := setting(top, "domain"); len(d) > 0 {
 		op.domain = d[0]
 	}

@@ -34,7 +34,7 @@ type sources struct {
 
 	configs, systemConfigs, secrets, services []cache.SharedIndexInformer // one object each
 	nodes, agents, policies, ingresses        cache.SharedIndexInformer
-	loadBalancers                             cache.SharedIndexInformer // Services
+	allServices                               cache.SharedIndexInformer
 	pools                                     cache.SharedIndexInformer // their kind may be defined later
 	serviceCIDRs                              cache.SharedIndexInformer // nil if the API server does not have the kind
 	apiSlices, dnsSlices                      cache.SharedIndexInformer
@@ -52,7 +52,7 @@ type view struct {
 	agents                                    []*corev1.Pod
 	policies                                  []*networkingv1.NetworkPolicy
 	ingresses                                 []*networkingv1.Ingress
-	loadBalancers                             []*corev1.Service
+	allServices                               []*corev1.Service
 	pools                                     []*unstructured.Unstructured
 }
 
@@ -88,9 +88,7 @@ func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interfa
 		func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
 	s.policies = add(networkinginformers.NewNetworkPolicyInformer(c, metav1.NamespaceAll, 0, none))
 	s.ingresses = add(networkinginformers.NewIngressInformer(c, metav1.NamespaceAll, 0, none))
-	s.loadBalancers = add(coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, none, func(o *metav1.ListOptions) {
-		o.FieldSelector = fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()
-	}))
+	s.allServices = add(coreinformers.NewServiceInformer(c, metav1.NamespaceAll, 0, none))
 	s.pools = add(cache.NewSharedIndexInformer(kube.PoolLister(own), &unstructured.Unstructured{}, 0, none))
 
 	// Clusters before 1.33 have no ServiceCIDR objects; an informer would request them in a loop.
@@ -187,8 +185,8 @@ func (s *sources) view() view {
 		policies:     list[*networkingv1.NetworkPolicy](s.policies),
 		ingresses:    list[*networkingv1.Ingress](s.ingresses),
 
-		loadBalancers: list[*corev1.Service](s.loadBalancers),
-		pools:         list[*unstructured.Unstructured](s.pools),
+		allServices: list[*corev1.Service](s.allServices),
+		pools:       list[*unstructured.Unstructured](s.pools),
 	}
 }
 

@@ -138,6 +138,10 @@ func (r *Request) conflict(a netip.Addr, taken Taken) string {
 		if r.Key == "" || u.Key != r.Key {
 			return who
 		}
+		if u.Namespace != r.Namespace && !(u.sharesWith(r.Namespace) && r.sharesWith(u.Namespace)) {
+			return fmt.Sprintf("%s, and Services of two namespaces share an address only if the annotation %s of each names "+
+				"the other namespace", who, ShareWithAnnotation)
+		}
 		for _, p := range r.Ports {
 			if slices.Contains(u.Ports, p) {
 				return fmt.Sprintf("%s, which shares it but uses %s port %d too", who, p.Protocol, p.Port)
@@ -149,6 +153,11 @@ func (r *Request) conflict(a netip.Addr, taken Taken) string {
 		}
 	}
 	return ""
+}
+
+// sharesWith reports whether a Service consents to share its addresses with Services of another namespace.
+func (u *Use) sharesWith(namespace string) bool {
+	return slices.Contains(u.With, namespace) || slices.Contains(u.With, "*")
 }
 
 func sameSelector(a, b map[string]string) bool {

@@ -1,6 +1,7 @@
 package lbpool
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,22 +28,46 @@ func Given(s *model.Service, a netip.Addr, pools []model.AddressPool) bool {
 	return Pool(pools, a) != nil || slices.Contains(strings.Split(s.Annotations[RecordAnnotation], ","), a.String())
 }
 
-// Settle returns the addresses that Services of type LoadBalancer hold; services are sorted, the oldest first. If two hold
-// an address that they cannot share, which only a stale view can cause, the younger one loses it.
-func Settle(services []model.Service) Taken {
-	t := Taken{}
+// Settle returns the addresses that Services of type LoadBalancer hold. If two hold an address that they cannot share, for instance
+// because one of them has changed a port, then the one loses it that did not hold it with these ports before; if both or none did,
+// the younger one. before is the result of the last call, nil for the first one. The order of services does not matter.
+func Settle(services []model.Service, before Taken) Taken {
+	var order []*model.Service
 	for i := range services {
-		s := &services[i]
-		if s.Type != model.LoadBalancer {
-			continue
-		}
-		r, _ := RequestOf(s) // a Service with an invalid request holds its addresses, too
-		s.LBAddresses = slices.DeleteFunc(slices.Clone(s.LBAddresses), func(a netip.Addr) bool { return r.conflict(a, t) != "" })
-		for _, a := range s.LBAddresses {
-			t[a] = append(t[a], r.Use)
+		if services[i].Type == model.LoadBalancer {
+			order = append(order, &services[i])
 		}
 	}
+	slices.SortStableFunc(order, func(a, b *model.Service) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.UID, b.UID))
+	})
+	t := Taken{}
+	lost := map[*model.Service][]netip.Addr{}
+	for _, incumbents := range [...]bool{true, false} {
+		for _, s := range order {
+			r, _ := RequestOf(s) // a Service with an invalid request holds its addresses, too
+			for _, a := range s.LBAddresses {
+				switch {
+				case before.heldBy(a, r.Use) != incumbents:
+				case r.conflict(a, t) != "":
+					lost[s] = append(lost[s], a)
+				default:
+					t[a] = append(t[a], r.Use)
+				}
+			}
+		}
+	}
+	for s, addrs := range lost {
+		s.LBAddresses = slices.DeleteFunc(slices.Clone(s.LBAddresses), func(a netip.Addr) bool { return slices.Contains(addrs, a) })
+	}
 	return t
+}
+
+// heldBy reports whether a Service held an address with all its present ports.
+func (t Taken) heldBy(a netip.Addr, u Use) bool {
+	return slices.ContainsFunc(t[a], func(x Use) bool {
+		return x.UID == u.UID && !slices.ContainsFunc(u.Ports, func(p Port) bool { return !slices.Contains(x.Ports, p) })
+	})
 }
 
 // Set makes a Service the holder of exactly these addresses.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/warrennet/warren/internal/model"
 )
@@ -60,7 +61,7 @@ func TestSettle_TwoHoldersOfOneAddress_YoungerLosesIt(t *testing.T) {
 	}
 	list := []model.Service{holds("old", "k", 80, "192.0.2.1"), holds("shares", "k", 81, "192.0.2.1"),
 		holds("young", "", 82, "192.0.2.1", "fd77::1")}
-	taken := Settle(list)
+	taken := Settle(list, nil)
 	if len(list[1].LBAddresses) != 1 || len(list[2].LBAddresses) != 1 || list[2].LBAddresses[0] != ip("fd77::1") {
 		t.Errorf("holds %v", list)
 	}
@@ -75,6 +76,61 @@ func TestSettle_TwoHoldersOfOneAddress_YoungerLosesIt(t *testing.T) {
 	taken.Set(r.Use, nil)
 	if _, there := taken[ip("192.0.2.2")]; there {
 		t.Errorf("after the release: %v", taken)
+	}
+}
+
+// A Service that changes its port to that of another one, with which it shares an address, loses the address, also if it is older.
+func TestSettle_SharedAddress_IncumbentKeepsAddressAndPort(t *testing.T) {
+	holds := func(name string, age int64, port uint16) model.Service {
+		return service(name, func(s *model.Service) {
+			s.Annotations[ShareAnnotation], s.Ports[0].Port = "k", port
+			s.Created, s.LBAddresses = time.Unix(age, 0), []netip.Addr{ip("192.0.2.1")}
+		})
+	}
+	before := Settle([]model.Service{holds("victim", 2, 80), holds("attacker", 1, 81)}, nil)
+	for _, order := range [][]model.Service{{holds("attacker", 1, 80), holds("victim", 2, 80)},
+		{holds("victim", 2, 80), holds("attacker", 1, 80)}} {
+		taken := Settle(order, before)
+		for i := range order {
+			if want := order[i].Name == "victim"; (len(order[i].LBAddresses) == 1) != want {
+				t.Errorf("%s holds %v", order[i].Name, order[i].LBAddresses)
+			}
+		}
+		if u := taken[ip("192.0.2.1")]; len(u) != 1 || u[0].Name != "victim" {
+			t.Errorf("taken %v", taken)
+		}
+	}
+	// After a restart of the controller the older one keeps it, whatever the order.
+	order := []model.Service{holds("young", 2, 80), holds("old", 1, 80)}
+	if Settle(order, nil); len(order[0].LBAddresses) != 0 || len(order[1].LBAddresses) != 1 {
+		t.Errorf("holds %v", order)
+	}
+}
+
+// Services of two namespaces share an address only if both consent.
+func TestChoose_SharedAcrossNamespaces_NeedsBothConsents(t *testing.T) {
+	pools := []model.AddressPool{{Name: "a", AutoAssign: true, Ranges: rng(t, "192.0.2.1-192.0.2.1")}}
+	for _, c := range []struct {
+		victim, other string
+		want          bool
+	}{{"", "", false}, {"b", "", false}, {"", "a", false}, {"b", "a", true}, {"*", "a", true}, {"b", "*", true}, {"c", "a", false}} {
+		sharing := func(namespace, with string, port uint16) model.Service {
+			return service(namespace, func(s *model.Service) {
+				s.Namespace, s.Ports[0].Port = namespace, port
+				s.Annotations[ShareAnnotation], s.Annotations[ShareWithAnnotation] = "k", with
+			})
+		}
+		a, b := sharing("a", c.victim, 80), sharing("b", c.other, 81)
+		a.LBAddresses = []netip.Addr{ip("192.0.2.1")}
+		b.ClusterIPs = b.ClusterIPs[:1]
+		r, err := RequestOf(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, why := Choose(r, pools, TakenBy([]model.Service{a}))
+		if (len(got) == 1) != c.want {
+			t.Errorf("consents %q and %q: got %v (%v), expected %t", c.victim, c.other, got, why, c.want)
+		}
 	}
 }
 

@@ -17,6 +17,9 @@ const (
 	RequestAnnotation = "warren.dev/loadbalancer-ips" // addresses, one per family, separated by commas
 	PoolAnnotation    = "warren.dev/address-pool"     // name of the pool
 	ShareAnnotation   = "warren.dev/allow-shared-ip"  // Services with the same key may share an address
+	// ShareWithAnnotation lists the namespaces whose Services may share an address of this one, separated by commas; "*" for
+	// all. Services of different namespaces share an address only if both name the other's namespace.
+	ShareWithAnnotation = "warren.dev/allow-shared-ip-with"
 )
 
 // Ours reports whether warren gives a Service its load balancer addresses.
@@ -35,7 +38,8 @@ type Use struct {
 	Namespace string            `json:"namespace"`
 	Name      string            `json:"name"`
 	UID       string            `json:"uid"`
-	Key       string            `json:"key,omitempty"` // of ShareAnnotation
+	Key       string            `json:"key,omitempty"`  // of ShareAnnotation
+	With      []string          `json:"with,omitempty"` // of ShareWithAnnotation
 	Ports     []Port            `json:"ports,omitempty"`
 	Local     bool              `json:"local,omitempty"` // externalTrafficPolicy Local
 	Selector  map[string]string `json:"selector,omitempty"`
@@ -58,6 +62,11 @@ type Request struct {
 func RequestOf(s *model.Service) (Request, error) {
 	r := Request{Use: Use{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Key: s.Annotations[ShareAnnotation],
 		Local: s.ExternalPolicy == model.PolicyLocal, Selector: s.Selector}, Pool: s.Annotations[PoolAnnotation], Has: s.LBAddresses}
+	for _, n := range strings.Split(s.Annotations[ShareWithAnnotation], ",") {
+		if n = strings.TrimSpace(n); n != "" {
+			r.With = append(r.With, n)
+		}
+	}
 	for _, p := range s.Ports {
 		r.Ports = append(r.Ports, Port{p.Protocol, p.Port})
 	}
