@@ -31,7 +31,7 @@ func (a *Agent) openCNI() error {
 	}
 	a.cni = cniserver.New(cniserver.Config{
 		Pool: a.pool, Links: a.links, MTU: a.podMTU, Table: plan.TablePods, Protocol: hostnet.Protocol,
-		DNS: a.names.PodConfig, Ready: a.notReady, More: a.member.Grow, Changed: a.podsChanged,
+		DNS: a.names.PodConfig, Ready: a.notReady, HostPorts: a.checkHostPorts, More: a.member.Grow, Changed: a.podsChanged,
 		Added: a.metrics.Attached, Log: a.log,
 	})
 	a.pods.Update()

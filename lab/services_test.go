@@ -502,7 +502,7 @@ func TestHealthCheckNodePort_LocalEndpoints_AreCounted(t *testing.T) {
 // internal traffic policy Local only backends of the node are used.
 func TestServices_ExternalIPsAffinityInternalPolicy_Apply(t *testing.T) {
 	t.Parallel()
-	l := start(t, Spec{Nodes: 2})
+	l := start(t, Spec{Nodes: 2, Agent: map[string]any{"service": map[string]any{"externalIPs": []string{"198.51.100.0/24"}}}})
 	client := labelled(t, l, "n1", "client", "app=client")
 	labelled(t, l, "n1", "a", "app=web")
 	labelled(t, l, "n2", "b", "app=web")

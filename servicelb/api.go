@@ -19,6 +19,10 @@ type (
 	Source = table.Source
 	// Port is a port of a protocol.
 	Port = table.Port
+	// ExternalPort is a port of an external IP.
+	ExternalPort = table.ExternalPort
+	// Refusal is an address that an object claims and does not have.
+	Refusal = table.Refusal
 	// Redirects is what the host must redirect to warren0.
 	Redirects = table.Redirects
 	// Frontend is a copy of one entry of a Table.

@@ -56,7 +56,7 @@ func TestRedirects_TerminatingEndpoints_StillRedirected(t *testing.T) {
 	eachFamily(t, func(t *testing.T, a testAddrs) {
 		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod, a.far)
 		svc.Type, svc.LBAddresses = model.LoadBalancer, []netip.Addr{ip(a.endpoint)}
-		svc.ExternalIPs = []netip.Addr{ip(a.node), ip(a.peer)} // these have other uses: never routed to the TUN whole
+		svc.ExternalIPs = []netip.Addr{ip(a.node), ip(a.peer), ip(a.outside)} // of nodes: refused
 		host, more := service("api", packet.ProtoTCP, a.vip, 443, 6443, a.node, a.peer)
 		for i := range parts {
 			for j := range parts[i].Endpoints {
@@ -65,7 +65,8 @@ func TestRedirects_TerminatingEndpoints_StillRedirected(t *testing.T) {
 			}
 		}
 		got := Build(testSelf(), snap([]model.Service{host, svc}, append(parts, more...))).Redirects()
-		want := Redirects{ServiceAddrs: []netip.Addr{ip(a.endpoint)}, PodPorts: []Port{{Proto: packet.ProtoTCP, Port: 8080}},
+		want := Redirects{ServiceAddrs: []netip.Addr{ip(a.endpoint)},
+			ExternalPorts: []ExternalPort{{Addr: ip(a.outside), Port: Port{Proto: packet.ProtoTCP, Port: 80}}}, PodPorts: []Port{{Proto: packet.ProtoTCP, Port: 8080}},
 			HostPorts: []Port{{Proto: packet.ProtoTCP, Port: 6443}}}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v, want %+v", got, want)

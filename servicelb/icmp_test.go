@@ -1,7 +1,6 @@
 package servicelb
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/warrennet/warren/internal/model"
@@ -91,10 +90,10 @@ func TestICMPError_HostRefusesForwardedDatagram_Dropped(t *testing.T) {
 // A Service at the node's own address and port has the host as its backend: the host's refusal is forwarded.
 func TestICMPError_HostIsBackend_Forwarded(t *testing.T) {
 	eachFamily(t, func(t *testing.T, a testAddrs) {
-		svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 80, a.node)
-		svc.ExternalIPs = []netip.Addr{ip(a.node)}
+		svc, parts := service("web", packet.ProtoUDP, a.vip, 80, 8080, a.node)
+		svc.Type, svc.Ports[0].NodePort = model.NodePort, 30080
 		b := newBalancer(t, 64, tableOf(svc, parts))
-		p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.node, 80), 0)
+		p := mk(packet.ProtoUDP, at(a.pod, 4000), at(a.node, 30080), 0)
 		want(t, b, b.Outbound(p), packet.VerdictReflect, "datagram")
 		if n := len(b.Flows(nil, 0)); n != 1 || p.Source() != at(a.pod, 4000) {
 			t.Fatal(n, p.Source())

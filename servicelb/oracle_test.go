@@ -80,8 +80,7 @@ func (o *oracle) service(a netip.Addr) bool {
 		if slices.Contains(s.ClusterIPs, a) {
 			return true
 		}
-		if !o.local(a) && !o.peer(a) && (slices.Contains(s.ExternalIPs, a) || s.Type == model.LoadBalancer &&
-			slices.Contains(s.LBAddresses, a)) {
+		if !o.local(a) && !o.peer(a) && s.Type == model.LoadBalancer && slices.Contains(s.LBAddresses, a) {
 			return true
 		}
 	}
@@ -103,7 +102,7 @@ func (o *oracle) front(proto uint8, to netip.AddrPort) (*model.Service, *model.S
 			case !ours(s) || uint8(p.Protocol) != proto:
 			case p.Port == to.Port() && slices.Contains(s.ClusterIPs, to.Addr()):
 				return s, p, "cluster"
-			case p.Port == to.Port() && slices.Contains(s.ExternalIPs, to.Addr()):
+			case p.Port == to.Port() && slices.Contains(s.ExternalIPs, to.Addr()) && !o.local(to.Addr()) && !o.peer(to.Addr()):
 				return s, p, "external"
 			case s.Type == model.LoadBalancer && p.Port == to.Port() && slices.Contains(s.LBAddresses, to.Addr()):
 				return s, p, "lb"

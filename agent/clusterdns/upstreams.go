@@ -53,3 +53,13 @@ func (s *Server) merge(named model.Nameservers) (upstreams []string, stubs map[s
 	}
 	return s.cfg.DNS.Upstreams, stubs
 }
+
+// Upstreams are the names of the upstreams in use, none while the server is not running.
+func (s *Server) Upstreams() (out []string) {
+	if d := s.current.Load(); d != nil {
+		for _, u := range d.Upstreams() {
+			out = append(out, u.Name)
+		}
+	}
+	return out
+}

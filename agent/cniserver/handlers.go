@@ -23,6 +23,9 @@ func (s *Server) add(r *request) (any, error) {
 	if reason := s.notReady(); reason != "" {
 		return nil, &api.Error{Code: api.CodeTryAgain, Message: "the agent cannot attach Pods yet", Details: reason}
 	}
+	if err := s.HostPorts(q.PortMappings); err != nil {
+		return nil, &api.Error{Code: api.CodeHostPort, Message: fmt.Sprintf("attach %s: %v", ipam.Name(q.Attachment), err)}
+	}
 	ses, err := s.claim(r, q.Attachment)
 	if err != nil {
 		return nil, err

@@ -40,6 +40,8 @@ type Config struct {
 	Protocol int                            // routing protocol number that marks them as warren's
 	DNS      func(namespace string) api.DNS // resolver configuration for Pods of a namespace
 	Ready    func() string                  // "" when Pods can be attached, else the reason why not
+	// HostPorts returns why the Pod of an ADD cannot have its host ports. Optional.
+	HostPorts func([]api.PortMapping) error
 	// More adds a block after the pool was full, or returns why it cannot. It may block until ctx ends. Optional.
 	More    func(ctx context.Context) error
 	Changed func()                   // called after the set of committed Pods changed; must not block
@@ -76,6 +78,9 @@ func New(c Config) *Server {
 	}
 	if c.Added == nil {
 		c.Added = func(time.Duration) {}
+	}
+	if c.HostPorts == nil {
+		c.HostPorts = func([]api.PortMapping) error { return nil }
 	}
 	if c.DNS == nil {
 		c.DNS = func(string) api.DNS { return api.DNS{} }

@@ -42,8 +42,10 @@ type Config struct {
 	// NodePortAddresses restrict which of the node's addresses serve node ports; empty: all.
 	NodePortAddresses []netip.Prefix
 	NonMasquerade     []netip.Prefix
-	MaxBlocks         int // per family
-	MTU               int // bytes, 0: derived
+	NodeRanges        []netip.Prefix // of other nodes' addresses; empty: any
+	ExternalIPs       []netip.Prefix // permitted externalIPs of Services
+	MaxBlocks         int            // per family
+	MTU               int            // bytes, 0: derived
 	Zone              string
 	// SegmentationOffload uses GSO and GRO at the TUN device and at the tunnel's sockets.
 	SegmentationOffload bool

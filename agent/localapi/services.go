@@ -43,6 +43,10 @@ func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
 				Protocol: model.Protocol(f.Proto).String(),
 				Address:  f.Address, Backends: f.Backends, External: f.External})
 		}
+		for _, r := range applied.Plan.Table.Refusals() {
+			out = append(out, api.Frontend{Service: r.Object.String(), Kind: r.Class.String(), Protocol: r.ProtocolText(),
+				Requested: r.At(), Refused: r.Reason})
+		}
 	}
 	reply(w, out)
 }

@@ -114,7 +114,7 @@ func (p *Pods) Attached() map[model.ObjectName]model.Pod {
 func (p *Pods) podOf(r ipam.Record) model.Pod {
 	res, probed := p.probes.Result(r.Attachment)
 	return model.Pod{ObjectName: nameOf(r), UID: r.PodUID, Addrs: r.Addresses, Ready: !probed || res.Ready, Labels: r.Labels,
-		HostPorts: HostPorts(r.PortMappings)}
+		HostPorts: HostPorts(r.PortMappings), Created: r.Created}
 }
 
 // HostPorts converts the port mappings of CNI ADD.

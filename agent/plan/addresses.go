@@ -164,7 +164,7 @@ func (p *Plan) balancer(in *Input) servicelb.Self {
 		HostServed: in.DNS, Peers: p.peerNodeAddrs(in), PeerSNAT: p.peerSNATAddrs(in), NodePortAddrs: in.nodePortAddrs(),
 		MasqueradePorts: masqueradePorts,
 		ReservedPorts:   p.ReservedPorts, HealthListeners: in.HealthPorts,
-		NonMasquerade: slices.Clone(in.NonMasquerade)}
+		NonMasquerade: slices.Clone(in.NonMasquerade), Ownership: p.Ownership}
 	for _, x := range in.Underlay.Sources {
 		s.Sources = append(s.Sources, servicelb.Source(x))
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/warrennet/warren/internal/lbpool"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/netx"
+	"github.com/warrennet/warren/internal/ownership"
 	"github.com/warrennet/warren/servicelb/announce"
 	"github.com/warrennet/warren/tunnel"
 )
@@ -17,13 +18,13 @@ import (
 //
 // A node without links announces nothing. It takes part all the same: it receives the other nodes' heartbeats and shows which
 // node announces an address.
-func announced(in *Input, peers []tunnel.Peer) (d announce.Desired) {
+func (p *Plan) announced(in *Input) (d announce.Desired) {
 	if len(in.Blocks) == 0 {
 		return d
 	}
 	d.Self = PodNetAddr(in.Blocks[0])
-	d.Peers = announcePeers(in, peers, model.FamilyOf(d.Self))
-	for x, nodes := range announcedAddrs(in) {
+	d.Peers = announcePeers(in, p.Peers, model.FamilyOf(d.Self))
+	for x, nodes := range p.announcedAddrs(in) {
 		d.Addresses = append(d.Addresses, announce.Address{Addr: x, Nodes: nodes})
 	}
 	slices.SortFunc(d.Addresses, func(a, b announce.Address) int { return a.Addr.Compare(b.Addr) })
@@ -48,7 +49,7 @@ func announcePeers(in *Input, peers []tunnel.Peer, f model.Family) (out []announ
 
 // announcedAddrs has the nodes that may announce each address; nil means every node. With externalTrafficPolicy Local these
 // are the nodes with a ready endpoint, and for an address that several such Services share the nodes that have one of each.
-func announcedAddrs(in *Input) map[netip.Addr][]string {
+func (p *Plan) announcedAddrs(in *Input) map[netip.Addr][]string {
 	snap := in.Snapshot
 	out := map[netip.Addr][]string{}
 	for i := range snap.Services {
@@ -61,7 +62,7 @@ func announcedAddrs(in *Input) map[netip.Addr][]string {
 			local = readyNodes(snap, s.ObjectName)
 		}
 		for _, x := range s.LBAddresses {
-			if in.ofCluster(x) || in.Kubernetes && !lbpool.Given(s, x, snap.Pools) {
+			if p.Ownership.RefuseAddress(ownership.LoadBalancer, x) != "" || in.Kubernetes && !lbpool.Given(s, x, snap.Pools) {
 				continue
 			}
 			have, shared := out[x]
@@ -92,12 +93,4 @@ func readyNodes(snap *model.Snapshot, service model.ObjectName) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// ofCluster reports whether an address is the cluster's own: those are not announced, whatever the status of a Service has.
-func (in *Input) ofCluster(a netip.Addr) bool {
-	if netx.Contains(in.Cluster.PodCIDRs, a) || netx.Contains(in.Snapshot.ServiceCIDRs, a) || slices.Contains(in.Underlay.Addrs, a) {
-		return true
-	}
-	return slices.ContainsFunc(in.Snapshot.Nodes, func(n model.Node) bool { return slices.Contains(n.Addresses, a) })
 }

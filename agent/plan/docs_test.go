@@ -98,8 +98,8 @@ func TestPrefs_Constants_EqualDocs(t *testing.T) {
 	}
 }
 
-// richInput makes a plan with a rule of every preference: backends in local Pods for three protocols, one that is the node, host
-// ports and, if groups, more target ports than rules without groups may have.
+// richInput makes a plan with a rule of every preference: backends in local Pods for three protocols, one that is the node, an
+// external IP, host ports and, if groups, more target ports than rules without groups may have.
 func richInput(groups bool) Input {
 	in := testInput()
 	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24")}
@@ -115,6 +115,7 @@ func richInput(groups bool) Input {
 			Endpoints: []model.Endpoint{{Addr: ip(addr), Ready: true, Serving: true}}})
 	}
 	add(1, "192.0.2.1", model.TCP, 6443)
+	in.ExternalIPs, in.Snapshot.Services[0].ExternalIPs = []netip.Prefix{pfx("198.51.100.0/24")}, []netip.Addr{ip("198.51.100.1")}
 	add(2, "10.42.0.3", model.UDP, 53)
 	add(3, "10.42.0.3", model.SCTP, 3868)
 	if groups {

@@ -3,8 +3,12 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/netx"
 	"github.com/warrennet/warren/tunnel"
 )
 
@@ -38,7 +42,7 @@ func acceptedKeys(in *Input) (out []model.Key) {
 // that a compromised node cannot take over other nodes' Pods by writing its own record.
 func (p *Plan) peers(in *Input) {
 	held := newClaims(in)
-	for _, n := range in.Snapshot.Nodes {
+	for _, n := range byAge(in.Snapshot) {
 		if n.Name == in.Name {
 			if n.Identity != in.Identity {
 				p.problem("node %s: its record belongs to another machine (identity %s)", n.Name, n.Identity)
@@ -74,10 +78,35 @@ func (p *Plan) peers(in *Input) {
 		}
 		p.Peers = append(p.Peers, peer)
 	}
+	slices.SortStableFunc(p.Peers, func(a, b tunnel.Peer) int { return strings.Compare(a.Name, b.Name) })
 	p.Peers = append(p.Peers, in.External...)
 }
 
-// claims are the keys and addresses that nodes hold already while peers are made: the first one by name holds them.
+// byAge lists the nodes by the time of their oldest block. So a node that joins, or that changes its record, takes no key and no
+// address of a node before it, whatever its name.
+func byAge(snap *model.Snapshot) []model.Node {
+	first := map[string]time.Time{} // by identity
+	for _, b := range snap.Blocks {
+		if t, known := first[b.Identity]; !known || b.Claimed.Before(t) {
+			first[b.Identity] = b.Claimed
+		}
+	}
+	out := slices.Clone(snap.Nodes)
+	slices.SortStableFunc(out, func(a, b model.Node) int {
+		ta, known := first[a.Identity]
+		tb, both := first[b.Identity]
+		if known != both { // a node without a block is the youngest
+			if known {
+				return -1
+			}
+			return 1
+		}
+		return ta.Compare(tb)
+	})
+	return out
+}
+
+// claims are the keys and addresses that nodes hold already while peers are made: the oldest node holds them.
 type claims struct {
 	keys  map[model.Key]string
 	addrs map[netip.Addr]string
@@ -119,6 +148,14 @@ func (c *claims) address(n model.Node, a netip.Addr, in *Input) error {
 		if r.Contains(a) {
 			return fmt.Errorf("address %s lies in the Pod range %s", a, r)
 		}
+	}
+	switch {
+	case netx.Contains(in.Snapshot.ServiceCIDRs, a):
+		return fmt.Errorf("address %s lies in the Service ranges", a)
+	case slices.Contains(in.Underlay.Gateways, a):
+		return fmt.Errorf("address %s is the default gateway of this node", a)
+	case len(in.NodeRanges) > 0 && !netx.Contains(in.NodeRanges, a):
+		return fmt.Errorf("address %s lies outside of the setting nodeRanges %v", a, in.NodeRanges)
 	}
 	if owner, dup := c.addrs[a]; dup {
 		return fmt.Errorf("address %s is also %s's", a, owner)

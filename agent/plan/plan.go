@@ -14,6 +14,7 @@ import (
 
 	"github.com/warrennet/warren/internal/hostnet"
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/ownership"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/servicelb/announce"
 	"github.com/warrennet/warren/tunnel"
@@ -54,6 +55,9 @@ type Self struct {
 	DNSClients     []netip.Prefix // further networks that may query DNS
 	NodePortRanges []netip.Prefix // the node's addresses in them serve node ports; empty: all
 	NonMasquerade  []netip.Prefix // non-masquerade destinations
+	ExternalIPs    []netip.Prefix // permitted externalIPs
+	NodeRanges     []netip.Prefix // that other nodes' addresses must lie in; empty: any
+	Control        []Control      // what the agent itself needs, by address
 	// Kubernetes: load balancer addresses may come from another controller, too.
 	Kubernetes bool
 	// Announce: this node may announce load balancer addresses. AnnounceLinks: on links that the configuration names.
@@ -88,9 +92,11 @@ type Plan struct {
 	Peers []tunnel.Peer
 	// Host separates what the node itself needs from entries of objects and of other nodes' records, on which readiness must
 	// not depend.
-	Host  hostnet.State
-	Node  model.Node // this node's record
-	Table *servicelb.Table
+	Host hostnet.State
+	Node model.Node // this node's record
+	// Ownership is what no object may own.
+	Ownership ownership.Rules
+	Table     *servicelb.Table
 	// Services is how an apply uses Table.
 	Services Services
 
@@ -145,17 +151,20 @@ func Make(in Input) (*Plan, bool) {
 	p.listeners(&in)
 	p.Node = registration(&in, p.MTU)
 	p.peers(&in)
+	p.Ownership = p.ownershipRules(&in)
+	in.Pods = p.permittedHostPorts(in.Pods)
 	p.host(&in)
 	p.Table = in.Compile(p.balancer(&in), in.Snapshot)
 	p.Services = servicesOf(&in)
 	p.services(&in, p.Table.Redirects())
 	p.refusedEndpoints()
+	p.refusals()
 	p.coexist(&in)
 	p.HealthChecks = healthChecks(in.Snapshot, in.Name)
 	p.Relays = relays(&in)
 	p.UDPSinks, p.Reassembled = udpSinks(&in), p.reassembled(&in)
 	p.Offload = offloadOf(&in)
-	p.Announce = announced(&in, p.Peers)
+	p.Announce = p.announced(&in)
 	p.Problems = append(p.Problems, in.Snapshot.Problems...)
 	sort.Strings(p.Problems)
 	return p, true

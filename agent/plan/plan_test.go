@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/warrennet/warren/internal/hostnet"
@@ -130,6 +131,7 @@ func TestMake_DualStackNode_EqualsGolden(t *testing.T) {
 	snap.Slices = []model.EndpointSlice{slice("web", "10.42.0.3", 8080), slice("web", "10.42.1.3", 8080), slice("web", "fd42::3", 8080),
 		slice("api", "192.0.2.1", 6443)}
 	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")}}}
+	in.ExternalIPs = []netip.Prefix{pfx("198.51.100.0/24")}
 	golden(t, "dualstack", mustMake(t, in).text())
 }
 
@@ -157,6 +159,18 @@ func TestMake_RecordClaimsWhatItsNodeDoesNotOwn_ReportsProblem(t *testing.T) {
 			"node n2: address 192.0.2.1 is also n1's", "192.0.2.1/32"},
 		{"another node's address", func(s *model.Snapshot) { s.Nodes[2].Addresses = []netip.Addr{ip("192.0.2.2")} },
 			"node n3: address 192.0.2.2 is also n2's", "fd42:0:0:2::/64 192.0.2.2/32"},
+		{"a Service address as its own", func(s *model.Snapshot) {
+			s.ServiceCIDRs = []netip.Prefix{pfx("10.43.0.0/16")}
+			s.Nodes[1].Addresses = []netip.Addr{ip("10.43.0.50")}
+		}, "node n2: address 10.43.0.50 lies in the Service ranges", "10.43.0.50/32"},
+		{"the address of an older node with a later name", func(s *model.Snapshot) {
+			for i := range s.Blocks {
+				if s.Blocks[i].Node == "n2" {
+					s.Blocks[i].Claimed = time.Unix(1, 0)
+				}
+			}
+			s.Nodes[1].Addresses = []netip.Addr{ip("192.0.2.3")}
+		}, "node n2: address 192.0.2.3 is also n3's", "fd42:0:0:1::/64 192.0.2.3/32"},
 		{"a Pod address as its own", func(s *model.Snapshot) { s.Nodes[1].Addresses = []netip.Addr{ip("10.42.2.9")} },
 			"node n2: address 10.42.2.9 lies in the Pod range 10.42.0.0/16", "10.42.2.9"},
 		{"loopback as its own", func(s *model.Snapshot) { s.Nodes[1].Addresses = []netip.Addr{ip("127.0.0.1")} },

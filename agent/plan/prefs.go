@@ -20,7 +20,7 @@ package plan
 //	32766:  from all lookup main
 //	32767:  from all lookup default
 //
-// A backend for UDP or SCTP adds 71 and 72, a backend that is the node itself 113, more than linearReplies ports of
+// A backend for UDP or SCTP adds 71 and 72, a backend that is the node itself 112 to 114, more than linearReplies ports of
 // backends 74 and the groups from 75 on, IPv6 118, and a kube-proxy replaces the rules with table 100 by 117.
 //
 // The numbers are far below those of the kernel's own rules and of other routing software (32766 and above, or 5200 and
@@ -31,6 +31,12 @@ const (
 	// at the Pods' table. No rule may redirect it to the TUN again.
 	prefFromTUNLocal = 30 // iif warren0 lookup local
 	prefFromTUNSkip  = 31 // iif warren0 goto prefPods
+
+	// External IPs belong to the host's normal routing, except for the ports that Services have there. Only packets to a permitted
+	// range with such a port pass the rules of the ports.
+	prefExternalRanges = 40 // to <permitted range> goto prefExternalPorts
+	prefNotExternal    = 41 // goto prefOwnDatagrams
+	prefExternalPorts  = 42 // to <external IP> ipproto P dport <ports> lookup tableTUN
 
 	// Node ports and masquerade ports are the load balancer's at the node's own addresses. These rules are before table
 	// local, which would deliver the packets to sockets of the node.
@@ -56,7 +62,9 @@ const (
 	prefICMP = 111 // to <own block> ipproto icmp lookup tableTUN
 
 	// Replies of backends that are the node itself (host network).
-	prefHostReplies = 113 // iif lo to <Pod range> ipproto P sport <port of such a backend> lookup tableTUN
+	prefFromHost    = 112 // iif lo to <Pod range> goto prefHostReplies
+	prefNoHostReply = 113 // goto prefPods: all other packets skip prefHostReplies
+	prefHostReplies = 114 // iif lo to <Pod range> ipproto P sport <ports of such backends> lookup tableTUN
 
 	// Everything else: to Pods and Services, then what leaves the cluster.
 	prefPods   = 115 // lookup tablePods

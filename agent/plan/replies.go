@@ -18,6 +18,13 @@ const (
 	maxGroups     = (prefICMP - prefGroups) / 2
 )
 
+// The number of rules does not grow with the ports of users' endpoints beyond these ranges per family. Ranges with the smallest gaps
+// are merged then. Packets from ports in a gap pass the TUN, where the load balancer returns them or passes them to the peer.
+const (
+	maxReplyRanges     = maxGroups * maxGroups
+	maxHostReplyRanges = 64
+)
+
 // lastPort is a port that no rule can name: the kernel refuses a range that ends in 65535 (fib_rule_port_range_valid). A rule
 // for it names no ports and is behind one that exempts everyPort.
 const lastPort = 65535
@@ -39,17 +46,12 @@ func (p *Plan) replies(in *Input, redirects servicelb.Redirects) {
 	h := &p.Host
 	for _, r := range in.Cluster.PodCIDRs {
 		h.ObjectRules = append(h.ObjectRules, replyRules(r, redirects.PodPorts)...)
+		h.ObjectRules = append(h.ObjectRules, hostReplyRules(r, redirects.HostPorts)...)
 		h.ObjectRules = append(h.ObjectRules, fragmentRules(r, slices.Concat(in.Blocks, in.NonMasquerade), redirects.PodPorts)...)
-		for _, t := range redirects.HostPorts {
-			if !nameable(t.Port) {
-				continue // the table has no such backend
-			}
-			h.ObjectRules = append(h.ObjectRules, hostnet.Rule{Pref: prefHostReplies, Family: model.FamilyOf(r.Addr()), IIF: "lo", To: r,
-				Proto: t.Proto,
-				Sport: hostnet.Ports{Lo: t.Port, Hi: t.Port}, Table: tableTUN})
-		}
 	}
 	p.lastPortProblems(in, redirects)
+	p.mergedPortProblems("of Pods", redirects.PodPorts, maxReplyRanges)
+	p.mergedPortProblems("of the node itself", redirects.HostPorts, maxHostReplyRanges)
 	for _, b := range in.Blocks {
 		icmp := [2]uint8{packet.ProtoICMP, packet.ProtoICMPv6}[model.FamilyOf(b.Addr())]
 		h.Rules = append(h.Rules, hostnet.Rule{Pref: prefICMP, Family: model.FamilyOf(b.Addr()), To: b, Proto: icmp, Table: tableTUN})
@@ -65,7 +67,7 @@ func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule
 	rule := func(pref int, r portRange) hostnet.Rule {
 		return hostnet.Rule{Pref: pref, Family: model.FamilyOf(from.Addr()), From: from, Proto: r.proto, Sport: r.ports}
 	}
-	ranges := portRanges(targets)
+	ranges := coarsen(portRanges(targets), maxReplyRanges)
 	if len(ranges) <= linearReplies {
 		for _, r := range ranges {
 			x := rule(prefReplies, r)
@@ -89,6 +91,55 @@ func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule
 		jumps = append(jumps, x)
 	}
 	return append(out, jumps...)
+}
+
+// hostReplyRules redirect the replies of backends that are the node itself. Only packets from the node to Pods pass the rules of the
+// ports. These are added first and removed last.
+func hostReplyRules(to netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
+	f := model.FamilyOf(to.Addr())
+	for _, r := range coarsen(portRanges(targets), maxHostReplyRanges) {
+		out = append(out, hostnet.Rule{Pref: prefHostReplies, Family: f, IIF: "lo", To: to, Proto: r.proto, Sport: r.ports, Table: tableTUN})
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return append(out, hostnet.Rule{Pref: prefNoHostReply, Family: f, Goto: prefPods},
+		hostnet.Rule{Pref: prefFromHost, Family: f, IIF: "lo", To: to, Goto: prefHostReplies})
+}
+
+// coarsen merges ranges of the same protocol, those with the smallest gaps first, until there are at most that many.
+func coarsen(ranges []portRange, most int) (out []portRange) {
+	if len(ranges) <= most {
+		return ranges
+	}
+	gap := func(i int) int { return int(ranges[i].ports.Lo) - int(ranges[i-1].ports.Hi) }
+	var order []int // ranges that can be merged with the one before
+	for i := 1; i < len(ranges); i++ {
+		if ranges[i].proto == ranges[i-1].proto {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return gap(a) - gap(b) })
+	merged := map[int]bool{}
+	for _, i := range order[:min(len(order), len(ranges)-most)] {
+		merged[i] = true
+	}
+	for i, r := range ranges {
+		if merged[i] {
+			out[len(out)-1].ports.Hi = r.ports.Hi
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// mergedPortProblems reports that ranges are merged.
+func (p *Plan) mergedPortProblems(whose string, targets []servicelb.Port, most int) {
+	if n := len(portRanges(targets)); n > most {
+		p.problem("Services use %d separate target ports %s, and policy routing has rules for %d ranges: further packets pass the agent; "+
+			"use fewer target ports", n, whose, most)
+	}
 }
 
 // portRanges makes ranges of the sorted ports that rules can name; adjacent ports share one.

@@ -29,6 +29,7 @@ func (p *Plan) services(in *Input, redirects servicelb.Redirects) {
 	}
 	p.replies(in, redirects)
 	p.hostPorts(in)
+	p.externalIPs(in, redirects.ExternalPorts)
 	p.serviceRoutes(in, redirects.ServiceAddrs)
 	h.Sysctls = append(h.Sysctls, in.serviceSysctls()...)
 }

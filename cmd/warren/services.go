@@ -68,6 +68,10 @@ func printFrontends(c *cobra.Command, format string, list []api.Frontend) error 
 	return render(c.OutOrStdout(), format, list, func(t io.Writer) {
 		fmt.Fprintln(t, "SERVICE\tPORT\tKIND\tPROTO\tADDRESS\tBACKENDS\tBACKENDS FOR EXTERNAL CLIENTS")
 		for _, f := range list {
+			if f.Refused != "" {
+				fmt.Fprintf(t, "%s\t-\t%s\t%s\t%s\tREFUSED: %s\t\n", f.Service, f.Kind, dash(f.Protocol), f.Requested, f.Refused)
+				continue
+			}
 			outside := "same"
 			if f.External != nil {
 				outside = dash(text.Join(f.External, " "))

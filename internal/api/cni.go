@@ -121,6 +121,7 @@ const (
 	CodeFull     = 102 // no address is left in the node's blocks
 	CodeKernel   = 103 // an interface, address, route or filter could not be made
 	CodeMissing  = 104 // CHECK: something that ADD made is missing or has changed
+	CodeHostPort = 105 // a host port that the Pod cannot have
 	CodeInternal = 999
 )
 

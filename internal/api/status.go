@@ -63,6 +63,10 @@ type Frontend struct {
 	// Backends serve Pods and nodes. External are those of external clients, if they differ.
 	Backends []netip.AddrPort `json:"backends"`
 	External []netip.AddrPort `json:"external,omitempty"`
+	// Refused is why the object does not have the address, "" if it has it. Without Address it is every port, or every address of
+	// the node, as Requested says.
+	Refused   string `json:"refused,omitempty"`
+	Requested string `json:"requested,omitempty"`
 }
 
 // Env is the service variables of a namespace's Pods.

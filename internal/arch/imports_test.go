@@ -93,11 +93,12 @@ func TestImports_EachPackage_FollowsTheDirections(t *testing.T) {
 
 // pure packages import the standard library and each other only.
 var pure = map[string]string{
-	"internal/model":  "plain values",
-	"internal/packet": "parsing and rewriting of bytes",
-	"internal/netx":   "calculation with addresses",
-	"internal/lbpool": "a decision from values",
-	"internal/api":    "types of the local API; the CNI plugin links them, and its start time matters",
+	"internal/model":     "plain values",
+	"internal/packet":    "parsing and rewriting of bytes",
+	"internal/netx":      "calculation with addresses",
+	"internal/lbpool":    "a decision from values",
+	"internal/ownership": "a decision from values",
+	"internal/api":       "types of the local API; the CNI plugin links them, and its start time matters",
 }
 
 func TestPurePackages_Imports_AreStandardLibraryOrPure(t *testing.T) {

@@ -15,8 +15,9 @@ import (
 
 // Underlay describes the host's links that can carry the tunnel, and the routes of another CNI plugin.
 type Underlay struct {
-	Addrs []netip.Addr // node addresses, preferred first
-	Links []string     // names of all links that are up, without those of container software
+	Addrs    []netip.Addr // node addresses, preferred first
+	Links    []string     // names of all links that are up, without those of container software
+	Gateways []netip.Addr // of the default routes in table main
 	// Sources are the source addresses that the routing table selects, the longest prefix first. Empty where the node has
 	// at most one address of each family.
 	Sources []Source
@@ -55,6 +56,7 @@ func Observe(podRanges []netip.Prefix) (Underlay, error) {
 		return Underlay{}, fmt.Errorf("list routes: %w", err)
 	}
 	def := defaultLinks(routes)
+	gateways := defaultGateways(routes)
 	type found struct {
 		addr netip.Addr
 		mtu  int
@@ -62,7 +64,7 @@ func Observe(podRanges []netip.Prefix) (Underlay, error) {
 	}
 	byLink := map[int][]netip.Prefix{}
 	var all []found
-	var u Underlay
+	u := Underlay{Gateways: gateways}
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || isVirtual(a.Name) {
@@ -206,6 +208,21 @@ func defaultLinks(routes []netlink.Route) map[int]bool {
 	for _, r := range routes {
 		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
 			out[r.LinkIndex] = true
+		}
+	}
+	return out
+}
+
+// defaultGateways are the gateways of the default routes that have a global address.
+func defaultGateways(routes []netlink.Route) (out []netip.Addr) {
+	for _, r := range routes {
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() || r.Protocol == Protocol {
+			continue
+		}
+		for _, hop := range append([]*netlink.NexthopInfo{{Gw: r.Gw}}, r.MultiPath...) {
+			if a, ok := netip.AddrFromSlice(hop.Gw); ok && a.Unmap().IsGlobalUnicast() && !slices.Contains(out, a.Unmap()) {
+				out = append(out, a.Unmap())
+			}
 		}
 	}
 	return out

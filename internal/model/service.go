@@ -158,6 +158,7 @@ type Endpoint struct {
 type Pod struct {
 	ObjectName
 	UID         string
+	Created     time.Time // zero: unknown
 	Node        string
 	Zone        string
 	Addrs       []netip.Addr

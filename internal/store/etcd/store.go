@@ -34,5 +34,8 @@ func New(c Config) (*Store, error) {
 // SetEndpoints replaces the servers' URLs. Requests in progress continue.
 func (s *Store) SetEndpoints(urls []string) { s.cli.SetEndpoints(urls...) }
 
+// Endpoints are the servers' URLs in use.
+func (s *Store) Endpoints() []string { return s.cli.Endpoints() }
+
 // Close ends the connection.
 func (s *Store) Close() error { return s.cli.Close() }

@@ -28,8 +28,10 @@ func (t *Table) IsPeerSNAT(a netip.Addr) bool { return t.peerSNAT[a] }
 // IsRemote reports whether an address is reached through the tunnel: a Pod of another node, or another node.
 func (t *Table) IsRemote(a netip.Addr) bool { return t.IsPod(a) && !t.IsLocalPod(a) || t.peers[a] }
 
-// HasService reports whether a Service has the address.
-func (t *Table) HasService(a netip.Addr) bool { return t.serviceAddrs.get(stable.Hash(a, 0), a) > 0 }
+// HasService reports whether the address belongs to a Service: a ClusterIP or a load balancer address.
+func (t *Table) HasService(a netip.Addr) bool {
+	return t.serviceAddrs.get(stable.Hash(a, 0), a) != holders{}
+}
 
 // IsServiceAddr reports whether an address is a Service's or lies in the Service CIDRs.
 func (t *Table) IsServiceAddr(a netip.Addr) bool {

@@ -15,11 +15,10 @@ func Build(self Self, snap *model.Snapshot) *Table { return new(Builder).Build(s
 // Builder makes one table after another and compiles only what has changed between two snapshots. The tables do not
 // depend on it: what they share is never written again. The zero value is ready. One goroutine may use it.
 type Builder struct {
-	last  *Table
-	snap  *model.Snapshot
-	units map[unitName]*unit
-	// conflicts are the frontends that claim the same address and port, where there are several.
-	conflicts map[Key][]*Frontend
+	last      *Table
+	snap      *model.Snapshot
+	units     map[unitName]*unit
+	claims    claims
 	redirects redirectCounts
 	balanced  *balanced // by the Services of snap
 }
@@ -41,7 +40,7 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 	parts := slicesOf(snap, changed)
 	for name := range changed {
 		if old := b.units[name]; old != nil {
-			p.remove(old)
+			p.remove(name, old)
 		}
 	}
 	for i := range snap.Services {
@@ -80,7 +79,7 @@ func (b *Builder) reset(self Self, ranges []netip.Prefix) {
 	for _, a := range self.PeerSNAT {
 		t.peerSNAT[a] = true
 	}
-	b.last, b.snap, b.conflicts, b.redirects = t, &model.Snapshot{}, map[Key][]*Frontend{}, newRedirectCounts()
+	b.last, b.snap, b.claims, b.redirects = t, &model.Snapshot{}, newClaims(), newRedirectCounts()
 	b.balanced = nil
 	if b.units == nil {
 		b.units = map[unitName]*unit{}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/ownership"
 	"github.com/warrennet/warren/servicelb/internal/stable"
 	"github.com/warrennet/warren/servicelb/internal/traffic"
 )
@@ -14,7 +15,8 @@ import (
 type unit struct {
 	keys         []Key
 	frontends    []*Frontend // of keys
-	serviceAddrs []netip.Addr
+	serviceAddrs []wholeClaim
+	refusals     []Refusal
 	meter        *traffic.Meter
 	// records are the ejection records of the backends; previous are those of the unit that this one replaces.
 	records, previous map[recordKey]*Record
@@ -77,30 +79,56 @@ func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, u *uni
 	if svc.OtherProxy || svc.Headless || svc.Type == model.ExternalName || hostServed {
 		return u
 	}
+	addrs := t.addrsOf(svc, u)
 	for i := range svc.Ports {
-		t.compilePort(u, svc, &svc.Ports[i], parts)
+		t.compilePort(u, svc, &svc.Ports[i], addrs, parts)
 	}
 	t.compileHealthCheck(u, svc)
-	for _, a := range svc.ClusterIPs {
-		u.addServiceAddr(a)
-	}
-	for _, list := range externalAddrs(svc) {
-		for _, a := range list {
-			if !t.local[a] && !t.peers[a] { // a node's address has other uses
-				u.addServiceAddr(a)
-			}
+	for _, x := range addrs {
+		if x.claim.Class.Whole() {
+			u.addServiceAddr(x.addr, x.claim.Class)
 		}
 	}
 	return u
 }
 
-func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, parts []*model.EndpointSlice) {
+// serviceAddr is an address of a Service.
+type serviceAddr struct {
+	addr  netip.Addr
+	claim *ownership.Claim
+}
+
+// addrsOf lists the addresses that a Service may have, and records those that it may not have. The status of a Service that was of
+// type LoadBalancer before may still contain load balancer addresses; they do not count.
+func (t *Table) addrsOf(svc *model.Service, u *unit) (out []serviceAddr) {
+	add := func(class ownership.Class, addrs []netip.Addr) {
+		if len(addrs) == 0 {
+			return
+		}
+		claim := &ownership.Claim{Class: class, Owner: svc.ObjectName, Created: svc.Created, UID: svc.UID}
+		for _, a := range addrs {
+			if why := t.refuse(class, a); why != "" {
+				u.refuse(Refusal{Object: svc.ObjectName, Class: class, Addr: a, Reason: why})
+				continue
+			}
+			out = append(out, serviceAddr{a, claim})
+		}
+	}
+	add(ownership.ClusterIP, svc.ClusterIPs)
+	if svc.Type == model.LoadBalancer {
+		add(ownership.LoadBalancer, svc.LBAddresses)
+	}
+	add(ownership.ExternalIP, svc.ExternalIPs)
+	return out
+}
+
+func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, addrs []serviceAddr, parts []*model.EndpointSlice) {
 	var ports [2]*servicePort // by family, on demand
 	id, eject := portID(svc.ObjectName, p), uint16(0)
 	if p.Protocol == model.TCP {
 		eject = ejectAfter(svc.Annotations)
 	}
-	add := func(kind Kind, addr netip.Addr, number uint16) {
+	add := func(kind Kind, claim *ownership.Claim, addr netip.Addr, number uint16) {
 		family := model.FamilyOf(addr)
 		if ports[family] == nil {
 			ports[family] = u.newServicePort(id, t.withoutRefused(u, svc.ObjectName, p.Protocol,
@@ -111,27 +139,41 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, p
 		f := &Frontend{
 			Internal: t.poolFor(x, internal), External: t.poolFor(x, external), Endpoints: x.all, Meter: u.meter,
 			Affinity: svc.Affinity, ID: id, Kind: kind, Algorithm: algorithmOf(svc.Annotations), EjectAfter: eject,
-			Service: svc.ObjectName, PortName: p.Name,
+			Service: svc.ObjectName, PortName: p.Name, Claim: claim,
 		}
-		if kind == KindExternal && slices.Contains(svc.LBAddresses, addr) {
+		if claim.Class == ownership.LoadBalancer {
 			f.SourceRanges = svc.LBSourceRanges
 		}
 		f.prepare()
 		u.addFrontend(Key{addr, number, uint8(p.Protocol)}, f)
 	}
-	for _, a := range svc.ClusterIPs {
-		add(KindClusterIP, a, p.Port)
-	}
-	for _, list := range externalAddrs(svc) {
-		for _, a := range list {
-			add(KindExternal, a, p.Port)
+	for _, x := range addrs {
+		kind := KindExternal
+		if x.claim.Class == ownership.ClusterIP {
+			kind = KindClusterIP
 		}
+		add(kind, x.claim, x.addr, p.Port)
 	}
-	if p.NodePort != 0 && svc.Type != model.ClusterIP {
-		for _, a := range t.self.NodePortAddrs {
-			add(KindNodePort, a, p.NodePort)
-		}
+	if p.NodePort == 0 || svc.Type == model.ClusterIP || !t.nodePort(u, svc, ownership.Port{Proto: p.Protocol, Port: p.NodePort}) {
+		return
 	}
+	claim := nodePortClaim(svc)
+	for _, a := range t.self.NodePortAddrs {
+		add(KindNodePort, claim, a, p.NodePort)
+	}
+}
+
+// nodePort reports whether a Service may have a port of this node, and records it otherwise.
+func (t *Table) nodePort(u *unit, svc *model.Service, p ownership.Port) bool {
+	why := t.self.Ownership.RefuseNodePort(netip.Addr{}, p)
+	if why != "" {
+		u.refuse(Refusal{Object: svc.ObjectName, Class: ownership.NodePort, Port: p.Port, Proto: p.Proto, Reason: why})
+	}
+	return why == ""
+}
+
+func nodePortClaim(svc *model.Service) *ownership.Claim {
+	return &ownership.Claim{Class: ownership.NodePort, Owner: svc.ObjectName, Created: svc.Created, UID: svc.UID}
 }
 
 // withoutLastPort leaves out endpoints on this node itself at port 65535. Policy routing cannot redirect their replies: the
@@ -149,34 +191,33 @@ func policies(svc *model.Service, k Kind) (internal, external model.TrafficPolic
 	return model.PolicyCluster, svc.ExternalPolicy
 }
 
-// externalAddrs lists the addresses for clients outside of the cluster. The status of a Service that was of type
-// LoadBalancer before may still contain load balancer addresses; they do not count.
-func externalAddrs(svc *model.Service) [2][]netip.Addr {
-	if svc.Type != model.LoadBalancer {
-		return [2][]netip.Addr{svc.ExternalIPs}
-	}
-	return [2][]netip.Addr{svc.ExternalIPs, svc.LBAddresses}
-}
-
 // compileHealthCheck forwards a health check node port to the agent's listener, whose port is not redirected.
 func (t *Table) compileHealthCheck(u *unit, svc *model.Service) {
 	listener := t.self.HealthListeners[svc.HealthCheckNodePort]
-	if svc.HealthCheckNodePort == 0 || listener == 0 {
+	if svc.HealthCheckNodePort == 0 || listener == 0 ||
+		!t.nodePort(u, svc, ownership.Port{Proto: model.TCP, Port: svc.HealthCheckNodePort}) {
 		return
 	}
+	claim := nodePortClaim(svc)
 	for _, a := range t.self.NodePortAddrs {
 		podNet := t.self.PodNet(model.FamilyOf(a))
 		if !podNet.IsValid() {
 			continue
 		}
 		u.addSingle(Key{a, svc.HealthCheckNodePort, uint8(model.TCP)}, Backend{podNet, listener},
-			&Frontend{Service: svc.ObjectName, PortName: "healthCheckNodePort", Kind: KindNodePort})
+			&Frontend{Service: svc.ObjectName, PortName: "healthCheckNodePort", Kind: KindNodePort, Claim: claim})
 	}
 }
 
 // compilePod fills the unit of a Pod of this node that has host ports.
 func (t *Table) compilePod(pod *model.Pod, u *unit) *unit {
+	claim := &ownership.Claim{Class: ownership.HostPort, Owner: pod.ObjectName, Created: pod.Created, UID: pod.UID}
 	for _, h := range pod.HostPorts {
+		if why := t.self.Ownership.RefuseNodePort(h.HostIP, ownership.Port{Proto: h.Protocol, Port: h.HostPort}); why != "" {
+			u.refuse(Refusal{Object: pod.ObjectName, Class: ownership.HostPort, Addr: h.HostIP, Port: h.HostPort, Proto: h.Protocol,
+				Reason: why})
+			continue
+		}
 		hostAddrs := []netip.Addr{h.HostIP}
 		if !h.HostIP.IsValid() || h.HostIP.IsUnspecified() {
 			hostAddrs = slices.Concat(t.self.NodePortAddrs, t.self.Addrs)
@@ -188,7 +229,7 @@ func (t *Table) compilePod(pod *model.Pod, u *unit) *unit {
 			for _, to := range pod.Addrs {
 				if model.FamilyOf(to) == model.FamilyOf(a) {
 					u.addSingle(Key{a, h.HostPort, uint8(h.Protocol)}, Backend{to, h.ContainerPort},
-						&Frontend{Service: pod.ObjectName, PortName: "hostPort", Kind: KindHostPort, Meter: u.meter})
+						&Frontend{Service: pod.ObjectName, PortName: "hostPort", Kind: KindHostPort, Meter: u.meter, Claim: claim})
 				}
 			}
 		}
@@ -211,9 +252,9 @@ func (u *unit) addFrontend(k Key, f *Frontend) {
 	}
 }
 
-func (u *unit) addServiceAddr(a netip.Addr) {
-	if !slices.Contains(u.serviceAddrs, a) {
-		u.serviceAddrs = append(u.serviceAddrs, a)
+func (u *unit) addServiceAddr(a netip.Addr, c ownership.Class) {
+	if x := (wholeClaim{a, c}); !slices.Contains(u.serviceAddrs, x) {
+		u.serviceAddrs = append(u.serviceAddrs, x)
 	}
 }
 

@@ -1,11 +1,7 @@
 package table
 
 import (
-	"cmp"
 	"net/netip"
-	"slices"
-
-	"github.com/warrennet/warren/servicelb/internal/stable"
 )
 
 // patch is a table that is being made from the last one by removing and adding units.
@@ -13,7 +9,7 @@ type patch struct {
 	*Builder
 	table        *Table
 	frontends    *mapDraft[Key, *Frontend]
-	serviceAddrs *mapDraft[netip.Addr, int]
+	serviceAddrs *mapDraft[netip.Addr, holders]
 	// refusedChanged: a unit with refused endpoints was added or removed.
 	refusedChanged bool
 }
@@ -28,6 +24,8 @@ func (p *patch) finish() *Table {
 	p.table.frontends, p.table.serviceAddrs = p.frontends.persistentMap, p.serviceAddrs.persistentMap
 	p.table.redirects = p.redirects.redirects()
 	p.collectRefused()
+	p.finishClaims()
+	p.table.redirects.ExternalPorts = p.claims.external
 	return p.table
 }
 
@@ -36,61 +34,26 @@ func (p *patch) add(n unitName, u *unit) {
 	p.units[n], u.previous = u, nil
 	p.table.ejecting += b2i(len(u.records) > 0)
 	p.refusedChanged = p.refusedChanged || len(u.refused) > 0
-	for i, k := range u.keys {
-		if old := p.frontends.get(k.hash(), k); old != nil {
-			if p.conflicts[k] == nil {
-				p.conflicts[k] = []*Frontend{old}
-			}
-			p.conflicts[k] = append(p.conflicts[k], u.frontends[i])
-		}
-		p.assign(k, u.frontends[i])
-		p.redirects.addFrontend(p.table, k, u.frontends[i], 1)
+	p.claims.setRefusals(n, u.refusals)
+	for _, w := range u.serviceAddrs {
+		p.addWhole(w, 1)
 	}
-	for _, a := range u.serviceAddrs {
-		p.serviceAddrs.put(stable.Hash(a, 0), a, p.serviceAddrs.get(stable.Hash(a, 0), a)+1)
-		p.redirects.addServiceAddr(p.table, a, 1)
+	for i, k := range u.keys {
+		p.addClaim(k, u.frontends[i])
+		p.redirects.addFrontend(p.table, k, u.frontends[i], 1)
 	}
 }
 
 // remove takes a unit out of the table.
-func (p *patch) remove(u *unit) {
+func (p *patch) remove(n unitName, u *unit) {
 	p.table.ejecting -= b2i(len(u.records) > 0)
 	p.refusedChanged = p.refusedChanged || len(u.refused) > 0
+	p.claims.setRefusals(n, nil)
 	for i, k := range u.keys {
-		if p.conflicts[k] != nil {
-			p.conflicts[k] = slices.DeleteFunc(p.conflicts[k], func(f *Frontend) bool { return f == u.frontends[i] })
-		}
-		p.assign(k, nil)
+		p.removeClaim(k, u.frontends[i])
 		p.redirects.addFrontend(p.table, k, u.frontends[i], -1)
 	}
-	for _, a := range u.serviceAddrs {
-		hash := stable.Hash(a, 0)
-		if n := p.serviceAddrs.get(hash, a) - 1; n > 0 {
-			p.serviceAddrs.put(hash, a, n)
-		} else {
-			p.serviceAddrs.remove(hash, a)
-		}
-		p.redirects.addServiceAddr(p.table, a, -1)
+	for _, w := range u.serviceAddrs {
+		p.addWhole(w, -1)
 	}
-}
-
-// assign decides which frontend has an address and port. Where several claim it (externalIPs, host ports), precedes
-// orders them; otherwise it is only, or none if that is nil.
-func (p *patch) assign(k Key, only *Frontend) {
-	if claims := p.conflicts[k]; len(claims) > 0 {
-		only = slices.MinFunc(claims, precedes)
-		if len(claims) == 1 {
-			delete(p.conflicts, k)
-		}
-	}
-	if only == nil {
-		p.frontends.remove(k.hash(), k)
-	} else {
-		p.frontends.put(k.hash(), k, only)
-	}
-}
-
-// precedes orders frontends that claim the same address and port: Services before host ports, then by name.
-func precedes(a, b *Frontend) int {
-	return cmp.Or(cmp.Compare(b2i(a.Kind == KindHostPort), b2i(b.Kind == KindHostPort)), a.Service.Compare(b.Service))
 }

@@ -15,12 +15,20 @@ type Port struct {
 	Port  uint16
 }
 
+// ExternalPort is a port of an external IP.
+type ExternalPort struct {
+	Addr netip.Addr
+	Port
+}
+
 // Redirects is what the host's policy routing must send to warren0 for the table to work.
 type Redirects struct {
 	// ServiceAddrs are the addresses of Services outside of the Service CIDRs.
 	ServiceAddrs []netip.Addr
 	// PodPorts are the target ports of backends in Pods of this node: replies from them are redirected.
 	PodPorts []Port
+	// ExternalPorts are the external IPs and their ports that Services serve. Other ports of these addresses are not redirected.
+	ExternalPorts []ExternalPort
 	// HostPorts are the target ports of backends that are this node itself.
 	HostPorts []Port
 }

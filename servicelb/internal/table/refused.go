@@ -7,6 +7,7 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/netx"
+	"github.com/warrennet/warren/internal/ownership"
 )
 
 // RefusedEndpoint is an endpoint that is not used because a packet to it would be load-balanced a second time.
@@ -25,22 +26,26 @@ const (
 // balanced is what the load balancer itself serves: no endpoint may be there.
 type balanced struct {
 	addrs     map[netip.Addr]bool // addresses of Services outside of the Service CIDRs
+	external  map[Key]bool        // ports of external IPs
 	nodePorts map[Port]bool
 }
 
-func balancedBy(services []model.Service, ranges []netip.Prefix) *balanced {
-	out := &balanced{addrs: map[netip.Addr]bool{}, nodePorts: map[Port]bool{}}
+// balancedBy leaves out addresses that no Service can own: otherwise a Service could exclude endpoints of others by claiming them.
+func (t *Table) balancedBy(services []model.Service) *balanced {
+	out := &balanced{addrs: map[netip.Addr]bool{}, external: map[Key]bool{}, nodePorts: map[Port]bool{}}
 	for i := range services {
 		svc := &services[i]
 		if svc.OtherProxy || svc.Type == model.ExternalName {
 			continue
 		}
-		external := externalAddrs(svc)
-		for _, list := range [...][]netip.Addr{svc.ClusterIPs, external[0], external[1]} {
-			for _, a := range list {
-				if !netx.Contains(ranges, a) {
-					out.addrs[a] = true
+		for _, x := range t.addrsOf(svc, new(unit)) {
+			switch {
+			case x.claim.Class == ownership.ExternalIP:
+				for _, p := range svc.Ports {
+					out.external[Key{x.addr, p.Port, uint8(p.Protocol)}] = true
 				}
+			case !netx.Contains(t.ranges, x.addr):
+				out.addrs[x.addr] = true
 			}
 		}
 		for _, p := range svc.Ports {
@@ -53,7 +58,7 @@ func balancedBy(services []model.Service, ranges []netip.Prefix) *balanced {
 }
 
 func (x *balanced) equal(o *balanced) bool {
-	return maps.Equal(x.addrs, o.addrs) && maps.Equal(x.nodePorts, o.nodePorts)
+	return maps.Equal(x.addrs, o.addrs) && maps.Equal(x.external, o.external) && maps.Equal(x.nodePorts, o.nodePorts)
 }
 
 // balancedNow stores what the Services of a snapshot serve. It marks the units that this may concern if it has changed: those
@@ -62,7 +67,7 @@ func (b *Builder) balancedNow(snap *model.Snapshot, changed map[unitName]bool) {
 	if b.balanced != nil && shared(b.snap.Services, snap.Services) {
 		return
 	}
-	now := balancedBy(snap.Services, b.last.ranges)
+	now := b.last.balancedBy(snap.Services)
 	if b.balanced != nil && b.balanced.equal(now) {
 		return
 	}
@@ -81,7 +86,7 @@ func (t *Table) withoutRefused(u *unit, svc model.ObjectName, proto model.Protoc
 		u.direct = u.direct || onNode || !t.IsPod(e.Addr)
 		reason := ""
 		switch {
-		case netx.Contains(t.ranges, e.Addr), t.balanced.addrs[e.Addr] && !onNode:
+		case netx.Contains(t.ranges, e.Addr), t.balanced.addrs[e.Addr] && !onNode, t.balanced.external[Key{e.Addr, e.port, uint8(proto)}]:
 			reason = refusedService
 		case onNode && t.balanced.nodePorts[Port{uint8(proto), e.port}]:
 			reason = refusedNodePort

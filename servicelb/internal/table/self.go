@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/ownership"
 )
 
 // Self describes the node that a table is for. Prefixes are masked, addresses unmapped.
@@ -39,6 +40,8 @@ type Self struct {
 	// HostServed are ClusterIPs that the host itself answers. A Service with one of them has no frontend here, whatever
 	// endpoints it has.
 	HostServed []netip.Addr
+	// Ownership is what no object may own. The node's own addresses and those of its peers need not be in it.
+	Ownership ownership.Rules
 	// ClusterOnly refuses clients outside of the cluster at ClusterIPs.
 	ClusterOnly bool
 }

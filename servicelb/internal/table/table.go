@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/ownership"
 	"github.com/warrennet/warren/servicelb/internal/stable"
 	"github.com/warrennet/warren/servicelb/internal/traffic"
 )
@@ -49,6 +50,7 @@ type Frontend struct {
 	Endpoints []Backend
 	Service   model.ObjectName
 	PortName  string // of the Service port
+	Claim     *ownership.Claim
 }
 
 // Pool is a set of backends that new flows are distributed to.
@@ -77,14 +79,15 @@ func (b Backend) AddrPort() netip.AddrPort { return netip.AddrPortFrom(b.Addr, b
 type Table struct {
 	self         Self
 	frontends    persistentMap[Key, *Frontend]
-	serviceAddrs persistentMap[netip.Addr, int] // addresses of Services, with the number of Services that have them
-	ranges       []netip.Prefix                 // Service CIDRs
-	local        map[netip.Addr]bool            // the node's own addresses
-	peers        map[netip.Addr]bool            // the other nodes' addresses
-	peerSNAT     map[netip.Addr]bool            // the other nodes' SNAT addresses
+	serviceAddrs persistentMap[netip.Addr, holders] // addresses that belong to Services as a whole
+	ranges       []netip.Prefix                     // Service CIDRs
+	local        map[netip.Addr]bool                // the node's own addresses
+	peers        map[netip.Addr]bool                // the other nodes' addresses
+	peerSNAT     map[netip.Addr]bool                // the other nodes' SNAT addresses
 	redirects    Redirects
 	balanced     *balanced
 	refused      []RefusedEndpoint
+	refusals     []Refusal
 	ejecting     int // number of Services that eject backends
 }
 
