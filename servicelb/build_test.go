@@ -66,8 +66,9 @@ func TestRedirects_TerminatingEndpoints_StillRedirected(t *testing.T) {
 		}
 		got := Build(testSelf(), snap([]model.Service{host, svc}, append(parts, more...))).Redirects()
 		want := Redirects{ServiceAddrs: []netip.Addr{ip(a.endpoint)},
-			ExternalPorts: []ExternalPort{{Addr: ip(a.outside), Port: Port{Proto: packet.ProtoTCP, Port: 80}}}, PodPorts: []Port{{Proto: packet.ProtoTCP, Port: 8080}},
-			HostPorts: []Port{{Proto: packet.ProtoTCP, Port: 6443}}}
+			ExternalPorts: []ExternalPort{{Addr: ip(a.outside), Port: Port{Proto: packet.ProtoTCP, Port: 80}}},
+			PodPorts:      []Port{{Proto: packet.ProtoTCP, Port: 8080}},
+			HostPorts:     []Port{{Proto: packet.ProtoTCP, Port: 6443}}}
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v, want %+v", got, want)
 		}

@@ -113,7 +113,7 @@ func Settings() []Setting {
 			func(c *Config) *[]netip.Prefix { return &c.NodePortAddresses }, parsePrefix),
 		list("nonMasquerade", "external networks that receive Pods' own source addresses; their routers need routes to the Pod ranges",
 			func(c *Config) *[]netip.Prefix { return &c.NonMasquerade }, parsePrefix),
-		list("nodeRanges", "ranges of the addresses of all nodes; addresses outside of them in records of other nodes are ignored (default: any)",
+		list("nodeRanges", "ranges of node addresses; other addresses in records of other nodes are ignored (default: any)",
 			func(c *Config) *[]netip.Prefix { return &c.NodeRanges }, parsePrefix),
 		list("service.externalIPs", "ranges of externalIPs that Services may have; all others are ignored and reported (default: none)",
 			func(c *Config) *[]netip.Prefix { return &c.ExternalIPs }, parsePrefix),

@@ -21,7 +21,8 @@ func (p *Plan) externalIPs(in *Input, ports []servicelb.ExternalPort) {
 			continue
 		}
 		if !nameable(e.Port.Port) {
-			p.problem("external IP %s: port %d cannot be redirected, because the kernel has no rule for it; use another port", e.Addr, e.Port.Port)
+			p.problem("external IP %s: port %d cannot be redirected, because the kernel has no rule for it; use another port",
+				e.Addr, e.Port.Port)
 			continue
 		}
 		r := hostnet.Rule{Pref: prefExternalPorts, Family: f, To: host(e.Addr), Proto: e.Proto,

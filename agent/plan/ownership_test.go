@@ -58,7 +58,7 @@ func TestMake_ExternalIPs_OnlyPermittedPortsRedirected(t *testing.T) {
 	}
 }
 
-// Addresses that the node or the control plane needs are nobody's, whatever the operator permits and whichever field names them.
+// No object has an address that the node or the control plane needs, whatever the operator permits and whichever field names it.
 func TestMake_AddressesThatTheNodeNeeds_NeverServed(t *testing.T) {
 	in := testInput()
 	in.Snapshot.ServiceCIDRs = []netip.Prefix{pfx("10.43.0.0/16")}
@@ -124,12 +124,30 @@ func TestMake_ManyExternalPorts_RulesBoundedAndReported(t *testing.T) {
 	}
 }
 
+func TestMake_ManyHostPorts_RulesBoundedAndReported(t *testing.T) {
+	in := testInput()
+	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3")}}}
+	for n := range uint16(maxHostPorts + 2) {
+		in.Pods[0].HostPorts = append(in.Pods[0].HostPorts,
+			model.HostPort{Protocol: model.TCP, HostPort: 3000 + 2*n, ContainerPort: 1})
+	}
+	in.Pods = append(in.Pods, Pod{Link: "wrn2", HostPorts: []model.HostPort{{Protocol: model.UDP, HostPort: 31000, ContainerPort: 1}}})
+	p := mustMake(t, in)
+	if n := len(ruleTexts(p.Host.ObjectRules, prefPorts)); n != 2*maxHostPorts {
+		t.Errorf("%d rules, expected %d", n, 2*maxHostPorts)
+	}
+	if len(p.Problems) != 1 || !strings.Contains(p.Problems[0], "2 of its host ports") {
+		t.Errorf("problems %q, expected one for two ports", p.Problems)
+	}
+}
+
 // A Pod that was attached with a port of warren, or with an address of another Pod, gets neither rule nor socket nor frontend.
 func TestMake_HostPortsOfOthers_NotRedirected(t *testing.T) {
 	in := testInput()
 	ports := []model.HostPort{{Protocol: model.UDP, HostPort: 51820, ContainerPort: 1},
 		{Protocol: model.UDP, HostPort: 9552, ContainerPort: 1},
-		{Protocol: model.TCP, HostPort: 2379, ContainerPort: 1}, {Protocol: model.TCP, HostPort: 80, ContainerPort: 1, HostIP: ip("10.42.1.7")}}
+		{Protocol: model.TCP, HostPort: 2379, ContainerPort: 1},
+		{Protocol: model.TCP, HostPort: 80, ContainerPort: 1, HostIP: ip("10.42.1.7")}}
 	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3")}, HostPorts: ports}}
 	in.Snapshot.Pods = []model.Pod{{ObjectName: model.ObjectName{Namespace: "aaa", Name: "p"}, Node: "n1", Addrs: in.Pods[0].Addrs,
 		HostPorts: ports}}

@@ -98,7 +98,8 @@ func replyRules(from netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule
 func hostReplyRules(to netip.Prefix, targets []servicelb.Port) (out []hostnet.Rule) {
 	f := model.FamilyOf(to.Addr())
 	for _, r := range coarsen(portRanges(targets), maxHostReplyRanges) {
-		out = append(out, hostnet.Rule{Pref: prefHostReplies, Family: f, IIF: "lo", To: to, Proto: r.proto, Sport: r.ports, Table: tableTUN})
+		out = append(out, hostnet.Rule{Pref: prefHostReplies, Family: f, IIF: "lo", To: to, Proto: r.proto, Sport: r.ports,
+			Table: tableTUN})
 	}
 	if len(out) == 0 {
 		return nil

@@ -28,7 +28,9 @@ func TestCoarsen_RandomPorts_ContainsAllWithinTheBound(t *testing.T) {
 			t.Fatalf("%d of %d ranges, expected at most %d", len(got), len(exact), most)
 		}
 		for _, p := range targets {
-			if !slices.ContainsFunc(got, func(x portRange) bool { return x.proto == p.Proto && x.ports.Lo <= p.Port && p.Port <= x.ports.Hi }) {
+			if !slices.ContainsFunc(got, func(x portRange) bool {
+				return x.proto == p.Proto && x.ports.Lo <= p.Port && p.Port <= x.ports.Hi
+			}) {
 				t.Fatalf("%v is in no range", p)
 			}
 		}

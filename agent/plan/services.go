@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -72,34 +73,46 @@ func hostErrorRules(f model.Family) []hostnet.Rule {
 	return []hostnet.Rule{link, r}
 }
 
+// maxHostPorts bounds the host ports of this node's Pods: all packets of the node pass their rules.
+const maxHostPorts = 256
+
 // hostPorts redirects the host ports of local Pods like node ports.
 func (p *Plan) hostPorts(in *Input) {
-	seen := map[hostnet.Rule]bool{}
+	seen := map[servicelb.Port]bool{}
 	for _, x := range in.Pods {
+		excess := 0
 		for _, m := range x.HostPorts {
-			if m.HostPort >= nodePorts[0] && m.HostPort <= nodePorts[1] {
-				continue // redirected already
-			}
-			if m.HostPort == 0 {
-				continue
-			}
-			if m.HostPort == lastPort && m.Protocol == model.UDP {
+			port := servicelb.Port{Proto: uint8(m.Protocol), Port: m.HostPort}
+			switch {
+			case m.HostPort == 0 || seen[port] || m.HostPort >= nodePorts[0] && m.HostPort <= nodePorts[1]: // redirected already
+			case m.HostPort == lastPort && m.Protocol == model.UDP:
 				p.problem("Pod %s: hostPort 65535/UDP cannot be redirected: the kernel has no rule for it that spares fragments; "+
 					"use another hostPort", in.podName(x))
-				continue
-			}
-			for _, f := range in.Families() {
-				r := hostnet.Rule{Pref: prefPorts, Family: f, Proto: uint8(m.Protocol),
-					Dport: hostnet.Ports{Lo: m.HostPort, Hi: m.HostPort}, Table: tableNodePorts}
-				if seen[r] {
-					continue
-				}
-				seen[r] = true
-				p.Host.ObjectRules = append(p.Host.ObjectRules, hostPortRules(r)...)
-				if f == model.IPv4 {
+			case len(seen) == maxHostPorts:
+				excess++
+			default:
+				seen[port] = true
+				if in.has(model.IPv4) {
 					p.Host.LocalPorts = append(p.Host.LocalPorts, hostnet.LocalPort{Proto: uint8(m.Protocol), Port: m.HostPort})
 				}
 			}
+		}
+		if excess > 0 {
+			p.problem("Pod %s: %d of its host ports are not redirected: Pods of this node have %d host ports already; use a Service",
+				in.podName(x), excess, maxHostPorts)
+		}
+	}
+	ports := slices.SortedFunc(maps.Keys(seen), servicelb.Port.Compare)
+	ranges := portRanges(ports)
+	for _, t := range ports {
+		if t.Port == lastPort {
+			ranges = append(ranges, portRange{t.Proto, hostnet.Ports{Lo: lastPort, Hi: lastPort}})
+		}
+	}
+	for _, r := range ranges {
+		for _, f := range in.Families() {
+			p.Host.ObjectRules = append(p.Host.ObjectRules, hostPortRules(hostnet.Rule{Pref: prefPorts, Family: f, Proto: r.proto,
+				Dport: r.ports, Table: tableNodePorts})...)
 		}
 	}
 }

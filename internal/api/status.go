@@ -63,8 +63,8 @@ type Frontend struct {
 	// Backends serve Pods and nodes. External are those of external clients, if they differ.
 	Backends []netip.AddrPort `json:"backends"`
 	External []netip.AddrPort `json:"external,omitempty"`
-	// Refused is why the object does not have the address, "" if it has it. Without Address it is every port, or every address of
-	// the node, as Requested says.
+	// Refused is why the object does not have the address, "" if it has it. Requested is the address, the
+	// port or both, as text; Address is then unset.
 	Refused   string `json:"refused,omitempty"`
 	Requested string `json:"requested,omitempty"`
 }

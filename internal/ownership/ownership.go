@@ -36,7 +36,7 @@ var classNames = [...]string{Node: "node address", Pod: "Pod address", ClusterIP
 
 func (c Class) String() string { return classNames[c] }
 
-// Whole reports whether a claim of the class covers the whole address: ports that nobody serves are rejected there. All other
+// Whole reports whether a claim of the class covers the whole address: ports without a Service are rejected there. All other
 // claims cover one port.
 func (c Class) Whole() bool { return c <= LoadBalancer }
 

@@ -109,7 +109,7 @@ func (c *serverConn) Close() error {
 	return c.Conn.Close()
 }
 
-// observe returns a transport that notes for each request which server its connection leads to. The HTTP transport selects a
+// observe returns a transport that notes for each request the server of its connection. The HTTP transport selects a
 // connection only after the TLS handshake.
 func (d *dialer) observe(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {

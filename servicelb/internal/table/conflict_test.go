@@ -80,9 +80,10 @@ func TestBuild_ExternalIPAtLoadBalancerAddress_RefusedAtEveryPort(t *testing.T) 
 	}
 	if x := builder.Build(claimSelf(), &model.Snapshot{Services: []model.Service{other, victim}}); x.Frontend(key) != nil ||
 		len(x.Redirects().ExternalPorts) != 0 || len(x.Refusals()) != 1 {
-		t.Errorf("beside the owner: frontend %v, redirects %+v, refusals %v", x.Frontend(key), x.Redirects(), x.Refusals())
+		t.Errorf("with the owner: frontend %v, redirects %+v, refusals %v", x.Frontend(key), x.Redirects(), x.Refusals())
 	}
-	if x := builder.Build(claimSelf(), &model.Snapshot{Services: []model.Service{other}}); x.Frontend(key) == nil || len(x.Refusals()) != 0 {
+	if x := builder.Build(claimSelf(), &model.Snapshot{Services: []model.Service{other}}); x.Frontend(key) == nil ||
+		len(x.Refusals()) != 0 {
 		t.Errorf("the owner deleted: frontend %v, refusals %v", x.Frontend(key), x.Refusals())
 	}
 }

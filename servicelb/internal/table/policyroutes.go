@@ -15,6 +15,11 @@ type Port struct {
 	Port  uint16
 }
 
+// Compare orders by protocol, then by number; the result is that of cmp.Compare.
+func (p Port) Compare(o Port) int {
+	return cmp.Or(cmp.Compare(p.Proto, o.Proto), cmp.Compare(p.Port, o.Port))
+}
+
 // ExternalPort is a port of an external IP.
 type ExternalPort struct {
 	Addr netip.Addr
@@ -90,7 +95,5 @@ func (r *redirectCounts) redirects() Redirects {
 }
 
 func sortedPorts(m map[Port]int) []Port {
-	return slices.SortedFunc(maps.Keys(m), func(a, b Port) int {
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
-	})
+	return slices.SortedFunc(maps.Keys(m), Port.Compare)
 }
