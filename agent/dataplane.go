@@ -164,7 +164,8 @@ func (a *Agent) snapshotChanged() {
 // self is this node's identity and settings.
 func (a *Agent) self() plan.Self {
 	public, next := a.keys.Record()
-	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: public, NextPublicKey: next, Blocks: a.member.Blocks(),
+	return plan.Self{Name: a.cfg.NodeName, Identity: a.identity, PublicKey: public, NextPublicKey: next,
+		PresharedKey: a.cfg.PresharedKey, Blocks: a.member.Blocks(),
 		Endpoints: a.cfg.Endpoints, Port: a.port(), MTU: a.cfg.MTU, Interface: a.cfg.Interface, Zone: a.zone(),
 		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(),
 		DNS:        a.names.Addresses(),

@@ -3,6 +3,8 @@ package lab
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -83,4 +85,25 @@ func TestKeyRotate_StreamsBetweenNodes_NoPacketIsLost(t *testing.T) {
 	for i := range pods {
 		mustCall(t, l, pods[i], pods[(i+1)%len(pods)])
 	}
+}
+
+// Nodes with the same pre-shared key have a tunnel, also while one of them replaces its key. A node with another one has none.
+func TestPresharedKey_NodeWithAnotherKey_HasNoTunnel(t *testing.T) {
+	dir := t.TempDir()
+	agent := map[string]any{}
+	other := map[string]any{}
+	for name, into := range map[string]map[string]any{"a": agent, "b": other} {
+		file := filepath.Join(dir, name)
+		raw := strings.Repeat(name, 42) + "Y=\n"
+		testutil.Must(t, os.WriteFile(file, []byte(raw), 0o600))
+		into["presharedKeyFile"] = file
+	}
+	l := start(t, Spec{Nodes: 3, Agent: agent, Node: map[string]NodeSpec{"n3": {Agent: other}}})
+	pods := onePodEach(t, l)
+	mustCall(t, l, pods[0], pods[1])
+	if out, err := calls(l, pods[0], pods[2].Addresses[0]); err == nil {
+		t.Errorf("a node with another pre-shared key answers: %s", out)
+	}
+	sh(t, l, "n2", l.Exe+" key rotate")
+	mustCall(t, l, pods[0], pods[1])
 }

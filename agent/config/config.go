@@ -50,16 +50,19 @@ type Config struct {
 	// SegmentationOffload uses GSO and GRO at the TUN device and at the tunnel's sockets.
 	SegmentationOffload bool
 	// Offload forwards flows between Pods of this node by an eBPF program.
-	Offload    bool
-	Keepalive  time.Duration
-	Interface  string
-	StateDir   string
-	RunDir     string
-	UAPIDir    string
-	CNIConfDir string
-	ProcSysNet string
-	Metrics    string
-	LogLevel   string
+	Offload   bool
+	Keepalive time.Duration
+	// PresharedKeyFile has PresharedKey, which all nodes of the cluster share; empty: none.
+	PresharedKeyFile string
+	PresharedKey     model.Key
+	Interface        string
+	StateDir         string
+	RunDir           string
+	UAPIDir          string
+	CNIConfDir       string
+	ProcSysNet       string
+	Metrics          string
+	LogLevel         string
 
 	given   map[string]bool // keys that are set, as opposed to defaults
 	sources sources

@@ -126,3 +126,35 @@ func TestChanged_SettingsDiffer_ReturnsKeysThatNeedARestart(t *testing.T) {
 		t.Errorf("%v, expected domain and mtu", keys)
 	}
 }
+
+// The pre-shared key is a file of 44 characters that other users cannot read.
+func TestLoad_PresharedKeyFile_IsReadOrRefused(t *testing.T) {
+	const key = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="
+	for name, x := range map[string]struct {
+		text string
+		mode os.FileMode
+		want string
+	}{
+		"valid":          {key + "\n", 0o600, ""},
+		"others read":    {key, 0o644, "expected a regular file that other users cannot read"},
+		"not a key":      {"secret", 0o600, "expected a key of 44 characters"},
+		"the zero key":   {"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", 0o600, "expected a key of 44 characters"},
+		"does not exist": {"", 0, "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "psk")
+			if x.mode != 0 {
+				if err := os.WriteFile(file, []byte(x.text), x.mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c, err := load(t, minimal+"presharedKeyFile: "+file+"\n", nil, nil)
+			if x.want == "" && (err != nil || c.PresharedKey.String() != key) {
+				t.Errorf("%s %v", c.PresharedKey, err)
+			}
+			if x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
+				t.Errorf("%v, expected %q", err, x.want)
+			}
+		})
+	}
+}

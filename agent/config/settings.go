@@ -128,6 +128,8 @@ func Settings() []Setting {
 			func(c *Config) *bool { return &c.Offload }),
 		duration("keepalive", "interval of WireGuard keepalives to every peer, 0 for none (set it behind NAT)",
 			func(c *Config) *time.Duration { return &c.Keepalive }),
+		text("presharedKeyFile", "file with a WireGuard pre-shared key (wg genpsk) that all nodes of the cluster have; empty uses none",
+			func(c *Config) *string { return &c.PresharedKeyFile }),
 		text("interface", "name of the tunnel interface", func(c *Config) *string { return &c.Interface }),
 		text("stateDir", "directory of what must survive a reboot: key, identity, blocks, last snapshot",
 			func(c *Config) *string { return &c.StateDir }),

@@ -40,7 +40,34 @@ func (c *Config) validate() (errs []error) {
 			c.Etcd.Password = strings.TrimSpace(string(raw))
 		}
 	}
+	if c.PresharedKeyFile != "" {
+		var err error
+		if c.PresharedKey, err = readKey(c.PresharedKeyFile); err != nil {
+			bad("presharedKeyFile", "%v", err)
+		}
+	}
 	return errs
+}
+
+// readKey reads a key from a file that other users cannot read.
+func readKey(path string) (model.Key, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return model.Key{}, err
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return model.Key{}, fmt.Errorf("%s has mode %v: expected a regular file that other users cannot read; run chmod 600 on it", path,
+			info.Mode())
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return model.Key{}, err
+	}
+	k, err := model.ParseKey(strings.TrimSpace(string(raw)))
+	if err != nil || k.IsZero() {
+		return model.Key{}, fmt.Errorf("%s: expected a key of 44 characters in base64, as wg genpsk prints it", path)
+	}
+	return k, nil
 }
 
 // dnsLabel is RFC 1123's label with dots allowed, as Kubernetes names nodes.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/tunnel"
 )
 
 // A node that replaces its key is a peer with both keys, and the record confirms the next one.
@@ -19,5 +20,17 @@ func TestMake_NodeHasNextKey_PeerAndRecordHaveIt(t *testing.T) {
 	}
 	if n := p.Node; n.PublicKey != testKey(1) || n.NextPublicKey != testKey(8) || !slices.Equal(n.AcceptedKeys, []model.Key{testKey(9)}) {
 		t.Errorf("record %+v", n)
+	}
+}
+
+// The pre-shared key is that of all nodes, and of no external peer.
+func TestMake_PresharedKey_NodesHaveIt(t *testing.T) {
+	in := testInput()
+	in.PresharedKey = testKey(7)
+	in.External = []tunnel.Peer{{Name: "laptop", PublicKey: testKey(20), External: true}}
+	for _, p := range mustMake(t, in).Peers {
+		if want := !p.External; (p.PresharedKey == testKey(7)) != want {
+			t.Errorf("peer %s has the pre-shared key %s", p.Name, p.PresharedKey)
+		}
 	}
 }

@@ -54,7 +54,8 @@ func (p *Plan) peers(in *Input) {
 			continue
 		}
 		held.keys[n.PublicKey] = n.Name
-		peer := tunnel.Peer{Name: n.Name, PublicKey: n.PublicKey, NextKey: n.NextPublicKey, Endpoints: n.Endpoints,
+		peer := tunnel.Peer{Name: n.Name, PublicKey: n.PublicKey, NextKey: n.NextPublicKey, PresharedKey: in.PresharedKey,
+			Endpoints: n.Endpoints,
 			Keepalive: in.Keepalive, MTU: n.MTU}
 		for _, c := range n.PodCIDRs {
 			if err := checkBlock(n, c, in.Snapshot); err != nil {

@@ -42,6 +42,7 @@ type Self struct {
 	Name, Identity string
 	PublicKey      model.Key
 	NextPublicKey  model.Key // replaces PublicKey; zero: none
+	PresharedKey   model.Key // of all nodes; zero: none
 	Blocks         []netip.Prefix
 	Endpoints      []netip.AddrPort // configured; empty: the underlay's addresses
 	Port           uint16
