@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/warrennet/warren/dns/wire"
+	"github.com/warrennet/warren/internal/mmsg"
 )
 
 const (
@@ -17,18 +18,11 @@ const (
 	ctlSize   = 64
 )
 
-// mmsghdr is struct mmsghdr of 64-bit Linux.
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
-	_   [4]byte
-}
-
 // batch receives and sends up to batchSize datagrams per system call. golang.org/x/net/ipv4 wraps the same calls but allocates
 // an address per datagram. Here the kernel's own socket address is passed back for the answer.
 type batch struct {
 	raw      syscall.RawConn
-	in, out  [batchSize]mmsghdr
+	in, out  [batchSize]mmsg.Header
 	iovI     [batchSize]unix.Iovec
 	iovO     [batchSize]unix.Iovec
 	names    [batchSize]unix.RawSockaddrInet6
@@ -52,11 +46,11 @@ func newBatch(c *net.UDPConn) (*batch, error) {
 	for i := range b.in {
 		b.iovI[i].Base = &b.bufI[i][0]
 		b.iovI[i].SetLen(inSize)
-		b.in[i].hdr.Iov, b.in[i].hdr.Name, b.in[i].hdr.Control = &b.iovI[i], (*byte)(unsafe.Pointer(&b.names[i])), &b.ctl[i][0]
-		b.in[i].hdr.SetIovlen(1)
+		b.in[i].Iov, b.in[i].Name, b.in[i].Control = &b.iovI[i], (*byte)(unsafe.Pointer(&b.names[i])), &b.ctl[i][0]
+		b.in[i].SetIovlen(1)
 		b.iovO[i].Base = &b.bufO[i][0]
-		b.out[i].hdr.Iov = &b.iovO[i]
-		b.out[i].hdr.SetIovlen(1)
+		b.out[i].Iov = &b.iovO[i]
+		b.out[i].SetIovlen(1)
 	}
 	b.recvFn, b.sendFn = b.tryRecv, b.trySend // bound once: a closure per call would allocate
 	return b, nil
@@ -74,8 +68,8 @@ func (b *batch) recv() (int, error) {
 // prepare sets the lengths that the kernel overwrites.
 func (b *batch) prepare() {
 	for i := range b.in {
-		b.in[i].hdr.Namelen = unix.SizeofSockaddrInet6
-		b.in[i].hdr.SetControllen(ctlSize)
+		b.in[i].Namelen = unix.SizeofSockaddrInet6
+		b.in[i].SetControllen(ctlSize)
 	}
 }
 
@@ -108,7 +102,7 @@ func (b *batch) tryRecv(fd uintptr) bool {
 
 // packet returns datagram i. full is true when the kernel cut it to the size of the buffer.
 func (b *batch) packet(i int) (pkt []byte, full bool) {
-	return b.bufI[i][:min(int(b.in[i].n), inSize)], b.in[i].hdr.Flags&unix.MSG_TRUNC != 0
+	return b.bufI[i][:min(int(b.in[i].Len), inSize)], b.in[i].Flags&unix.MSG_TRUNC != 0
 }
 
 // source returns the sender of datagram i.
@@ -126,18 +120,18 @@ func (b *batch) source(i int) netip.AddrPort {
 func (b *batch) answer(i, n int) {
 	o := &b.out[b.queued]
 	b.iovO[b.queued].SetLen(n)
-	o.hdr.Name, o.hdr.Namelen = b.in[i].hdr.Name, b.in[i].hdr.Namelen
-	o.hdr.Control, o.hdr.Controllen = nil, 0
-	if c := b.in[i].hdr.Controllen; c > 0 {
+	o.Name, o.Namelen = b.in[i].Name, b.in[i].Namelen
+	o.Control, o.Controllen = nil, 0
+	if c := b.in[i].Controllen; c > 0 {
 		anyInterface(b.ctl[i][:c])
-		o.hdr.Control, o.hdr.Controllen = &b.ctl[i][0], c
+		o.Control, o.Controllen = &b.ctl[i][0], c
 	}
 	b.queued++
 }
 
 // control copies the packet information of datagram i, for an answer that is sent later.
 func (b *batch) control(i int) []byte {
-	c := b.in[i].hdr.Controllen
+	c := b.in[i].Controllen
 	if c == 0 {
 		return nil
 	}

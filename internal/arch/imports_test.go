@@ -97,6 +97,7 @@ var pure = map[string]string{
 	"internal/packet":    "parsing and rewriting of bytes",
 	"internal/netx":      "calculation with addresses",
 	"internal/lbpool":    "a decision from values",
+	"internal/namehash":  "a calculation with strings",
 	"internal/ownership": "a decision from values",
 	"internal/api":       "types of the local API; the CNI plugin links them, and its start time matters",
 }

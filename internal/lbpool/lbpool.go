@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/namehash"
 )
 
 // Choose returns one address for each family of the request. For a family without a free address it returns the reason
@@ -238,10 +239,5 @@ func TakenBy(services []model.Service) Taken {
 
 // Rank orders the nodes for one Service: the node with the highest rank allocates its addresses.
 func Rank(service, node string) uint64 {
-	h := fnv.New64a()
-	fmt.Fprintf(h, "%s\x00%s", service, node)
-	x := h.Sum64()
-	x ^= x >> 32
-	x *= 0x9e3779b97f4a7c15
-	return x ^ x>>29
+	return namehash.Of(service, node)
 }

@@ -1,11 +1,11 @@
 package table
 
 import (
-	"hash/fnv"
 	"net/netip"
 	"slices"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/namehash"
 	"github.com/warrennet/warren/internal/ownership"
 	"github.com/warrennet/warren/servicelb/internal/stable"
 	"github.com/warrennet/warren/servicelb/internal/traffic"
@@ -258,14 +258,9 @@ func (u *unit) addServiceAddr(a netip.Addr, c ownership.Class) {
 	}
 }
 
-// portID hashes the name of a Service port: namespace, name and port name, each followed by a byte that no name has.
+// portID hashes the name of a Service port: namespace, name, port name and protocol.
 func portID(n model.ObjectName, p *model.ServicePort) uint64 {
-	h := fnv.New64a()
-	for _, s := range [...]string{n.Namespace, n.Name, p.Name} {
-		_, _ = h.Write([]byte(s))
-		_, _ = h.Write([]byte{0xff})
-	}
-	return stable.Mix(h.Sum64() ^ uint64(p.Protocol))
+	return stable.Mix(namehash.Of(n.Namespace, n.Name, p.Name) ^ uint64(p.Protocol))
 }
 
 func b2i(b bool) int {

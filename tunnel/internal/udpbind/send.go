@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/warrennet/warren/internal/mmsg"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/counters"
 	"github.com/warrennet/warren/tunnel/internal/limits"
@@ -23,20 +24,13 @@ const (
 	skipSends = 4096 // sends without segmentation before a refused size is used again
 )
 
-// mmsghdr is struct mmsghdr.
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
-	_   [4]byte
-}
-
 // controlLen holds the larger source message and the segment size.
 const controlLen = 64
 
 // batch is one Send's memory, pooled.
 type batch struct {
 	iov     [limits.MaxBatch]unix.Iovec
-	msgs    [limits.MaxBatch]mmsghdr
+	msgs    [limits.MaxBatch]mmsg.Header
 	control [limits.MaxBatch][controlLen]byte
 	first   [limits.MaxBatch]int // index of the first datagram of each message
 	inside  [limits.MaxBatch]int // datagrams in each message
@@ -130,17 +124,17 @@ func (m *batch) add(d []byte, fresh bool) {
 	m.iov[m.used].SetLen(len(d))
 	if fresh {
 		m.first[m.count], m.inside[m.count] = m.used, 0
-		m.msgs[m.count].hdr.Iov = &m.iov[m.used]
+		m.msgs[m.count].Iov = &m.iov[m.used]
 		m.count++
 	}
 	m.inside[m.count-1]++
-	m.msgs[m.count-1].hdr.SetIovlen(m.inside[m.count-1])
+	m.msgs[m.count-1].SetIovlen(m.inside[m.count-1])
 	m.used++
 }
 
 // address gives a message its destination and control data.
 func (m *batch) address(i int, e *Endpoint) {
-	h := &m.msgs[i].hdr
+	h := &m.msgs[i]
 	h.Name, h.Namelen = &e.sa[0], e.salen
 	c := sourceControl(m.control[i][:0], e.source.Load())
 	if m.inside[i] > 1 {
