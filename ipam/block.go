@@ -115,11 +115,17 @@ func owned(c model.Cluster, have []model.Block, o Owner) (mine, missing []netip.
 func preferred(c model.Cluster, have []model.Block, o Owner, prefer []netip.Prefix) (out []model.Block) {
 	for _, p := range prefer {
 		inside := slices.ContainsFunc(c.PodCIDRs, func(r netip.Prefix) bool { return r.Overlaps(p) })
-		if inside && !slices.ContainsFunc(have, func(b model.Block) bool { return b.CIDR.Overlaps(p) }) {
+		if inside && !slices.ContainsFunc(have, func(b model.Block) bool { return reserves(c, b) && b.CIDR.Overlaps(p) }) {
 			out = append(out, newBlock(p, o))
 		}
 	}
 	return out
+}
+
+// reserves reports whether a claim excludes its addresses from other claims. One without an owner, of a record that cannot be read,
+// reserves a block of the cluster's size only: a claim of any other size is none of a node.
+func reserves(c model.Cluster, b model.Block) bool {
+	return b.Node != "" || b.CIDR.Bits() == c.Bits(b.CIDR)
 }
 
 // newBlock returns the claim of a prefix.
@@ -164,6 +170,9 @@ func freeIndexes(c model.Cluster, ranges []netip.Prefix, have []model.Block, lim
 	taken := make(map[netip.Prefix]bool, len(have))
 	var otherSize []netip.Prefix // blocks of another size than the cluster's: compared one by one
 	for _, b := range have {
+		if !reserves(c, b) {
+			continue
+		}
 		if taken[b.CIDR] = true; b.CIDR.Bits() != c.Bits(b.CIDR) {
 			otherSize = append(otherSize, b.CIDR)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
 	"github.com/warrennet/warren/ipam"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func cluster(ranges ...string) model.Cluster {
@@ -225,5 +226,31 @@ func TestClaimBlocks_StoreRestored_ClaimsMissingBlock(t *testing.T) {
 	taken := claim(t, s, c, owner(2), netip.MustParsePrefix("10.42.9.0/24"))
 	if got := claim(t, s, c, owner(1), append(held, taken...)...); !slices.Equal(got, held) {
 		t.Errorf("%v, expected %v without %v, which belongs to another node", got, held, taken)
+	}
+}
+
+// A block record that cannot be read reserves its own block and prevents no other claim.
+func TestClaimBlocks_UnreadableRecord_ClaimsTheNextBlock(t *testing.T) {
+	url := etcdtest.Start(t)
+	s := etcdtest.Open(t, url, "unreadable")
+	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	for key, value := range map[string]string{"10.42.0.0-24": "{", "10.42.1.0-24": `{"v":99,"value":{}}`, "nothing": "", "0.0.0.0-0": "",
+		"10.42.2.0-24": `{"v":1,"value":{"cidr":"10.42.3.0/24","node":"n9","identity":"id9"}}`} {
+		if _, err := raw.Put(context.Background(), "/warren/unreadable/blocks/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, p := cluster("10.42.0.0/16"), netip.MustParsePrefix
+	for i, want := range []string{"10.42.3.0/24", "10.42.4.0/24"} {
+		if got := claim(t, s, c, owner(i), p("10.42.0.0/24"), p("10.42.2.0/24")); !slices.Equal(got, []netip.Prefix{p(want)}) {
+			t.Errorf("node %d claimed %v, expected %s", i, got, want)
+		}
+	}
+	if got, _, err := ipam.ClaimMore(context.Background(), s, c, owner(0), c.PodCIDRs); err != nil || len(got) != 1 {
+		t.Errorf("a further block: %v, %v", got, err)
 	}
 }

@@ -25,6 +25,8 @@ func (m *Member) claim(ctx context.Context, snap *model.Snapshot) error {
 	prefer := held
 	if held == nil {
 		prefer = m.preferred(ctx)
+	} else if keep, err := m.keepsUnreadable(ctx, held); keep || err != nil {
+		return err
 	}
 	got, rev, err := ipam.ClaimBlocks(ctx, m.cfg.Store, m.Cluster(), m.owner(), prefer)
 	if err != nil {
@@ -43,6 +45,29 @@ func (m *Member) claim(ctx context.Context, snap *model.Snapshot) error {
 		}
 	}
 	return m.hold(got)
+}
+
+// keepsUnreadable reports whether this node keeps its Pod CIDRs, although records of some of them cannot be read: no other node has
+// claimed them. The watch reports the records.
+func (m *Member) keepsUnreadable(ctx context.Context, held []netip.Prefix) (bool, error) {
+	all, rev, err := m.cfg.Store.Blocks(ctx)
+	if err != nil {
+		return false, err
+	}
+	unreadable := false
+	for _, p := range held {
+		i := slices.IndexFunc(all, func(b model.Block) bool { return b.CIDR == p })
+		switch {
+		case i >= 0 && all[i].Node == "":
+			unreadable = true
+		case i < 0 || all[i].Node != m.cfg.Node || all[i].Identity != m.cfg.Identity:
+			return false, nil
+		}
+	}
+	if unreadable {
+		m.claimedAt = rev
+	}
+	return unreadable, nil
 }
 
 // hold saves the Pod CIDRs and begins to use them. The first one of a family stays the first, because the node's own addresses are

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +181,7 @@ func TestWatch_InvalidRecords_AreProblems(t *testing.T) {
 	put("nodes/newer", `{"v":99,"value":{}}`)
 	put("nodes/liar", `{"v":1,"value":{"name":"other","identity":"x","publicKey":"AQIDAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`)
 	put("nodes/nokey", `{"v":1,"value":{"name":"nokey","identity":"x"}}`)
+	put("blocks/nothing", "")
 	put("blocks/10.42.9.0-24", `{"v":1,"value":{"cidr":"10.42.8.0/24","node":"n","identity":"i"}}`)
 	if _, err := s.PutNode(ctx, node("good", "g")); err != nil {
 		t.Fatal(err)
@@ -199,8 +201,9 @@ func TestWatch_InvalidRecords_AreProblems(t *testing.T) {
 	if _, err := s.PutNode(ctx, node("newer", "g")); !errors.As(err, &newer) {
 		t.Errorf("a newer record was overwritten: %v", err)
 	}
-	if _, _, err := s.Blocks(ctx); err == nil {
-		t.Error("claims must stop at a block record that cannot be read")
+	blocks, _, err := s.Blocks(ctx)
+	if want := []model.Block{{CIDR: netip.MustParsePrefix("10.42.9.0/24")}}; err != nil || !slices.Equal(blocks, want) {
+		t.Errorf("blocks %v, error %v; expected the CIDR of the invalid record without an owner", blocks, err)
 	}
 }
 

@@ -1,14 +1,15 @@
 package records
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"github.com/warrennet/warren/internal/store/etcd/client"
 	"net/netip"
 	"sort"
 	"strings"
 
 	"github.com/warrennet/warren/internal/model"
+	"github.com/warrennet/warren/internal/store/etcd/client"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -16,7 +17,18 @@ import (
 // blockKey encodes a CIDR as one path element: 10.42.3.0-24, fd42:0:0:3::-64.
 func blockKey(p netip.Prefix) string { return strings.Replace(p.String(), "/", "-", 1) }
 
-// Blocks lists every claimed block, sorted by CIDR, and the revision of the list.
+// blockOfKey is the CIDR that the key of a block record names, invalid if it names none.
+func blockOfKey(key []byte) netip.Prefix {
+	name := string(key[bytes.LastIndexByte(key, '/')+1:])
+	p, err := netip.ParsePrefix(strings.Replace(name, "-", "/", 1))
+	if err != nil || blockKey(p.Masked()) != name {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// Blocks lists every claimed block, sorted by CIDR, and the revision of the list. A record that cannot be read is listed without an
+// owner if its key names a CIDR; the watch reports it.
 func (s *Store) Blocks(ctx context.Context) ([]model.Block, int64, error) {
 	ctx, cancel := client.Request(ctx)
 	defer cancel()
@@ -24,12 +36,11 @@ func (s *Store) Blocks(ctx context.Context) ([]model.Block, int64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("list blocks: %w", err)
 	}
-	out, err := decodeBlocks(resp.Kvs)
-	return out, resp.Header.Revision, err
+	return decodeBlocks(resp.Kvs), resp.Header.Revision, nil
 }
 
 // ClaimBlocks creates all the given blocks in one transaction if none of them exists. If one exists, it returns false and
-// all blocks that are claimed.
+// all blocks that are claimed, as Blocks lists them.
 func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (won bool, now []model.Block, revision int64, err error) {
 	ctx, cancel := client.Request(ctx)
 	defer cancel()
@@ -51,22 +62,24 @@ func (s *Store) ClaimBlocks(ctx context.Context, want []model.Block) (won bool, 
 	if resp.Succeeded {
 		return true, want, resp.Header.Revision, nil
 	}
-	now, err = decodeBlocks(resp.Responses[0].GetResponseRange().Kvs)
-	return false, now, resp.Header.Revision, err
+	return false, decodeBlocks(resp.Responses[0].GetResponseRange().Kvs), resp.Header.Revision, nil
 }
 
-// decodeBlocks fails on the first record that cannot be decoded. A claim that ignored it could assign its addresses twice.
-func decodeBlocks(kvs []*mvccpb.KeyValue) ([]model.Block, error) {
+// decodeBlocks decodes block records. One that cannot be decoded keeps the CIDR of its key claimed, by no node: a claim of that CIDR
+// could assign addresses twice, and its transaction would fail. It does not prevent claims of other blocks.
+func decodeBlocks(kvs []*mvccpb.KeyValue) []model.Block {
 	out := make([]model.Block, 0, len(kvs))
 	for _, kv := range kvs {
 		b, err := DecodeBlock(kv)
 		if err != nil {
-			return nil, err
+			b = model.Block{CIDR: blockOfKey(kv.Key)}
 		}
-		out = append(out, b)
+		if b.CIDR.IsValid() {
+			out = append(out, b)
+		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].CIDR.Compare(out[j].CIDR) < 0 })
-	return out, nil
+	return out
 }
 
 // DecodeBlock reads a block record and checks that its key names the same block.
