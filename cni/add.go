@@ -36,8 +36,7 @@ func transient(err error) bool {
 // withTryAgain gives the error of an unreachable agent the code by which the runtime retries.
 func withTryAgain(err error, socket string) error {
 	if errors.Is(err, errUnreachable) {
-		return &api.Error{Code: api.CodeTryAgain, Message: "the warren agent of this node does not respond on " + socket,
-			Details: err.Error()}
+		return unreachable(api.CodeTryAgain, socket, err)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warrennet/warren/internal/api"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,8 +27,14 @@ const (
 	maxResponse     = 4 << 20 // bytes
 )
 
-// errUnreachable: the agent does not respond. It is not running, or it is being restarted.
+// errUnreachable: the agent does not respond. It is not running, or it is being restarted. Errors that wrap it begin with its text.
 var errUnreachable = errors.New("the agent does not respond")
+
+// unreachable is the error for the runtime of an agent that does not respond. Its details are what failed.
+func unreachable(code int, socket string, err error) *api.Error {
+	return &api.Error{Code: code, Message: "the warren agent of this node does not respond on " + socket,
+		Details: strings.TrimPrefix(err.Error(), errUnreachable.Error()+": ")}
+}
 
 func dial(socket string) (*client, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -42,7 +49,7 @@ func dial(socket string) (*client, error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("%w at %s: %w", errUnreachable, socket, err)
+		return nil, fmt.Errorf("%w: connect to %s: %w", errUnreachable, socket, err)
 	}
 	return &client{fd}, nil
 }

@@ -28,8 +28,7 @@ func (c *call) status() error {
 			return nil
 		}
 		// Without an agent no process reads the tunnel device either: Pods of this node cannot reach other nodes.
-		return &api.Error{Code: api.CodeLimited, Message: "the warren agent of this node does not respond on " + c.socket,
-			Details: err.Error()}
+		return unreachable(api.CodeLimited, c.socket, err)
 	}
 	if err != nil {
 		return err

@@ -76,8 +76,8 @@ func pref(from string) string { return strconv.Itoa(int(hostNumber(from))) }
 func (l *Lab) bothDirections(a, b string, do func(sw int, port, from string) error) error {
 	for _, m := range []string{a, b} {
 		if _, err := os.Stat(l.machineDir(m)); m == "" || m == switchName || err != nil {
-			return fmt.Errorf("lab %s has no machine %q; there are %s", l.Name, m, strings.Join(append(l.NodeNames(), l.etcdNames()...),
-				", "))
+			return fmt.Errorf("machine %q does not exist in lab %s; expected one of %s", m, l.Name,
+				strings.Join(append(l.NodeNames(), l.etcdNames()...), ", "))
 		}
 	}
 	sw, err := l.hold(switchName)

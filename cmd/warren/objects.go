@@ -128,7 +128,7 @@ func deleteCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   "delete (KIND NAME... | -f FILE)",
-		Short: "delete Services and endpoints, in clusters without Kubernetes",
+		Short: "delete Services, endpoints, AddressPools and ServiceCIDRs, in clusters without Kubernetes",
 		RunE: func(c *cobra.Command, args []string) error {
 			type target struct {
 				k        objects.Kind

@@ -170,19 +170,24 @@ func requestFlags(c *cobra.Command, r *pki.Request, name string) {
 func pkiRotateCmd(dir *string) *cobra.Command {
 	var name string
 	var secret bool
+	var step int
 	c := &cobra.Command{
-		Use:   "rotate",
+		Use:   "rotate --step N",
 		Short: "perform the next of three steps that replace the authority without downtime",
 		Long: "Perform the next of three steps that replace the authority without downtime:\n" +
 			"  1. trust a new authority in addition to the old one\n  2. sign with the new one\n  3. remove the old one\n" +
-			"The command prints what must happen before the next step. With --secret the Secret is read from stdin and printed changed.",
+			"--step must name the step that follows the last one, so that no step is performed twice by accident: the third one\n" +
+			"locks out everything that trusts only the old authority. The command prints what must happen before the next step.\n" +
+			"With --secret the Secret is read from stdin and printed changed.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			rotate := rotateFiles
+			do := rotateFiles
 			if secret {
-				rotate = func(_, name string) (string, error) { return rotateSecret(c.InOrStdin(), c.OutOrStdout(), name) }
+				do = func(_, name string, step int) (string, error) {
+					return rotateSecret(c.InOrStdin(), c.OutOrStdout(), name, step)
+				}
 			}
-			todo, err := rotate(*dir, name)
+			todo, err := do(*dir, name, step)
 			if err == nil {
 				fmt.Fprintln(c.ErrOrStderr(), todo)
 			}
@@ -190,11 +195,25 @@ func pkiRotateCmd(dir *string) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&name, "name", "warren etcd", "common name of the new authority")
+	c.Flags().IntVar(&step, "step", 0, "the step to perform: 1, 2 or 3")
+	_ = c.MarkFlagRequired("step") // it was declared above
 	c.Flags().BoolVar(&secret, "secret", false, "read Secret "+controller.CASecret+" (YAML) from stdin, print it changed")
 	return c
 }
 
-func rotateFiles(dir, name string) (todo string, err error) {
+// rotate performs a step, if it is the next one.
+func rotate(a pki.Authority, name string, step int) (next pki.Authority, todo string, err error) {
+	want, err := a.Step()
+	if err != nil {
+		return a, "", err
+	}
+	if step != want {
+		return a, "", fmt.Errorf("--step: %d: expected %d, which is the next step of this authority; nothing is changed", step, want)
+	}
+	return pki.Rotate(a, name)
+}
+
+func rotateFiles(dir, name string, step int) (todo string, err error) {
 	file := func(n string) string { return filepath.Join(dir, n) }
 	var a pki.Authority
 	if a.Certs, err = os.ReadFile(file(pki.CAFile)); err != nil {
@@ -206,7 +225,7 @@ func rotateFiles(dir, name string) (todo string, err error) {
 	if a.Next, err = os.ReadFile(file(pki.NextKeyFile)); err != nil && !os.IsNotExist(err) {
 		return "", err
 	}
-	next, todo, err := pki.Rotate(a, name)
+	next, todo, err := rotate(a, name, step)
 	if err != nil {
 		return "", err
 	}
@@ -225,7 +244,7 @@ func rotateFiles(dir, name string) (todo string, err error) {
 	return todo, nil
 }
 
-func rotateSecret(in io.Reader, out io.Writer, name string) (todo string, err error) {
+func rotateSecret(in io.Reader, out io.Writer, name string, step int) (todo string, err error) {
 	text, err := io.ReadAll(io.LimitReader(in, 1<<20)) // a Secret is at most that large
 	if err != nil {
 		return "", err
@@ -234,7 +253,8 @@ func rotateSecret(in io.Reader, out io.Writer, name string) (todo string, err er
 	if err := yaml.Unmarshal(text, &s); err != nil {
 		return "", fmt.Errorf("the Secret on stdin: %w", err)
 	}
-	next, todo, err := pki.Rotate(pki.Authority{Certs: s.Data[pki.CAFile], Key: s.Data[pki.CAKeyFile], Next: s.Data[pki.NextKeyFile]}, name)
+	next, todo, err := rotate(pki.Authority{Certs: s.Data[pki.CAFile], Key: s.Data[pki.CAKeyFile], Next: s.Data[pki.NextKeyFile]}, name,
+		step)
 	if err != nil {
 		return "", fmt.Errorf("the Secret on stdin: %w", err)
 	}

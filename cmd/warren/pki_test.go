@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,8 +54,14 @@ func TestPKI_Files_RotateInThreeSteps(t *testing.T) {
 			t.Errorf("%s: %v %v", f, st, err)
 		}
 	}
-	for range 3 {
-		mustWarren(t, "", "pki", "rotate", "--dir", dir)
+	for step := range 3 {
+		for _, wrong := range []string{"0", "4", strconv.Itoa((step+1)%3 + 1)} {
+			if _, err := warren(t, "", "pki", "rotate", "--dir", dir, "--step", wrong); err == nil || !strings.Contains(err.Error(),
+				"expected "+strconv.Itoa(step+1)) {
+				t.Errorf("step %s: error %v, expected one that names step %d", wrong, err, step+1)
+			}
+		}
+		mustWarren(t, "", "pki", "rotate", "--dir", dir, "--step", strconv.Itoa(step+1))
 		if _, err := pki.LoadCA(dir); err != nil {
 			t.Fatal(err)
 		}
@@ -67,8 +74,8 @@ func TestPKI_Files_RotateInThreeSteps(t *testing.T) {
 func TestPKI_Secrets_RotateInThreeSteps(t *testing.T) {
 	dir := t.TempDir()
 	text := mustWarren(t, "", "pki", "ca", "--dir", dir, "--secret")
-	for range 3 {
-		text = mustWarren(t, text, "pki", "rotate", "--secret")
+	for _, step := range []string{"1", "2", "3"} {
+		text = mustWarren(t, text, "pki", "rotate", "--secret", "--step", step)
 	}
 	var s corev1.Secret
 	if err := yaml.UnmarshalStrict([]byte(text), &s); err != nil {
