@@ -12,10 +12,10 @@ go build -o bin/bench ./bench
 for s in "${suites[@]}"; do
   case $s in
   cni)
-    printf '\n## cni: ADD and DEL beside the reference ptp + host-local\n\n'
+    printf '\n## cni: ADD and DEL compared with the reference ptp + host-local\n\n'
     go run ./cni/cnibench -plugin bin ;;
   packets)
-    printf '\n## packets: what a packet costs on its way\n\n'
+    printf '\n## packets: the cost of a packet\n\n'
     go test -run '^$' -bench . -benchmem ./internal/packet ./tunnel/... ./servicelb ./ipam | grep -E '^(Benchmark|ok|FAIL|---)' ;;
   *) bin/bench warren=bin/warren wireguard-go=bin/wireguard-go "$s" ${options[@]+"${options[@]}"} ;;
   esac

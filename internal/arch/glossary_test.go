@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 const (
@@ -134,9 +135,29 @@ func TestGlossary_GoCommentsAndStrings_HaveNoRetiredWord(t *testing.T) {
 	}
 }
 
-func TestGlossary_Documents_HaveNoRetiredWord(t *testing.T) {
+// scripts are the manifests, units and scripts of this repository: every text file of these directories that is neither Go nor a list
+// of modules.
+func scripts(t *testing.T) (out []string) {
+	t.Helper()
+	for _, path := range files(t, "") {
+		dir, _, _ := strings.Cut(filepath.ToSlash(path), "/")
+		switch filepath.Ext(path) {
+		case ".go", ".md", ".mod", ".sum":
+			continue
+		}
+		if slices.Contains([]string{"deploy", "hack", "test", ".github", "Makefile"}, dir) && utf8.ValidString(document(t, path)) {
+			out = append(out, path)
+		}
+	}
+	if len(out) < 20 {
+		t.Fatalf("found %d scripts and manifests, expected at least 20: %v", len(out), out)
+	}
+	return out
+}
+
+func TestGlossary_DocumentsAndScripts_HaveNoRetiredWord(t *testing.T) {
 	r := retiredWords(t)
-	for _, path := range files(t, ".md") {
+	for _, path := range append(files(t, ".md"), scripts(t)...) {
 		if path == filepath.FromSlash(glossary) {
 			continue
 		}

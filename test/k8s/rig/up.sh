@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the bare cluster: no CNI, no kube-proxy, no cluster DNS. Nodes stay
-# NotReady until somebody puts a CNI configuration in their /etc/cni/net.d.
+# NotReady until there is a CNI configuration in their /etc/cni/net.d.
 source "$(dirname "$0")/lib.sh"
 [[ -e $run/$cp_node.pid ]] && { echo "already up? run down.sh first" >&2; exit 1; }
 t0=$SECONDS
@@ -34,7 +34,7 @@ for n in "${nodes[@]}"; do
   [[ -s $pki/$n.kubeconfig ]] || { cert "$n" "/O=system:nodes/CN=system:node:$n"; conf "$n"; }
 done
 
-# --- network: one switch, no way out ----------------------------------------
+# --- network: one switch, no external network ----------------------------------------
 ip netns add "$(ns dc)"
 ip -n "$(ns dc)" link add br0 type bridge; ip -n "$(ns dc)" link set br0 up; ip -n "$(ns dc)" link set lo up
 ip netns exec "$(ns dc)" sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0
