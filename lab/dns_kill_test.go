@@ -43,39 +43,71 @@ func TestDNS_AgentKilledUnderLoad_LosesOnlyDowntime(t *testing.T) {
 		{"kill -9, started after 100 ms", syscall.SIGKILL, 100 * time.Millisecond},
 		{"kill -9, started after 1 s", syscall.SIGKILL, time.Second},
 	} {
-		perf := begin(t, l, in(l, client), "dnsperf", "-s", "10.43.0.10", "-d", file, "-Q", strconv.Itoa(perfRate), "-l", "8", "-t", "1",
-			"-c", "10", "-q", "20000")
-		time.Sleep(2 * time.Second) // of load before the fault: a duration, not a wait
-		gone := time.Now()
-		if err := l.StopAgent("n1", c.sig); err != nil {
-			t.Fatal(err)
-		}
-		testutil.Eventually(t, "the end of the agent", func() error {
-			if pid := l.Pid("n1", "agent"); pid != 0 {
-				return fmt.Errorf("%d runs", pid)
+		t.Run(c.what, func(t *testing.T) {
+			perf := begin(t, l, in(l, client), "dnsperf", "-s", "10.43.0.10", "-d", file, "-Q", strconv.Itoa(perfRate), "-l", "300",
+				"-t", "1", "-c", "10", "-q", "20000")
+			untilSent(t, l, client, perfRate)
+			silent := restartAgent(t, l, client, c.sig, c.after)
+			untilSent(t, l, client, perfRate)
+			text := perf.stop(syscall.SIGINT)
+			sent, lost := perfCount(t, text, "sent"), perfCount(t, text, "lost")
+			t.Logf("no answer for at most %s; %d of %d queries lost at %d/s", silent.Round(10*time.Millisecond), lost, sent, perfRate)
+			if most := int(silent.Seconds()*perfRate) + perfRate/5; lost > most {
+				t.Errorf("%d queries lost, at most %d were sent while no agent ran", lost, most)
 			}
-			return nil
+			if err := l.WaitReady(context.Background()); err != nil {
+				t.Fatal(err)
+			}
 		})
-		time.Sleep(c.after) // the downtime under test
-		if err := l.StartAgent("n1"); err != nil {
-			t.Fatal(err)
-		}
-		testutil.Eventually(t, "an answer after the start", func() error { return resolves(l, client) })
-		silent := time.Since(gone)
-		text, err := perf.wait(t, time.Minute)
-		if err != nil {
-			t.Fatalf("dnsperf: %v\n%s", err, text)
-		}
-		sent, lost := perfCount(t, text, "sent"), perfCount(t, text, "lost")
-		t.Logf("%s: no answer for at most %s; %d of %d queries lost at %d/s", c.what, silent.Round(10*time.Millisecond), lost, sent,
-			perfRate)
-		if most := int(silent.Seconds()*perfRate) + perfRate/5; lost > most {
-			t.Errorf("%s: %d queries lost, at most %d were sent while no agent ran", c.what, lost, most)
-		}
-		if err := l.WaitReady(context.Background()); err != nil {
-			t.Fatal(err)
-		}
 	}
+}
+
+// restartAgent ends the agent of n1, starts it again after a time, and returns for how long at most no query was answered.
+func restartAgent(t *testing.T, l *Lab, client *Pod, sig syscall.Signal, after time.Duration) (silent time.Duration) {
+	t.Helper()
+	gone := time.Now()
+	if err := l.StopAgent("n1", sig); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, "the end of the agent", func() error {
+		if pid := l.Pid("n1", "agent"); pid != 0 {
+			return fmt.Errorf("%d runs", pid)
+		}
+		return nil
+	})
+	time.Sleep(after) // the downtime under test
+	if err := l.StartAgent("n1"); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, "an answer after the start", func() error { return resolves(l, client) })
+	return time.Since(gone)
+}
+
+// untilSent waits until a Pod has sent that many further datagrams.
+func untilSent(t *testing.T, l *Lab, p *Pod, count int) {
+	t.Helper()
+	first := datagramsSent(t, l, p)
+	testutil.Eventually(t, fmt.Sprintf("%d further queries", count), func() error {
+		if n := datagramsSent(t, l, p) - first; n < count {
+			return fmt.Errorf("%d were sent", n)
+		}
+		return nil
+	})
+}
+
+// datagramsSent is the counter OutDatagrams of a Pod (RFC 4113).
+func datagramsSent(t *testing.T, l *Lab, p *Pod) int {
+	t.Helper()
+	out, err := l.PodOutput(p, "cat", "/proc/net/snmp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^Udp: \d+ \d+ \d+ (\d+)`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no counter of UDP in\n%s", out)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
 }
 
 // resolves queries once and waits for at most a second.

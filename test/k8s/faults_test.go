@@ -5,6 +5,7 @@ package k8s
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -57,7 +58,7 @@ func background(f func() (string, error)) func() error {
 	return func() error { return <-done }
 }
 
-// streams are long connections of every kind; the function waits for all of them and reports those that broke.
+// streams are long connections of every kind, all established; the function waits for their end and reports those that broke.
 func streams(t *testing.T, ns string, web map[string]podInfo, service string, nodePort, seconds int) func() {
 	t.Helper()
 	ends := map[string]func() error{
@@ -67,6 +68,16 @@ func streams(t *testing.T, ns string, web map[string]podInfo, service string, no
 		"outside to node port (n2)": streamFrom("ext", nodeIP("n2"), nodePort, seconds),
 		"outside to node port (n1)": streamFrom("ext", nodeIP("n1"), nodePort, seconds),
 	}
+	inPod := func(name string) func(...string) (string, error) {
+		return func(args ...string) (string, error) { return fromPod(ns, name, args...) }
+	}
+	onHost := func(host string) func(...string) (string, error) {
+		return func(args ...string) (string, error) { return try(host, args...) }
+	}
+	untilConnected(t, "Pod to Pod", inPod(web["n1"].Name), 8080, 1)
+	untilConnected(t, "Pod to Service", inPod(web["n3"].Name), 80, 1)
+	untilConnected(t, "node to Service", onHost("n1"), 80, 1)
+	untilConnected(t, "outside to node ports", onHost("ext"), nodePort, 2)
 	return func() {
 		t.Helper()
 		for what, end := range ends {
@@ -75,6 +86,20 @@ func streams(t *testing.T, ns string, web map[string]podInfo, service string, no
 			}
 		}
 	}
+}
+
+// untilConnected waits until a host or Pod has a number of established TCP connections to a remote port.
+func untilConnected(t *testing.T, what string, run func(args ...string) (string, error), port, count int) {
+	t.Helper()
+	// A line of /proc/net/tcp: slot, local address, remote address, state (01 is TCP_ESTABLISHED).
+	line := regexp.MustCompile(fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]+:[0-9A-F]{4} [0-9A-F]+:%04X 01 `, port))
+	testutil.EventuallyWithin(t, 30*time.Second, what+" is connected", func() error {
+		out, err := run("cat", "/proc/net/tcp", "/proc/net/tcp6")
+		if n := len(line.FindAllString(out, -1)); err == nil && n < count {
+			err = fmt.Errorf("%d connections to port %d, expected %d", n, port, count)
+		}
+		return err
+	})
 }
 
 func nodePortService(t *testing.T, ns string, port int) (clusterIP string) {
@@ -117,10 +142,8 @@ func TestAgents_KilledUnderTraffic_ConnectionsContinue(t *testing.T) {
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30081)
 	wait := streams(t, ns, web, ip, 30081, 20)
-	time.Sleep(2 * time.Second)
 	for _, n := range nodes {
 		killAgent(t, n)
-		time.Sleep(time.Second)
 	}
 	wait()
 	agentsReady(t)
@@ -153,7 +176,12 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 		}
 	}
 	defer resume()
-	time.Sleep(3 * time.Second) // the duration of a fault, not a wait: watches are open and silent
+	testutil.EventuallyWithin(t, 10*time.Second, "the API server does not answer: watches are open and silent", func() error {
+		if out, err := tryKubectl("get", "--raw", "/readyz", "--request-timeout=1s"); err == nil {
+			return fmt.Errorf("it answers %q", out)
+		}
+		return nil
+	})
 	killAgent(t, "n2")
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
 		for _, from := range []string{"n1", "n2", "n3"} {
@@ -183,8 +211,7 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 	})
 	resume()
 	testutil.EventuallyWithin(t, 60*time.Second, "the API server", func() error {
-		_,
-			err := tryKubectl("get", "--raw", "/readyz")
+		_, err := tryKubectl("get", "--raw", "/readyz")
 		return err
 	})
 	testutil.EventuallyWithin(t, 60*time.Second, "every node ready", func() error {

@@ -426,10 +426,18 @@ func leftOn(t *testing.T, node string) string {
 	t.Helper()
 	return run(t, node, "sh", "-c", `echo "links:"; ip -o link | awk '{print $2}' | grep -v -E '^(veth|lo:|cni0)' | sort
 echo "rules:"; ip rule; ip -6 rule
-echo "routes:"; ip route show table main | grep -v 'dev cni0' | sort; ip route show table all | grep -E 'proto 119|warren|table 1[0-9][0-9]'; ip -6 route show table all | grep -E 'proto 119|warren'
-echo "chains:"; nft list chains | grep -E '^table|chain' | grep -v -E 'chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING|CNI-)|/(tcp|udp)/' | sort
+echo "routes:"
+ip route show table main | grep -v 'dev cni0' | sort
+ip route show table all | grep -E 'proto 119|warren|table 1[0-9][0-9]'
+ip -6 route show table all | grep -E 'proto 119|warren'
+echo "chains:"
+nft list chains | grep -E '^table|chain' |
+  grep -v -E 'chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING|CNI-)|/(tcp|udp)/' | sort
 echo "sysctls:"; sysctl -a 2>/dev/null | grep -E '^net\.ipv[46]\.(ip_forward|ip_local_reserved_ports|conf\.(all|default|eth0)\.)' | sort
-echo "ports:"; ss -tlnH | awk '{print $4}' | grep -E ':(9551|9552|10249|10256|51820|5238[01]|52379|53)$' | sort; ss -ulnH | awk '{print $4}' | grep -E ':(51820|53)$' | sort
-echo "files:"; ls -d /etc/cni/net.d/* /opt/cni/bin/*warren* /run/*warren* /var/lib/*warren* /run/wireguard /var/lib/cni/results/warren* 2>/dev/null
+echo "ports:"
+ss -tlnH | awk '{print $4}' | grep -E ':(9551|9552|10249|10256|51820|5238[01]|52379|53)$' | sort
+ss -ulnH | awk '{print $4}' | grep -E ':(51820|53)$' | sort
+echo "files:"
+ls -d /etc/cni/net.d/* /opt/cni/bin/*warren* /run/*warren* /var/lib/*warren* /run/wireguard /var/lib/cni/results/warren* 2>/dev/null
 true`)
 }
