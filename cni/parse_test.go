@@ -12,9 +12,13 @@ import (
 
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.1.0","name":"n","type":"warren-cni"}`))
-	f.Add([]byte(`{"cniVersion":"0.3.1","name":"n","type":"warren-cni","prevResult":{"ips":[{"address":"10.0.0.1/32"}]},"dns":{"nameservers":["1.1.1.1"]}}`))
-	f.Add([]byte(`{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"ips":["10.0.0.1/8","::1"],"mac":"02:00:00:00:00:01","dns":{"servers":["x"]}},"args":{"cni":{"labels":[{"key":"a","value":"b"}],"ips":["1.2.3.4"]}}}`))
-	f.Add([]byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{"containerID":"a","ifname":"b"}],"cni.dev/x":1,"ipam":{},"capabilities":{"ips":true}}`))
+	f.Add([]byte(`{"cniVersion":"0.3.1","name":"n","type":"warren-cni",
+		"prevResult":{"ips":[{"address":"10.0.0.1/32"}]},"dns":{"nameservers":["1.1.1.1"]}}`))
+	f.Add([]byte(`{"cniVersion":"1.0.0","name":"n",
+		"runtimeConfig":{"ips":["10.0.0.1/8","::1"],"mac":"02:00:00:00:00:01","dns":{"servers":["x"]}},
+		"args":{"cni":{"labels":[{"key":"a","value":"b"}],"ips":["1.2.3.4"]}}}`))
+	f.Add([]byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{"containerID":"a","ifname":"b"}],
+		"cni.dev/x":1,"ipam":{},"capabilities":{"ips":true}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := parseConfig(raw)
 		if err != nil {

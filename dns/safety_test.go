@@ -33,9 +33,11 @@ func TestAccess_ClientNotAllowed_Refused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for from, want := range map[string]bool{"10.42.0.9": true, "fd42::9": true, "10.43.0.1": false, "fd43::1": false} {
-		if got := s.access.allowed(netip.MustParseAddr(from)); got != want {
-			t.Errorf("%s allowed: %v", from, got)
-		}
+		t.Run(from, func(t *testing.T) {
+			if got := s.access.allowed(netip.MustParseAddr(from)); got != want {
+				t.Errorf("%s allowed: %v", from, got)
+			}
+		})
 	}
 }
 

@@ -224,7 +224,11 @@ func track(t *testing.T, l *Lab, machine string, on bool) {
 		sh(t, l, machine, "nft delete table inet track")
 		return
 	}
-	sh(t, l, machine, `nft 'add table inet track; add chain inet track c { type filter hook prerouting priority 0; }; add rule inet track c ct state new counter'`)
+	sh(t, l, machine, `nft '
+		add table inet track
+		add chain inet track c { type filter hook prerouting priority 0; }
+		add rule inet track c ct state new counter
+	'`)
 }
 
 // byHand is handMade for an endpoint of either family.

@@ -367,7 +367,16 @@ func TestFlows_AgentRestarted_ConnectionsContinue(t *testing.T) {
 		vip := getSvc(t, l, name).ips(t)[0]
 		mustConnect(t, fromPod(l, client), vip, 7, 7, name, client.Addresses[0])
 		script := fmt.Sprintf(
-			`exec 3<>/dev/tcp/%s/7; read -r x <&3; for i in $(seq 1 60); do echo line$i >&3; read -r y <&3 || exit 9; [ "$y" = line$i ] || exit 8; echo $y; sleep .1; done; echo done`, vip)
+			`exec 3<>/dev/tcp/%s/7
+			read -r x <&3
+			for i in $(seq 1 60); do
+				echo line$i >&3
+				read -r y <&3 || exit 9
+				[ "$y" = line$i ] || exit 8
+				echo $y
+				sleep .1
+			done
+			echo done`, vip)
 		talks = append(talks, begin(t, l, in(l, client), "bash", "-c", script))
 	}
 	for _, k := range talks {

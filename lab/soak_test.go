@@ -42,7 +42,15 @@ func TestSoak_RandomFaults_ClusterRecovers(t *testing.T) {
 		wires = append(wires, capture(t, l, n, "eth0", "net 10.42.0.0/16 or net fd42::/48"))
 	}
 	isV4 := netip.Addr.Is4
-	talk := `exec 3<>/dev/tcp/%s/%d; read -r x <&3; for i in $(seq 1 %d); do echo line$i >&3; read -r -t 20 y <&3 || exit 9; [ "$y" = line$i ] || exit 8; sleep .05; done; echo done`
+	talk := `exec 3<>/dev/tcp/%s/%d
+		read -r x <&3
+		for i in $(seq 1 %d); do
+			echo line$i >&3
+			read -r -t 20 y <&3 || exit 9
+			[ "$y" = line$i ] || exit 8
+			sleep .05
+		done
+		echo done`
 	lines := int(long/(50*time.Millisecond)) * 3 / 4 // a line takes more than its pause
 	var talks []*task
 	type ask struct {

@@ -65,12 +65,14 @@ func TestLoadOrCreateKey_UnsafeFile_IsRefused(t *testing.T) {
 		write("zero", model.Key{}.String(), 0o600): "expected a private key",
 		dir: "expected a regular file",
 	} {
-		_, err := LoadOrCreateKey(path)
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", filepath.Base(path), err, want)
-		}
-		if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), good)) {
-			t.Error("the error shows the file's content")
-		}
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			_, err := LoadOrCreateKey(path)
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", filepath.Base(path), err, want)
+			}
+			if err != nil && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), good)) {
+				t.Error("the error shows the file's content")
+			}
+		})
 	}
 }

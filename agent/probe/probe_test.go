@@ -93,10 +93,12 @@ func TestProber_HTTPStatus_DecidesReadiness(t *testing.T) {
 		ready  bool
 		why    string
 	}{{302, true, ""}, {503, false, "503"}, {200, true, ""}, {0, false, "no response within 80ms"}, {399, true, ""}, {400, false, "400"}} {
-		status.Store(c.status)
-		testutil.EventuallyTrue(t, fmt.Sprint(c), func() bool {
-			r, _ := p.Result(id)
-			return r.Ready == c.ready && strings.Contains(r.Error, c.why) && (r.Error == "") == c.ready
+		t.Run(fmt.Sprint(c.status), func(t *testing.T) {
+			status.Store(c.status)
+			testutil.EventuallyTrue(t, fmt.Sprint(c), func() bool {
+				r, _ := p.Result(id)
+				return r.Ready == c.ready && strings.Contains(r.Error, c.why) && (r.Error == "") == c.ready
+			})
 		})
 	}
 }

@@ -290,8 +290,13 @@ func TestSet_OneRouteFails_OthersAreApplied(t *testing.T) {
 func TestObserve_LinksAndRoutes_AreClassified(t *testing.T) {
 	inNetns(t, func(t *testing.T) {
 		sh(t, `ip link add eth1 mtu 1400 type veth peer name x1; ip link add eth0 type veth peer name x0; ip link add docker0 type bridge
-ip addr add 192.0.2.5/24 dev eth0; ip addr add 198.51.100.5/24 dev eth1; ip addr add 2001:db8::5/64 dev eth1 nodad; ip addr add 172.17.0.1/16 dev docker0
-ip addr add 10.42.0.1/24 dev eth0; for l in eth0 eth1 x0 x1 docker0; do ip link set $l up; done; ip route add default via 198.51.100.1 dev eth1`)
+ip addr add 192.0.2.5/24 dev eth0
+ip addr add 198.51.100.5/24 dev eth1
+ip addr add 2001:db8::5/64 dev eth1 nodad
+ip addr add 172.17.0.1/16 dev docker0
+ip addr add 10.42.0.1/24 dev eth0
+for l in eth0 eth1 x0 x1 docker0; do ip link set $l up; done
+ip route add default via 198.51.100.1 dev eth1`)
 		u, err := Observe([]netip.Prefix{p("10.42.0.0/16")})
 		if err != nil {
 			t.Fatal(err)

@@ -52,10 +52,12 @@ func TestParseRange_CIDRsAndRanges_BoundsOrError(t *testing.T) {
 		{"fd77::ffff:ffff:ffff:fffe-fd77:0:0:1::1", "fd77::ffff:ffff:ffff:fffe", "fd77:0:0:1::1", 4},
 		{"fd77::5-fd77:0:0:1::5", "fd77::5", "fd77:0:0:1::5", most},
 	} {
-		r := rng(t, tc.text)[0]
-		if r.First != ip(tc.first) || r.Last != ip(tc.last) || size(r) != tc.size {
-			t.Errorf("%s: %s with %d addresses, expected %s-%s with %d", tc.text, r, size(r), tc.first, tc.last, tc.size)
-		}
+		t.Run(tc.text, func(t *testing.T) {
+			r := rng(t, tc.text)[0]
+			if r.First != ip(tc.first) || r.Last != ip(tc.last) || size(r) != tc.size {
+				t.Errorf("%s: %s with %d addresses, expected %s-%s with %d", tc.text, r, size(r), tc.first, tc.last, tc.size)
+			}
+		})
 	}
 	list := rng(t, "192.0.2.9-192.0.2.10", "fd77::ffff:ffff:ffff:fffe-fd77:0:0:1::1", "192.0.2.254-192.0.3.1")
 	var got []string
@@ -172,9 +174,11 @@ func TestChoose_EachRequest_AddressesOrReason(t *testing.T) {
 
 func TestOurs_ClassAndType_DecideTheOwner(t *testing.T) {
 	for class, want := range map[string]bool{"": true, Class: true, "example.com/lb": false} {
-		if s := service("a", func(s *model.Service) { s.LBClass = class }); Ours(&s) != want {
-			t.Errorf("class %q: %v", class, !want)
-		}
+		t.Run("class "+class, func(t *testing.T) {
+			if s := service("a", func(s *model.Service) { s.LBClass = class }); Ours(&s) != want {
+				t.Errorf("class %q: %v", class, !want)
+			}
+		})
 	}
 	if s := service("a", func(s *model.Service) { s.Type = model.NodePort }); Ours(&s) {
 		t.Error("warren assigns addresses to a NodePort Service")

@@ -9,9 +9,11 @@ import (
 func TestContains_SeveralRanges_OneIsEnough(t *testing.T) {
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24"), netip.MustParsePrefix("fd42::/64")}
 	for s, want := range map[string]bool{"10.42.0.255": true, "10.42.1.0": false, "fd42::1": true, "::ffff:10.42.0.1": false} {
-		if got := Contains(ranges, netip.MustParseAddr(s)); got != want {
-			t.Errorf("%v contain %s: %v, want %v", ranges, s, got, want)
-		}
+		t.Run(s, func(t *testing.T) {
+			if got := Contains(ranges, netip.MustParseAddr(s)); got != want {
+				t.Errorf("%v contain %s: %v, want %v", ranges, s, got, want)
+			}
+		})
 	}
 	if Contains(nil, netip.MustParseAddr("::1")) {
 		t.Error("no range contains ::1")
@@ -44,18 +46,22 @@ func TestNthPrefix_EachLength_CountsFromTheStart(t *testing.T) {
 
 func TestNth_HostBitsSet_CountsFromTheNetworkAddress(t *testing.T) {
 	for in, want := range map[string]string{"10.43.0.0/16": "10.43.0.10", "fd43::/112": "fd43::a", "10.96.255.250/28": "10.96.255.250"} {
-		if got := Nth(netip.MustParsePrefix(in), 10); got.String() != want {
-			t.Errorf("address 10 of %s is %s, want %s", in, got, want)
-		}
+		t.Run(in, func(t *testing.T) {
+			if got := Nth(netip.MustParsePrefix(in), 10); got.String() != want {
+				t.Errorf("address 10 of %s is %s, want %s", in, got, want)
+			}
+		})
 	}
 }
 
 func TestLast_EachFamily_HasAllHostBits(t *testing.T) {
 	for in, want := range map[string]string{"10.42.0.0/23": "10.42.1.255", "10.0.0.1/32": "10.0.0.1",
 		"fd42::/63": "fd42::1:ffff:ffff:ffff:ffff"} {
-		if got := Last(netip.MustParsePrefix(in)); got.String() != want {
-			t.Errorf("last address of %s is %s, want %s", in, got, want)
-		}
+		t.Run(in, func(t *testing.T) {
+			if got := Last(netip.MustParsePrefix(in)); got.String() != want {
+				t.Errorf("last address of %s is %s, want %s", in, got, want)
+			}
+		})
 	}
 }
 

@@ -178,14 +178,16 @@ func TestParse_ValidAndInvalidPackets_FieldsOrFault(t *testing.T) {
 		"overlap frag":  {fragment4(build("10.0.0.1", "10.0.0.2", ProtoTCP, make([]byte, 24)), 1), BadTransport},
 		"mapped source": {build("fd42::1", "fd42::2", ProtoUDP, udp(1, 2, nil)), OK},
 	} {
-		if name == "mapped source" {
-			copy(c.b[8:], []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1})
-			c.want = BadTransport
-		}
-		var p Packet
-		if got := p.Parse(c.b); got != c.want {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if name == "mapped source" {
+				copy(c.b[8:], []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1})
+				c.want = BadTransport
+			}
+			var p Packet
+			if got := p.Parse(c.b); got != c.want {
+				t.Errorf("%s: %v, want %v", name, got, c.want)
+			}
+		})
 	}
 }
 
@@ -337,14 +339,16 @@ func TestDecrementTTL_EachFamily_KeepsChecksumAndStopsAtOne(t *testing.T) {
 
 func TestClampMSS_SYNWithOption_IsLowered(t *testing.T) {
 	for name, want := range map[string]bool{"syn4": true, "syn6": true, "oddsyn4": true, "oddsyn6": true, "tcp4": false, "udp4": false} {
-		p := mustParse(t, bytes.Clone(samples[name]))
-		if got := p.ClampMSS(1200); got != want {
-			t.Errorf("%s: changed %v, want %v", name, got, want)
-		}
-		intact(t, p.Buf)
-		if p.ClampMSS(1200) {
-			t.Errorf("%s: clamped twice", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			p := mustParse(t, bytes.Clone(samples[name]))
+			if got := p.ClampMSS(1200); got != want {
+				t.Errorf("%s: changed %v, want %v", name, got, want)
+			}
+			intact(t, p.Buf)
+			if p.ClampMSS(1200) {
+				t.Errorf("%s: clamped twice", name)
+			}
+		})
 	}
 }
 

@@ -172,9 +172,11 @@ func TestParseServer_EachForm_HostAndPortOrError(t *testing.T) {
 		"2001:db8::1":        "[2001:db8::1]:6443",
 		"[2001:db8::1]:8443": "[2001:db8::1]:8443", "https://api.example.org:6443": "api.example.org:6443",
 		"api.example.org": "api.example.org:6443"} {
-		if got, err := ParseServer(in); err != nil || got != want {
-			t.Errorf("ParseServer(%q) = %q, %v; expected %q", in, got, err, want)
-		}
+		t.Run(in, func(t *testing.T) {
+			if got, err := ParseServer(in); err != nil || got != want {
+				t.Errorf("ParseServer(%q) = %q, %v; expected %q", in, got, err, want)
+			}
+		})
 	}
 	for _, in := range []string{"", "a b", "192.0.2.1:0", "192.0.2.1:70000", "http://192.0.2.1/x:1"} {
 		if got, err := ParseServer(in); err == nil {

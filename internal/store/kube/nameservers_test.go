@@ -132,10 +132,12 @@ func TestReadNameservers_InvalidValue_IsRefused(t *testing.T) {
 		{upstreamsKey, `["0.0.0.0"]`, `"0.0.0.0" is not a server's address`},
 		{upstreamsKey, `["192.0.2.1:0"]`, `"192.0.2.1:0" is not`},
 	} {
-		if got, err := readNameservers(map[string]string{c.key: c.value}); err == nil ||
-			!strings.HasPrefix(err.Error(), c.key+": ") || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s %s: %+v, %v", c.key, c.value, got, err)
-		}
+		t.Run(c.key+" "+c.value, func(t *testing.T) {
+			if got, err := readNameservers(map[string]string{c.key: c.value}); err == nil ||
+				!strings.HasPrefix(err.Error(), c.key+": ") || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s %s: %+v, %v", c.key, c.value, got, err)
+			}
+		})
 	}
 	if got, err := readNameservers(map[string]string{stubDomainsKey: " ", upstreamsKey: ""}); err != nil ||
 		!reflect.DeepEqual(got, model.Nameservers{}) {

@@ -108,15 +108,17 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{strings.Replace(manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16]}"), "{name: x}", "{name: x, namespace: ns}", 1),
 			"metadata.namespace: Forbidden"},
 	} {
-		objs, err := Parse(strings.NewReader(tc.yaml), "default")
-		for _, o := range objs {
-			if err == nil {
-				err = Validate(o)
+		t.Run(tc.want, func(t *testing.T) {
+			objs, err := Parse(strings.NewReader(tc.yaml), "default")
+			for _, o := range objs {
+				if err == nil {
+					err = Validate(o)
+				}
 			}
-		}
-		if err == nil || !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("error %v, expected %q for\n%s", err, tc.want, tc.yaml)
-		}
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, expected %q for\n%s", err, tc.want, tc.yaml)
+			}
+		})
 	}
 }
 
@@ -326,8 +328,10 @@ func TestAddressPool_Schema_AgreesWithValidate(t *testing.T) {
 	}
 	for s, want := range map[string]bool{"192.0.2.0/28": true, "192.0.2.1-192.0.2.9": true, "fd77::/120": true,
 		"fd77::1-fd77::9": true, "192.0.2.1": false, "192.0.2.1 - 192.0.2.9": false, "": false} {
-		if _, err := lbpool.ParseRange(s); pattern.MatchString(s) != want || (err == nil) != want {
-			t.Errorf("%q: the schema accepts %v, the parser returns %v", s, pattern.MatchString(s), err)
-		}
+		t.Run(s, func(t *testing.T) {
+			if _, err := lbpool.ParseRange(s); pattern.MatchString(s) != want || (err == nil) != want {
+				t.Errorf("%q: the schema accepts %v, the parser returns %v", s, pattern.MatchString(s), err)
+			}
+		})
 	}
 }

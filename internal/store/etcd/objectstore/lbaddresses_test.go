@@ -170,9 +170,11 @@ func TestApply_OverlappingPool_IsRefused(t *testing.T) {
 			`10.43.0.0/16, "fd43::/112"`, "203.0.113.0/24", 1),
 		"of node n1": poolYAML("q", "addresses: [192.0.2.0/24]"),
 	} {
-		if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, expected %q", err, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("error %v, expected %q", err, want)
+			}
+		})
 	}
 }
 

@@ -83,24 +83,26 @@ func TestApply_EachServiceType_AllocatesAddressesAndPorts(t *testing.T) {
 		{"lblocal", "type: LoadBalancer, externalTrafficPolicy: Local", 1, 1},
 		{"external", "type: ExternalName, externalName: example.org", 0, 0},
 	} {
-		if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != objectstore.Created {
-			t.Errorf("%s: %v %v", tc.name, done, err)
-			continue
-		}
-		first := service(t, s, tc.name)
-		ports := 0
-		if first.Spec.Ports[0].NodePort != 0 {
-			ports = 1
-		}
-		if len(first.Spec.ClusterIPs) != tc.ips || ports != tc.ports || first.UID == "" || first.CreationTimestamp.IsZero() {
-			t.Errorf("%s: addresses %v node port %v uid %q", tc.name, first.Spec.ClusterIPs, first.Spec.Ports[0].NodePort, first.UID)
-		}
-		if (tc.name == "lblocal") != (first.Spec.HealthCheckNodePort != 0) {
-			t.Errorf("%s: health check node port %d", tc.name, first.Spec.HealthCheckNodePort)
-		}
-		if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != objectstore.Unchanged {
-			t.Errorf("%s applied again: %v %v, expected unchanged", tc.name, done, err)
-		}
+		t.Run(tc.name, func(t *testing.T) {
+			if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != objectstore.Created {
+				t.Errorf("%s: %v %v", tc.name, done, err)
+				return
+			}
+			first := service(t, s, tc.name)
+			ports := 0
+			if first.Spec.Ports[0].NodePort != 0 {
+				ports = 1
+			}
+			if len(first.Spec.ClusterIPs) != tc.ips || ports != tc.ports || first.UID == "" || first.CreationTimestamp.IsZero() {
+				t.Errorf("%s: addresses %v node port %v uid %q", tc.name, first.Spec.ClusterIPs, first.Spec.Ports[0].NodePort, first.UID)
+			}
+			if (tc.name == "lblocal") != (first.Spec.HealthCheckNodePort != 0) {
+				t.Errorf("%s: health check node port %d", tc.name, first.Spec.HealthCheckNodePort)
+			}
+			if done, err := apply(t, s, svcYAML(tc.name, tc.spec)); err != nil || done != objectstore.Unchanged {
+				t.Errorf("%s applied again: %v %v, expected unchanged", tc.name, done, err)
+			}
+		})
 	}
 }
 
@@ -121,9 +123,11 @@ func TestApply_AddressOrPortHeld_IsRefusedUntilReleased(t *testing.T) {
 		"80 is outside the node port range": "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {type: NodePort, ports: [{port: " +
 			"80, nodePort: 80}]}\n",
 	} {
-		if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, expected %q", err, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if _, err := apply(t, s, y); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("error %v, expected %q", err, want)
+			}
+		})
 	}
 	// UDP may have the number that TCP has; another type gives the port back; deletion gives everything back.
 	if _, err := apply(t, s, fmt.Sprintf(
