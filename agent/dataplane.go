@@ -170,7 +170,7 @@ func (a *Agent) self() plan.Self {
 		Version: version.Version, Keepalive: a.cfg.Keepalive, Cluster: a.member.Cluster(), External: a.external.Peers(),
 		DNS:        a.names.Addresses(),
 		DNSClients: a.cfg.DNS.Allow, NodePortRanges: a.cfg.NodePortAddresses, NonMasquerade: a.cfg.NonMasquerade,
-		ExternalIPs: a.cfg.ExternalIPs, Control: a.control(), NodeRanges: a.cfg.NodeRanges,
+		ServiceClients: a.cfg.ServiceClients, ExternalIPs: a.cfg.ExternalIPs, Control: a.control(), NodeRanges: a.cfg.NodeRanges,
 		Kubernetes: a.kube != nil, Announce: a.cfg.LBAnnounce, AnnounceLinks: len(a.cfg.LBInterfaces) > 0}
 }
 

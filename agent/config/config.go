@@ -42,11 +42,13 @@ type Config struct {
 	// NodePortAddresses restrict which of the node's addresses serve node ports; empty: all.
 	NodePortAddresses []netip.Prefix
 	NonMasquerade     []netip.Prefix
-	NodeRanges        []netip.Prefix // of other nodes' addresses; empty: any
-	ExternalIPs       []netip.Prefix // permitted externalIPs of Services
-	MaxBlocks         int            // per family
-	MTU               int            // bytes, 0: derived
-	Zone              string
+	// ServiceClients may send to ClusterIPs from outside of the cluster.
+	ServiceClients []netip.Prefix
+	NodeRanges     []netip.Prefix // of other nodes' addresses; empty: any
+	ExternalIPs    []netip.Prefix // permitted externalIPs of Services
+	MaxBlocks      int            // per family
+	MTU            int            // bytes, 0: derived
+	Zone           string
 	// SegmentationOffload uses GSO and GRO at the TUN device and at the tunnel's sockets.
 	SegmentationOffload bool
 	// Offload forwards flows between Pods of this node by an eBPF program.

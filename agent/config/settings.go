@@ -113,6 +113,8 @@ func Settings() []Setting {
 			func(c *Config) *[]netip.Prefix { return &c.NodePortAddresses }, parsePrefix),
 		list("nonMasquerade", "external networks that receive Pods' own source addresses; their routers need routes to the Pod ranges",
 			func(c *Config) *[]netip.Prefix { return &c.NonMasquerade }, parsePrefix),
+		list("lan.serviceClients", "networks outside of the cluster that may send to ClusterIPs through this node (default: none)",
+			func(c *Config) *[]netip.Prefix { return &c.ServiceClients }, parsePrefix),
 		list("nodeRanges", "ranges of node addresses; other addresses in records of other nodes are ignored (default: any)",
 			func(c *Config) *[]netip.Prefix { return &c.NodeRanges }, parsePrefix),
 		list("service.externalIPs", "ranges of externalIPs that Services may have; all others are ignored and reported (default: none)",

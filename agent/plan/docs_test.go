@@ -103,6 +103,11 @@ func TestPrefs_Constants_EqualDocs(t *testing.T) {
 func richInput(groups bool) Input {
 	in := testInput()
 	in.NonMasquerade = []netip.Prefix{pfx("192.0.2.0/24")}
+	in.Underlay.Outside, in.Underlay.AddressLinks = []string{"eth0"}, []string{"eth0"}
+	if groups { // the other input has a node without another CNI plugin
+		in.Underlay.UnmanagedRemote = []netip.Prefix{pfx("10.42.99.0/24")}
+		in.Underlay.UnmanagedVia = []hostnet.Via{{To: pfx("10.42.99.0/24"), Gateway: ip("192.0.2.99"), Link: "eth0"}}
+	}
 	in.Pods = []Pod{{Link: "wrn1", Addrs: []netip.Addr{ip("10.42.0.3"), ip("fd42::3")},
 		HostPorts: []model.HostPort{{Protocol: model.TCP, HostPort: 8080}, {Protocol: model.TCP, HostPort: lastPort}}}}
 	add := func(i int, addr string, proto model.Protocol, port uint16) {
@@ -159,6 +164,8 @@ func target(r hostnet.Rule) string {
 		return "`goto` to a group"
 	case r.Goto != 0:
 		return fmt.Sprintf("goto %d", r.Goto)
+	case r.Type != "":
+		return string(r.Type)
 	case r.Table == tableLocal:
 		return "lookup local"
 	case r.Table == tableMain:

@@ -59,6 +59,7 @@ type Self struct {
 	ExternalIPs    []netip.Prefix // permitted externalIPs
 	NodeRanges     []netip.Prefix // that other nodes' addresses must lie in; empty: any
 	Control        []Control      // what the agent itself needs, by address
+	ServiceClients []netip.Prefix // networks outside of the cluster that may send to ClusterIPs
 	// Kubernetes: load balancer addresses may come from another controller, too.
 	Kubernetes bool
 	// Announce: this node may announce load balancer addresses. AnnounceLinks: on links that the configuration names.
@@ -160,6 +161,8 @@ func Make(in Input) (*Plan, bool) {
 	p.services(&in, p.Table.Redirects())
 	p.refusedEndpoints()
 	p.refusals()
+	p.lanRules(&in)
+	p.learnedRoutes(&in)
 	p.coexist(&in)
 	p.HealthChecks = healthChecks(in.Snapshot, in.Name)
 	p.Relays = relays(&in)

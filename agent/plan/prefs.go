@@ -5,6 +5,13 @@ package plan
 //
 //	30:     from all iif warren0 lookup local
 //	31:     from all iif warren0 goto 115
+//	32:     from all iif eth0 goto 35
+//	33:     from all goto 38
+//	35:     from 10.42.0.0/16 blackhole
+//	35:     from 10.43.0.0/16 blackhole
+//	37:     from all to 10.42.0.0/16 blackhole
+//	37:     from all to 10.43.0.0/16 blackhole
+//	38:     from all iif warren0 goto 115
 //	59:     from all iif lo ipproto udp dport 30000-32767 lookup 105
 //	60:     from all ipproto tcp dport 30000-32767 lookup 102
 //	60:     from all ipproto tcp dport 13000-29999 lookup 104
@@ -31,6 +38,17 @@ const (
 	// at the Pods' table. No rule may redirect it to the TUN again.
 	prefFromTUNLocal = 30 // iif warren0 lookup local
 	prefFromTUNSkip  = 31 // iif warren0 goto prefPods
+
+	// Packets of links that are neither the TUN nor a Pod's veth must not have addresses of the Pod and Service ranges (lan.go).
+	// The numbers follow those of the TUN, whose packets skip them, and precede every other rule.
+	prefLAN            = 32 // iif <link> goto prefOtherCNI, or prefLANSource without such rules
+	prefNotLAN         = 33 // goto prefLANEnd: packets of Pods and of the node itself
+	prefOtherCNI       = 34 // from <Pod CIDR or node of another CNI plugin> iif <link> goto prefLANEnd
+	prefLANSource      = 35 // from <Pod or Service range> blackhole
+	prefLANOpen        = 36 // from <permitted clients> to <Pod or Service range> goto prefLANEnd
+	prefLANDestination = 37 // to <Pod or Service range> blackhole
+	// The kernel skips a goto without a target. This rule is always there, and matches nothing: prefFromTUNSkip does before.
+	prefLANEnd = 38 // iif warren0 goto prefPods
 
 	// External IPs belong to the host's normal routing, except for the ports that Services have there. Only packets to a permitted
 	// range with such a port pass the rules of the ports.

@@ -325,12 +325,12 @@ ip route add default via 198.51.100.1 dev eth1`)
 		}
 		sh(t, "ip route add 10.42.5.0/24 dev docker0; ip route add 10.42.6.0/24 via 192.0.2.1")
 		if u, err = Observe([]netip.Prefix{p("10.42.0.0/16")}); err != nil ||
-			fmt.Sprint(u.UnmanagedPods, u.UnmanagedPodLinks) != "[10.42.0.0/24 10.42.5.0/24] [eth0 docker0]" {
+			fmt.Sprint(u.UnmanagedPods, u.UnmanagedPodLinks) != "[10.42.5.0/24] [docker0]" {
 			t.Errorf("unmanaged Pods %v on links %v, err %v: expected the routes over links of this host", u.UnmanagedPods,
 				u.UnmanagedPodLinks, err)
 		}
-		if fmt.Sprint(u.UnmanagedRemote) != "[10.42.6.0/24]" {
-			t.Errorf("unmanaged remote Pods %v: expected the route over a gateway", u.UnmanagedRemote)
+		if fmt.Sprint(u.UnmanagedRemote, u.UnmanagedVia) != "[10.42.6.0/24] [{10.42.6.0/24 192.0.2.1 eth0}]" {
+			t.Errorf("unmanaged remote Pods %v via %v: expected the route over a gateway", u.UnmanagedRemote, u.UnmanagedVia)
 		}
 		over, unmanaged, err := Overlaps([]netip.Prefix{p("192.0.0.0/8"), p("233.252.0.0/24"), p("10.42.4.0/22")})
 		if err != nil || len(over) != 2 || !strings.Contains(over[0], "10.42.6.0/24 dev eth0") ||

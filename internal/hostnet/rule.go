@@ -16,7 +16,7 @@ import (
 // which the kernel takes for "no range".
 type Ports struct{ Lo, Hi uint16 }
 
-// Rule is one policy routing rule. Either Table or Goto is set.
+// Rule is one policy routing rule. Either Table, Goto or Type is set.
 type Rule struct {
 	Pref         int // preference; the lowest is looked up first
 	Family       model.Family
@@ -26,6 +26,7 @@ type Rule struct {
 	Sport, Dport Ports        // optional, with Proto; needs Linux 4.17
 	Table        int          // table to look up
 	Goto         int          // preference of a later rule
+	Type         RouteType    // Blackhole: matching packets are dropped
 }
 
 // String returns the rule as `ip rule` lists it, without the tab; rules of IPv6 begin with -6.
@@ -55,9 +56,12 @@ func (r Rule) String() string {
 	if r.Dport != (Ports{}) {
 		b.WriteString(" dport " + r.Dport.String())
 	}
-	if r.Goto != 0 {
+	switch {
+	case r.Goto != 0:
 		fmt.Fprintf(&b, " goto %d", r.Goto)
-	} else {
+	case r.Type != "":
+		b.WriteString(" " + string(r.Type))
+	default:
 		b.WriteString(" lookup " + tableName(r.Table))
 	}
 	return b.String()
@@ -163,15 +167,21 @@ func ruleFromKernel(k netlink.Rule, f model.Family) Rule {
 	if k.Goto > 0 {
 		r.Goto, r.Table = k.Goto, 0
 	}
+	if r.Goto == 0 && r.Table == unix.RT_TABLE_UNSPEC { // the library does not read the action; warren has no other without a table
+		r.Type = Blackhole
+	}
 	return r
 }
 
 func (r Rule) kernel() *netlink.Rule {
 	k := netlink.NewRule()
 	k.Priority, k.Protocol, k.IifName, k.Family, k.IPProto = r.Pref, Protocol, r.IIF, r.Family.AF(), int(r.Proto)
-	if r.Goto != 0 {
+	switch {
+	case r.Goto != 0:
 		k.Goto = r.Goto
-	} else {
+	case r.Type == Blackhole:
+		k.Type = unix.RTN_BLACKHOLE // the number of FR_ACT_BLACKHOLE, too
+	default:
 		k.Table = r.Table
 	}
 	if r.From.IsValid() {

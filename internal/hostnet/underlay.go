@@ -21,6 +21,9 @@ type Underlay struct {
 	// Sources are the source addresses that the routing table selects, the longest prefix first. Empty where the node has
 	// at most one address of each family.
 	Sources []Source
+	// AddressLinks are the links with a node address. Outside are the links that are up and on which packets of other machines or
+	// programs arrive: all but loopback, warren's own, dummies, and links that pass their packets to another one (bridge ports).
+	AddressLinks, Outside []string
 	// UnmanagedPods are destinations inside the Pod ranges with a route of the host over a link: unmanaged Pods of this
 	// node.
 	UnmanagedPods []netip.Prefix
@@ -29,13 +32,32 @@ type Underlay struct {
 	// UnmanagedRemote are destinations inside the Pod ranges with a route of the host over a gateway: the Pod CIDRs that
 	// another CNI plugin uses on other nodes.
 	UnmanagedRemote []netip.Prefix
-	MTU             int // bytes, the smallest of the links with an address; 0 without any address
+	UnmanagedVia    []Via // of each of them
+	// IgnoredRoutes are the host's routes inside the Pod ranges that do not belong to another CNI plugin, as text.
+	IgnoredRoutes []string
+	MTU           int // bytes, the smallest of the links with an address; 0 without any address
 }
 
 // Source is the node's source address for packets to a destination.
 type Source struct {
 	To   netip.Prefix
 	From netip.Addr
+}
+
+// Via is how the host reaches a Pod CIDR of another CNI plugin.
+type Via struct {
+	To      netip.Prefix
+	Gateway netip.Addr
+	Link    string
+}
+
+// cniLinks are the name prefixes of links that CNI plugins create, for Pods and for their tunnels.
+var cniLinks = []string{"cni", "flannel", "cali", "vxlan.calico", "wireguard.cali", "tunl", "cilium", "lxc", "kube-bridge", "weave",
+	"antrea", "ovn", "eni", "azv", "kilo"}
+
+// IsCNILink reports whether a link has a name that a CNI plugin gives.
+func IsCNILink(name string) bool {
+	return slices.ContainsFunc(cniLinks, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // virtual are the name prefixes of links that container software creates. Their addresses are not node addresses.
@@ -67,6 +89,9 @@ func Observe(podRanges []netip.Prefix) (Underlay, error) {
 	u := Underlay{Gateways: gateways}
 	for _, l := range links {
 		a := l.Attrs()
+		if isOutside(l) {
+			u.Outside = append(u.Outside, a.Name)
+		}
 		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || isVirtual(a.Name) {
 			continue
 		}
@@ -88,6 +113,9 @@ func Observe(podRanges []netip.Prefix) (Underlay, error) {
 				rank++
 			}
 			byLink[a.Index] = append(byLink[a.Index], prefixOf(x.IPNet))
+			if !slices.Contains(u.AddressLinks, a.Name) {
+				u.AddressLinks = append(u.AddressLinks, a.Name)
+			}
 			all = append(all, found{ip, a.MTU, rank})
 		}
 	}
@@ -103,6 +131,13 @@ func Observe(podRanges []netip.Prefix) (Underlay, error) {
 	return u, nil
 }
 
+// isOutside reports whether packets that warren has not verified may arrive on a link.
+func isOutside(l netlink.Link) bool {
+	a := l.Attrs()
+	return a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && a.MasterIndex == 0 && l.Type() != "dummy" &&
+		!strings.HasPrefix(a.Name, "warren") && !strings.HasPrefix(a.Name, "wrn")
+}
+
 // addUnmanaged collects the host's own routes into the Pod ranges: over a link, or over a gateway to another node.
 func (u *Underlay) addUnmanaged(routes []netlink.Route, links []netlink.Link, podRanges []netip.Prefix) {
 	name := map[int]string{}
@@ -115,15 +150,54 @@ func (u *Underlay) addUnmanaged(routes []netlink.Route, links []netlink.Link, po
 			!slices.ContainsFunc(podRanges, func(p netip.Prefix) bool { return p.Contains(to.Addr()) && to.Bits() > p.Bits() }) {
 			continue
 		}
-		if r.Gw != nil {
+		link := name[r.LinkIndex]
+		gateway, _ := netip.AddrFromSlice(r.Gw)
+		gateway = gateway.Unmap()
+		if !u.ofCNI(r, link) {
+			u.IgnoredRoutes = append(u.IgnoredRoutes, routeText(to, gateway, link, r.Protocol))
+			continue
+		}
+		if gateway.IsValid() {
 			u.UnmanagedRemote = append(u.UnmanagedRemote, to)
+			u.UnmanagedVia = append(u.UnmanagedVia, Via{to, gateway, link})
 			continue
 		}
 		u.UnmanagedPods = append(u.UnmanagedPods, to)
-		if l := name[r.LinkIndex]; l != "" && to.Addr().Is4() && !slices.Contains(u.UnmanagedPodLinks, l) {
-			u.UnmanagedPodLinks = append(u.UnmanagedPodLinks, l)
+		if link != "" && to.Addr().Is4() && !slices.Contains(u.UnmanagedPodLinks, link) {
+			u.UnmanagedPodLinks = append(u.UnmanagedPodLinks, link)
 		}
 	}
+}
+
+// cniProtocols are the protocols of routes that CNI plugins and routing daemons install on a node's own links: boot is the
+// default of ip-route(8) and of the netlink libraries (flannel host-gw, kindnet), bird is Calico, the others are BGP daemons.
+var cniProtocols = map[netlink.RouteProtocol]bool{unix.RTPROT_BOOT: true, unix.RTPROT_STATIC: true, unix.RTPROT_BIRD: true,
+	unix.RTPROT_ZEBRA: true, unix.RTPROT_BGP: true, protocolKubeRouter: true, protocolCalico: true}
+
+const (
+	protocolKubeRouter = 17 // kube-router's own routes
+	protocolCalico     = 80 // Calico's own routes (Felix)
+)
+
+// ofCNI reports whether a route inside the Pod ranges may be another CNI plugin's: it is over a link of container software, or
+// has a protocol of CNI plugins. Routes of router advertisements, DHCP and ICMP redirects come from the network, and are none.
+// The kernel's own routes are those of the link's addresses. On a link with a node address, a router advertisement may cause one.
+func (u *Underlay) ofCNI(r netlink.Route, link string) bool {
+	switch r.Protocol {
+	case unix.RTPROT_RA, unix.RTPROT_DHCP, unix.RTPROT_REDIRECT:
+		return false
+	case unix.RTPROT_KERNEL:
+		return !slices.Contains(u.AddressLinks, link)
+	}
+	return IsCNILink(link) || isVirtual(link) || cniProtocols[r.Protocol]
+}
+
+func routeText(to netip.Prefix, gateway netip.Addr, link string, protocol netlink.RouteProtocol) string {
+	s := to.String()
+	if gateway.IsValid() {
+		s += " via " + gateway.String()
+	}
+	return fmt.Sprintf("%s dev %s proto %s", s, link, protocol)
 }
 
 // maxSources bounds the list on a host with a routing daemon.
