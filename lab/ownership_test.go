@@ -46,7 +46,17 @@ func TestOwnership_ExternalIPs_TakeNothing(t *testing.T) {
 	other := netip.MustParseAddr("192.168.77.99")
 	sh(t, l, "etcd1", "ip addr add 192.168.77.99/24 dev eth0")
 	begin(t, l, on(l, "etcd1"), l.Exe, "lab", "echo", "--http", "")
-	mustConnect(t, fromPod(l, client), other, 7, 7, "etcd1", netip.Addr{})
+	answers := func(c asker, port uint16, host string) {
+		t.Helper()
+		testutil.Eventually(t, fmt.Sprintf("%s answers at port %d of %s", host, port, other), func() error {
+			out, err := c.run(exe, "lab", "get", "--timeout", "5s", fmt.Sprintf("tcp://%s", netip.AddrPortFrom(other, port)))
+			if err != nil || !strings.Contains(out, "host="+host) {
+				return fmt.Errorf("%q: %w", out, err)
+			}
+			return nil
+		})
+	}
+	answers(fromPod(l, client), 7, "etcd1")
 	refused := []netip.Addr{vip, node, store, victim.Addresses[0]}
 	applyYAML(t, l, evilService("{name: tcp, port: 7}, {name: udp, port: 7, protocol: UDP}, {name: store, port: 2379, targetPort: 7}",
 		refused...))
@@ -97,15 +107,10 @@ func TestOwnership_ExternalIPs_TakeNothing(t *testing.T) {
 		})
 	}
 	applyYAML(t, l, evilService("{port: 9, targetPort: 7}", other))
-	testutil.Eventually(t, "the claimed port of a permitted address", func() error {
-		out, err := l.PodOutput(client, l.Exe, "lab", "get", "--timeout", "5s", "tcp://192.168.77.99:9")
-		if err != nil || !strings.Contains(out, "evil") {
-			return fmt.Errorf("%q: %w", out, err)
-		}
-		return nil
-	})
+	answers(fromPod(l, client), 9, "evil")
+	answers(fromMachine(l, "n1"), 9, "evil")
 	for _, c := range []asker{fromPod(l, client), fromMachine(l, "n2")} { // the other ports are those of the machine that has the address
-		mustConnect(t, c, other, 7, 7, "etcd1", netip.Addr{})
+		answers(c, 7, "etcd1")
 	}
 }
 
