@@ -34,7 +34,8 @@ func testSelf() Self {
 		Peers:           []netip.Addr{ip("192.168.0.2"), ip("fd00::2")},
 		NodePortAddrs:   []netip.Addr{ip("192.168.0.1"), ip("fd00::1"), ip("127.0.0.1")},
 		MasqueradePorts: [2]uint16{32768, 49151},
-		Ownership:       ownership.Rules{ExternalIPs: []netip.Prefix{pfx("0.0.0.0/0"), pfx("::/0")}},
+		Ownership: ownership.Rules{ExternalIPs: []netip.Prefix{pfx("0.0.0.0/0"), pfx("::/0")},
+			NodeAddrs: []netip.Addr{ip("192.168.0.1"), ip("fd00::1"), ip("127.0.0.1")}},
 	}
 }
 
