@@ -51,7 +51,7 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		return err
 	}
 	d := apply.DataPath{Tunnel: tun, Balancer: lb, Offload: program, Pool: a.pool, Reassembled: hostio.NewReassembled(),
-		Announcer: announce.New(a.cfg.NodeName, announce.Timing{}, a.log)}
+		Announcer: announce.New(a.cfg.NodeName, a.heartbeatKeys(), announce.Timing{}, a.log)}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return tun.Run(ctx) })
 	g.Go(func() error { return lb.Run(ctx) })

@@ -47,6 +47,24 @@ func PublicKey(private model.Key) (model.Key, error) {
 	return model.Key(k.PublicKey().Bytes()), nil
 }
 
+// SharedSecret returns the X25519 secret of a private key and another node's public key. It must not be used without a key
+// derivation function.
+func SharedSecret(private, peer model.Key) ([]byte, error) {
+	k, err := ecdh.X25519().NewPrivateKey(private[:])
+	if err != nil {
+		return nil, fmt.Errorf("derive a shared secret: %w", err)
+	}
+	public, err := ecdh.X25519().NewPublicKey(peer[:])
+	if err != nil {
+		return nil, fmt.Errorf("derive a shared secret: %w", err)
+	}
+	secret, err := k.ECDH(public)
+	if err != nil {
+		return nil, fmt.Errorf("derive a shared secret with public key %s: %w", peer, err)
+	}
+	return secret, nil
+}
+
 func newKey() (model.Key, error) {
 	k, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {

@@ -81,6 +81,16 @@ func (k *Keys) Current() Pair {
 	return k.current
 }
 
+// Pairs returns the key of the WireGuard device, and the key that replaces it if there is one.
+func (k *Keys) Pairs() []Pair {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.next == (Pair{}) {
+		return []Pair{k.current}
+	}
+	return []Pair{k.current, k.next}
+}
+
 // Record returns the public keys for the node's record: the one in use and the one that replaces it, zero for none.
 func (k *Keys) Record() (public, next model.Key) {
 	k.mu.Lock()

@@ -22,7 +22,7 @@ func (p *Plan) announced(in *Input) (d announce.Desired) {
 	if len(in.Blocks) == 0 {
 		return d
 	}
-	d.Self = PodNetAddr(in.Blocks[0])
+	d.Self, d.Device = PodNetAddr(in.Blocks[0]), in.Interface
 	d.Peers = announcePeers(in, p.Peers, model.FamilyOf(d.Self))
 	for x, nodes := range p.announcedAddrs(in) {
 		d.Addresses = append(d.Addresses, announce.Address{Addr: x, Nodes: nodes})
@@ -39,7 +39,7 @@ func announcePeers(in *Input, peers []tunnel.Peer, f model.Family) (out []announ
 	for _, p := range peers {
 		for _, c := range p.AllowedIPs {
 			if !p.External && netx.Contains(in.Cluster.PodCIDRs, c.Addr()) && model.FamilyOf(c.Addr()) == f {
-				out = append(out, announce.Peer{Name: p.Name, Addr: PodNetAddr(c)})
+				out = append(out, announce.Peer{Name: p.Name, Addr: PodNetAddr(c), Key: p.PublicKey, NextKey: p.NextKey})
 				break
 			}
 		}

@@ -57,8 +57,8 @@ func TestAnnounced_Services_OnlyAllocatedAddresses(t *testing.T) {
 				{Addr: ip("10.42.0.3"), Ready: true, Node: "n1"}}})
 	}
 	both := []string{"n1", "n3"}
-	want := announce.Desired{Self: ip("10.42.0.1"), Peers: []announce.Peer{{Name: "n2", Addr: ip("10.42.1.1")},
-		{Name: "n3", Addr: ip("10.42.2.1")}},
+	want := announce.Desired{Self: ip("10.42.0.1"), Device: "warren0",
+		Peers: []announce.Peer{{Name: "n2", Addr: ip("10.42.1.1"), Key: testKey(2)}, {Name: "n3", Addr: ip("10.42.2.1"), Key: testKey(3)}},
 		Addresses: []announce.Address{{Addr: ip("198.51.100.1")}, {Addr: ip("198.51.100.2"), Nodes: both},
 			{Addr: ip("198.51.100.3"), Nodes: []string{}},
 			{Addr: ip("198.51.100.4"), Nodes: both}, {Addr: ip("203.0.113.1")}, {Addr: ip("203.0.113.2")}}}

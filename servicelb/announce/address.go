@@ -44,6 +44,11 @@ type claimant struct {
 	epoch uint64
 }
 
+// maxEpoch bounds epochs. No cluster reaches it, but a compromised node can claim it. Of two claims with it, rank decides.
+const maxEpoch = 1 << 62
+
+func nextEpoch(highest uint64) uint64 { return min(highest+1, maxEpoch) }
+
 // winsOver compares two claims to an address: the higher epoch wins, then the higher rank.
 func (r claimant) winsOver(o claimant, addr netip.Addr) bool {
 	return r.epoch > o.epoch || r.epoch == o.epoch && ranksBefore(addr, r.node, o.node)
@@ -153,7 +158,7 @@ func (c *core) continueProbing(now time.Time, a *address) {
 		c.stats.Takeovers++
 	}
 	a.lastOwner = c.node
-	a.highestEpoch++
+	a.highestEpoch = nextEpoch(a.highestEpoch)
 	a.state, a.epoch, a.sent, a.due, a.note = announcing, a.highestEpoch, 0, now, ""
 	c.urgent = true // another node may announce it: send the new epoch at once
 	c.announceIfDue(now, a)

@@ -2,6 +2,7 @@ package announce
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/warrennet/warren/internal/model"
 )
@@ -29,10 +32,12 @@ type Link struct {
 
 // Desired is which addresses to announce, together with which nodes, on which links.
 type Desired struct {
-	// Self is the source address of heartbeats: this node's Pod-net address, so that they go through the tunnel.
-	Self  netip.Addr
-	Peers []Peer
-	Links []Link
+	// Self is the source address of heartbeats: this node's Pod-net address, so that they go through the tunnel, whose
+	// interface is Device.
+	Self   netip.Addr
+	Device string
+	Peers  []Peer
+	Links  []Link
 	// AnyLink announces an address that is in no link's subnet on all links.
 	AnyLink   bool
 	Addresses []Address
@@ -43,6 +48,7 @@ type Announcer struct {
 	node   string
 	log    *slog.Logger
 	timing Timing
+	keys   Keys
 
 	mu      sync.Mutex
 	desired *Desired
@@ -53,8 +59,8 @@ type Announcer struct {
 }
 
 // New returns an announcer. It opens and starts nothing.
-func New(node string, t Timing, log *slog.Logger) *Announcer {
-	a := &Announcer{node: node, log: log, timing: t, wake: make(chan struct{}, 1)}
+func New(node string, keys Keys, t Timing, log *slog.Logger) *Announcer {
+	a := &Announcer{node: node, keys: keys, log: log, timing: t, wake: make(chan struct{}, 1)}
 	a.view.Store(&View{})
 	a.addresses.Store(&map[netip.Addr]bool{})
 	return a
@@ -74,9 +80,10 @@ func (a *Announcer) Set(d Desired) {
 // View returns the present state of all announcements, as received by this node.
 func (a *Announcer) View() View { return *a.view.Load() }
 
-type receivedHeartbeat struct {
-	from      netip.Addr
-	heartbeat heartbeat
+// receivedDatagram is one that has the form of an envelope.
+type receivedDatagram struct {
+	from netip.Addr
+	raw  []byte
 }
 
 type linkObservation struct {
@@ -89,10 +96,13 @@ type runner struct {
 	*Announcer
 	core  *core
 	links map[string]*link
-	conn  *net.UDPConn // of heartbeats, on address self
+	conn  *net.UDPConn // of heartbeats, on address self and the link with index device
 	self  netip.Addr
 
-	heartbeats   chan receivedHeartbeat
+	device   int
+	sessions *sessions
+
+	heartbeats   chan receivedDatagram
 	observations chan linkObservation
 	readers      sync.WaitGroup
 	failed       map[string]string // last error by object: each failure is logged once
@@ -100,8 +110,10 @@ type runner struct {
 
 // Run announces until ctx ends. It leaves nothing behind: the host never has the addresses.
 func (a *Announcer) Run(ctx context.Context) error {
-	l := &runner{Announcer: a, core: newCore(a.node, a.timing, time.Now()), links: map[string]*link{}, failed: map[string]string{},
-		heartbeats: make(chan receivedHeartbeat, queueLen), observations: make(chan linkObservation, queueLen)}
+	l := &runner{Announcer: a, core: newCore(a.node, a.timing, time.Now()), links: map[string]*link{},
+		failed:   map[string]string{},
+		sessions: newSessions(a.keys), heartbeats: make(chan receivedDatagram, queueLen),
+		observations: make(chan linkObservation, queueLen)}
 	defer l.close()
 	t := time.NewTicker(l.core.timing.HeartbeatInterval / 3)
 	defer t.Stop()
@@ -115,7 +127,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 			a.mu.Unlock()
 			l.set(d)
 		case h := <-l.heartbeats:
-			l.core.receive(time.Now(), h.from, h.heartbeat)
+			l.receive(h)
 		case o := <-l.observations:
 			l.core.observe(time.Now(), o.link, o.observation)
 		case <-t.C:
@@ -141,7 +153,11 @@ func (l *runner) set(d *Desired) {
 		}
 	}
 	l.core.set(time.Now(), electorate{addresses: d.Addresses, peers: d.Peers, links: links, anyLink: d.AnyLink})
-	l.listen(d.Self)
+	errs := l.sessions.set(time.Now(), d.Peers)
+	for _, p := range d.Peers {
+		l.logFailure("node "+p.Name, errs[p.Name])
+	}
+	l.listen(d.Self, d.Device)
 	l.core.tick(time.Now())
 	l.publish()
 }
@@ -201,9 +217,14 @@ func (l *runner) deliver(o linkObservation) {
 	}
 }
 
-// listen opens the heartbeat socket on the node's present address.
-func (l *runner) listen(self netip.Addr) {
-	if l.conn != nil && l.self == self || !self.IsValid() {
+// listen opens the heartbeat socket on the node's present address, bound to the tunnel's interface: no datagram from another
+// link reaches it. When the interface has been recreated, the socket is, too.
+func (l *runner) listen(self netip.Addr, device string) {
+	index := 0
+	if link, err := net.InterfaceByName(device); err == nil {
+		index = link.Index
+	}
+	if l.conn != nil && l.self == self && l.device == index || !self.IsValid() {
 		return
 	}
 	if l.conn != nil {
@@ -211,30 +232,68 @@ func (l *runner) listen(self netip.Addr) {
 		l.conn = nil
 	}
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(self, Port)))
+	if err == nil {
+		err = bindToDevice(conn, device)
+	}
 	l.logFailure("heartbeat socket", err)
 	if err != nil {
+		if conn != nil {
+			conn.Close()
+		}
 		return // the next Set tries again
 	}
-	l.conn, l.self = conn, self
+	l.conn, l.self, l.device = conn, self, index
 	l.readers.Go(func() { l.readHeartbeats(conn) })
 }
 
-// readHeartbeats passes heartbeats to the loop of Run until the socket is closed.
+// bindToDevice sets SO_BINDTODEVICE.
+func bindToDevice(conn *net.UDPConn, device string) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var bindErr error
+	if err := raw.Control(func(fd uintptr) { bindErr = unix.BindToDevice(int(fd), device) }); err != nil {
+		return err
+	}
+	if bindErr != nil {
+		return fmt.Errorf("bind the socket to interface %s: %w", device, bindErr)
+	}
+	return nil
+}
+
+// readHeartbeats passes datagrams to the loop of Run until the socket is closed.
 func (l *runner) readHeartbeats(conn *net.UDPConn) {
-	buf := make([]byte, maxHeartbeatLen+1)
+	buf := make([]byte, maxEnvelopeLen+1)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			return
 		}
-		h, err := decodeHeartbeat(buf[:n])
-		if err != nil || from.Port() != Port {
+		if !isEnvelope(buf[:n]) || from.Port() != Port {
 			continue
 		}
 		select {
-		case l.heartbeats <- receivedHeartbeat{from.Addr().Unmap(), h}:
+		case l.heartbeats <- receivedDatagram{from.Addr().Unmap(), slices.Clone(buf[:n])}:
 		default:
 		}
+	}
+}
+
+// receive verifies a datagram and passes its heartbeat to the core.
+func (l *runner) receive(d receivedDatagram) {
+	o, ok := l.sessions.open(d.from, d.raw)
+	if !ok {
+		return
+	}
+	if o.reply {
+		l.send(o.from, nil)
+	}
+	if len(o.body) == 0 {
+		return
+	}
+	if h, err := decodeHeartbeat(o.body); err == nil {
+		l.core.receive(time.Now(), d.from, h)
 	}
 }
 
@@ -285,15 +344,23 @@ func frames(from mac, x action) [][]byte {
 }
 
 func (l *runner) sendHeartbeat(x action) {
-	if l.conn == nil {
+	body := x.heartbeat.encode()
+	for name, m := range l.core.members {
+		if m.addr.IsValid() && (x.toAll || !l.core.linkless(m)) {
+			l.send(name, body)
+		}
+	}
+}
+
+// send sends a heartbeat, or an empty datagram, to a node.
+func (l *runner) send(name string, body []byte) {
+	m := l.core.members[name]
+	if l.conn == nil || m == nil {
 		return
 	}
-	raw := x.heartbeat.encode()
-	for _, m := range l.core.members {
-		if m.addr.IsValid() && (x.toAll || !l.core.linkless(m)) {
-			// An error counts as a lost heartbeat: DeadInterval tolerates two in a row.
-			_, _ = l.conn.WriteToUDPAddrPort(raw, netip.AddrPortFrom(m.addr, Port))
-		}
+	if raw := l.sessions.seal(name, body); raw != nil {
+		// An error counts as a lost heartbeat: DeadInterval tolerates two in a row.
+		_, _ = l.conn.WriteToUDPAddrPort(raw, netip.AddrPortFrom(m.addr, Port))
 	}
 }
 

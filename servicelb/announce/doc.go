@@ -15,6 +15,7 @@
 //	address.go     state of one address
 //	member.go      the other nodes and their heartbeats
 //	heartbeat.go   the heartbeat in wire form
+//	envelope.go    authentication of heartbeats, protection against replay
 //	rendezvous.go  order of the nodes for an address
 //	timing.go      every interval, with its effect
 //	announcer.go   Run: executes the actions, reads heartbeats and links

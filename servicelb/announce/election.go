@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/warrennet/warren/internal/model"
 )
 
 // Rules of the election, for each address:
@@ -29,10 +31,12 @@ type Address struct {
 	Nodes []string
 }
 
-// Peer is another node of the cluster and the source address of its heartbeats.
+// Peer is another node of the cluster, with the source address of its heartbeats, its WireGuard key, and the key that replaces
+// it, zero for none.
 type Peer struct {
-	Name string
-	Addr netip.Addr
+	Name         string
+	Addr         netip.Addr
+	Key, NextKey model.Key
 }
 
 // localLink is a link on which this node announces.

@@ -12,8 +12,8 @@ import (
 //	"WRNB" version(1) flags(1)=bit 0: any link  macs(1) subnets(1) claims(1) 0(3)  total(4) sequence(8) started(8)
 //	macs of 6 bytes; subnets: bits(1) address(16); claims: address(16) epoch(8)
 //
-// IPv4 addresses are IPv4-mapped (RFC 4291 section 2.5.5.2). The source address identifies the sender. The tunnel verifies
-// it: a peer can send only from its own Pod CIDRs, and a Pod only from its own address.
+// IPv4 addresses are IPv4-mapped (RFC 4291 section 2.5.5.2). It is sent in an envelope (envelope.go), which authenticates the
+// sender.
 type heartbeat struct {
 	started int64 // start of the sender's agent, Unix nanoseconds; datagrams of an earlier start are ignored
 	seq     uint64

@@ -65,8 +65,9 @@ func (c *core) receive(now time.Time, from netip.Addr, b heartbeat) {
 	for _, x := range b.claims {
 		if a := c.addresses[x.addr]; a != nil {
 			life := c.intervalFactor(m) * (c.timing.DeadInterval + 3*rounds*c.timing.HeartbeatInterval)
-			m.claims[x.addr] = memberClaim{x.epoch, now.Add(life)}
-			a.highestEpoch = max(a.highestEpoch, x.epoch)
+			epoch := min(x.epoch, maxEpoch)
+			m.claims[x.addr] = memberClaim{epoch, now.Add(life)}
+			a.highestEpoch = max(a.highestEpoch, epoch)
 			a.lastOwner, a.lastAnnounced = name, now
 		}
 	}

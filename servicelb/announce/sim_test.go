@@ -80,7 +80,7 @@ func (w *simNetwork) set(i int) {
 	var peers []Peer
 	for _, o := range w.nodes {
 		if o.i != i {
-			peers = append(peers, Peer{o.name, simAddr(o.i)})
+			peers = append(peers, Peer{Name: o.name, Addr: simAddr(o.i)})
 		}
 	}
 	links := []localLink{{"eth0", simMAC(i), []netip.Prefix{simLAN}}}
