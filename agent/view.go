@@ -40,6 +40,9 @@ func (v view) Node() api.Status {
 			st.Problems = append(st.Problems, "the API server is unreachable: "+k.Error)
 		}
 	}
+	if d := a.names.Current(); d != nil {
+		st.Problems = append(st.Problems, d.Problems()...)
+	}
 	if a.proxyAPI != nil {
 		st.Problems = append(st.Problems, a.proxyAPI.Problems()...)
 	}

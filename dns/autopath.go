@@ -196,6 +196,7 @@ func (l *searchList) candidates(q *wire.Query, x *zone.Index) (c candidates, ok 
 		}
 		switch r := x.Find(sub); {
 		case r.Zone == zone.External:
+			sub.Client = q.Client
 			c.external = append(c.external, sub)
 		case r.Alias != "" || r.LoopProbe:
 			return c, false
@@ -305,6 +306,7 @@ func (s *Server) queryBothFamilies(ctx context.Context, d *decision, n *wire.Que
 			n := *n
 			n.Type = typ
 			if q.Parse(n.WithName(string(n.Name))) == wire.Simple {
+				q.Client = n.Client
 				m, rule, _ := s.forward.Resolve(ctx, q)
 				parts[i] = part{m, rule, q}
 			}

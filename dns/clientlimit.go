@@ -3,7 +3,6 @@ package dns
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 )
 
@@ -70,33 +69,4 @@ func (a *access) covers(p netip.Prefix) bool {
 		}
 	}
 	return false
-}
-
-// clientConns counts the connections of each client.
-type clientConns struct {
-	mu    sync.Mutex
-	limit int
-	held  map[netip.Addr]int
-}
-
-func newClientConns(most int) *clientConns {
-	return &clientConns{limit: most, held: map[netip.Addr]int{}}
-}
-
-func (s *clientConns) acquire(a netip.Addr) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held[a] >= s.limit {
-		return false
-	}
-	s.held[a]++
-	return true
-}
-
-func (s *clientConns) release(a netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held[a]--; s.held[a] <= 0 {
-		delete(s.held, a)
-	}
 }

@@ -43,6 +43,7 @@ func (s *Server) resolveAliasTarget(ctx context.Context, q *wire.Query, x *zone.
 	if sub.Parse(q.WithName(target)) != wire.Simple {
 		return ""
 	}
+	sub.Client = q.Client
 	r := x.Find(sub)
 	var raw []byte
 	switch {

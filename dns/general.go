@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/miekg/dns"
 
@@ -9,8 +10,17 @@ import (
 	"github.com/warrennet/warren/dns/zone"
 )
 
-// answerGeneral answers queries that are not simple. The DNS library parses them.
-func (s *Server) answerGeneral(ctx context.Context, pkt []byte, limit int, t *counters) []byte {
+// generalQuery is a query that is not simple.
+type generalQuery struct {
+	in, out  *dns.Msg
+	client   netip.Addr
+	size     int // of the largest answer
+	counters *counters
+}
+
+// answerGeneral answers queries that are not simple. The DNS library parses them. g has the client, its counters and, as
+// size, the limit of the transport.
+func (s *Server) answerGeneral(ctx context.Context, pkt []byte, g *generalQuery) []byte {
 	in := new(dns.Msg)
 	err := in.Unpack(pkt)
 	if in.Opcode != dns.OpcodeQuery && len(pkt) >= wire.HeaderLen {
@@ -31,37 +41,39 @@ func (s *Server) answerGeneral(ctx context.Context, pkt []byte, limit int, t *co
 			return pack(out, size)
 		}
 	}
-	if limit > wire.UDPSize {
-		size = limit // TCP
+	if g.size <= wire.UDPSize {
+		g.size = size // not TCP
 	}
-	if body := s.answerSpecial(ctx, in, out, size, t); body != nil {
+	g.in, g.out = in, out
+	if body := s.answerSpecial(ctx, g); body != nil {
 		return body
 	}
-	return pack(out, size)
+	return pack(out, g.size)
 }
 
 // answerSpecial fills in out, or returns an answer in wire form.
-func (s *Server) answerSpecial(ctx context.Context, in, out *dns.Msg, size int, t *counters) []byte {
-	q := in.Question[0]
+func (s *Server) answerSpecial(ctx context.Context, g *generalQuery) []byte {
+	q, out := g.in.Question[0], g.out
 	switch {
 	case q.Qclass == dns.ClassCHAOS:
 		s.answerCHAOS(q, out)
 	case q.Qclass != dns.ClassINET:
 		out.Rcode = dns.RcodeRefused
 	case q.Qtype == dns.TypeANY:
-		return s.answerANY(ctx, in, out, size, t)
+		return s.answerANY(ctx, g)
 	case q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR:
 		out.Rcode = dns.RcodeRefused
 	case q.Qtype >= 128 && q.Qtype <= 255 || q.Qtype == dns.TypeOPT || q.Qtype == dns.TypeNone:
 		out.Rcode = dns.RcodeNotImplemented
 	default: // an ordinary question with uncommon options
-		return s.answerAsSimple(ctx, in, q.Qtype, size, t)
+		return s.answerAsSimple(ctx, g, q.Qtype)
 	}
 	return nil
 }
 
 // answerAsSimple writes the question as a simple query and answers that.
-func (s *Server) answerAsSimple(ctx context.Context, in *dns.Msg, qtype uint16, size int, t *counters) []byte {
+func (s *Server) answerAsSimple(ctx context.Context, g *generalQuery, qtype uint16) []byte {
+	in := g.in
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Id: in.Id, RecursionDesired: in.RecursionDesired,
 		CheckingDisabled: in.CheckingDisabled, AuthenticatedData: in.AuthenticatedData}}
 	m.Question = []dns.Question{{Name: in.Question[0].Name, Qtype: qtype, Qclass: dns.ClassINET}}
@@ -73,7 +85,8 @@ func (s *Server) answerAsSimple(ctx context.Context, in *dns.Msg, qtype uint16, 
 	if err != nil || q.Parse(b) != wire.Simple {
 		return nil
 	}
-	out, _ := s.resolve(ctx, q, size, t)
+	q.Client = g.client
+	out, _ := s.resolve(ctx, q, g.size, g.counters)
 	return out
 }
 
@@ -95,7 +108,8 @@ func (s *Server) answerCHAOS(q dns.Question, out *dns.Msg) {
 }
 
 // answerANY answers ANY with one small record (RFC 8482), for a name that exists or is external. It never queries an upstream.
-func (s *Server) answerANY(ctx context.Context, in, out *dns.Msg, size int, t *counters) []byte {
+func (s *Server) answerANY(ctx context.Context, g *generalQuery) []byte {
+	in, out := g.in, g.out
 	w, err := wire.EncodeName(in.Question[0].Name)
 	q := &wire.Query{}
 	if err == nil && q.Parse(wire.NewQuery(w, wire.TypeSOA)) == wire.Simple {
@@ -107,7 +121,7 @@ func (s *Server) answerANY(ctx context.Context, in, out *dns.Msg, size int, t *c
 		if x != nil {
 			f := x.Find(q)
 			if f.Zone != zone.External && f.Rcode == wire.RcodeNXDomain {
-				return s.answerAsSimple(ctx, in, dns.TypeHINFO, size, t)
+				return s.answerAsSimple(ctx, g, dns.TypeHINFO)
 			}
 			out.Authoritative = f.Zone != zone.External
 		}

@@ -18,7 +18,7 @@ func (s *Server) resolvePacket(ctx context.Context, pkt []byte, from netip.AddrP
 	case wire.Malformed:
 		return nil
 	case wire.General:
-		out = s.answerGeneral(ctx, pkt, limit, t)
+		out = s.answerGeneral(ctx, pkt, &generalQuery{client: from.Addr(), size: limit, counters: t})
 	default:
 		if limit <= wire.UDPSize {
 			limit = min(limit, q.Size)

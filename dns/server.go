@@ -41,7 +41,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: c, zone: c.zone(), ready: make(chan struct{}), access: newAccess(c.Allow, c.RateLimit)}
-	s.tasks.maxClients = int64(4 * c.InFlight)
+	s.tasks.clients = forward.NewShares(4 * c.InFlight)
 	s.autopath.decisions = map[string]*decision{}
 	s.builder = zone.NewBuilder(s.zone, c.serverAddrs())
 	var err error
@@ -90,6 +90,14 @@ func (s *Server) serve(ctx context.Context, socks *sockets) error {
 	return err
 }
 
+// Problems returns what the server does not serve because an object exceeds a bound.
+func (s *Server) Problems() []string {
+	if x := s.index.Load(); x != nil {
+		return x.Problems()
+	}
+	return nil
+}
+
 // Ready is closed when the sockets are open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
@@ -132,13 +140,12 @@ func (s *Server) maybeCluster(q *wire.Query) (zone.Kind, bool) {
 
 // tasks are the goroutines outside of the hot path. Run joins them.
 type tasks struct {
-	mu         sync.RWMutex // guards spawn against the end of Run
-	ctx        context.Context
-	ended      bool
-	group      sync.WaitGroup
-	clients    atomic.Int64 // clients whose answer a goroutine waits for
-	maxClients int64
-	refused    atomic.Uint64 // clients beyond maxClients
+	mu      sync.RWMutex // guards spawn against the end of Run
+	ctx     context.Context
+	ended   bool
+	group   sync.WaitGroup
+	clients *forward.Shares // of the goroutines that answer one client each
+	refused atomic.Uint64   // queries beyond the client's share
 }
 
 func (t *tasks) start(ctx context.Context) {
@@ -167,19 +174,18 @@ func (t *tasks) spawn(fn func(ctx context.Context)) bool {
 	return true
 }
 
-// spawnForClient is spawn for the answer to one client. At most maxClients run at once.
-func (t *tasks) spawnForClient(fn func(ctx context.Context)) bool {
-	if t.clients.Add(1) > t.maxClients {
-		t.clients.Add(-1)
+// spawnForClient is spawn for the answer to one client, which has a share of these goroutines.
+func (t *tasks) spawnForClient(client netip.Addr, fn func(ctx context.Context)) bool {
+	if !t.clients.Acquire(client) {
 		t.refused.Add(1)
 		return false
 	}
 	ok := t.spawn(func(ctx context.Context) {
-		defer t.clients.Add(-1)
+		defer t.clients.Release(client)
 		fn(ctx)
 	})
 	if !ok {
-		t.clients.Add(-1)
+		t.clients.Release(client)
 	}
 	return ok
 }

@@ -19,14 +19,14 @@ const (
 )
 
 // serveTCP answers the connections of one listener. A connection costs a goroutine and at most 64 KB. Connections beyond
-// the limits are closed at once.
+// the share of their client are closed at once.
 func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
-	d := &connLimiter{s: s, slots: make(chan struct{}, maxConns), perClient: newClientConns(maxConnsPerClient)}
+	conns := newClientConns(maxConns, maxConnsPerClient)
 	for {
 		c, err := l.Accept()
 		switch {
 		case err == nil && ctx.Err() == nil:
-			d.accept(c)
+			s.accept(c, conns)
 		case err == nil:
 			c.Close()
 			return nil
@@ -43,46 +43,22 @@ func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// connLimiter admits connections of allowed clients, up to maxConns in all and maxConnsPerClient of one client.
-type connLimiter struct {
-	s         *Server
-	slots     chan struct{}
-	perClient *clientConns
-}
-
-func (d *connLimiter) accept(c net.Conn) {
+// accept serves a connection of an allowed client, unless the client has its share of the connections.
+func (s *Server) accept(c net.Conn, conns *clientConns) {
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	if !d.s.access.allowed(from.Addr()) || !d.acquire(from.Addr()) {
-		d.s.stats.tcpRefused.Add(1)
+	if !s.access.allowed(from.Addr()) || !conns.add(from.Addr(), c) {
+		s.stats.tcpRefused.Add(1)
 		c.Close()
 		return
 	}
-	if !d.s.tasks.spawn(func(ctx context.Context) {
-		defer d.release(from.Addr())
-		d.s.serveConn(ctx, c, from)
+	if !s.tasks.spawn(func(ctx context.Context) {
+		defer conns.remove(from.Addr(), c)
+		s.serveConn(ctx, c, from)
 	}) {
-		d.release(from.Addr())
+		conns.remove(from.Addr(), c)
 		c.Close()
 	}
-}
-
-func (d *connLimiter) acquire(a netip.Addr) bool {
-	if !d.perClient.acquire(a) {
-		return false
-	}
-	select {
-	case d.slots <- struct{}{}:
-		return true
-	default:
-		d.perClient.release(a)
-		return false
-	}
-}
-
-func (d *connLimiter) release(a netip.Addr) {
-	<-d.slots
-	d.perClient.release(a)
 }
 
 // serveConn answers the queries of one connection in their order.

@@ -87,7 +87,7 @@ func (w *worker) deferToGoroutine(i int, pkt []byte, from netip.AddrPort) {
 			w.a.counters.sendFailed.Add(1)
 		}
 	}
-	ok := w.a.s.tasks.spawnForClient(func(ctx context.Context) {
+	ok := w.a.s.tasks.spawnForClient(from.Addr(), func(ctx context.Context) {
 		if out := w.a.s.resolvePacket(ctx, pkt, from, wire.UDPSize, w.a.counters); out != nil {
 			reply(out)
 			w.a.counters.observe(w.a.s.cfg.now().Sub(start), 1)

@@ -34,9 +34,12 @@ var (
 	dnsPodModes = []string{"byForm", podsVerified, "off"}
 )
 
+// defaultRateLimit is far more than a resolver sends, and a small part of what the server answers on one CPU.
+const defaultRateLimit = 20000
+
 func defaultDNS() DNS {
 	return DNS{Policy: dnsPolicies[dns.Sequential], Pods: dnsPodModes[dns.PodsByForm], TTL: 5, CacheBytes: 16 << 20,
-		ServeStale: 24 * time.Hour}
+		ServeStale: 24 * time.Hour, RateLimit: defaultRateLimit}
 }
 
 func dnsSettings() []Setting {

@@ -9,7 +9,7 @@
 //
 //	upstream.go    routes: which set of upstreams serves the name (stub domains, then the default set)
 //	cache.go       answer from the cache, RFC 2308 negative answers and RFC 8767 stale answers included
-//	inflight.go    equal questions share one query; the number of queries is bounded
+//	inflight.go    equal questions share one query; each client has a share of the queries
 //	hedge.go       order of the upstreams, hedged queries, retries
 //	health.go      an upstream is down after two failures in a row, for 2 s, doubled up to 60 s
 //	exchange.go    one query over UDP, TCP or TLS, with random ID, source port and 0x20 case

@@ -67,7 +67,7 @@ type Source struct {
 
 // Stats are the counters and the load of a Forwarder.
 type Stats struct {
-	Refused      uint64 // queries refused because Config.InFlight others waited for an upstream
+	Refused      uint64 // queries refused because the client had its share of Config.InFlight
 	Shared       uint64 // questions that shared the query of an equal one
 	InFlight     int    // queries that wait for an upstream now
 	CacheEntries int
@@ -77,7 +77,7 @@ type Stats struct {
 // New returns a Forwarder for the configured upstreams. It opens and starts nothing.
 func New(c Config) (*Forwarder, error) {
 	f := &Forwarder{cfg: c, cache: newCache(c.CacheBytes, c.StaleFor), changed: make(chan struct{}, 1)}
-	f.inFlight.queries = map[cacheKey]*inFlightQuery{}
+	f.inFlight.queries, f.inFlight.shares = map[cacheKey]*inFlightQuery{}, NewShares(c.InFlight)
 	return f, f.SetUpstreams(c.Upstreams, c.StubDomains)
 }
 
@@ -105,14 +105,14 @@ func (f *Forwarder) Resolve(ctx context.Context, q *wire.Query) (*Message, TTLRu
 	hit := f.cache.get(look, f.cfg.Now())
 	switch {
 	case hit.Usable && hit.Refresh:
-		_, _ = f.fetch(set, look.key()) // the client does not wait for it
+		_, _ = f.fetch(set, look.key(), q.Client) // the client does not wait for it
 		fallthrough
 	case hit.Usable:
 		return hit.Message, hit.TTL, hit.source()
 	case !q.RecursionDesired:
 		return Failure(wire.RcodeRefused), TTLRule{}, Source{From: "refused", Note: "the query does not request recursion"}
 	}
-	r, err := f.await(ctx, set, look.key(), hit.Stale)
+	r, err := f.await(ctx, q, set, hit.Stale)
 	switch {
 	case err == nil && r.usable():
 		return r.msg, TTLRule{}, Source{From: "upstream", Upstream: r.up.name}
@@ -127,8 +127,9 @@ func (f *Forwarder) Resolve(ctx context.Context, q *wire.Query) (*Message, TTLRu
 }
 
 // await queries the upstreams and waits for the answer. It waits less long when a stale answer is available.
-func (f *Forwarder) await(ctx context.Context, set *upstreamSet, k cacheKey, stale bool) (attempt, error) {
-	q, err := f.fetch(set, k)
+func (f *Forwarder) await(ctx context.Context, question *wire.Query, set *upstreamSet, stale bool) (attempt, error) {
+	look := keyOf(set, question)
+	q, err := f.fetch(set, look.key(), question.Client)
 	if err != nil {
 		return attempt{}, err
 	}
@@ -219,5 +220,5 @@ func CheckUpstreams(defaults []string, stubs map[string][]string, listen []netip
 
 var (
 	errNoUpstream = errors.New("no usable upstream: none is configured, or all of them forward back to this server")
-	errOverload   = errors.New("too many queries wait for an upstream")
+	errOverload   = errors.New("too many queries of this client wait for an upstream")
 )

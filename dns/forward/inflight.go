@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -11,6 +12,7 @@ import (
 
 // inFlightQuery is one query to the upstreams. All clients with the same question wait for it.
 type inFlightQuery struct {
+	client netip.Addr    // whose share it takes: the first with this question
 	done   chan struct{} // closed when result is set
 	result attempt
 }
@@ -22,6 +24,7 @@ type inFlightQuery struct {
 type inFlightQueries struct {
 	mu      sync.Mutex
 	queries map[cacheKey]*inFlightQuery
+	shares  *Shares
 	shared  atomic.Uint64
 	refused atomic.Uint64
 }
@@ -33,19 +36,20 @@ func (q *inFlightQueries) len() int {
 }
 
 // fetch starts a query, or returns the one with the same key that waits already. The answer goes into the cache.
-func (f *Forwarder) fetch(set *upstreamSet, k cacheKey) (*inFlightQuery, error) {
+func (f *Forwarder) fetch(set *upstreamSet, k cacheKey, client netip.Addr) (*inFlightQuery, error) {
 	f.inFlight.mu.Lock()
 	defer f.inFlight.mu.Unlock()
 	if q := f.inFlight.queries[k]; q != nil {
 		f.inFlight.shared.Add(1)
 		return q, nil
 	}
-	if len(f.inFlight.queries) >= f.cfg.InFlight {
+	if !f.inFlight.shares.Acquire(client) {
 		f.inFlight.refused.Add(1)
 		return nil, errOverload
 	}
-	q := &inFlightQuery{done: make(chan struct{})}
+	q := &inFlightQuery{client: client, done: make(chan struct{})}
 	if !f.cfg.Spawn(func(ctx context.Context) { f.run(ctx, q, set, k) }) {
+		f.inFlight.shares.Release(client)
 		return nil, errors.New("the server is not running")
 	}
 	f.inFlight.queries[k] = q
@@ -66,6 +70,7 @@ func (f *Forwarder) run(ctx context.Context, q *inFlightQuery, set *upstreamSet,
 	}
 	f.inFlight.mu.Lock()
 	delete(f.inFlight.queries, k)
+	f.inFlight.shares.Release(q.client)
 	f.inFlight.mu.Unlock()
 	close(q.done)
 }

@@ -42,7 +42,7 @@ func (b *Builder) Build(snap *model.Snapshot) *Index {
 	x := &Index{Revision: snap.Revision, config: b.config, namespaces: namespaces(snap),
 		services: make(map[string]*service, len(snap.Services)), unready: map[string]struct{}{}}
 	c := compiler{zone: "\x03svc" + b.config.Domain, ttl: b.config.TTL}
-	rev := &reverseBuilder{reverse: *b.rev}
+	rev := newReverseBuilder(b.rev, snap.Pods)
 	next := make(map[model.ObjectName]built, len(snap.Services))
 	all := groupSlices(snap)
 	for i := range snap.Services {
@@ -56,6 +56,9 @@ func (b *Builder) Build(snap *model.Snapshot) *Index {
 		next[in.svc.ObjectName] = now
 		if now.out != nil {
 			x.services[now.key] = now.out
+			if now.out.problem != "" {
+				x.problems = append(x.problems, now.out.problem)
+			}
 		} else {
 			x.unready[now.key] = struct{}{}
 		}
@@ -65,7 +68,7 @@ func (b *Builder) Build(snap *model.Snapshot) *Index {
 			rev.replace(was.out, nil)
 		}
 	}
-	b.built, b.rev = next, &rev.reverse
+	b.built, b.rev = next, rev.finish()
 	x.reverse = b.rev
 	b.fixed(x, snap)
 	return x
@@ -94,9 +97,11 @@ func (b *reverseBuilder) replace(was, now *service) {
 // fixed fills in the names that do not belong to a Service.
 func (b *Builder) fixed(x *Index, snap *model.Snapshot) {
 	x.soa = soaRecord(b.config, uint32(snap.Revision))
-	for _, p := range slices.Concat(snap.Cluster.PodCIDRs, snap.ServiceCIDRs) {
+	for i, p := range slices.Concat(snap.Cluster.PodCIDRs, snap.ServiceCIDRs) {
 		if p.IsValid() {
-			x.reverseZones = append(x.reverseZones, newReverseZone(p))
+			z := newReverseZone(p)
+			z.service = i >= len(snap.Cluster.PodCIDRs)
+			x.reverseZones = append(x.reverseZones, z)
 		}
 	}
 	apex := &rrsets{[]wire.RRSet{

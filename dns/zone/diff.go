@@ -42,6 +42,7 @@ func (g slicesByService) of(name model.ObjectName) []*model.EndpointSlice {
 func sameInput(a, b input) bool {
 	x, y := a.svc, b.svc
 	if x.Type != y.Type || x.Headless != y.Headless || x.PublishNotReady != y.PublishNotReady || x.ExternalName != y.ExternalName ||
+		!x.Created.Equal(y.Created) ||
 		!slices.Equal(x.ClusterIPs, y.ClusterIPs) || !slices.EqualFunc(x.Ports, y.Ports, samePort) {
 		return false
 	}

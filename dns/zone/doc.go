@@ -8,5 +8,6 @@
 //	builder.go  from a snapshot to an index
 //	diff.go     which Services have to be compiled again
 //	service.go  the names of one Service
-//	reverse.go  PTR records
+//	reverse.go  PTR records, and which Service owns those of an address
+//	caps.go     bounds of one Service
 package zone

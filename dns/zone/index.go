@@ -20,6 +20,7 @@ type Index struct {
 	apex         *rrsets             // SOA and NS of node.warren and of the reverse zones
 	reverse      *reverse
 	reverseZones []reverseZone
+	problems     []string
 	pods         map[podKey]struct{} // PodsVerified only
 	soa          []byte              // SOA record without its owner name
 }
@@ -203,17 +204,21 @@ func parseDashed(b []byte) (netip.Addr, bool) {
 	return wire.ParseDashedIPv6(b)
 }
 
-// reversed resolves a reverse name in the Pod and Service ranges, and of any other address of a Service.
+// Problems returns what the zone has no records for because an object exceeds a bound.
+func (x *Index) Problems() []string { return x.problems }
+
+// reversed resolves a reverse name in the Pod and Service ranges, and of ClusterIPs outside of them. Endpoints outside of
+// the Pod ranges get no name here: their addresses belong to other networks.
 func (x *Index) reversed(q *wire.Query) Result {
 	p, whole, ok := q.ReversePrefix()
 	if !ok {
 		return Result{}
 	}
 	f := Result{Zone: Reverse}
-	in := false
+	in, pods := false, false
 	for _, s := range x.reverseZones {
 		if s.prefix.Contains(p.Addr()) && p.Bits() >= s.prefix.Bits() {
-			in, f.zoneOffset = true, q.Offset(q.Labels-s.labels)
+			in, pods, f.zoneOffset = true, !s.service, q.Offset(q.Labels-s.labels)
 			break
 		}
 	}
@@ -222,9 +227,9 @@ func (x *Index) reversed(q *wire.Query) Result {
 	}
 	full := whole && p.IsSingleIP()
 	if full {
-		if names := x.reverse.get(p.Addr()); names != nil {
+		if r := x.reverse.get(p.Addr()); r.names != nil && (pods || r.clusterIP) {
 			if q.Type == wire.TypePTR {
-				f.names = names
+				f.names = r.names
 			}
 			if in || f.names != nil {
 				return f

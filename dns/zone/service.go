@@ -29,18 +29,20 @@ type service struct {
 	self *rrsets
 	subs map[string]*rrsets // by the labels left of the Service name, wire form in lower case
 	// target is the external name of type ExternalName in wire form. self then has the CNAME only.
-	target string
-	ptrs   []ptrRecord
+	target  string
+	ptrs    []ptrRecord
+	problem string // what is not served, "" for nothing
 }
 
 // ptrRecord is one reverse record of a Service.
 type ptrRecord struct {
-	addr netip.Addr
-	name string // wire form
+	addr  netip.Addr
+	name  string // wire form
+	owner owner
 }
 
 func (p ptrRecord) compare(o ptrRecord) int {
-	return cmp.Or(p.addr.Compare(o.addr), strings.Compare(p.name, o.name))
+	return cmp.Or(p.addr.Compare(o.addr), strings.Compare(p.name, o.name), cmp.Compare(p.owner.created, o.owner.created))
 }
 
 func (s *service) ptrRecords() []ptrRecord {
@@ -94,8 +96,9 @@ func (c compiler) external(svc *model.Service) *service {
 
 func (c compiler) cluster(svc *model.Service, full string) *service {
 	s := &service{self: addresses(svc.ClusterIPs, c.ttl), subs: map[string]*rrsets{}}
+	own := owner{svc.Namespace, svc.Created.UnixNano(), true}
 	for _, a := range svc.ClusterIPs {
-		s.ptrs = append(s.ptrs, ptrRecord{a.Unmap(), full})
+		s.ptrs = append(s.ptrs, ptrRecord{a.Unmap(), full, own})
 	}
 	s.ptrs = sortUnique(s.ptrs, ptrRecord.compare)
 	var every []srvTarget
@@ -114,6 +117,7 @@ func (c compiler) headless(svc *model.Service, sl []*model.EndpointSlice, full s
 	hosts := map[string][]netip.Addr{}
 	ports := map[model.EndpointPort][]srvTarget{} // slices may have different port numbers
 	s := &service{subs: map[string]*rrsets{}}
+	own, limits := owner{svc.Namespace, svc.Created.UnixNano(), false}, caps{}
 	for _, slice := range sl {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
@@ -126,17 +130,22 @@ func (c compiler) headless(svc *model.Service, sl []*model.EndpointSlice, full s
 				continue
 			}
 			all = append(all, addr)
+			if !limits.admitHost(e.Hostname, addr, len(hosts[host])) {
+				continue
+			}
 			hosts[host] = append(hosts[host], addr)
-			s.ptrs = append(s.ptrs, ptrRecord{addr, host + full})
+			s.ptrs = append(s.ptrs, ptrRecord{addr, host + full, own})
 			for _, p := range slice.Ports {
-				key := model.EndpointPort{Name: p.Name, Protocol: p.Protocol}
-				ports[key] = append(ports[key], srvTarget{host, p.Port})
+				if key := (model.EndpointPort{Name: p.Name, Protocol: p.Protocol}); limits.admitSRV() {
+					ports[key] = append(ports[key], srvTarget{host, p.Port})
+				}
 			}
 		}
 	}
 	if len(all) == 0 {
 		return nil
 	}
+	s.problem = limits.problem(svc.ObjectName.String())
 	s.ptrs = sortUnique(s.ptrs, ptrRecord.compare)
 	s.self = addresses(all, c.ttl)
 	for host, a := range hosts {
