@@ -19,7 +19,8 @@ import (
 type hostView struct {
 	observe func(exclude []netip.Prefix) (hostnet.Underlay, error)
 	plan.Host
-	at time.Time
+	listeners hostio.Listeners
+	at        time.Time
 }
 
 // observe reads the host if it is time. look means that the whole plan is to be compared with the kernel, too.
@@ -56,7 +57,8 @@ func (x *applier) look(self plan.Self) error {
 	if x.chains.Swap(false) || x.State() == nil {
 		v.KubeProxy = x.seesKubeProxy()
 	}
-	v.Underlay, v.Listeners, v.at = under, hostio.Listeners(hostio.Inodes(x.socks.sinks, x.socks.relays)), time.Now()
+	v.at = time.Now()
+	v.Underlay, v.Listeners = under, v.listeners.Find(hostio.Inodes(x.socks.sinks, x.socks.relays), v.at)
 	return nil
 }
 

@@ -69,8 +69,8 @@ type Self struct {
 // Host is what the agent observed of the host.
 type Host struct {
 	Underlay  hostnet.Underlay
-	Listeners []uint16 // ports of host sockets inside the node port and masquerade port ranges, in ascending order
-	KubeProxy bool     // a kube-proxy's rules are in the kernel
+	Listeners []Listener // host sockets inside the node port and masquerade port ranges, one per port
+	KubeProxy bool       // a kube-proxy's rules are in the kernel
 	// HealthPorts are the ports where the agent's listeners for health check node ports are open, by node port.
 	HealthPorts map[uint16]uint16
 	// Links are the links to announce load balancer addresses on.

@@ -1,7 +1,10 @@
 package plan
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/warrennet/warren/internal/hostnet"
 )
@@ -22,19 +25,74 @@ func Redirected(port uint16) bool {
 // maxReservedPorts bounds the masquerade ports that are left to host programs: each costs a rule per protocol and family.
 const maxReservedPorts = 16
 
+// Listener is a port that a host program listens on.
+type Listener struct {
+	Port  uint16
+	UID   uint32 // of the socket's owner
+	Inode uint64 // of the socket; of two that are equally old, the lower one is usually the older one
+	Since uint64 // order in which the agent has seen the listeners
+}
+
+// Compare orders listeners by precedence: those of root, then the older ones, so that no process takes a port from a
+// program that was there before it.
+func (l Listener) Compare(o Listener) int {
+	root := func(l Listener) int {
+		if l.UID == 0 {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(root(l), root(o)), cmp.Compare(l.Since, o.Since), cmp.Compare(l.Inode, o.Inode), cmp.Compare(l.Port, o.Port))
+}
+
 // listeners decides which ports are left to the host programs that listen on them.
 func (p *Plan) listeners(in *Input) {
 	p.ReservedPorts = reservedFor(in.Listeners)
-	p.UnreachablePorts = slices.DeleteFunc(slices.Clone(in.Listeners), func(n uint16) bool { return slices.Contains(p.ReservedPorts, n) })
-}
-
-// reservedFor are the masquerade ports among those of host programs.
-func reservedFor(listeners []uint16) (out []uint16) {
-	for _, n := range listeners {
-		if n >= masqueradePorts[0] && n <= masqueradePorts[1] && len(out) < maxReservedPorts {
-			out = append(out, n)
+	var masqueraded []Listener
+	for _, l := range in.Listeners {
+		if slices.Contains(p.ReservedPorts, l.Port) {
+			continue
+		}
+		p.UnreachablePorts = append(p.UnreachablePorts, l.Port)
+		if isMasqueradePort(l.Port) {
+			masqueraded = append(masqueraded, l)
 		}
 	}
+	slices.Sort(p.UnreachablePorts)
+	if len(masqueraded) > 0 {
+		p.problem("host programs are unreachable from outside of the node at %s: %d-%d are the source ports of masqueraded connections, "+
+			"and %d of them are left to host programs, first to those of root, then to the oldest; move the programs to other ports",
+			describe(masqueraded), masqueradePorts[0], masqueradePorts[1], maxReservedPorts)
+	}
+}
+
+// describe names the first listeners by precedence, and how many there are besides.
+func describe(listeners []Listener) string {
+	const most = 5
+	slices.SortFunc(listeners, Listener.Compare)
+	var parts []string
+	for _, l := range listeners[:min(most, len(listeners))] {
+		parts = append(parts, fmt.Sprintf("port %d (uid %d)", l.Port, l.UID))
+	}
+	text := strings.Join(parts, ", ")
+	if more := len(listeners) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+func isMasqueradePort(n uint16) bool { return n >= masqueradePorts[0] && n <= masqueradePorts[1] }
+
+// reservedFor are the masquerade ports that are left to host programs, in ascending order.
+func reservedFor(listeners []Listener) (out []uint16) {
+	sorted := slices.Clone(listeners)
+	slices.SortFunc(sorted, Listener.Compare)
+	for _, l := range sorted {
+		if isMasqueradePort(l.Port) && len(out) < maxReservedPorts {
+			out = append(out, l.Port)
+		}
+	}
+	slices.Sort(out)
 	return out
 }
 

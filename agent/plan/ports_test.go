@@ -3,21 +3,50 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/warrennet/warren/internal/hostnet"
 )
 
+// listenersAt are listeners of root, in the order of their age.
+func listenersAt(ports ...uint16) (out []Listener) {
+	for i, n := range ports {
+		out = append(out, Listener{Port: n, Since: uint64(i)})
+	}
+	return out
+}
+
 func TestReservedFor_Listeners_ReservesMasqueradePorts(t *testing.T) {
-	if got := reservedFor([]uint16{80, 13000, 15021, 29999, 30000}); !slices.Equal(got, []uint16{13000, 15021, 29999}) {
+	if got := reservedFor(listenersAt(80, 13000, 15021, 29999, 30000)); !slices.Equal(got, []uint16{13000, 15021, 29999}) {
 		t.Errorf("reserved %v", got)
 	}
-	var many []uint16
+}
+
+// A process without root listens on as many ports as are reserved, lower than those of the host's services.
+func TestReservedFor_ManyListenersOfAnotherUser_IncumbentsReserved(t *testing.T) {
+	var abusive []Listener
 	for n := range uint16(100) {
-		many = append(many, 14000+2*n)
+		abusive = append(abusive, Listener{Port: 13000 + n, UID: 65534, Inode: 500 + uint64(n), Since: 10 + uint64(n)})
 	}
-	if got := reservedFor(many); len(got) != maxReservedPorts {
-		t.Errorf("%d ports reserved, expected at most %d", len(got), maxReservedPorts)
+	for name, incumbent := range map[string]Listener{
+		"root, started later":       {Port: 20000, UID: 0, Inode: 900, Since: 900},
+		"another user, before it":   {Port: 20000, UID: 1000, Inode: 900, Since: 9},
+		"the same age, lower inode": {Port: 20000, UID: 1000, Inode: 499, Since: 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := reservedFor(append(slices.Clone(abusive), incumbent))
+			if len(got) != maxReservedPorts || !slices.Contains(got, incumbent.Port) || !slices.IsSorted(got) {
+				t.Errorf("reserved %v, expected %d ports in ascending order, %d among them", got, maxReservedPorts, incumbent.Port)
+			}
+		})
+	}
+	in := testInput()
+	in.Listeners = append(abusive, Listener{Port: 20000, Since: 900})
+	p := mustMake(t, in)
+	want := "host programs are unreachable from outside of the node at port 13015 (uid 65534)"
+	if !slices.ContainsFunc(p.Problems, func(s string) bool { return strings.HasPrefix(s, want) && strings.Contains(s, "and 80 more") }) {
+		t.Errorf("problems %q, expected one that begins with %q", p.Problems, want)
 	}
 }
 
@@ -41,7 +70,7 @@ func TestExcept_Ports_CutsTheRange(t *testing.T) {
 
 func TestMake_HostListeners_DividesReservedAndUnreachable(t *testing.T) {
 	in := testInput()
-	in.Listeners = []uint16{13000, 30001}
+	in.Listeners = listenersAt(13000, 30001)
 	p := mustMake(t, in)
 	if !slices.Equal(p.ReservedPorts, []uint16{13000}) || !slices.Equal(p.UnreachablePorts, []uint16{30001}) {
 		t.Errorf("reserved %v, unreachable %v", p.ReservedPorts, p.UnreachablePorts)
