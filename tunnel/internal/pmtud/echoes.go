@@ -2,6 +2,7 @@ package pmtud
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -13,6 +14,7 @@ type Echoes struct {
 	id   atomic.Uint32 // identifier of the requests with bit 16 set; 0 before the first
 	mu   sync.Mutex
 	seq  uint16
+	to   [lateReplies]netip.Addr // where the last requests went, by sequence number
 	wait map[uint16]chan struct{}
 }
 
@@ -22,8 +24,8 @@ const used = 1 << 16
 // lateReplies is the number of requests whose late replies are still recognised.
 const lateReplies = 64
 
-// begin returns identifier and sequence number of a request, and the channel that receives its reply.
-func (e *Echoes) begin() (id, seq uint16, answer chan struct{}) {
+// begin returns identifier and sequence number of a request to an address, and the channel that receives its reply.
+func (e *Echoes) begin(to netip.Addr) (id, seq uint16, answer chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.wait == nil {
@@ -32,6 +34,7 @@ func (e *Echoes) begin() (id, seq uint16, answer chan struct{}) {
 	}
 	e.seq++
 	answer = make(chan struct{}, 1)
+	e.to[e.seq%lateReplies] = to
 	e.wait[e.seq] = answer
 	return uint16(e.id.Load()), e.seq, answer
 }
@@ -42,7 +45,8 @@ func (e *Echoes) end(seq uint16) {
 	delete(e.wait, seq)
 }
 
-// Answered reports whether a packet from a peer is the reply to a probe or control; such a packet ends here.
+// Answered reports whether a packet from a peer is the reply to a probe or control; such a packet ends here. The reply comes
+// from the address that was probed: no other node or Pod answers for it.
 func (e *Echoes) Answered(pkt *packet.Packet) bool {
 	if e == nil {
 		return false
@@ -54,7 +58,7 @@ func (e *Echoes) Answered(pkt *packet.Packet) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	seq := pkt.EchoSequence()
-	if e.seq-seq >= lateReplies {
+	if e.seq-seq >= lateReplies || pkt.Src != e.to[seq%lateReplies] {
 		return false
 	}
 	select {

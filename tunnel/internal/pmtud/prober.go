@@ -52,7 +52,7 @@ func (p *prober) search(ctx context.Context, begin path) (limit int, ok bool) {
 
 // request makes one echo request.
 func (p *prober) request(size int) (pkt []byte, seq uint16, answer chan struct{}) {
-	id, seq, answer := p.echoes.begin()
+	id, seq, answer := p.echoes.begin(p.dst)
 	return packet.AppendEcho(nil, p.src, p.dst, id, seq, size), seq, answer
 }
 
