@@ -44,6 +44,7 @@ type Balancer struct {
 	udpCalls  udpCallCache
 	sctpHeads sctpHeads
 	counters  counters
+	answers   answerLimit
 	ledger    traffic.Ledger
 }
 

@@ -23,7 +23,7 @@ func (b *Balancer) egress(v *view, p *packet.Packet) packet.Verdict {
 	if !src.IsValid() {
 		return b.drop(dropNoSource)
 	}
-	o := opening{in: fromHost, backend: p.Destination(), source: src}
+	o := opening{in: fromHost, kind: clientLocalPod, backend: p.Destination(), source: src}
 	o.Proto, o.Generation, o.Tuples[conntrack.Original] = p.Proto, v.gen, k.Tuple
 	o.Flags = conntrack.FlagMasquerade | conntrack.FlagNodeSource
 	return b.insert(v, p, &o)

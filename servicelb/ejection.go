@@ -33,7 +33,12 @@ func (b *Balancer) recordSuccess(v *view, e *conntrack.Entry) {
 
 // recordFailure records that a connection to a backend has failed. The flow is locked, or has ended.
 func (b *Balancer) recordFailure(v *view, e *conntrack.Entry) {
-	if f, pool, i, ok := ejectable(v, e); ok && pool.Fail(i, f.EjectAfter, b.now()) {
+	f, pool, i, ok := ejectable(v, e)
+	if !ok {
+		return
+	}
+	failure := table.Failure{Limit: f.EjectAfter, Client: table.FailingClient(e.Client().Bucket()), Now: b.now()}
+	if pool.Fail(i, failure) {
 		f.Meter.AddEjection()
 	}
 }

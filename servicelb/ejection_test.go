@@ -1,6 +1,7 @@
 package servicelb
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -74,13 +75,24 @@ func (r *rig) answer(p *packet.Packet) {
 	want(r.T, r.Balancer, r.Inbound(mk(packet.ProtoTCP, p.Destination(), p.Source(), flags)), packet.VerdictReflect, "answer")
 }
 
+// client returns the address of another external client: of another /64 with IPv6.
+func (r *rig) client() string {
+	if r.last.Is4() {
+		r.last = r.last.Next()
+		return r.last.String()
+	}
+	b := r.last.As16()
+	binary.BigEndian.PutUint64(b[:], binary.BigEndian.Uint64(b[:])+1)
+	r.last = netip.AddrFrom16(b)
+	return r.last.String()
+}
+
 // calls makes n connections, each of another client, and counts which backends they reached.
 func (r *rig) calls(n int) map[netip.Addr]int {
 	r.Helper()
 	out := map[netip.Addr]int{}
 	for range n {
-		r.last = r.last.Next()
-		p := r.syn(r.last.String())
+		p := r.syn(r.client())
 		out[p.Dst]++
 		r.answer(p)
 	}
@@ -89,8 +101,8 @@ func (r *rig) calls(n int) map[netip.Addr]int {
 
 var eject5 = map[string]string{EjectAnnotation: "5"}
 
-// A backend that refuses is selected five times and then not for ten seconds. One connection tries it, then none for
-// twenty seconds. The next trial succeeds and the backend is selected again. So with every algorithm.
+// A backend that refuses is selected five times and then not for ten seconds. One connection tries it, then one of
+// another client, then none for twenty seconds. The next trial succeeds and the backend is selected again. So with every algorithm.
 func TestEjection_BackendRefuses_EjectedThenTried(t *testing.T) {
 	for _, algo := range []string{"random", "round-robin", "least-connections", "maglev", "affinity"} {
 		t.Run(algo, func(t *testing.T) {
@@ -118,8 +130,7 @@ func TestEjection_BackendRefuses_EjectedThenTried(t *testing.T) {
 				r.clock.Add(1)
 				trials := 0
 				for range 60 {
-					r.last = r.last.Next()
-					p := r.syn(r.last.String())
+					p := r.syn(r.client())
 					if p.Dst == bad {
 						trials++
 						defer r.answer(p) // after every timeout
@@ -130,7 +141,7 @@ func TestEjection_BackendRefuses_EjectedThenTried(t *testing.T) {
 				}
 				reached("during a trial", 0)
 				r.clock.Add(table.TrialTime)
-				reached("another trial", 1)
+				reached("another trial, of two clients", 2)
 				r.clock.Add(19)
 				reached("ejected for longer", 0)
 				r.clock.Add(1)
@@ -211,8 +222,8 @@ func TestEjection_AllBackendsFail_HalfRemain(t *testing.T) {
 // an ICMP destination unreachable. "Fragmentation needed" is no failure.
 func TestEjection_UnansweredConnection_CountsOnce(t *testing.T) {
 	eachFamily(t, func(t *testing.T, a testAddrs) {
-		repeat := func(r *rig, p *packet.Packet, client string) {
-			q := mk(packet.ProtoTCP, at(client, p.SrcPort), at(a.vip, 80), packet.SYN)
+		repeat := func(r *rig, p *packet.Packet) {
+			q := mk(packet.ProtoTCP, p.Source(), at(a.vip, 80), packet.SYN)
 			want(t, r.Balancer, r.Outbound(q), packet.VerdictPeer, "SYN again")
 		}
 		unreachable := func(r *rig, p *packet.Packet, what packet.Unreachable) {
@@ -223,10 +234,10 @@ func TestEjection_UnansweredConnection_CountsOnce(t *testing.T) {
 		for name, fails := range map[string]func(r *rig, p *packet.Packet){
 			"repeated": func(r *rig, p *packet.Packet) {
 				r.clock.Add(1)
-				repeat(r, p, a.pod)
+				repeat(r, p)
 				r.clock.Add(2)
-				repeat(r, p, a.pod)
-				repeat(r, p, a.pod)
+				repeat(r, p)
+				repeat(r, p)
 				if r.port%2 == 0 { // they end some time
 					r.clock.Add(2)
 					r.flows.Sweep(r.now() + 40)
@@ -248,10 +259,14 @@ func TestEjection_UnansweredConnection_CountsOnce(t *testing.T) {
 					if len(r.Ejections()) != 0 {
 						t.Fatalf("%s: out after %d", name, n)
 					}
-					p := r.syn(a.pod)
+					client := ip(a.pod)
+					if n >= 2 {
+						client = client.Next()
+					}
+					p := r.syn(client.String())
 					if p.Dst != r.back(0) {
 						r.answer(p)
-						return
+						continue
 					}
 					fails(r, p)
 					n++
@@ -349,9 +364,15 @@ func TestEjection_SessionAffinity_SessionMovesAndStays(t *testing.T) {
 		for range 5 {
 			p := r.syn(a.pod)
 			if p.Dst != home {
-				t.Fatalf("left after too few failures: %v", p.Dst)
+				t.Fatalf("left after the failures of one client: %v", p.Dst)
 			}
 			r.answer(p)
+		}
+		for failed := 0; failed < 2; {
+			if p := r.syn(r.client()); p.Dst == home {
+				r.answer(p)
+				failed++
+			}
 		}
 		next := r.syn(a.pod).Dst
 		if next == home {
@@ -367,4 +388,71 @@ func TestEjection_SessionAffinity_SessionMovesAndStays(t *testing.T) {
 			r.answer(p)
 		}
 	})
+}
+
+// One Pod makes all of its connections to a backend fail. Other Pods' connections succeed, or there are none: the backend is
+// never ejected, neither at first nor after a trial.
+func TestEjection_FailuresOfOneClient_NotEjected(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
+		r := newRig(t, a, 2, map[string]string{EjectAnnotation: "3"})
+		target := r.back(0)
+		fail := func(client string) {
+			p := r.syn(client)
+			for p.Dst != target {
+				p = r.syn(client)
+			}
+			r.down[target] = true
+			r.answer(p)
+			delete(r.down, target)
+		}
+		for range 100 {
+			fail(a.pod)
+		}
+		if got := r.Ejections(); len(got) != 0 {
+			t.Fatalf("one client has had a backend ejected: %+v", got)
+		}
+		honest := ip(a.pod).Next().String()
+		failed := 0
+		for range 200 {
+			fail(a.pod)
+			p := r.syn(honest)
+			r.answer(p)
+			if len(r.Ejections()) != 0 {
+				failed++
+			}
+		}
+		if failed > 0 {
+			t.Errorf("the backend was ejected %d times while connections of another client succeeded", failed)
+		}
+	})
+}
+
+// After an ejection one Pod makes every trial fail. The first connection of another client that the backend answers
+// ends the ejection.
+func TestEjection_TrialsOfOneClientFail_NotEjectedAgain(t *testing.T) {
+	a := families["4"]
+	r := newRig(t, a, 2, map[string]string{EjectAnnotation: "2"})
+	target := r.back(0)
+	r.down[target] = true
+	r.calls(50)
+	if len(r.Ejections()) != 1 {
+		t.Fatal("the backend was not ejected")
+	}
+	r.clock.Add(10)
+	for range 50 {
+		p := r.syn(a.pod)
+		r.answer(p)
+	}
+	delete(r.down, target)
+	honest := 0
+	for range 50 {
+		p := r.syn(ip(a.pod).Next().String())
+		if p.Dst == target {
+			honest++
+		}
+		r.answer(p)
+	}
+	if got := r.Ejections(); len(got) != 0 || honest == 0 {
+		t.Errorf("%d connections of another client have reached the backend; %+v", honest, got)
+	}
 }

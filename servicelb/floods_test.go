@@ -10,6 +10,7 @@ import (
 
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/packet"
+	"github.com/warrennet/warren/servicelb/internal/conntrack"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,7 +31,7 @@ func TestFlowTable_FloodOfOneClient_OtherClientsAdmitted(t *testing.T) {
 			}
 			return v
 		}
-		flooder := b.flows.ClientBucket(ip(a.pod))
+		flooder := b.flows.Client(ip(a.pod), conntrack.Verified)
 		victim := ip(a.pod).Next()
 		for i := range uint16(100) {
 			want(t, b, open(victim.String(), 1000+i, true), packet.VerdictPeer, "before the flood")
@@ -39,8 +40,8 @@ func TestFlowTable_FloodOfOneClient_OtherClientsAdmitted(t *testing.T) {
 		for i := range 60000 {
 			open(a.pod, uint16(i), answered)
 			if i%500 == 0 {
-				for other = other.Next(); b.flows.ClientBucket(other) == flooder; other = other.Next() {
-				} // one in 4,096 clients shares the flooder's account
+				for other = other.Next(); b.flows.Client(other, conntrack.Verified) == flooder; other = other.Next() {
+				} // one in 32,768 clients shares the flooder's account
 				want(t, b, open(other.String(), 1, true), packet.VerdictPeer, "another client in the flood")
 			}
 		}

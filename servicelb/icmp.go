@@ -153,6 +153,9 @@ func (b *Balancer) echoReply(p *packet.Packet) packet.Verdict {
 	if p.Fragment() || len(p.Buf) < p.Length {
 		return b.drop(dropFragment)
 	}
+	if !b.mayAnswer(p) {
+		return b.drop(dropAnswerRate)
+	}
 	p.CompleteChecksum()
 	if !p.ChecksumOK() {
 		return b.drop(dropChecksum)

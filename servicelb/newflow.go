@@ -33,7 +33,7 @@ func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table
 	if in == fromPeer && !v.isLocalBackend(backend.Addr) && v.balancedBefore(p.Src) {
 		return b.drop(dropBalanced)
 	}
-	o := opening{in: in, backend: backend.AddrPort()}
+	o := opening{in: in, kind: c, backend: backend.AddrPort()}
 	o.Proto, o.Generation, o.Tuples[conntrack.Original] = p.Proto, v.gen, k.Tuple
 	var ok bool
 	if o.source, o.Flags, ok = v.sourceFor(c, p.Src, backend.Addr); !ok {
@@ -81,13 +81,15 @@ func (b *Balancer) selectBackend(f *table.Frontend, pool *table.Pool, p *packet.
 	return pool.Backends[pool.Select(i, random, b.now())]
 }
 
-// maxPortTries bounds the search for a source port that makes the reply tuple unique.
+// maxPortTries bounds the search for a source port that makes the reply tuple unique. In the second half of the tries a
+// flow of a client that has more ports at the same destination is ended for it.
 const maxPortTries = 128
 
 // opening is a flow that is being opened: all but its slot and its source port are decided.
 type opening struct {
 	conntrack.NewFlow
 	in      ingress
+	kind    clientKind
 	backend netip.AddrPort
 	source  netip.Addr // that the backend sees
 }
@@ -95,35 +97,31 @@ type opening struct {
 // insert finds a source port, inserts the flow and translates its first packet. The client's own port is preserved if the
 // reply tuple is unique with it. A flow from a node address always has a masquerade port.
 func (b *Balancer) insert(v *view, p *packet.Packet, o *opening) packet.Verdict {
-	slot, reason := b.admit(v, p.Src, &o.NewFlow)
+	slot, reason := b.admit(v, p.Src, o)
 	if reason != notDropped {
 		return b.drop(reason)
 	}
-	ports, reserved := &portRange{1024, 65535}, []uint16(nil)
-	port := o.Tuples[conntrack.Original].SrcPort
-	if o.Flags&conntrack.FlagNodeSource != 0 {
-		ports, reserved = (*portRange)(&v.Self().MasqueradePorts), v.Self().ReservedPorts
-		port = ports.random()
-	}
-	if ports[0] == 0 || ports[1] < ports[0] {
+	ports, reason := b.portsFor(v, p, o)
+	if reason != notDropped {
 		b.flows.Release(slot)
-		return b.drop(dropNoSource)
+		return b.drop(reason)
 	}
 	o.Size = p.Length
-	for range maxPortTries {
-		if slices.Contains(reserved, port) {
+	port := ports.first
+	for i := range maxPortTries {
+		if slices.Contains(ports.reserved, port) {
 			port = ports.random()
 			continue
 		}
 		o.Tuples[conntrack.Reply] = replyTuple(p, o.backend, netip.AddrPortFrom(o.source, port))
-		switch b.flows.Insert(slot, &o.NewFlow) {
+		result := b.flows.Insert(slot, &o.NewFlow)
+		if result == conntrack.ReplyTupleTaken && o.Flags&conntrack.FlagNodeSource != 0 && i >= maxPortTries/2 &&
+			b.flows.SeizePort(&o.Tuples[conntrack.Reply], o.Proto, o.Client) {
+			result = b.flows.Insert(slot, &o.NewFlow)
+		}
+		switch result {
 		case conntrack.Inserted:
-			b.counters.opened.Add(1)
-			if o.in == fromHost && p.Proto == packet.ProtoTCP {
-				b.offloadNew(v, slot, &o.NewFlow)
-			}
-			to := &o.Tuples[conntrack.Reply]
-			return b.translate(v, p, to.Destination(), to.Source())
+			return b.inserted(v, p, slot, o)
 		case conntrack.FlowExists: // another packet of the flow was faster
 			b.flows.Release(slot)
 			k := conntrack.Key{Tuple: o.Tuples[conntrack.Original], Proto: o.Proto}
@@ -138,17 +136,20 @@ func (b *Balancer) insert(v *view, p *packet.Packet, o *opening) packet.Verdict 
 	return b.drop(dropNoPort)
 }
 
-// admit allocates a slot for a new flow. Clients are counted by address. External IPv6 clients are counted by /64: a
-// site has at least that prefix, so its addresses cost nothing.
-func (b *Balancer) admit(v *view, client netip.Addr, n *conntrack.NewFlow) (slot uint32, reason dropReason) {
-	n.Now = b.now()
-	if !client.Is4() && !v.IsPod(client) {
-		a := client.As16()
-		clear(a[8:])
-		client = netip.AddrFrom16(a)
+// inserted translates the first packet of a flow.
+func (b *Balancer) inserted(v *view, p *packet.Packet, slot uint32, o *opening) packet.Verdict {
+	b.counters.opened.Add(1)
+	if o.in == fromHost && p.Proto == packet.ProtoTCP {
+		b.offloadNew(v, slot, &o.NewFlow)
 	}
-	n.Client = b.flows.ClientBucket(client)
-	slot, result := b.flows.Admit(n.Client, n.Now)
+	to := &o.Tuples[conntrack.Reply]
+	return b.translate(v, p, to.Destination(), to.Source())
+}
+
+// admit allocates a slot for a new flow.
+func (b *Balancer) admit(v *view, client netip.Addr, o *opening) (slot uint32, reason dropReason) {
+	o.Now, o.Client = b.now(), b.clientOf(v, client, o.kind)
+	slot, result := b.flows.Admit(o.Client, o.Now)
 	switch result {
 	case conntrack.OverQuota:
 		return 0, dropFlood
@@ -158,20 +159,42 @@ func (b *Balancer) admit(v *view, client netip.Addr, n *conntrack.NewFlow) (slot
 	return slot, notDropped
 }
 
+// clientOf returns who a flow of a client's address is accounted to. A Pod of this node and a node have an account each.
+// The Pods of another node share one for each block, because that node could use any address of it. External IPv6 clients
+// share one for each /64: a site has at least that prefix, so its addresses cost nothing.
+func (b *Balancer) clientOf(v *view, a netip.Addr, kind clientKind) conntrack.Client {
+	bits, verified := a.BitLen(), conntrack.Verified
+	switch {
+	case kind == clientRemotePod:
+		bits = v.blockBits(a)
+	case kind == clientExternal && !v.IsPeerAddr(a):
+		verified = conntrack.Unverified
+		if !a.Is4() {
+			bits = 64
+		}
+	}
+	if bits < a.BitLen() {
+		if p, err := a.Prefix(bits); err == nil {
+			a = p.Addr()
+		}
+	}
+	return b.flows.Client(a, verified)
+}
+
+// blockBits returns the prefix length of the blocks of an address's family. It is the same at all nodes.
+func (v *view) blockBits(a netip.Addr) int {
+	for _, p := range v.Self().PodCIDRs {
+		if p.Addr().Is4() == a.Is4() {
+			return p.Bits()
+		}
+	}
+	return a.BitLen()
+}
+
 // replyTuple is the tuple of the backend's replies. An echo reply has the identifier as its destination port only.
 func replyTuple(p *packet.Packet, backend, src netip.AddrPort) conntrack.Tuple {
 	if !p.HasPorts() {
 		backend = netip.AddrPortFrom(backend.Addr(), 0)
 	}
 	return conntrack.TupleOf(backend, src)
-}
-
-// portRange is a range of ports, both ends included.
-type portRange [2]uint16
-
-func (r *portRange) random() uint16 {
-	if r[0] == 0 || r[1] < r[0] {
-		return 0
-	}
-	return r[0] + uint16(rand.Uint32N(uint32(r[1]-r[0])+1))
 }

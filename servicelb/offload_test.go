@@ -397,7 +397,8 @@ func TestOffload_SlotsScarce_LastQuarterForAnsweredFlows(t *testing.T) {
 	a := families["4"]
 	x := newEnds(t, a, packet.ProtoTCP, 8)
 	for port := uint16(1); port <= 20; port++ {
-		p := mk(packet.ProtoTCP, netip.AddrPortFrom(x.client.Addr(), 5000+port), x.vip, packet.SYN)
+		client := x.client.Addr().Next() // has as many slots as one client may have
+		p := mk(packet.ProtoTCP, netip.AddrPortFrom(client, 5000+port), x.vip, packet.SYN)
 		want(t, x.Balancer, x.Outbound(p), packet.VerdictReflect, "SYN")
 	}
 	if n := x.Stats().Offloaded; n != 6 {
@@ -414,6 +415,51 @@ func TestOffload_SlotsScarce_LastQuarterForAnsweredFlows(t *testing.T) {
 		t.Errorf("%d offloaded flows, %d slots in use, after the other connections were not answered", n, used)
 	}
 	x.must(t, packet.ProtoTCP, original, packet.ACK, true, "data")
+}
+
+// Pods take slots with connections that they keep in use until they get none. The connections of another Pod are
+// offloaded nevertheless, up to its share.
+func TestOffload_SlotsOfAbusivePods_HonestPodHasItsShare(t *testing.T) {
+	a := families["4"]
+	x := newEnds(t, a, packet.ProtoTCP, 64)
+	x.Balancer = x.kernel.balancer(t, 1<<14, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.pod)))
+	open := func(client netip.Addr, port uint16) {
+		c := netip.AddrPortFrom(client, port)
+		for _, p := range []*packet.Packet{mk(packet.ProtoTCP, c, x.vip, packet.SYN), mk(packet.ProtoTCP, x.back, c, packet.SYN|packet.ACK),
+			mk(packet.ProtoTCP, c, x.vip, packet.ACK), mk(packet.ProtoTCP, c, x.vip, packet.ACK)} {
+			if !x.forwards(t, x.Balancer, p) {
+				want(t, x.Balancer, x.Outbound(p), packet.VerdictReflect, "a packet of a connection")
+			}
+		}
+	}
+	client := x.client.Addr()
+	abuse := func(port uint16) {
+		for i, pod := 0, client; i < 5; i, pod = i+1, pod.Next() {
+			for n := range uint16(100) {
+				open(pod, port+n)
+			}
+		}
+	}
+	abuse(5000)
+	before := x.Stats().Offloaded
+	honest := client.Next().Next().Next().Next().Next()
+	open(honest, 5000) // gets no slot, and is why others lose some
+	for range 4 {
+		x.watchOffloads()
+	}
+	abuse(6000)
+	for port := range uint16(4) {
+		open(honest, 6000+port)
+	}
+	offloaded := 0
+	for _, f := range x.Flows(nil, 0) {
+		if f.Offloaded && f.Client.Addr() == honest {
+			offloaded++
+		}
+	}
+	if offloaded < 4 {
+		t.Errorf("%d of 4 connections of another Pod are offloaded, after %d of 64 slots were taken", offloaded, before)
+	}
 }
 
 // A flow without a free slot is forwarded by the agent until one is free.
@@ -518,7 +564,7 @@ func TestOffload_AnswerSeenByProgramOnly_ClearsFailures(t *testing.T) {
 			break
 		}
 	}
-	r.Fail(3, x.now(), false)
+	r.Fail(table.Failure{Limit: 3, Client: 1, Now: x.now()}, false)
 	if r.Clean() {
 		t.Fatal("the failure is not recorded")
 	}

@@ -19,8 +19,12 @@ func (b *Balancer) watchOffloads() {
 		return
 	}
 	scarce := s.Scarce()
+	keep, wanted := s.Excess()
 	for n := range s.EverUsed() {
 		b.watchOffload(n, scarce)
+		if wanted && s.HeldWith(n) > keep {
+			b.yieldOffload(n)
+		}
 	}
 	s.Reap()
 }
@@ -39,6 +43,17 @@ func (b *Balancer) watchOffload(n uint32, scarce bool) {
 	if unanswered || idle || !offloadable(e.Flags(), status) {
 		b.offloads.Leave(slot.Flow)
 	}
+}
+
+// yieldOffload takes the slot from a flow whose client has more than its share. The agent forwards the flow from then on.
+func (b *Balancer) yieldOffload(n uint32) {
+	slot, shared, e := b.lockOffloaded(n)
+	if slot == nil {
+		return
+	}
+	defer e.Unlock()
+	b.foldOffload(b.view.Load(), e.Entry, shared)
+	b.offloads.Leave(slot.Flow)
 }
 
 // lockOffloaded locks the flow that has slot n. The slot is nil, and nothing locked, if no live flow has it.

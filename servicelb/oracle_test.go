@@ -22,15 +22,16 @@ type oracle struct {
 	failures map[obackend]*ofailures
 }
 
-// obackend is a backend of a Service port; ofailures its failed connections in a row, and whether they have ejected it.
+// obackend is a backend of a Service port; ofailures the clients of its failed connections in a row, and whether they have
+// ejected it.
 type obackend struct {
 	name model.ObjectName
 	port string
 	at   netip.AddrPort
 }
 type ofailures struct {
-	n   int
-	out bool
+	clients map[netip.Prefix]bool
+	out     bool
 }
 
 // oflow: the client sends orig[0] -> orig[1], and answers come as back[0] -> back[1].
@@ -413,14 +414,31 @@ func (o *oracle) tried(f *oflow, answer bool, flags uint8) {
 	case flags&packet.RST == 0 || x != nil && x.out:
 	default:
 		if x == nil {
-			x = &ofailures{}
+			x = &ofailures{clients: map[netip.Prefix]bool{}}
 			o.failures[at] = x
 		}
-		x.n++
-		out := *x
-		x.out = true // the others are what counts
-		x.out = out.n >= ejects(s, p) && len(o.standing(s, p, pool)) < len(pool)
+		x.clients[o.account(f.orig[0].Addr())] = true
+		x.out = true                   // the others are what counts
+		x.out = len(x.clients) >= 2 && // the snapshots have no number above 2
+			len(o.standing(s, p, pool)) < len(pool)
 	}
+}
+
+// account is who a client's connections are accounted to.
+func (o *oracle) account(a netip.Addr) netip.Prefix {
+	bits := a.BitLen()
+	own := netx.Contains(o.self.PodCIDRs, a) || slices.Contains(o.self.Addrs, a) || slices.Contains(o.self.Peers, a) || a.IsLoopback()
+	switch {
+	case own:
+	case netx.Contains(o.self.PodRanges, a):
+		bits = o.self.PodCIDRs[0].Bits()
+		if a.Is6() {
+			bits = o.self.PodCIDRs[1].Bits()
+		}
+	case a.Is6():
+		bits = 64
+	}
+	return netip.PrefixFrom(a, bits).Masked()
 }
 
 // forget drops the failures of what is no endpoint of a Service that ejects any more.

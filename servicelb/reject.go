@@ -11,6 +11,9 @@ var answerBuffers = sync.Pool{New: func() any { return new([packet.MaxAnswer]byt
 
 // reset answers a TCP segment by a RST. Other packets, and RSTs, are dropped.
 func (b *Balancer) reset(p *packet.Packet, reason dropReason) packet.Verdict {
+	if !b.mayAnswer(p) {
+		return b.drop(dropAnswerRate)
+	}
 	b.counters.countDrop(reason)
 	buf := answerBuffers.Get().(*[packet.MaxAnswer]byte)
 	defer answerBuffers.Put(buf)
@@ -29,6 +32,9 @@ func (b *Balancer) reject(p *packet.Packet, reason dropReason) packet.Verdict {
 }
 
 func (b *Balancer) unreachable(p *packet.Packet, what packet.Unreachable, reason dropReason) packet.Verdict {
+	if !b.mayAnswer(p) {
+		return b.drop(dropAnswerRate)
+	}
 	b.counters.countDrop(reason)
 	buf := answerBuffers.Get().(*[packet.MaxAnswer]byte)
 	defer answerBuffers.Put(buf)

@@ -36,6 +36,7 @@ const (
 	dropHostRefusal
 	dropTTL
 	dropBalanced
+	dropAnswerRate
 	dropReasons
 )
 
@@ -66,6 +67,7 @@ var dropNames = [dropReasons]string{
 	dropHostRefusal:   "host_refusal",
 	dropTTL:           "ttl_exceeded",
 	dropBalanced:      "balanced_before",
+	dropAnswerRate:    "answer_rate",
 }
 
 // counters count rare events. Packets of established flows change none of them.

@@ -169,6 +169,7 @@ func Make(in Input) (*Plan, bool) {
 	p.UDPSinks, p.Reassembled = udpSinks(&in), p.reassembled(&in)
 	p.Offload = offloadOf(&in)
 	p.Announce = p.announced(&in)
+	p.Problems = append(p.Problems, p.Table.Problems()...)
 	p.Problems = append(p.Problems, in.Snapshot.Problems...)
 	sort.Strings(p.Problems)
 	return p, true

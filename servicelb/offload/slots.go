@@ -30,17 +30,19 @@ type Slots struct {
 	free    []uint32
 	fresh   uint32 // slots from here on were never used
 	used    int
-	id      uint32            // of the last assignment
-	owners  map[mapKey]uint32 // the slot that has last written a key of the program's map
-	leaving []uint32          // slots disarmed since the last Reap
-	left    []uint32          // slots disarmed before it
-	refused bool              // the kernel has refused a flow, and that was logged
+	held    map[netip.Addr]int // slots of each client
+	wanted  bool               // a client with fewer slots than others got none
+	id      uint32             // of the last assignment
+	owners  map[mapKey]uint32  // the slot that has last written a key of the program's map
+	leaving []uint32           // slots disarmed since the last Reap
+	left    []uint32           // slots disarmed before it
+	refused bool               // the kernel has refused a flow, and that was logged
 }
 
 // Marks in byFlow, above every slot number.
 const (
 	firstMark = excluded
-	excluded  = 1<<32 - 2 // an end of the flow is not a Pod of SetPods, or the kernel has refused the flow
+	excluded  = 1<<32 - 2 // see NotOffloadable
 	reserved  = 1<<32 - 1 // a goroutine is about to assign a slot
 )
 
@@ -51,6 +53,7 @@ type Slot struct {
 	ID           uint32 // of the assignment; the State is armed with it
 	Hash         uint64 // of the flow's original tuple
 	Age          uint32 // ticks; for the caller's use
+	client       netip.Addr
 	proto        uint8
 	translations [2]Translation
 }
@@ -72,7 +75,7 @@ func NewSlots(p *Program, flows int, log *slog.Logger) *Slots {
 	if p != nil {
 		s.byFlow = make([]atomic.Uint32, flows)
 		s.slots = make([]Slot, p.Size())
-		s.owners = map[mapKey]uint32{}
+		s.owners, s.held = map[mapKey]uint32{}, map[netip.Addr]int{}
 		s.pods.Store(&map[netip.Addr]Pod{})
 	}
 	return s
@@ -185,7 +188,7 @@ type AssignResult uint8
 const (
 	Assigned       AssignResult = iota
 	NoSlot                      // none is free for this flow now
-	NotOffloadable              // an end is not a Pod of SetPods, or the kernel has refused the flow
+	NotOffloadable              // an end is not a Pod of SetPods, the client has its share, or the kernel has refused the flow
 )
 
 // Assign fills a free slot for a reserved flow and writes both translations into the program's map.
@@ -196,16 +199,21 @@ func (s *Slots) Assign(c *Candidate) (n uint32, result AssignResult) {
 	if !ok || !too {
 		return 0, NotOffloadable
 	}
-	slot := Slot{Flow: c.Flow, Incarnation: c.Incarnation, Hash: c.Hash, proto: c.Proto}
+	slot := Slot{Flow: c.Flow, Incarnation: c.Incarnation, Hash: c.Hash, client: c.Original.source(), proto: c.Proto}
 	slot.translations = [2]Translation{
 		{In: c.Original, Out: c.Reply.swapped(), From: client, To: backend},
 		{In: c.Reply, Out: c.Original.swapped(), From: backend, To: client},
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.hasShare(slot.client) {
+		return 0, NotOffloadable
+	}
 	if n, ok = s.allocate(c.Unanswered); !ok {
+		s.noSlot(slot.client)
 		return 0, NoSlot
 	}
+	s.held[slot.client]++
 	if s.id++; s.id == 0 { // zero means disarmed
 		s.id++
 	}
@@ -216,6 +224,7 @@ func (s *Slots) Assign(c *Candidate) (n uint32, result AssignResult) {
 		s.owners[slot.key(direction)] = n
 	}
 	if err := s.program.Put(n, slot.ID, slot.proto, &slot.translations); err != nil {
+		s.drop(slot.client)
 		s.release(n)
 		if !s.refused {
 			s.refused = true
@@ -234,6 +243,45 @@ func (s *Slot) InPlace(pods map[netip.Addr]Pod) bool {
 		}
 	}
 	return true
+}
+
+// hasShare reports whether a client has its share of the slots, while they are scarce: as many as are free. A flow that gets
+// none because of it is forwarded by the load balancer. mu is locked.
+func (s *Slots) hasShare(client netip.Addr) bool {
+	free := len(s.slots) - s.used
+	return s.scarce() && free > 0 && s.held[client] >= free
+}
+
+// fair is the number of slots that each client has if all have the same. mu is locked.
+func (s *Slots) fair() int { return len(s.slots) / (len(s.held) + 1) }
+
+// noSlot notes that a client got none although it has less than the others. mu is locked.
+func (s *Slots) noSlot(client netip.Addr) {
+	if s.held[client] < s.fair() {
+		s.wanted = true
+	}
+}
+
+// Excess returns how many slots a client may keep because another one needs some, or false if none does. It resets that need.
+func (s *Slots) Excess() (keep int, wanted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted, s.wanted = s.wanted, false
+	return s.fair(), wanted
+}
+
+// HeldWith returns how many slots the client of slot n has.
+func (s *Slots) HeldWith(n uint32) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held[s.slots[n].client]
+}
+
+// drop counts a slot that a client no longer has. mu is locked.
+func (s *Slots) drop(client netip.Addr) {
+	if s.held[client]--; s.held[client] <= 0 {
+		delete(s.held, client)
+	}
 }
 
 // allocate returns a free slot. The last quarter is for flows that have been answered. mu is locked.
@@ -278,6 +326,7 @@ func (s *Slots) Leave(flow uint32) {
 func (s *Slots) Retire(n uint32) {
 	s.program.State(n).Armed.Store(0)
 	s.mu.Lock()
+	s.drop(s.slots[n].client)
 	s.leaving = append(s.leaving, n)
 	s.mu.Unlock()
 }

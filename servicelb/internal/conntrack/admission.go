@@ -6,25 +6,47 @@ type Admission uint8
 // The results.
 const (
 	Admitted  Admission = iota
-	OverQuota           // the table is nearly full and the client has more than its share
+	OverQuota           // the table is nearly full and the client has its share, or more than its half-open flows
 	TableFull
 )
 
-// Admit allocates a slot for a new flow of a client. While the table is nearly full a client may have neither more than
-// its share of half-open flows nor half of the table: the remaining slots are reserved for other clients. The caller
-// passes the slot to Insert or to Release.
-func (t *Table) Admit(client ClientBucket, now uint32) (slot uint32, a Admission) {
-	if t.NearCapacity() && t.overQuota(client) {
+// quota is how a client compares with its share of a table that is nearly full.
+type quota uint8
+
+const (
+	withinShare quota = iota
+	aboveShare        // its flows take an eighth of the table or more: a new one replaces one of its own
+	flooding          // it has more half-open flows than a 64th of the table
+)
+
+// reclaimTries bounds how often Admit frees a slot: a packet of another client may allocate what was freed.
+const reclaimTries = 4
+
+// Admit allocates a slot for a new flow of a client. While the table is nearly full a client has at most an eighth of it.
+// While it is full, a client that has fewer flows than others gets a slot of one of those. So the table is shared equally
+// at any time, in whatever order it was filled. The caller passes the slot to Insert or to Release.
+func (t *Table) Admit(c Client, now uint32) (slot uint32, a Admission) {
+	q := t.quota(c)
+	if q == flooding {
 		return 0, OverQuota
 	}
-	slot, ok := t.allocate()
-	if !ok && t.reclaim(now) {
-		slot, ok = t.allocate()
+	if q == withinShare {
+		if slot, ok := t.allocate(); ok {
+			return slot, Admitted
+		}
 	}
-	if !ok {
-		return 0, TableFull
+	for range reclaimTries {
+		if !t.reclaim(c, q, now) {
+			break
+		}
+		if slot, ok := t.allocate(); ok {
+			return slot, Admitted
+		}
 	}
-	return slot, Admitted
+	if q == aboveShare {
+		return 0, OverQuota
+	}
+	return 0, TableFull
 }
 
 // NearCapacity reports whether less than an eighth of the slots is free.
@@ -32,48 +54,19 @@ func (t *Table) NearCapacity() bool {
 	return t.free.used.Load() >= int64(t.free.limit)-int64(t.free.limit)/8
 }
 
-// overQuota reports whether a client has more flows than it may have while the table is nearly full.
-func (t *Table) overQuota(client ClientBucket) bool {
-	c := &t.clients[client]
+func (t *Table) quota(client Client) quota {
+	if !t.NearCapacity() {
+		return withinShare
+	}
+	c := t.clients.of(client)
 	limit := int32(t.free.limit)
-	return c.halfOpen.Load() > max(limit/64, 8) || c.all.Load() > limit/2
-}
-
-// reclaimScan is how many slots one new flow examines at most to free one.
-const reclaimScan = 64
-
-// reclaim ends one of the next few flows: a closing one if possible, else a half-open one, else an idle exchange.
-// An established connection is never ended.
-func (t *Table) reclaim(now uint32) bool {
-	n := t.free.limit
-	start := t.free.hand.Add(reclaimScan)
-	var victim, best uint32
-	var victimStatus Status
-	for i := range min(reclaimScan, n) {
-		slot := (start + i) % n
-		e := &t.slots[slot]
-		status := e.Status()
-		if rank := reclaimRank(status, now-e.Seen()); rank > best {
-			victim, victimStatus, best = slot, status, rank
-		}
+	switch {
+	case c.halfOpen.Load() > max(limit/64, 8):
+		return flooding
+	case c.all.Load() >= max(limit/8, 8):
+		return aboveShare
 	}
-	return best > 0 && t.End(victim, victimStatus)
-}
-
-// reclaimRank ranks a flow for reclaim: zero is never ended, the highest is ended first.
-func reclaimRank(status Status, idle uint32) uint32 {
-	idle = min(idle, 1<<16)
-	switch s := status.State(); {
-	case s == TCPClosing || s == TCPReset || s == SCTPClosing:
-		return 3<<20 + idle
-	case status.HalfOpen():
-		return 2<<20 + idle
-	case s == UDPOpen || s == DNSOpen || s == EchoOpen || s == TCPHalfClosed || s == SCTPOpen:
-		if idle >= 20 {
-			return 1<<20 + idle
-		}
-	}
-	return 0
+	return withinShare
 }
 
 // Sweep ends the flows that have been idle for longer than the timeout of their state and returns how many.

@@ -17,7 +17,7 @@ type Entry struct {
 	tuples  [2]Tuple // Original: client to Service, as sent; Reply: backend to translated client, as received
 	proto   uint8
 	flags   Flags
-	client  uint16 // ClientBucket of the client, written before the entry is linked
+	client  Client // written before the entry is linked
 	check   uint32
 	created uint32
 	seen    atomic.Uint32
@@ -109,6 +109,9 @@ func (e *Entry) Confirm(generation uint32) { e.gen.Store(generation) }
 
 // Status returns the current status.
 func (e *Entry) Status() Status { return Status(e.status.Load()) }
+
+// Client returns who the flow is accounted to. The flow is locked, or has ended.
+func (e *Entry) Client() Client { return e.client }
 
 // Ack returns the newest TCP acknowledgement of a direction; 0: unknown.
 func (e *Entry) Ack(d Direction) uint32 { return e.acks[d].Load() }

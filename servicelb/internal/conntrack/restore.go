@@ -57,7 +57,12 @@ func (t *Table) restoreEntry(e *Entry, slot uint32, inPlace bool) bool {
 	to.acks[Reply].Store(0)
 	to.sent.Store(0)
 	to.gen.Store(0)
-	to.client = uint16(t.ClientBucket(original.Source().Addr()))
+	verified := Verified
+	if to.Has(FlagOutside) {
+		verified = Unverified
+	}
+	to.client = t.Client(original.Source().Addr(), verified)
+	t.owners[slot].Store(uint32(to.client))
 	t.link(slot, ho, hr)
 	t.addCounts(to, to.Status(), 1)
 	return true

@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"hash/maphash"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -53,28 +52,6 @@ func (t *Table) EverUsed() uint32 {
 	defer t.free.mu.Unlock()
 	return t.free.fresh
 }
-
-// ClientBucket is the counter that a client's flows are counted in. Clients share counters by hash.
-type ClientBucket uint32
-
-// clientCounts counts all flows and the half-open flows of each client, by a hash of its address.
-type clientCounts [1 << 12]struct{ all, halfOpen atomic.Int32 }
-
-// ClientBucket returns the bucket of a client's address.
-func (t *Table) ClientBucket(a netip.Addr) ClientBucket {
-	b := a.As16()
-	return ClientBucket(uint32(maphash.Bytes(t.seed, b[:])) % uint32(len(t.clients)))
-}
-
-func (c *clientCounts) add(bucket uint16, status Status, by int32) {
-	n := &c[bucket%uint16(len(c))]
-	n.all.Add(by)
-	if status.HalfOpen() {
-		n.halfOpen.Add(by)
-	}
-}
-
-func (c *clientCounts) leaveHalfOpen(bucket uint16) { c[bucket%uint16(len(c))].halfOpen.Add(-1) }
 
 // loadSlots is the number of counters for flows per backend. Backends that share a counter seem busier than they are,
 // which makes least-connections a little less even and has no other effect. In exchange nothing is allocated or freed.

@@ -23,6 +23,8 @@ type Table struct {
 	shards  [Shards]shard
 	free    freeList
 	clients clientCounts
+	owners  []atomic.Uint32 // the Client of each slot, for reclaim, which locks no flow
+	ports   portCounts
 	loads   [loadSlots]atomic.Int32 // flows per backend, by hash
 	ended   func(slot uint32, last Status)
 	file    *flowFile
@@ -44,7 +46,8 @@ func splitRef(ref uint32) (slot uint32, d Direction) { return (ref - 1) >> 1, Di
 
 func newTable(slots []Entry, ended func(slot uint32, last Status)) *Table {
 	buckets := max(1<<bits.Len(uint(len(slots)+len(slots)/4)), Shards)
-	t := &Table{slots: slots, seed: maphash.MakeSeed(), heads: make([]uint32, buckets), mask: uint64(buckets - 1), ended: ended}
+	t := &Table{slots: slots, seed: maphash.MakeSeed(), heads: make([]uint32, buckets), mask: uint64(buckets - 1), ended: ended,
+		owners: make([]atomic.Uint32, len(slots))}
 	t.free.limit = uint32(len(slots))
 	return t
 }
@@ -153,7 +156,7 @@ type NewFlow struct {
 	Flags      Flags
 	Now        uint32 // seconds of CLOCK_BOOTTIME
 	Generation uint32 // of the table of Services
-	Client     ClientBucket
+	Client     Client
 	Size       int // of the first packet, in bytes
 }
 
@@ -174,7 +177,8 @@ func (t *Table) Insert(slot uint32, n *NewFlow) InsertResult {
 	e.check = e.checksum()
 	e.seen.Store(n.Now)
 	e.gen.Store(n.Generation)
-	e.client = uint16(n.Client)
+	e.client = n.Client
+	t.owners[slot].Store(uint32(n.Client))
 	e.sent.Store(0)
 	e.acks[Original].Store(0)
 	e.acks[Reply].Store(0)
@@ -194,16 +198,19 @@ func (t *Table) link(slot uint32, ho, hr uint64) {
 	}
 }
 
-// addCounts updates the counters per client and per backend.
+// addCounts updates the counters per client, per backend and of masquerade ports.
 func (t *Table) addCounts(e *Entry, status Status, by int32) {
 	t.loads[loadSlot(e.proto, e.tuples[Reply].Source())].Add(by)
-	t.clients.add(e.client, status, by)
+	t.clients.add(e.Client(), status, by)
+	if e.Has(FlagNodeSource) {
+		t.addPort(e, by)
+	}
 }
 
 // leaveHalfOpen updates the counters per client when a flow is answered.
 func (t *Table) leaveHalfOpen(e *Entry, before, after Status) {
 	if before.HalfOpen() && !after.HalfOpen() {
-		t.clients.leaveHalfOpen(e.client)
+		t.clients.leaveHalfOpen(e.Client())
 	}
 }
 

@@ -2,6 +2,7 @@ package table
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -35,15 +36,25 @@ func algorithmOf(annotations map[string]string) Algorithm {
 	return Random
 }
 
-// prepare computes the lookup tables of Maglev. The frontends of one Service port share their pools.
-func (f *Frontend) prepare() {
+// prepare computes the lookup tables of Maglev. The frontends of one Service port share their pools. A Service whose tables
+// become too large has random selection at its further ports.
+func (u *unit) prepare(f *Frontend) {
 	if f.Algorithm != Maglev {
 		return
 	}
 	for _, p := range []*Pool{f.Internal, f.External} {
-		if p.Maglev == nil {
-			p.Maglev = maglev(p.Backends)
+		if p.Maglev != nil {
+			continue
 		}
+		size := maglevSize(len(p.Backends))
+		if u.maglevSlots+size > maxMaglevSlots {
+			f.Algorithm = Random
+			u.problem = fmt.Sprintf("Service %s: the lookup tables of %s: maglev exceed %d slots; some of its ports use random selection; "+
+				"use fewer ports or endpoints", f.Service, Annotation, maxMaglevSlots)
+			return
+		}
+		u.maglevSlots += size
+		p.Maglev = maglev(p.Backends)
 	}
 }
 

@@ -21,6 +21,7 @@ type Builder struct {
 	claims    claims
 	redirects redirectCounts
 	balanced  *balanced // by the Services of snap
+	problems  map[unitName]string
 }
 
 // unitName names the object that a unit was compiled from: a Service, or a Pod with host ports.
@@ -59,6 +60,7 @@ func (b *Builder) Build(self Self, snap *model.Snapshot) *Table {
 	}
 	for n := range changed {
 		delete(b.units, n) // the object was deleted
+		delete(b.problems, n)
 	}
 	b.last, b.snap = p.finish(), snap
 	return b.last
@@ -81,6 +83,7 @@ func (b *Builder) reset(self Self, ranges []netip.Prefix) {
 	}
 	b.last, b.snap, b.claims, b.redirects = t, &model.Snapshot{}, newClaims(), newRedirectCounts()
 	b.balanced = nil
+	b.problems = map[unitName]string{}
 	if b.units == nil {
 		b.units = map[unitName]*unit{}
 	}

@@ -18,6 +18,8 @@ type unit struct {
 	serviceAddrs []wholeClaim
 	refusals     []Refusal
 	meter        *traffic.Meter
+	maglevSlots  int    // of all lookup tables
+	problem      string // what exceeds a bound, "" for nothing
 	// records are the ejection records of the backends; previous are those of the unit that this one replaces.
 	records, previous map[recordKey]*Record
 	refused           []RefusedEndpoint
@@ -144,7 +146,7 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, a
 		if claim.Class == ownership.LoadBalancer {
 			f.SourceRanges = svc.LBSourceRanges
 		}
-		f.prepare()
+		u.prepare(f)
 		u.addFrontend(Key{addr, number, uint8(p.Protocol)}, f)
 	}
 	for _, x := range addrs {

@@ -6,11 +6,15 @@ import (
 	"time"
 )
 
-// EjectAnnotation of a Service is the number of failed TCP connections in a row after which a backend is ejected.
-// Without it no backend is.
+// EjectAnnotation of a Service is the number of failed TCP connections in a row, of at least two clients, after which a
+// backend is ejected. Without it no backend is.
+//
+// A client's failures may have their cause at the client, and a hostile one can make connections fail. So the failures of
+// one client count for half of the number at most, and a successful connection of any client resets the count.
 //
 // An ejected backend gets no new connection for a while. Then one connection tries it: if the backend answers, it is
-// selected again; if not, it is ejected for twice as long. Established connections are never touched.
+// selected again; if not, a connection of another client tries it, and if that fails, too, it is ejected for twice as
+// long. Established connections are never touched.
 const EjectAnnotation = "warren.dev/eject-after"
 
 const (
@@ -38,18 +42,31 @@ type recordKey struct {
 
 // recordState is the content of a Record.
 type recordState struct {
-	until uint32 // when a trial is due; 0: not ejected
-	times uint8  // ejections since the last successful connection
-	trial bool   // a connection tries the backend; the next one may do so at until
-	fails uint16 // in a row
+	until   uint32 // when a trial is due; 0: not ejected
+	times   uint8  // ejections since the last successful connection, at most maxTimes
+	trial   bool   // a connection tries the backend; the next one may do so at until
+	several bool   // not only the first client has failed
+	fails   uint16 // in a row, at most maxFails
+	client  uint16 // FailingClient that was the first to fail; 0: none has
 }
 
+const (
+	maxTimes   = 1<<7 - 1
+	maxFails   = 1<<10 - 1
+	maxClients = 1<<13 - 1
+)
+
+// FailingClient identifies a client in a Record, by a hash of its address.
+func FailingClient(hash uint32) uint16 { return uint16(hash%maxClients) + 1 }
+
 func (s recordState) pack() uint64 {
-	return uint64(s.until)<<32 | uint64(s.times)<<24 | uint64(b2i(s.trial))<<16 | uint64(s.fails)
+	return uint64(s.until)<<32 | uint64(s.times&maxTimes)<<25 | uint64(b2i(s.trial))<<24 | uint64(b2i(s.several))<<23 |
+		uint64(s.fails&maxFails)<<13 | uint64(s.client&maxClients)
 }
 
 func unpackRecord(x uint64) recordState {
-	return recordState{uint32(x >> 32), uint8(x >> 24), x>>16&1 != 0, uint16(x)}
+	return recordState{uint32(x >> 32), uint8(x >> 25 & maxTimes), x>>24&1 != 0, x>>23&1 != 0, uint16(x >> 13 & maxFails),
+		uint16(x & maxClients)}
 }
 
 // Ejected reports whether the backend is ejected, and how long until a connection tries it: 0 if the next one does or
@@ -91,25 +108,50 @@ func (r *Record) Succeed() {
 	}
 }
 
+// Failure is a failed connection of a FailingClient, at a Service that ejects after so many.
+type Failure struct {
+	Limit, Client uint16
+	Now           uint32
+}
+
 // Fail records a failed connection and reports whether it has ejected the backend. With mustStay the failure is counted
 // but does not eject.
-func (r *Record) Fail(limit uint16, now uint32, mustStay bool) bool {
+func (r *Record) Fail(f Failure, mustStay bool) bool {
 	for {
 		x := r.packed.Load()
 		s := unpackRecord(x)
-		switch {
-		case s.until != 0 && now < s.until && !s.trial:
+		if s.until != 0 && f.Now < s.until && !s.trial {
 			return false // the connection was opened before the ejection
-		case s.until == 0 && (s.fails+1 < limit || mustStay):
-			s.fails = min(s.fails+1, limit)
-		default:
-			duration := min(uint32(firstEjection)<<min(uint32(s.times), 8), longestEjection)
-			s = recordState{until: now + duration, times: min(s.times+1, 100)}
 		}
+		s = s.failed(f, mustStay)
 		if r.packed.CompareAndSwap(x, s.pack()) {
-			return s.until != 0
+			return s.until > f.Now
 		}
 	}
+}
+
+// failed is the state after a failed connection. A trial ends with the failures of two clients.
+func (s recordState) failed(f Failure, mustStay bool) recordState {
+	needed := max(f.Limit, 2)
+	if s.until != 0 {
+		needed, mustStay = 2, false
+	}
+	switch {
+	case s.client == 0:
+		s.client, s.fails = f.Client, 1
+	case s.client != f.Client:
+		s.several, s.fails = true, min(s.fails+1, needed)
+	case s.fails < (needed+1)/2:
+		s.fails++
+	}
+	switch {
+	case s.several && s.fails >= needed && !mustStay:
+		duration := min(uint32(firstEjection)<<min(uint32(s.times), 8), longestEjection)
+		return recordState{until: f.Now + duration, times: min(s.times+1, 100)}
+	case s.until != 0:
+		s.until, s.trial = f.Now, false // the next connection tries
+	}
+	return s
 }
 
 // Select returns i, or another backend's index if backend i is ejected. random selects among the others.
@@ -135,9 +177,9 @@ func (p *Pool) Select(i int, random uint64, now uint32) int {
 }
 
 // Fail records a failed connection to backend i and reports whether that has ejected the backend.
-func (p *Pool) Fail(i int, limit uint16, now uint32) bool {
+func (p *Pool) Fail(i int, f Failure) bool {
 	r := p.Records[i]
-	return r.Fail(limit, now, p.tooFew(p.notEjected(r)))
+	return r.Fail(f, p.tooFew(p.notEjected(r)))
 }
 
 // notEjected counts the backends that are not ejected, leaving one out.

@@ -14,7 +14,7 @@ func TestRecord_ManyGoroutines_NeverEjectedForGood(t *testing.T) {
 			for i := range uint32(20000) {
 				switch now := i + 1; (i + uint32(g)) % 3 {
 				case 0:
-					r.Fail(3, now, false)
+					r.Fail(Failure{Limit: 3, Client: uint16(1 + i%5), Now: now}, false)
 				case 1:
 					r.admits(now)
 				default:
@@ -29,7 +29,7 @@ func TestRecord_ManyGoroutines_NeverEjectedForGood(t *testing.T) {
 	if s := unpackRecord(r.packed.Load()); s.until > 20000+longestEjection+TrialTime || s.fails > 3 {
 		t.Errorf("%+v", s)
 	}
-	if x := (recordState{1<<32 - 1, 255, true, 1<<16 - 1}); unpackRecord(x.pack()) != x {
+	if x := (recordState{1<<32 - 1, maxTimes, true, true, maxFails, maxClients}); unpackRecord(x.pack()) != x {
 		t.Error("a recordState changes when it is packed")
 	}
 }

@@ -1,7 +1,9 @@
 package table
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 )
 
 // patch is a table that is being made from the last one by removing and adding units.
@@ -26,12 +28,17 @@ func (p *patch) finish() *Table {
 	p.collectRefused()
 	p.finishClaims()
 	p.table.redirects.ExternalPorts = p.claims.external
+	p.table.problems = slices.Sorted(maps.Values(p.problems))
 	return p.table
 }
 
 // add puts a unit into the table.
 func (p *patch) add(n unitName, u *unit) {
 	p.units[n], u.previous = u, nil
+	delete(p.problems, n)
+	if u.problem != "" {
+		p.problems[n] = u.problem
+	}
 	p.table.ejecting += b2i(len(u.records) > 0)
 	p.refusedChanged = p.refusedChanged || len(u.refused) > 0
 	p.claims.setRefusals(n, u.refusals)

@@ -89,10 +89,14 @@ type Table struct {
 	refused      []RefusedEndpoint
 	refusals     []Refusal
 	ejecting     int // number of Services that eject backends
+	problems     []string
 }
 
 // Self returns what the table was built with. The caller must not change it.
 func (t *Table) Self() *Self { return &t.self }
+
+// Problems returns what is not compiled as the objects specify, because they exceed a bound.
+func (t *Table) Problems() []string { return t.problems }
 
 // Len returns the number of frontends.
 func (t *Table) Len() int { return t.frontends.len() }
