@@ -18,7 +18,7 @@ type etcdFlags struct{ cfg client.Config }
 
 func (e *etcdFlags) add(c *cobra.Command) {
 	f := c.PersistentFlags()
-	f.StringSliceVar(&e.cfg.Endpoints, "endpoints", splitList(envOr("WARREN_ETCD_ENDPOINTS", "http://127.0.0.1:2379")),
+	f.StringSliceVar(&e.cfg.Endpoints, "endpoints", splitList(envOr("WARREN_ETCD_ENDPOINTS", "https://127.0.0.1:2379")),
 		"URLs of the etcd servers")
 	f.StringVar(&e.cfg.CAFile, "ca-file", os.Getenv("WARREN_ETCD_CA_FILE"), "PEM file of the authorities that sign the servers")
 	f.StringVar(&e.cfg.CertFile, "cert-file", os.Getenv("WARREN_ETCD_CERT_FILE"), "PEM file of the client certificate")

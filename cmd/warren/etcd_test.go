@@ -31,8 +31,8 @@ func TestEtcd_ServiceManager_IsNotified(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		c := root()
-		c.SetArgs([]string{"etcd", "--data-dir", filepath.Join(dir, "data"), "--client-urls", clients, "--peer-urls", peers, "--log-level",
-			"fatal"})
+		c.SetArgs([]string{"etcd", "--data-dir", filepath.Join(dir, "data"), "--client-urls", clients, "--peer-urls", peers, "--insecure",
+			"--log-level", "fatal"})
 		done <- c.ExecuteContext(ctx)
 	}()
 	expect := func(want string) {

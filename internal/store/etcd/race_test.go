@@ -34,7 +34,7 @@ func members(t *testing.T) (urls []string, procs []*exec.Cmd) {
 	}
 	for i := range 3 {
 		cmd := exec.Command(exe, "etcd", "--name", fmt.Sprintf("m%d", i), "--data-dir", t.TempDir(), "--client-urls", urls[i],
-			"--peer-urls", peers[i], "--initial-cluster", strings.Join(initial, ","), "--log-level", "fatal")
+			"--peer-urls", peers[i], "--initial-cluster", strings.Join(initial, ","), "--insecure", "--log-level", "fatal")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

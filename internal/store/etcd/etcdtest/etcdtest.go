@@ -18,7 +18,7 @@ func Start(t testing.TB) string {
 	t.Helper()
 	url := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
 	cfg := server.Config{Name: "t", DataDir: t.TempDir(), ClientURLs: []string{url},
-		PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))}, LogLevel: "fatal"}
+		PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))}, Insecure: true, LogLevel: "fatal"}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- server.Run(ctx, cfg, func() { close(ready) }) }()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,9 +28,12 @@ type Config struct {
 	// InitialCluster is the first membership: "n1=https://192.0.2.1:2380,n2=...". Empty: this member alone.
 	InitialCluster string
 	Existing       bool // join a running cluster instead of starting one
-	CAFile         string
-	CertFile       string
-	KeyFile        string
+	// CAFile, CertFile and KeyFile are for TLS with client certificates, on every URL of clients and members.
+	CAFile   string
+	CertFile string
+	KeyFile  string
+	// Insecure permits http:// URLs, where every process that reaches them reads and writes everything.
+	Insecure bool
 	// PeerNames are the common names that certificates of other members may have. Without any it is the one of this member's
 	// certificate. Certificates of clients have other names, so that a client cannot speak as a member.
 	PeerNames []string
@@ -113,7 +117,7 @@ func (c Config) embed() (*embed.Config, error) {
 	if c.MetricsURL != "" {
 		ec.ListenMetricsUrls = parse("metrics URL", []string{c.MetricsURL})
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, c.checkTLS()...)...); err != nil {
 		return nil, err
 	}
 	ec.InitialCluster = c.InitialCluster
@@ -166,4 +170,27 @@ func (c Config) peerNames() ([]string, error) {
 			"because members accept each other by it", names, c.CertFile)
 	}
 	return names, nil
+}
+
+// checkTLS refuses to serve without TLS unless the configuration requests it.
+func (c Config) checkTLS() (errs []error) {
+	if c.Insecure {
+		return nil
+	}
+	for _, f := range []struct{ flag, value string }{{"--ca-file", c.CAFile}, {"--cert-file", c.CertFile}, {"--key-file", c.KeyFile}} {
+		if f.value == "" {
+			errs = append(errs, fmt.Errorf("%s: expected a PEM file; --insecure serves without TLS", f.flag))
+		}
+	}
+	for _, f := range []struct {
+		flag string
+		urls []string
+	}{{"--client-urls", c.ClientURLs}, {"--peer-urls", c.PeerURLs}} {
+		for _, u := range f.urls {
+			if !strings.HasPrefix(strings.ToLower(u), "https://") { // etcd would serve it without TLS, whatever certificates it has
+				errs = append(errs, fmt.Errorf("%s: %q has no TLS: expected https://; --insecure permits it", f.flag, u))
+			}
+		}
+	}
+	return errs
 }
