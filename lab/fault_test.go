@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/testutil"
 )
@@ -628,4 +629,42 @@ func TestLocalAPI_InvalidRequests_ReturnError(t *testing.T) {
 	if _, err := l.Output("n1", l.Exe, "agent"); err == nil || !strings.Contains(err.Error(), "another agent runs") {
 		t.Errorf("a second agent on the node: %v", err)
 	}
+}
+
+// etcd stops to answer without closing a connection. The status and the metric report it within two lease TTLs, although no request of
+// the watch fails, and follow when it answers again.
+func TestEtcd_StopsAnswering_StoreIsReportedUnreachable(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 1})
+	etcd := l.Pid("etcd1", "etcd")
+	connected := func(want bool) error {
+		st, err := l.Status(t.Context(), "n1")
+		if err != nil {
+			return err
+		}
+		reported := slices.ContainsFunc(st.Problems, func(p string) bool { return strings.Contains(p, "etcd is unreachable: ") })
+		m, err := l.Output("n1", "sh", "-c", "curl -sS 127.0.0.1:9551/metrics | grep '^warren_store_connected '")
+		if err != nil {
+			return err
+		}
+		if st.Store.Connected != want || reported == want || strings.TrimSpace(m) != map[bool]string{true: "warren_store_connected 1",
+			false: "warren_store_connected 0"}[want] {
+			return fmt.Errorf("store %+v, problems %q, metric %s, expected connected: %v", st.Store, st.Problems, m, want)
+		}
+		return nil
+	}
+	testutil.Eventually(t, "the store is connected", func() error { return connected(true) })
+	if err := syscall.Kill(etcd, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(etcd, syscall.SIGCONT) })
+	testutil.EventuallyWithin(t, time.Minute, "the store is reported as unreachable", func() error { return connected(false) })
+	st, err := l.Status(t.Context(), "n1")
+	if err != nil || !st.Ready || time.Since(st.Store.Since) < snapshot.AnswerLimit {
+		t.Errorf("ready %v, unreachable since %s, %v: expected ready, and the time of the last answer", st.Ready, st.Store.Since, err)
+	}
+	if err := syscall.Kill(etcd, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	testutil.EventuallyWithin(t, time.Minute, "the store is connected again", func() error { return connected(true) })
 }

@@ -22,8 +22,9 @@ import (
 
 // Store is the cluster's records in etcd.
 type Store interface {
-	// Watch calls f with each new snapshot until ctx ends or the connection fails.
-	Watch(ctx context.Context, f func(*model.Snapshot)) error
+	// Watch calls on with each new snapshot, and answered every few seconds while the store answers, until ctx ends or the
+	// connection fails.
+	Watch(ctx context.Context, on func(*model.Snapshot), answered func()) error
 }
 
 // Config is what a Source works with.
@@ -62,7 +63,7 @@ type Source struct {
 // New loads the snapshot and the upstreams of the last run from the disk. An unreadable copy is ignored, because it only bridges an
 // outage. A copy that a newer version wrote is an error (model.ErrNewer): this version must not run then.
 func New(c Config) (*Source, error) {
-	s := &Source{cfg: c, log: c.Log, store: Connectivity{name: "etcd", log: c.Log}, api: Connectivity{name: "API server", log: c.Log},
+	s := &Source{cfg: c, log: c.Log, store: Connectivity{name: "etcd", log: c.Log, limit: AnswerLimit}, api: Connectivity{name: "API server", log: c.Log},
 		first: make(chan struct{}), toSave: make(chan *model.Snapshot, 1)}
 	snap, err := c.Disk.Snapshot()
 	var newer *model.ErrNewer
@@ -91,6 +92,7 @@ func New(c Config) (*Source, error) {
 func (s *Source) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { s.watchStore(ctx) })
+	all.Go(func() { s.store.watchAge(ctx) })
 	all.Go(func() { s.save(ctx) })
 	if s.cfg.Kube != nil {
 		all.Go(func() { s.watchKubernetes(ctx) })
@@ -118,9 +120,8 @@ func (s *Source) watchStore(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := s.cfg.Store.Watch(ctx, func(snap *model.Snapshot) {
 			b.Reset()
-			s.store.ok()
 			s.setRecords(snap)
-		})
+		}, s.store.ok)
 		if ctx.Err() != nil {
 			return
 		}

@@ -29,7 +29,7 @@ func watching(t *testing.T, s *etcd.Store) <-chan *model.Snapshot {
 	out, done := make(chan *model.Snapshot, 100), make(chan error, 1)
 	go func() {
 		for ctx.Err() == nil { // as the agent does
-			_ = s.Watch(ctx, func(x *model.Snapshot) { out <- x })
+			_ = s.Watch(ctx, func(x *model.Snapshot) { out <- x }, func() {})
 		}
 		done <- nil
 	}()
@@ -207,6 +207,22 @@ func TestWatch_InvalidRecords_AreProblems(t *testing.T) {
 	}
 }
 
+// A watch without changes receives answers, so that its caller can distinguish a cluster at rest from servers that do not answer.
+func TestWatch_NoChanges_ServerAnswers(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "rest")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	answers, snapshots := 0, 0
+	err := s.Watch(ctx, func(*model.Snapshot) { snapshots++ }, func() {
+		if answers++; answers == 3 { // the list, and two without a request of the caller
+			cancel()
+		}
+	})
+	if answers < 3 || snapshots != 1 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d answers, %d snapshots, %v", answers, snapshots, err)
+	}
+}
+
 // A compaction under the watch makes it list again, not miss something.
 func TestWatch_CompactedRevision_ListsAgain(t *testing.T) {
 	url := etcdtest.Start(t)
@@ -237,7 +253,8 @@ func TestStore_ServerUnreachable_CallsFailInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Watch(context.Background(), func(*model.Snapshot) {}); err == nil || !strings.Contains(err.Error(), "list /warren/away/") {
+	if err := s.Watch(context.Background(), func(*model.Snapshot) {}, func() {}); err == nil ||
+		!strings.Contains(err.Error(), "list /warren/away/") {
 		t.Errorf("watch without a server: %v", err)
 	}
 	if _, err := etcd.New(etcd.Config{Endpoints: []string{"https://127.0.0.1:1"}, CAFile: "/nonexistent"}); err == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/warrennet/warren/internal/model"
@@ -18,41 +19,86 @@ import (
 // burst is how long a watch collects changes before it delivers one snapshot for all of them.
 const burst = 5 * time.Millisecond
 
-// Watch lists everything and calls on with the snapshot, then once more after each burst of changes. It returns when ctx
-// ends, or when changes may have been missed. The caller then calls it again, which lists everything again.
-func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot)) error {
+// progress is how often a watch requests an answer: without changes the servers would send none, and a client that waits for changes
+// cannot distinguish a cluster at rest from servers that do not answer.
+const progress = 5 * time.Second
+
+// Watch lists everything and calls on with the snapshot, then once more after each burst of changes. answered is called for the list
+// and then at least once per progress while a server answers. Watch returns when ctx ends, or when changes may have been missed. The
+// caller then calls it again, which lists everything again.
+func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot), answered func()) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	rctx, done := client.Request(ctx)
 	list, err := s.cli.Get(rctx, s.cli.Prefix, clientv3.WithPrefix())
 	done()
 	if err != nil {
+		cancel()
 		return fmt.Errorf("list %s: %w", s.cli.Prefix, err)
 	}
 	t := newTable(s.cli.Prefix)
 	for _, kv := range list.Kvs {
 		t.put(kv)
 	}
+	answered()
 	on(t.snapshot(list.Header.Revision))
-	events := s.cli.Watch(clientv3.WithRequireLeader(ctx), s.cli.Prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1))
+	ctx = clientv3.WithRequireLeader(ctx)
+	events := s.cli.Watch(ctx, s.cli.Prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1))
+	var requests sync.WaitGroup
+	requests.Go(func() { s.requestProgress(ctx) })
+	defer requests.Wait()
+	defer cancel()
+	w := watch{table: t, rev: list.Header.Revision, on: on, answered: answered}
+	if err := w.follow(events); err != nil {
+		return fmt.Errorf("watch %s: %w", s.cli.Prefix, err)
+	}
+	return fmt.Errorf("watch %s: stream ended: %w", s.cli.Prefix, context.Cause(ctx))
+}
+
+// requestProgress requests an answer on the watch's stream again and again until ctx ends. A request waits while there is no connection.
+func (s *Store) requestProgress(ctx context.Context) {
+	t := time.NewTicker(progress)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			_ = s.cli.RequestProgress(ctx) // without an answer the caller of Watch notices the age of the last one
+		}
+	}
+}
+
+// watch is the state of one Watch.
+type watch struct {
+	*table
+	rev      int64
+	on       func(*model.Snapshot)
+	answered func()
+}
+
+// follow applies responses until the stream ends.
+func (w *watch) follow(events clientv3.WatchChan) error {
 	var flush <-chan time.Time
-	rev := list.Header.Revision
 	for {
 		select {
 		case <-flush:
 			flush = nil
-			on(t.snapshot(rev))
+			w.on(w.snapshot(w.rev))
 		case resp, ok := <-events:
 			if !ok {
-				return fmt.Errorf("watch %s: stream ended: %w", s.cli.Prefix, context.Cause(ctx))
+				return nil
 			}
 			if err := resp.Err(); err != nil {
-				return fmt.Errorf("watch %s: %w", s.cli.Prefix, err)
+				return err
+			}
+			w.answered()
+			if resp.Header.Revision < w.rev { // the servers have lost data, or this one lags behind
+				return fmt.Errorf("revision %d after revision %d", resp.Header.Revision, w.rev)
 			}
 			for _, e := range resp.Events {
-				t.apply(e)
+				w.apply(e)
 			}
-			if rev = resp.Header.Revision; len(resp.Events) > 0 && flush == nil {
+			if w.rev = resp.Header.Revision; len(resp.Events) > 0 && flush == nil {
 				flush = time.After(burst)
 			}
 		}

@@ -274,5 +274,5 @@ func TestWatch_AddressPool_IsInTheSnapshot(t *testing.T) {
 		if _, why := lbpool.Choose(r, snap.Pools, taken); err != nil || len(why) != 1 || why[0] != "every IPv4 address of p is taken" {
 			t.Errorf("b waits because of %v %v", why, err)
 		}
-	})
+	}, func() {})
 }
