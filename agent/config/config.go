@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -66,8 +68,9 @@ type Config struct {
 	Metrics          string
 	LogLevel         string
 
-	given   map[string]bool // keys that are set, as opposed to defaults
-	sources sources
+	given    map[string]bool // keys that are set, as opposed to defaults
+	sources  sources
+	warnings []string
 }
 
 // Kubernetes is how the agent of a Kubernetes node reaches the API server, and what it serves for Kubernetes tools.
@@ -124,6 +127,27 @@ func Default() Config {
 // Given reports whether a setting is set, as opposed to its default.
 func (c *Config) Given(key string) bool { return c.given[key] }
 
+// Warnings are what Load found that prevents nothing, such as a variable of the environment that sets nothing.
+func (c *Config) Warnings() []string { return c.warnings }
+
+// otherVariables are variables of the environment that other parts of warren read.
+var otherVariables = []string{"WARREN_CLUSTER_CONFIG", "WARREN_NAMESPACE", "WARREN_POD_NAME", "WARREN_LAB"}
+
+// unknownVariables names each variable that looks like a setting and is none. It is a warning and no error, because Kubernetes itself
+// sets variables that begin with the name of a Service, such as WARREN_ETCD_SERVICE_HOST.
+func unknownVariables(env map[string]string) (out []string) {
+	known := slices.Clone(otherVariables)
+	for _, s := range Settings() {
+		known = append(known, s.Env())
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if strings.HasPrefix(name, "WARREN_") && !slices.Contains(known, name) {
+			out = append(out, fmt.Sprintf("environment %s: unknown variable, which sets nothing (`warren agent --help` lists them)", name))
+		}
+	}
+	return out
+}
+
 // ClusterFile is the file of the cluster's own settings, "" for none.
 func (c *Config) ClusterFile() string { return c.sources.clusterFile }
 
@@ -166,6 +190,7 @@ func Load(clusterFile, file string, environ []string, flags map[string]string) (
 			}
 		}
 	}
+	c.warnings = unknownVariables(env)
 	if c.NodeName == "" {
 		c.NodeName, _ = os.Hostname()
 	}

@@ -158,3 +158,15 @@ func TestLoad_PresharedKeyFile_IsReadOrRefused(t *testing.T) {
 		})
 	}
 }
+
+// A misspelt variable is named; a variable of another part of warren, or of another program, is not.
+func TestLoad_UnknownVariable_IsWarned(t *testing.T) {
+	c, err := load(t, minimal, []string{"WARREN_ETCD_ENDPIONTS=x", "WARREN_MTU=1300", "WARREN_NAMESPACE=a", "WARREN_CLUSTER_CONFIG=",
+		"WARRENX=1", "PATH=/bin"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := c.Warnings(); len(w) != 1 || !strings.Contains(w[0], "WARREN_ETCD_ENDPIONTS") {
+		t.Errorf("warnings %q, expected one about WARREN_ETCD_ENDPIONTS", w)
+	}
+}

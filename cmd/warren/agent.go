@@ -30,7 +30,11 @@ func agentCmd() *cobra.Command {
 				return err
 			}
 			defer stop()
-			a, err := agent.New(cfg, logger(cfg.LogLevel))
+			log := logger(cfg.LogLevel)
+			for _, w := range cfg.Warnings() {
+				log.Warn("the configuration may not be as intended", "problem", w)
+			}
+			a, err := agent.New(cfg, log)
 			if err != nil {
 				return err
 			}

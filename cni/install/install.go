@@ -16,6 +16,9 @@ const mode = 0o755
 // Plugin copies the plugin from a file to another one and reports whether the content changed. It replaces the file
 // atomically: a runtime may execute it at any time, and a running program cannot be written to.
 func Plugin(from, to string) (changed bool, err error) {
+	if err := atomicfile.RemoveTemporary(to); err != nil {
+		return false, fmt.Errorf("install the CNI plugin: %w", err)
+	}
 	want, err := os.ReadFile(from)
 	if err != nil {
 		return false, fmt.Errorf("read the CNI plugin: %w", err)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Write replaces path by a file with that content and those permission bits, whatever the umask. The folder of path
@@ -60,7 +61,7 @@ type File struct {
 // Create makes the temporary file for path. It begins with a dot, so that programs which read a folder of
 // configuration files skip it.
 func Create(path string, perm fs.FileMode) (*File, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+temporary+"*")
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
@@ -91,6 +92,38 @@ func (f *File) Discard() error {
 		err = nil
 	}
 	return errors.Join(err, os.Remove(f.Name()))
+}
+
+// RemoveTemporary removes the temporary files that a killed process left for path. The caller ensures that no process writes path.
+func RemoveTemporary(path string) error {
+	return removeTemporary(filepath.Dir(path), "."+filepath.Base(path)+temporary)
+}
+
+// RemoveTemporaryIn is RemoveTemporary for every file of a folder. A folder that does not exist has none.
+func RemoveTemporaryIn(dir string) error { return removeTemporary(dir, "") }
+
+// temporary is in the name of a temporary file, between the name of the file that it will replace and a number.
+const temporary = ".tmp-"
+
+// removeTemporary removes the temporary files of a folder whose names begin with prefix.
+func removeTemporary(dir, prefix string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		name := e.Name()
+		at := strings.LastIndex(name, temporary)
+		if !e.Type().IsRegular() || at < 1 || name[0] != '.' || !strings.HasPrefix(name, prefix) ||
+			strings.Trim(name[at+len(temporary):], "0123456789") != "" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove a temporary file of a killed process: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // syncDir makes the names in a folder durable (fsync(2) of the folder).

@@ -128,3 +128,37 @@ func TestFile_Committed_CanBeAppendedTo(t *testing.T) {
 	_, _ = f.WriteString("event\n")
 	expect(t, path, "header\nevent\n", 0o600)
 }
+
+// A killed process leaves its temporary file. It is removed, and every other file stays.
+func TestRemoveTemporary_KilledProcess_FileRemoved(t *testing.T) {
+	dir := t.TempDir()
+	kill := func(name string) {
+		t.Helper()
+		f, err := Create(filepath.Join(dir, name), 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close() // neither Commit nor Discard
+	}
+	others := []string{".config", ".tmp-1", "a", "a.tmp-1", ".a.tmp-x", ".a.tmp-1.bak"}
+	for _, name := range others {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill("a")
+	kill("a")
+	kill("b")
+	if n := len(names(t, dir)); n != len(others)+3 {
+		t.Fatalf("%d files, expected %d", n, len(others)+3)
+	}
+	if err := RemoveTemporary(filepath.Join(dir, "a")); err != nil || len(names(t, dir)) != len(others)+1 {
+		t.Errorf("%v: left %q, expected the temporary file of b and %q", err, names(t, dir), others)
+	}
+	if err := RemoveTemporaryIn(dir); err != nil || len(names(t, dir)) != len(others) {
+		t.Errorf("%v: left %q, expected %q", err, names(t, dir), others)
+	}
+	if err := RemoveTemporaryIn(filepath.Join(dir, "missing")); err != nil {
+		t.Error(err)
+	}
+}
