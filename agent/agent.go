@@ -32,20 +32,25 @@ import (
 	"github.com/warrennet/warren/agent/nodekey"
 	"github.com/warrennet/warren/agent/snapshot"
 	"github.com/warrennet/warren/cni/veth"
+	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/atomicfile"
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/store/disk"
 	"github.com/warrennet/warren/internal/store/etcd"
 	"github.com/warrennet/warren/internal/store/kube"
 	"github.com/warrennet/warren/internal/systemd"
 	"github.com/warrennet/warren/ipam"
 	"github.com/warrennet/warren/servicelb/announce"
+	"github.com/warrennet/warren/tunnel"
 	"golang.org/x/sync/errgroup"
 )
 
 // Agent is one node's agent. New prepares it, Run does everything. Its parts own their state; Agent connects them.
 type Agent struct {
-	cfg config.Config
-	log *slog.Logger
+	cfg     config.Config
+	log     *slog.Logger
+	sockets *listen.Sockets
 	nodeState
 	stores
 	podParts
@@ -96,7 +101,7 @@ type servers struct {
 
 // New loads the node's state from its disk. It creates the identity and the key on first use, and changes nothing else.
 func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
-	a := &Agent{cfg: cfg, log: log, nodeState: nodeState{disk: disk.Dir(cfg.StateDir)}}
+	a := &Agent{cfg: cfg, log: log, sockets: openSockets(log), nodeState: nodeState{disk: disk.Dir(cfg.StateDir)}}
 	var err error
 	if a.identity, err = a.disk.Identity(cfg.NodeName); err != nil {
 		return nil, err
@@ -124,7 +129,7 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	a.metrics = metrics.New(view{a}, &a.path)
 	if a.kube != nil {
 		a.proxyAPI = hostio.NewKubeProxyAPI(hostio.KubeProxyConfig{Healthz: cfg.Kubernetes.Healthz, Metrics: cfg.Kubernetes.ProxyMetrics,
-			Health: a.proxyHealth, MetricsHandler: a.metrics.Handler(), Log: log})
+			Health: a.proxyHealth, MetricsHandler: a.metrics.Handler(), Sockets: a.sockets})
 	}
 	a.loop = apply.New(a.applyConfig())
 	if a.external, err = extpeers.Open(filepath.Join(cfg.StateDir, "peers.json")); err != nil {
@@ -136,22 +141,35 @@ func New(cfg config.Config, log *slog.Logger) (*Agent, error) {
 	return a, nil
 }
 
+// openSockets takes the sockets of the last agent from the service manager, if there is one that kept them.
+func openSockets(log *slog.Logger) *listen.Sockets {
+	c := listen.Config{Log: log}
+	if systemd.Running() {
+		c.Keeper, c.Inherited = systemd.Store{}, systemd.Inherited()
+	}
+	s := listen.New(c)
+	s.KeepRoles(metrics.Role, dns.Role, tunnel.Role, announce.Role, hostio.HealthzRole, hostio.ProxyMetricsRole)
+	return s
+}
+
 // Run works until ctx ends or an unrecoverable error occurs. Kernel state and interfaces are left in place.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.store.Close()
+	defer a.sockets.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { systemd.Notify(systemd.Stopping) })()
-	// The local API answers before the first claim, too, and reports what is missing.
-	listener, err := localapi.Listen(a.cfg.RunDir)
+	lock, err := localapi.Lock(a.cfg.RunDir)
 	if err != nil {
 		return err
 	}
+	defer lock.Close()
+	a.removeTemporaryFiles()
 	if err := a.openPool(); err != nil {
-		listener.Close()
 		return err
 	}
 	a.reconcileOnce() // before a CNI ADD can receive an address that an existing interface has
-	g.Go(func() error { return a.api.Run(ctx, listener, a.cni.Attach) })
+	// The local API answers before the first claim, too, and reports what is missing.
+	g.Go(func() error { a.serveAPI(ctx); return nil })
 	g.Go(func() error { a.source.Run(ctx); return nil })
 	if a.kube != nil {
 		g.Go(func() error { a.proxyAPI.Run(ctx); return nil })
@@ -164,9 +182,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { a.keys.Run(ctx, a.keyConfig()); return nil })
 	g.Go(func() error { a.reconcilePods(ctx); return nil })
 	g.Go(func() error { return a.dataPlane(ctx) })
-	if a.cfg.Metrics != "" {
-		g.Go(func() error { return a.metrics.Run(ctx, a.cfg.Metrics) })
-	}
+	g.Go(func() error { a.metrics.Run(ctx, a.sockets, a.cfg.Metrics); return nil })
 	err = g.Wait()
 	a.links.Close()
 	err = errors.Join(err, a.pool.Close())
@@ -174,6 +190,29 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// removeTemporaryFiles removes what a killed agent left between the creation of a file and its renaming.
+func (a *Agent) removeTemporaryFiles() {
+	err := errors.Join(atomicfile.RemoveTemporaryIn(a.cfg.StateDir), atomicfile.RemoveTemporaryIn(a.cfg.RunDir))
+	if a.cfg.CNIConfDir != "" {
+		err = errors.Join(err, atomicfile.RemoveTemporary(filepath.Join(a.cfg.CNIConfDir, ConflistName)))
+	}
+	if err != nil {
+		a.log.Warn("cannot remove temporary files of an earlier run", "err", err)
+	}
+}
+
+// serveAPI serves the local API until ctx ends.
+func (a *Agent) serveAPI(ctx context.Context) {
+	a.sockets.Run(ctx, "local API", func(ctx context.Context, up func()) error {
+		l, err := localapi.Listen(a.cfg.RunDir)
+		if err != nil {
+			return err
+		}
+		up()
+		return a.api.Run(ctx, l, a.cni.Attach)
+	})
 }
 
 // kick wakes the apply loop and the member loop.

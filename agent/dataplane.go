@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 
 	"github.com/warrennet/warren/agent/apply"
@@ -46,12 +47,13 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		DisableSegmentationOffload: !a.cfg.SegmentationOffload,
 		PrivateKey:                 a.keys.Current().Private, ListenPort: a.port(),
 		Log: a.log, LockFile: lockFile(&a.cfg), UAPIDir: a.cfg.UAPIDir,
+		Sockets: a.sockets,
 		Source4: src[model.IPv4], Source6: src[model.IPv6]})
 	if err != nil {
 		return err
 	}
 	d := apply.DataPath{Tunnel: tun, Balancer: lb, Offload: program, Pool: a.pool, Reassembled: hostio.NewReassembled(),
-		Announcer: announce.New(a.cfg.NodeName, a.heartbeatKeys(), announce.Timing{}, a.log)}
+		Announcer: announce.New(announce.Config{Node: a.cfg.NodeName, Keys: a.heartbeatKeys(), Sockets: a.sockets, Log: a.log})}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return tun.Run(ctx) })
 	g.Go(func() error { return lb.Run(ctx) })
@@ -64,17 +66,32 @@ func (a *Agent) dataPlane(ctx context.Context) error {
 		a.path.Open(lb, tun)
 		a.announcer.Store(d.Announcer)
 		lb.SendBy(a.injector(tun))
-		g.Go(func() error { return a.names.Run(ctx) })
+		g.Go(func() error { a.names.Run(ctx); return nil })
 		g.Go(func() error { return d.Announcer.Run(ctx) })
 		for _, f := range in.Families() {
-			g.Go(func() error { return hostio.RunICMP(ctx, f, a.fromHost(lb, tun)) })
-			g.Go(func() error { return d.Reassembled.Run(ctx, f, a.fromHost(lb, tun)) })
+			g.Go(func() error { a.rawSockets(ctx, f, d.Reassembled, a.fromHost(lb, tun)); return nil })
 		}
 		return a.loop.Run(ctx, d)
 	})
 	g.Go(func() error { return hostnet.Watch(ctx, a.loop.KernelChanged) })
 	g.Go(func() error { return hostnet.WatchChains(ctx, a.loop.ChainsChanged) })
 	return g.Wait()
+}
+
+// rawSockets reads the raw sockets of a family until ctx ends.
+func (a *Agent) rawSockets(ctx context.Context, f model.Family, reassembled *hostio.Reassembled, deliver func(pkt []byte)) {
+	var all sync.WaitGroup
+	all.Go(func() {
+		a.sockets.Run(ctx, "ICMP of node ports, "+f.String(), func(ctx context.Context, up func()) error {
+			return hostio.RunICMP(ctx, f, hostio.RawHandler{Opened: up, Deliver: deliver})
+		})
+	})
+	all.Go(func() {
+		a.sockets.Run(ctx, "fragmented datagrams to node ports, "+f.String(), func(ctx context.Context, up func()) error {
+			return reassembled.Run(ctx, f, hostio.RawHandler{Opened: up, Deliver: deliver})
+		})
+	})
+	all.Wait()
 }
 
 // closeBalancer unmaps the flow table once no handler reads it any more.

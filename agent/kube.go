@@ -103,7 +103,8 @@ func (a *Agent) proxyHealth() (updated time.Time, eligible bool) {
 func (a *Agent) dnsConfig() clusterdns.Config {
 	c := &a.cfg
 	out := clusterdns.Config{Addresses: c.ClusterDNS, LogQueries: c.DNS.LogQueries, Kubernetes: a.kube != nil,
-		Cluster: a.member.Cluster, Blocks: a.member.Blocks, Pods: a.records, SaveNameservers: a.disk.SetNameservers, Log: a.log}
+		Cluster: a.member.Cluster, Blocks: a.member.Blocks, Pods: a.records, SaveNameservers: a.disk.SetNameservers,
+		Sockets: a.sockets, Log: a.log}
 	out.DNS = c.DNSServer()
 	if len(c.DNS.Autopath) > 0 {
 		out.Autopath = c.DNS.Autopaths

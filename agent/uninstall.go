@@ -26,7 +26,7 @@ type UninstallOptions struct {
 // Uninstall removes everything that warren has installed on the node, and returns the names of what it removed. It succeeds for
 // what is already removed, and continues after a failure. It refuses while an agent runs, which would install everything again.
 func Uninstall(cfg config.Config, o UninstallOptions, log *slog.Logger) (done []string, err error) {
-	l, err := localapi.Listen(cfg.RunDir)
+	l, err := localapi.Lock(cfg.RunDir)
 	if err != nil {
 		return nil, fmt.Errorf("stop the agent first: %w", err)
 	}

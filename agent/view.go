@@ -7,6 +7,7 @@ import (
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/version"
 	"github.com/warrennet/warren/servicelb/announce"
+	"github.com/warrennet/warren/tunnel"
 )
 
 // view is the agent's state for the local API (localapi.View) and the metrics (metrics.View). Its methods may be called
@@ -43,8 +44,11 @@ func (v view) Node() api.Status {
 	if d := a.names.Current(); d != nil {
 		st.Problems = append(st.Problems, d.Problems()...)
 	}
-	if a.proxyAPI != nil {
-		st.Problems = append(st.Problems, a.proxyAPI.Problems()...)
+	notReady := a.notReady()
+	for _, problem := range a.sockets.Problems() {
+		if problem != notReady {
+			st.Problems = append(st.Problems, problem)
+		}
 	}
 	return st
 }
@@ -105,5 +109,5 @@ func (a *Agent) notReady() string {
 	if !s.Ready {
 		return "the first plan could not be applied: " + s.Err.Error()
 	}
-	return ""
+	return a.sockets.Problem(tunnel.PortPart)
 }

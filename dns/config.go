@@ -13,6 +13,7 @@ import (
 	"github.com/warrennet/warren/dns/forward"
 	"github.com/warrennet/warren/dns/wire"
 	"github.com/warrennet/warren/dns/zone"
+	"github.com/warrennet/warren/internal/listen"
 )
 
 // PodMode selects how `<a>-<b>-<c>-<d>.<ns>.pod.<domain>` is answered.
@@ -54,7 +55,9 @@ type Config struct {
 	CacheBytes int    // 16 MiB
 	RateLimit  int    // queries per second of one client, 0 for no limit
 	InFlight   int    // queries that wait for an upstream at once: 1000
-	Workers    int    // UDP sockets per address: one per CPU, at most 4
+	Workers    int    // goroutines that read one UDP socket: one per CPU, at most 4
+	// Sockets keep the server's sockets open beyond its end. nil: they end with the server.
+	Sockets *listen.Sockets
 	// StaleFor is how long an expired external answer is served while the upstreams fail (RFC 8767): 24 h; < 0 never.
 	StaleFor time.Duration
 	RootCAs  *x509.CertPool // of upstreams over TLS; nil: the system's

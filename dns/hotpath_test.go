@@ -109,10 +109,7 @@ var hotPackets [][]byte
 
 func pair(t testing.TB, s *Server, listen string) (*worker, net.Conn) {
 	t.Helper()
-	k, err := listenAll(t.Context(), []netip.AddrPort{netip.MustParseAddrPort(listen)}, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := openSockets(t, netip.MustParseAddrPort(listen))
 	t.Cleanup(k.close)
 	w, err := newWorker(s, k.udp[0])
 	if err != nil {

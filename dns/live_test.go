@@ -8,18 +8,23 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	mdns "github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/testutil"
+	"golang.org/x/sys/unix"
 )
 
 // certificate is a self-signed one for names, and the pool that trusts it.
@@ -72,11 +77,13 @@ func TestServer_UpstreamOverTLS_VerifiesAndReusesConnections(t *testing.T) {
 	}
 }
 
-// Successors start on the same address, and their predecessors end, while a client queries.
-func TestServer_SuccessorTakesOver_NoQueryLost(t *testing.T) {
+// Servers end and start on the same sockets while a client queries. The kernel queues what arrives between two of them.
+func TestServer_SuccessorOnSameSockets_NoQueryLost(t *testing.T) {
 	at := freePort(t)
+	kept := listen.New(listen.Config{})
+	defer kept.Close()
 	begin := func() (stop func()) {
-		s, err := New(Config{Listen: []netip.AddrPort{at}, Workers: 2})
+		s, err := New(Config{Listen: []netip.AddrPort{at}, Workers: 2, Sockets: kept})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,9 +100,8 @@ func TestServer_SuccessorTakesOver_NoQueryLost(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); queryUntil(t, at, &answered, &lost, end) }()
 	for range 10 {
-		next := begin()
 		stop()
-		stop = next
+		stop = begin()
 		goal := answered.Load() + 200
 		testutil.EventuallyTrue(t, "200 more answers", func() bool { return answered.Load() >= goal || t.Failed() })
 	}
@@ -115,7 +121,7 @@ func queryUntil(t *testing.T, at netip.AddrPort, answered, lost *atomic.Int64, e
 			return
 		default:
 		}
-		for try := 0; ; try++ { // a new port each time: any of the sockets may get it
+		for try := 0; ; try++ {
 			r, err := exchangeOnce(at)
 			if err == nil && len(r.Answer) == 1 {
 				break
@@ -222,6 +228,40 @@ func TestNew_InvalidConfig_ReportsEveryProblem(t *testing.T) {
 		`upstream "x"`, `upstream "udp://1.1.1.1"`, `upstream "0.0.0.0"`, `stub domain "."`, "allowed source"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not contain %q", err, want)
+		}
+	}
+}
+
+// No other process can receive queries: its socket cannot be bound to the port, whatever options it has set.
+func TestServer_OtherSocketOnSamePort_Refused(t *testing.T) {
+	_, at := start(t, Config{})
+	for name, options := range map[string][]int{
+		"no option": nil, "SO_REUSEADDR": {unix.SO_REUSEADDR}, "SO_REUSEPORT": {unix.SO_REUSEPORT},
+		"both options": {unix.SO_REUSEADDR, unix.SO_REUSEPORT},
+	} {
+		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) {
+				for _, o := range options {
+					_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o, 1)
+				}
+			})
+		}}
+		for _, host := range []string{"127.0.0.1", "0.0.0.0", "[::]"} {
+			t.Run(name+" "+host, func(t *testing.T) {
+				to := fmt.Sprintf("%s:%d", host, at.Port())
+				if c, err := lc.ListenPacket(t.Context(), "udp", to); err == nil {
+					c.Close()
+					t.Error("bound a UDP socket, expected: address already in use")
+				} else if !errors.Is(err, unix.EADDRINUSE) {
+					t.Errorf("UDP: %v, expected: address already in use", err)
+				}
+				if l, err := lc.Listen(t.Context(), "tcp", to); err == nil {
+					l.Close()
+					t.Error("bound a TCP socket, expected: address already in use")
+				} else if !errors.Is(err, unix.EADDRINUSE) {
+					t.Errorf("TCP: %v, expected: address already in use", err)
+				}
+			})
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	mdns "github.com/miekg/dns"
 	"go.uber.org/goleak"
 
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 )
 
@@ -116,19 +117,29 @@ type testClock struct{ offset atomic.Int64 }
 func (c *testClock) Now() time.Time          { return time.Now().Add(time.Duration(c.offset.Load())) }
 func (c *testClock) advance(d time.Duration) { c.offset.Add(int64(d)) }
 
+// openSockets opens an address for one worker, without a further descriptor that outlives the test's own.
+func openSockets(t testing.TB, at netip.AddrPort) *sockets {
+	t.Helper()
+	from := listen.New(listen.Config{})
+	defer from.Close()
+	k, err := listenAll(t.Context(), from, []netip.AddrPort{at}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 // freePort finds a port of loopback that is free for UDP and TCP.
 func freePort(t testing.TB) netip.AddrPort {
 	t.Helper()
 	for range 100 {
-		k, err := listenAll(context.Background(), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
+		k := openSockets(t, netip.MustParseAddrPort("127.0.0.1:0"))
 		a := netip.MustParseAddrPort(k.udp[0].LocalAddr().String())
 		k.close()
-		l, err := listenAll(context.Background(), []netip.AddrPort{a}, 1)
+		from := listen.New(listen.Config{})
+		err := Hold(t.Context(), from, []netip.AddrPort{a})
+		from.Close()
 		if err == nil {
-			l.close()
 			return a
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/warrennet/warren/internal/listen"
 )
 
 // inNamespace runs fn on a thread in a network and mount namespace of its own, with loopback up and resolv.conf replaced.
@@ -77,7 +79,9 @@ func TestServer_DigAndGlibc_ResolveAsInAPod(t *testing.T) {
 			return
 		}
 		s.Set(sample())
-		k, err := listenAll(context.Background(), socks, 1) // bound on this thread: in the namespace
+		from := listen.New(listen.Config{})
+		defer from.Close()
+		k, err := listenAll(context.Background(), from, socks, 1) // bound on this thread: in the namespace
 		if err != nil {
 			t.Error(err)
 			return

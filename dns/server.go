@@ -13,6 +13,7 @@ import (
 	"github.com/warrennet/warren/dns/forward"
 	"github.com/warrennet/warren/dns/wire"
 	"github.com/warrennet/warren/dns/zone"
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 )
 
@@ -53,11 +54,17 @@ func New(c Config) (*Server, error) {
 	return s, err
 }
 
-// Run opens the sockets and answers until ctx ends. It returns when every goroutine it started has. A server runs once.
+// Run opens the sockets and answers until ctx ends. It returns when every goroutine it started has. A server runs once, but after an
+// error to open its sockets it may run again.
 func (s *Server) Run(ctx context.Context) error {
-	socks, err := listenAll(ctx, s.cfg.Listen, s.cfg.Workers)
+	from := s.cfg.Sockets
+	if from == nil {
+		from = listen.New(listen.Config{Log: s.cfg.Log})
+		defer from.Close()
+	}
+	socks, err := listenAll(ctx, from, s.cfg.Listen, s.cfg.Workers)
 	if err != nil {
-		return fmt.Errorf("dns: %w", err)
+		return fmt.Errorf("open sockets: %w", err)
 	}
 	return s.serve(ctx, socks)
 }

@@ -7,15 +7,20 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warrennet/warren/internal/listen"
 )
 
 func defaultWorkers() int { return min(runtime.GOMAXPROCS(0), 4) }
 
-// sockets are all sockets of a server.
+// Role is that of the server's sockets.
+const Role = "dns"
+
+// sockets are all sockets of a server. The workers of an address have descriptors of one UDP socket, and not a group of sockets
+// (SO_REUSEPORT): the kernel would admit sockets of other processes of the same user to the group.
 type sockets struct {
 	udp []*net.UDPConn
 	tcp []net.Listener
@@ -30,7 +35,7 @@ func (k *sockets) close() {
 	}
 }
 
-// stop ends blocked reads and closes the listeners. UDP sockets stay open for answers that are not sent yet.
+// stop ends blocked reads and closes the listeners. UDP descriptors stay open for answers that are not sent yet.
 func (k *sockets) stop() {
 	for _, c := range k.udp {
 		_ = c.SetReadDeadline(time.Unix(1, 0))
@@ -40,13 +45,17 @@ func (k *sockets) stop() {
 	}
 }
 
-// listenAll binds every address: one UDP socket per worker, which share the address (SO_REUSEPORT), and one TCP listener. An
-// address need not exist yet (IP_FREEBIND). During an upgrade the successor binds the same addresses while this process
-// still answers, so no query is lost.
-func listenAll(ctx context.Context, addrs []netip.AddrPort, workers int) (*sockets, error) {
+// listenAll opens every address: one UDP socket with a descriptor per worker, and one TCP listener. An address need not exist yet
+// (IP_FREEBIND).
+func listenAll(ctx context.Context, from *listen.Sockets, addrs []netip.AddrPort, workers int) (*sockets, error) {
+	var all []listen.Socket
+	for _, a := range addrs {
+		all = append(all, socketOf("udp", a), socketOf("tcp", a))
+	}
+	from.Keep(Role, all...)
 	k := &sockets{}
 	for _, a := range addrs {
-		if err := k.bind(ctx, a, workers); err != nil {
+		if err := k.open(ctx, from, a, workers); err != nil {
 			k.close()
 			return nil, err
 		}
@@ -54,48 +63,71 @@ func listenAll(ctx context.Context, addrs []netip.AddrPort, workers int) (*socke
 	return k, nil
 }
 
-func (k *sockets) bind(ctx context.Context, a netip.AddrPort, workers int) error {
-	family := "4"
-	if a.Addr().Is6() {
-		family = "6"
+// Hold opens the sockets of a server on these addresses, for its Run.
+func Hold(ctx context.Context, from *listen.Sockets, addrs []netip.AddrPort) error {
+	k, err := listenAll(ctx, from, addrs, 1)
+	if err != nil {
+		return err
 	}
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = setSocketOptions(int(fd), a.Addr()) }), err)
-	}}
+	k.close()
+	return nil
+}
+
+func (k *sockets) open(ctx context.Context, from *listen.Sockets, a netip.AddrPort, workers int) error {
 	for range workers {
-		pc, err := lc.ListenPacket(ctx, "udp"+family, a.String())
+		u, err := from.Packet(ctx, socketOf("udp", a))
 		if err != nil {
-			return fmt.Errorf("listen on udp %s: %w", a, err)
+			return err
 		}
-		u := pc.(*net.UDPConn)
-		_ = u.SetReadBuffer(4 << 20) // as far as rmem_max allows
-		_ = u.SetWriteBuffer(1 << 20)
 		k.udp = append(k.udp, u)
 	}
-	l, err := lc.Listen(ctx, "tcp"+family, a.String())
+	l, err := from.Listen(ctx, socketOf("tcp", a))
 	if err != nil {
-		return fmt.Errorf("listen on tcp %s: %w", a, err)
+		return err
 	}
 	k.tcp = append(k.tcp, l)
 	return nil
 }
 
-// setSocketOptions sets the options that must precede bind. A socket on an unspecified address also receives the destination
-// address of each packet (IP_PKTINFO), so that the answer has that source.
-func setSocketOptions(fd int, a netip.Addr) error {
+// socketOf is the socket of a protocol on an address.
+func socketOf(protocol string, a netip.AddrPort) listen.Socket {
+	network := protocol + "4"
+	if a.Addr().Is6() {
+		network = protocol + "6"
+	}
+	k := listen.Socket{Role: Role, Network: network, Address: a.String(),
+		Options: func(fd int) error { return addressOptions(fd, a.Addr()) }}
+	if protocol == "udp" {
+		k.Options = func(fd int) error {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20) // as far as rmem_max allows
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20)
+			return addressOptions(fd, a.Addr())
+		}
+	}
+	return k
+}
+
+// addressOptions sets the options of a socket on that address. A socket on an unspecified address also receives the destination
+// address of each packet (IP_PKTINFO), so that the answer has that source. A UDP socket has neither SO_REUSEADDR nor SO_REUSEPORT:
+// with the same option another process could bind the same port and receive queries.
+func addressOptions(fd int, a netip.Addr) error {
 	set := func(level, opt int) error { return unix.SetsockoptInt(fd, level, opt, 1) }
-	err := errors.Join(set(unix.SOL_SOCKET, unix.SO_REUSEADDR), set(unix.SOL_SOCKET, unix.SO_REUSEPORT))
 	if a.Is4() {
-		err = errors.Join(err, set(unix.IPPROTO_IP, unix.IP_FREEBIND))
+		err := set(unix.IPPROTO_IP, unix.IP_FREEBIND)
 		if a.IsUnspecified() {
 			err = errors.Join(err, set(unix.IPPROTO_IP, unix.IP_PKTINFO))
 		}
 		return err
 	}
-	err = errors.Join(err, set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY), set(unix.IPPROTO_IPV6, unix.IPV6_FREEBIND))
+	err := set(unix.IPPROTO_IPV6, unix.IPV6_FREEBIND)
+	if only, e := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); e != nil || only == 0 { // fixed once bound
+		err = errors.Join(err, set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY))
+	}
 	if a.IsUnspecified() {
 		err = errors.Join(err, set(unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO))
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("set socket options for %s: %w", a, err)
+	}
+	return nil
 }

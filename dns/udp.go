@@ -10,8 +10,8 @@ import (
 	"github.com/warrennet/warren/dns/wire"
 )
 
-// worker owns one UDP socket. It receives a batch, answers on the hot path, sends the answers, and defers the other queries
-// to goroutines.
+// worker owns one descriptor of a UDP socket, which further workers share. It receives a batch, answers on the hot path, sends the
+// answers, and defers the other queries to goroutines.
 type worker struct {
 	conn *net.UDPConn
 	b    *batch
@@ -26,8 +26,8 @@ func newWorker(s *Server, c *net.UDPConn) (*worker, error) {
 	return &worker{conn: c, b: b, a: responder{s: s, counters: s.stats.newCounters()}}, nil
 }
 
-// run answers until ctx ends, then answers what the socket still holds: the kernel does not pass those datagrams to a
-// successor on the same address.
+// run answers until ctx ends, then answers what the socket still holds: without a successor on the same socket those queries would be
+// lost.
 func (w *worker) run(ctx context.Context) error {
 	for {
 		n, err := w.b.recv()
@@ -41,9 +41,12 @@ func (w *worker) run(ctx context.Context) error {
 	}
 }
 
+// drainBatches bounds drain: queries continue to arrive while the socket is open.
+const drainBatches = 256
+
 // drain answers what has arrived but was not received. Deferred queries get SERVFAIL, and the client queries again.
 func (w *worker) drain(n int, err error) error {
-	for {
+	for range drainBatches {
 		if err == nil && n > 0 {
 			w.serve(n)
 		}
@@ -51,6 +54,7 @@ func (w *worker) drain(n int, err error) error {
 			return nil
 		}
 	}
+	return nil
 }
 
 // serve answers the n datagrams of one batch.

@@ -32,10 +32,7 @@ type fake struct {
 
 func newFake(t testing.TB, answer func(q *mdns.Msg) []*mdns.Msg) *fake {
 	t.Helper()
-	k, err := listenAll(t.Context(), []netip.AddrPort{freePort(t)}, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := openSockets(t, freePort(t))
 	f := &fake{udp: k.udp[0], tcp: k.tcp[0], answer: answer, addr: netip.MustParseAddrPort(k.udp[0].LocalAddr().String())}
 	f.join.Go(f.serveUDP)
 	f.join.Go(f.serveTCP)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -151,11 +152,16 @@ func (s *systemd) show(unit, property string) string {
 }
 
 // The unit of deploy/systemd under a real systemd: start returns when Pods can be attached, a killed agent is restarted, stop
-// leaves the data plane in place, and the agent has four capabilities.
+// leaves the data plane in place, and the agent has four capabilities. While it restarts, the service manager has its sockets: a process
+// that tries to bind them again and again never succeeds.
 func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 	t.Parallel()
 	l := start(t, Spec{Nodes: 2})
 	pods := onePodEach(t, l)
+	st, err := l.Status(t.Context(), "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := l.StopAgent("n1", syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +174,8 @@ func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 	}
 	s.must("systemctl", "start", "warren")
 	ready("start")
+	wins := spin(t, l, "n1", "tcp 127.0.0.1:9551", "udp 0.0.0.0:51820", "udp 10.43.0.10:53", "tcp 10.43.0.10:53",
+		"udp "+netip.AddrPortFrom(st.PodCIDRs[0].Addr().Next(), 9552).String())
 	s.must("systemctl", "restart", "warren")
 	ready("restart")
 
@@ -185,6 +193,12 @@ func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 		return err
 	})
 	ready("kill -9")
+	if won := wins(); len(won) > 0 {
+		t.Errorf("while the agent restarted, another process bound %v", won)
+	}
+	if out := s.must("/usr/local/bin/warren", "status"); strings.Contains(out, "retrying") {
+		t.Errorf("after restarts a socket is not open:\n%s", out)
+	}
 
 	s.must("systemctl", "stop", "warren")
 	if state, _ := s.run("systemctl", "is-active", "warren"); strings.TrimSpace(state) != "inactive" {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/limits"
 )
@@ -21,11 +22,14 @@ type Config struct {
 	DisableSegmentationOffload bool // neither super-packets nor UDP segmentation
 	PrivateKey                 model.Key
 	ListenPort                 uint16 // UDP; 51820
-	Hook                       Hook   // nil: packets of the host go to peers, packets of peers to the host
-	Log                        *slog.Logger
-	LockFile                   string // /run/warren/<name>.lock
-	UAPIDir                    string // directory of <name>.sock for wg(8); /var/run/wireguard
-	DisableUAPI                bool   // no socket for wg(8)
+	// Sockets have the UDP sockets, and the problem while the port or the socket of wg(8) cannot be opened. nil: the sockets end
+	// with the tunnel.
+	Sockets     *listen.Sockets
+	Hook        Hook // nil: packets of the host go to peers, packets of peers to the host
+	Log         *slog.Logger
+	LockFile    string // /run/warren/<name>.lock
+	UAPIDir     string // directory of <name>.sock for wg(8); /var/run/wireguard
+	DisableUAPI bool   // no socket for wg(8)
 	// Source4 and Source6 are the source addresses of the tunnel's own ICMP errors and path MTU probes. Without them, ICMP errors
 	// come from the address that could not be reached, and there are no probes.
 	Source4, Source6 netip.Addr

@@ -10,13 +10,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/backpressure"
 	"github.com/warrennet/warren/tunnel/internal/counters"
 	"github.com/warrennet/warren/tunnel/internal/pmtud"
 	"github.com/warrennet/warren/tunnel/internal/tundev"
 	"github.com/warrennet/warren/tunnel/internal/tunfd"
-	"github.com/warrennet/warren/tunnel/internal/uapi"
 	"github.com/warrennet/warren/tunnel/internal/udpbind"
 	"golang.org/x/sync/errgroup"
 	"golang.zx2c4.com/wireguard/conn"
@@ -28,8 +28,10 @@ type Tunnel struct {
 	cfg      Config
 	public   model.Key
 	stats    *counters.Set
+	sockets  *listen.Sockets
 	bind     conn.Bind
-	offloads func() []string // of the UDP sockets
+	hold     func(ctx context.Context, port uint16) error // opens the UDP sockets before the WireGuard device does
+	offloads func() []string                              // of the UDP sockets
 	dev      *tundev.Device
 	surveyor *pmtud.Surveyor
 	ready    chan struct{}
@@ -88,7 +90,8 @@ func newTunnel(cfg Config, p parts) (*Tunnel, error) {
 		return nil, err
 	}
 	p = p.withDefaults()
-	t := &Tunnel{cfg: cfg, public: public, stats: &counters.Set{}, bind: p.bind, offloads: func() []string { return nil },
+	t := &Tunnel{cfg: cfg, public: public, stats: &counters.Set{}, sockets: cfg.Sockets, bind: p.bind,
+		hold: func(context.Context, uint16) error { return nil }, offloads: func() []string { return nil },
 		ready: make(chan struct{}), stale: make(chan *device.Peer, 16), responder: make(chan []*device.Peer, 16),
 		crossings: make(chan string, 16), sessionGone: p.sessionGone, states: map[model.Key]*peerState{},
 		moved: map[model.Key]bool{}}
@@ -98,8 +101,11 @@ func newTunnel(cfg Config, p parts) (*Tunnel, error) {
 	if p.bind == nil {
 		out, in = backpressure.NewGate(), backpressure.NewGate()
 		b := udpbind.New(udpbind.Config{SegmentationOffload: !cfg.DisableSegmentationOffload, Log: cfg.Log, Stats: t.stats,
-			Probe: probe, Out: out, In: in})
-		t.bind, t.offloads = b, b.Offloads
+			Sockets: cfg.Sockets, Probe: probe, Out: out, In: in})
+		t.bind, t.hold, t.offloads = b, b.Hold, b.Offloads
+	}
+	if t.sockets == nil {
+		t.sockets = listen.New(listen.Config{Log: cfg.Log})
 	}
 	t.dev = tundev.New(tundev.Config{Name: cfg.Name, Kernel: p.kernel, Queues: cfg.Queues,
 		DisableSegmentationOffload: cfg.DisableSegmentationOffload, Hook: cfg.Hook, Log: cfg.Log, Stats: t.stats,
@@ -125,37 +131,77 @@ func (t *Tunnel) Run(ctx context.Context) (err error) {
 		responding: t.responding})
 	wg := device.NewDevice(t.dev, t.bind, log.logger())
 	defer wg.Close()
-	own := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(t.cfg.PrivateKey[:]), t.cfg.ListenPort)
-	if err := wg.IpcSet(own); err != nil {
-		return fmt.Errorf("set key and port of the WireGuard device: %w", err)
-	}
-	if err := wg.Up(); err != nil {
-		return fmt.Errorf("open UDP port %d: %w", t.cfg.ListenPort, err)
-	}
-	t.mu.Lock()
-	t.wg = wg
-	err = t.apply()
-	t.mu.Unlock()
-	if err != nil {
-		t.cfg.Log.Warn("cannot configure all peers of the WireGuard device", "err", err)
+	if err := wg.IpcSet("private_key=" + hex.EncodeToString(t.cfg.PrivateKey[:]) + "\n"); err != nil {
+		return fmt.Errorf("set the key of the WireGuard device: %w", err)
 	}
 	return t.serve(ctx, wg)
 }
 
+// PortPart is the part of the agent that has a problem while the UDP port is not open (listen.Sockets.Problem). The TUN device and
+// the hook work meanwhile: traffic of this node's Pods and hosts with each other and to Services with endpoints here continues.
+const PortPart = "tunnel"
+
+// Role is that of the UDP sockets.
+const Role = udpbind.Role
+
+// open opens the UDP port and keeps it open until ctx ends. While another process has the port it tries again. tried is called after
+// the first attempt.
+func (t *Tunnel) open(ctx context.Context, wg *device.Device, tried func()) {
+	t.sockets.Run(ctx, PortPart, func(ctx context.Context, up func()) error {
+		err := t.up(ctx, wg)
+		if err == nil {
+			up()
+		} else {
+			t.sockets.Report(PortPart, err) // before the tunnel counts as ready
+		}
+		tried()
+		if err == nil {
+			<-ctx.Done()
+		}
+		return err
+	})
+	tried()
+}
+
+func (t *Tunnel) up(ctx context.Context, wg *device.Device) error {
+	if err := t.hold(ctx, t.cfg.ListenPort); err != nil {
+		return err
+	}
+	// The WireGuard device forgets its port when it cannot open it.
+	if err := wg.IpcSet(fmt.Sprintf("listen_port=%d\n", t.cfg.ListenPort)); err != nil {
+		return fmt.Errorf("set the port of the WireGuard device: %w", err)
+	}
+	if err := wg.Up(); err != nil {
+		return fmt.Errorf("open UDP port %d: %w", t.cfg.ListenPort, err)
+	}
+	return nil
+}
+
+// setDevice gives the tunnel's methods the WireGuard device, with the peers that are set already. nil: it is no longer in use.
+func (t *Tunnel) setDevice(wg *device.Device) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.wg = wg; wg == nil {
+		return
+	}
+	if err := t.apply(); err != nil {
+		t.cfg.Log.Warn("cannot configure all peers of the WireGuard device", "err", err)
+	}
+}
+
 // serve runs the tunnel's own goroutines; the WireGuard device has started its own.
 func (t *Tunnel) serve(ctx context.Context, wg *device.Device) error {
-	defer func() {
-		t.mu.Lock()
-		t.wg = nil
-		t.mu.Unlock()
-	}()
+	defer t.setDevice(nil)
 	g, ctx := errgroup.WithContext(ctx)
+	var first sync.WaitGroup // attempts to open sockets
+	first.Add(1)
+	g.Go(func() error { t.open(ctx, wg, sync.OnceFunc(first.Done)); return nil })
+	first.Wait()
+	t.setDevice(wg)
 	if !t.cfg.DisableUAPI {
-		l, err := uapi.Listen(t.cfg.UAPIDir, t.cfg.Name)
-		if err != nil {
-			return err
-		}
-		g.Go(func() error { return uapi.Serve(ctx, l, uapiDevice{t}) })
+		first.Add(1)
+		g.Go(func() error { t.serveUAPI(ctx, sync.OnceFunc(first.Done)); return nil })
+		first.Wait()
 	}
 	for i := 1; i < t.cfg.Queues; i++ {
 		g.Go(func() error { return t.dev.RunQueue(i) })
@@ -179,7 +225,7 @@ func (t *Tunnel) serve(ctx context.Context, wg *device.Device) error {
 	return g.Wait()
 }
 
-// Ready is closed when Run carries traffic.
+// Ready is closed when Run carries traffic, between this node's Pods only while the UDP port cannot be opened.
 func (t *Tunnel) Ready() <-chan struct{} { return t.ready }
 
 // SetMTU changes the device's MTU in bytes; peers with a smaller one keep theirs.

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,6 +17,28 @@ import (
 // New peers come from the store or from `warren peer add`: EPERM. Every other setting of a peer belongs to the store. Such a change
 // is answered with success, not passed to the WireGuard device, and logged, so no session and no packet is lost to it.
 type uapiDevice struct{ t *Tunnel }
+
+// uapiPart is the part of the agent that has a problem while the socket is not open.
+const uapiPart = "socket of wg(8)"
+
+// serveUAPI serves the socket of wg(8) until ctx ends. While another process answers on it, it tries again. tried is called after the
+// first attempt.
+func (t *Tunnel) serveUAPI(ctx context.Context, tried func()) {
+	defer tried()
+	t.sockets.Run(ctx, uapiPart, func(ctx context.Context, up func()) error {
+		l, err := uapi.Listen(t.cfg.UAPIDir, t.cfg.Name)
+		if err == nil {
+			up()
+		} else {
+			t.sockets.Report(uapiPart, err)
+		}
+		tried()
+		if err != nil {
+			return err
+		}
+		return uapi.Serve(ctx, l, uapiDevice{t})
+	})
+}
 
 // Get returns the WireGuard device's own answer.
 func (u uapiDevice) Get() (string, error) {

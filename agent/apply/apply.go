@@ -48,7 +48,8 @@ func (x *applier) apply() {
 		return
 	}
 	x.report(p)
-	if x.socks.set(p) {
+	opened, missing := x.socks.set(p)
+	if opened {
 		x.Kick() // the next plan has the new listeners' ports
 	}
 	x.Pool.SetUnmanaged(p.Unmanaged)
@@ -67,7 +68,7 @@ func (x *applier) apply() {
 		x.cfg.Measure(time.Since(arrived))
 	}
 	x.last = p
-	x.finish(p, snap, outcome{changed, refused, err})
+	x.finish(p, snap, outcome{changed, refused, missing, err})
 }
 
 // input collects everything that the plan depends on. look means that the whole plan is to be compared with the kernel.
@@ -91,6 +92,7 @@ func (x *applier) input() (in plan.Input, snap *model.Snapshot, look bool, err e
 type outcome struct {
 	changed int
 	refused []error // as in State
+	missing []error // as in State.Sockets
 	err     error
 }
 
@@ -163,7 +165,8 @@ func (x *applier) report(p *plan.Plan) {
 // finish publishes what was applied and offers the snapshot for the disk.
 func (x *applier) finish(p *plan.Plan, snap *model.Snapshot, o outcome) {
 	last, err := x.State(), o.err
-	now := &State{Plan: p, At: time.Now(), Err: err, Refused: o.refused, Ready: err == nil || last != nil && last.Ready}
+	now := &State{Plan: p, At: time.Now(), Err: err, Refused: o.refused, Sockets: o.missing,
+		Ready: err == nil || last != nil && last.Ready}
 	if err == nil {
 		now.Succeeded = now.At
 	} else if last != nil {

@@ -71,6 +71,8 @@ type State struct {
 	// entries that come from objects and from records of other nodes; the node is ready without them.
 	Err     error
 	Refused []error
+	// Sockets are those of Services on the host that could not be opened.
+	Sockets []error
 	Ready   bool // at least one plan has been applied without Err
 	// Succeeded is the time of the last apply without Err, zero before the first.
 	Succeeded time.Time

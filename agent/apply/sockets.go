@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 
@@ -24,17 +25,18 @@ func newSockets(ranges func() []netip.Prefix, reassembled *hostio.Reassembled, l
 		reassembled: reassembled}
 }
 
-// set opens and closes sockets. It reports whether listeners were opened whose ports the next plan needs.
-func (s *sockets) set(p *plan.Plan) (opened bool) {
-	opened = s.checks.Set(p.HealthChecks)
-	s.relays.Set(p.Relays)
+// set opens and closes sockets. It reports whether listeners were opened whose ports the next plan needs, and which sockets are
+// missing; the next apply tries again.
+func (s *sockets) set(p *plan.Plan) (opened bool, missing []error) {
+	opened, checks := s.checks.Set(p.HealthChecks)
+	relays := s.relays.Set(p.Relays)
 	s.sinks.Set(p.UDPSinks)
 	err := s.reassembled.Set(p.Reassembled)
 	if err != nil && !s.failed {
 		s.log.Warn("cannot receive fragmented datagrams to the node's ports; retrying", "err", err)
 	}
 	s.failed = err != nil
-	return opened
+	return opened, split(errors.Join(checks, relays, err))
 }
 
 func (s *sockets) close() {

@@ -17,14 +17,15 @@ import (
 
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/ipam"
 )
 
 // Config is what a Server works with.
 type Config struct {
-	// DNS has the settings of the server; its Allow are networks that may query in addition to the node and its Pods. Domain, Listen
-	// and Log are filled in.
+	// DNS has the settings of the server; its Allow are networks that may query in addition to the node and its Pods. Domain, Listen,
+	// Sockets and Log are filled in.
 	DNS dns.Config
 	// Addresses are the configured cluster DNS addresses of both families. SetAddresses replaces them.
 	Addresses  []netip.Addr
@@ -40,6 +41,7 @@ type Config struct {
 	Pods func() []ipam.Record
 	// SaveNameservers keeps the cluster's upstreams on disk for a start without the API server.
 	SaveNameservers func(model.Nameservers) error
+	Sockets         *listen.Sockets
 	Log             *slog.Logger
 }
 
@@ -90,23 +92,22 @@ func (s *Server) LogQueries(on bool) {
 	}
 }
 
-// Run serves until ctx ends. When the addresses change it restarts the server on the new ones.
-func (s *Server) Run(ctx context.Context) error {
+// part is what does not work on this node while the sockets are not open.
+const part = "cluster DNS"
+
+// Run serves until ctx ends. When the addresses change it restarts the server on the new ones. Sockets that cannot be opened, for
+// instance because a dnsmasq listens on port 53 of all addresses, are a problem and are opened again later.
+func (s *Server) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	var feeder sync.WaitGroup
 	feeder.Go(func() { s.feed(ctx) })
 	defer feeder.Wait()
 	defer cancel()
-	for ctx.Err() == nil {
-		if err := s.serveAddresses(ctx, s.Addresses()); err != nil {
-			return err
-		}
-	}
-	return nil
+	s.cfg.Sockets.Run(ctx, part, func(ctx context.Context, up func()) error { return s.serveAddresses(ctx, s.Addresses(), up) })
 }
 
 // serveAddresses serves until ctx ends or the addresses are no longer addrs.
-func (s *Server) serveAddresses(ctx context.Context, addrs []netip.Addr) error {
+func (s *Server) serveAddresses(ctx context.Context, addrs []netip.Addr, up func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
@@ -122,8 +123,13 @@ func (s *Server) serveAddresses(ctx context.Context, addrs []netip.Addr) error {
 	defer watcher.Wait()
 	defer stop()
 	if len(addrs) == 0 {
+		s.cfg.Sockets.Keep(dns.Role)
+		up()
 		<-ctx.Done()
 		return nil
+	}
+	if err := dns.Hold(ctx, s.cfg.Sockets, listenOn(addrs)); err != nil { // before the zone data is built, which is expensive
+		return err
 	}
 	d, err := dns.New(s.config(addrs)) // the apply loop adds the cluster's upstreams
 	if err != nil {
@@ -134,16 +140,24 @@ func (s *Server) serveAddresses(ctx context.Context, addrs []netip.Addr) error {
 	s.current.Store(d)
 	defer s.current.Store(nil)
 	s.catchUp(d)
+	up()
 	return d.Run(ctx)
+}
+
+// listenOn is the port of DNS on each address.
+func listenOn(addrs []netip.Addr) (out []netip.AddrPort) {
+	for _, a := range addrs {
+		out = append(out, netip.AddrPortFrom(a, 53))
+	}
+	return out
 }
 
 // config is the configuration of a server on these addresses.
 func (s *Server) config(addrs []netip.Addr) dns.Config {
 	c := s.cfg.DNS
-	c.Domain, c.Log = s.cfg.Cluster().Domain, s.log
+	c.Domain, c.Log, c.Sockets, c.Listen = s.cfg.Cluster().Domain, s.log, s.cfg.Sockets, listenOn(addrs)
 	var own []netip.Prefix // the node itself, which uses the server's address as its source
 	for _, a := range addrs {
-		c.Listen = append(c.Listen, netip.AddrPortFrom(a, 53))
 		own = append(own, netip.PrefixFrom(a, a.BitLen()))
 	}
 	c.Allow = slices.Concat(own, s.cfg.Blocks(), c.Allow)

@@ -3,6 +3,8 @@ package hostio
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -51,9 +53,10 @@ func NewHealthChecks(ranges func() []netip.Prefix, log *slog.Logger) *HealthChec
 	return &HealthChecks{log: log, ranges: ranges, open: map[uint16]*healthCheck{}, failed: map[uint16]bool{}}
 }
 
-// Set opens, updates and closes listeners until they are those desired. It reports whether it opened any. A failure is
-// logged once per port.
-func (h *HealthChecks) Set(desired map[uint16]plan.HealthCheck) (opened bool) {
+// Set opens, updates and closes listeners until they are those desired. It reports whether it opened any, and those that it could not
+// open. A failure is logged once per port.
+func (h *HealthChecks) Set(desired map[uint16]plan.HealthCheck) (opened bool, err error) {
+	var errs []error
 	for port, check := range desired {
 		c := h.open[port]
 		if c == nil {
@@ -63,6 +66,7 @@ func (h *HealthChecks) Set(desired map[uint16]plan.HealthCheck) (opened bool) {
 					h.log.Warn("cannot serve a health check node port; retrying", "port", port, "err", err)
 				}
 				h.failed[port] = true
+				errs = append(errs, fmt.Errorf("health check node port %d: %w", port, err))
 				continue
 			}
 			delete(h.failed, port)
@@ -76,7 +80,7 @@ func (h *HealthChecks) Set(desired map[uint16]plan.HealthCheck) (opened bool) {
 			delete(h.open, port)
 		}
 	}
-	return opened
+	return opened, errors.Join(errs...)
 }
 
 // Ports returns the ports of the listeners by health check node port.
@@ -90,7 +94,7 @@ func (h *HealthChecks) Ports() map[uint16]uint16 {
 
 // Close closes all listeners and joins their servers.
 func (h *HealthChecks) Close() {
-	h.Set(nil)
+	_, _ = h.Set(nil) // opens nothing
 	h.served.Wait()
 }
 

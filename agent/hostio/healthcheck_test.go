@@ -18,10 +18,10 @@ func TestHealthChecks_Set_AnswersPerServiceAndJoinsServers(t *testing.T) {
 		slog.New(slog.DiscardHandler))
 	defer h.Close()
 	check := plan.HealthCheck{Service: model.ObjectName{Namespace: "default", Name: "web"}, LocalEndpoints: 2}
-	if !h.Set(map[uint16]plan.HealthCheck{30001: check, 30002: {}}) {
+	if opened, err := h.Set(map[uint16]plan.HealthCheck{30001: check, 30002: {}}); !opened || err != nil {
 		t.Error("no listener was opened")
 	}
-	if h.Set(map[uint16]plan.HealthCheck{30001: check, 30002: {}}) {
+	if opened, err := h.Set(map[uint16]plan.HealthCheck{30001: check, 30002: {}}); opened || err != nil {
 		t.Error("a listener was opened again")
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -46,7 +46,9 @@ func TestHealthChecks_Set_AnswersPerServiceAndJoinsServers(t *testing.T) {
 			}
 		})
 	}
-	h.Set(map[uint16]plan.HealthCheck{30001: check})
+	if _, err := h.Set(map[uint16]plan.HealthCheck{30001: check}); err != nil {
+		t.Error(err)
+	}
 	if len(h.Ports()) != 1 {
 		t.Errorf("listeners %v, expected one", h.Ports())
 	}

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// RunICMP passes the ICMP errors and echo replies of one family that arrive for the node's own addresses to deliver, as IP packets,
-// until ctx ends. deliver must not retain the packet. No rule redirects ICMP to the node's own addresses, because that would break
+// RunICMP passes the ICMP errors and echo replies of one family that arrive for the node's own addresses to h, as IP packets, until ctx
+// ends. No rule redirects ICMP to the node's own addresses, because that would break
 // neighbour discovery and the node's own pings. So the messages that belong to node ports and masqueraded flows are read from a raw
 // socket with a type filter. The kernel processes its own copy.
-func RunICMP(ctx context.Context, family model.Family, deliver func(pkt []byte)) error {
+func RunICMP(ctx context.Context, family model.Family, h RawHandler) error {
 	network, addr, proto := "ip4:icmp", "0.0.0.0", uint8(packet.ProtoICMP)
 	if family == model.IPv6 {
 		network, addr, proto = "ip6:ipv6-icmp", "::", packet.ProtoICMPv6
@@ -32,6 +32,7 @@ func RunICMP(ctx context.Context, family model.Family, deliver func(pkt []byte))
 	if err := filterICMP(c, family); err != nil {
 		return fmt.Errorf("filter raw socket %s: %w", network, err)
 	}
+	h.Opened()
 	buf := make([]byte, headroom+maxMessage)
 	for {
 		n, src, dst, err := readICMP(c, family, buf[headroom:])
@@ -39,7 +40,7 @@ func RunICMP(ctx context.Context, family model.Family, deliver func(pkt []byte))
 			return nil
 		}
 		if err == nil { // a truncated message is dropped
-			deliver(rebuild(buf, n, proto, src, dst))
+			h.Deliver(rebuild(buf, n, proto, src, dst))
 		}
 	}
 }

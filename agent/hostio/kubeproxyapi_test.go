@@ -3,13 +3,13 @@ package hostio
 import (
 	"context"
 	"encoding/json"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
 
+	"github.com/warrennet/warren/internal/listen"
 	"go.uber.org/goleak"
 )
 
@@ -47,8 +47,9 @@ func TestKubeProxyAPI_PortTakenByAnotherProcess_ReportedThenServed(t *testing.T)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := NewKubeProxyAPI(KubeProxyConfig{Metrics: other.Addr().String(), Log: slog.New(slog.DiscardHandler)})
-	k.retry = 20 * time.Millisecond
+	sockets := listen.New(listen.Config{})
+	defer sockets.Close()
+	k := NewKubeProxyAPI(KubeProxyConfig{Metrics: other.Addr().String(), Sockets: sockets})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -64,7 +65,7 @@ func TestKubeProxyAPI_PortTakenByAnotherProcess_ReportedThenServed(t *testing.T)
 			}
 		}
 	}
-	until("the taken port is not reported", func() bool { return len(k.Problems()) == 1 })
+	until("the taken port is not reported", func() bool { return len(sockets.Problems()) == 1 })
 	other.Close()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	until("the free port is not served", func() bool {
@@ -72,6 +73,6 @@ func TestKubeProxyAPI_PortTakenByAnotherProcess_ReportedThenServed(t *testing.T)
 		if err == nil {
 			resp.Body.Close()
 		}
-		return err == nil && len(k.Problems()) == 0
+		return err == nil && len(sockets.Problems()) == 0
 	})
 }

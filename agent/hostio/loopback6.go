@@ -2,6 +2,7 @@ package hostio
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -35,8 +36,9 @@ func NewLoopback6(log *slog.Logger) *Loopback6 {
 }
 
 // Set opens and closes relays until they are those desired. TCP connections of a closed relay continue; those of a deleted Service
-// are ended by the balancer. A failure is logged once per port.
-func (l *Loopback6) Set(desired map[plan.Relay]bool) {
+// are ended by the balancer. It returns those that it could not open. A failure is logged once per port.
+func (l *Loopback6) Set(desired map[plan.Relay]bool) error {
+	var errs []error
 	for k, c := range l.open {
 		if !desired[k] {
 			c.Close()
@@ -53,16 +55,18 @@ func (l *Loopback6) Set(desired map[plan.Relay]bool) {
 				l.log.Warn("cannot serve a node port on ::1", "port", k.Port, "protocol", k.Protocol, "err", err)
 			}
 			l.failed[k] = true
+			errs = append(errs, fmt.Errorf("node port %d/%s on ::1: %w", k.Port, k.Protocol, err))
 			continue
 		}
 		delete(l.failed, k)
 		l.open[k] = c
 	}
+	return errors.Join(errs...)
 }
 
 // Close closes all relays, ends their connections and joins their goroutines.
 func (l *Loopback6) Close() {
-	l.Set(nil)
+	_ = l.Set(nil) // opens nothing
 	l.conns.close()
 }
 

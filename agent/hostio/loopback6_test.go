@@ -52,7 +52,10 @@ func TestLoopback6_ClientsOfTCPAndUDP_ReachTarget(t *testing.T) {
 	port := uint16(server.Addr().(*net.TCPAddr).Port)
 	to := netip.MustParseAddr("127.0.0.1")
 	r := NewLoopback6(slog.New(slog.DiscardHandler))
-	r.Set(map[plan.Relay]bool{{Protocol: model.TCP, Port: port, To: to}: true, {Protocol: model.UDP, Port: port, To: to}: true})
+	if err := r.Set(map[plan.Relay]bool{{Protocol: model.TCP, Port: port, To: to}: true,
+		{Protocol: model.UDP, Port: port, To: to}: true}); err != nil {
+		t.Error(err)
+	}
 	at := netip.AddrPortFrom(netip.IPv6Loopback(), port).String()
 
 	c, err := net.Dial("tcp", at)

@@ -15,6 +15,12 @@ const (
 	maxMessage = 65535
 )
 
+// RawHandler is what a raw socket's reader calls.
+type RawHandler struct {
+	Opened  func()           // the socket is open
+	Deliver func(pkt []byte) // an IP packet; it must not be retained
+}
+
 var errNoAddresses = errors.New("message without addresses")
 
 // addresses returns the addresses of a message from a raw socket, unmapped.

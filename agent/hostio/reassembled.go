@@ -55,14 +55,15 @@ func (r *Reassembled) Set(ports []hostnet.Ports) error {
 	return nil
 }
 
-// Run passes the datagrams of one family to deliver, as IP packets, until ctx ends. deliver must not retain the packet.
-func (r *Reassembled) Run(ctx context.Context, family model.Family, deliver func(pkt []byte)) error {
+// Run passes the datagrams of one family to h, as IP packets, until ctx ends.
+func (r *Reassembled) Run(ctx context.Context, family model.Family, h RawHandler) error {
 	c, err := r.listen(family)
 	if err != nil {
 		return fmt.Errorf("open raw UDP socket: %w", err)
 	}
 	defer r.close(family)
 	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
+	h.Opened()
 	buf := make([]byte, headroom+maxMessage)
 	for {
 		b, err := c.read(buf)
@@ -70,7 +71,7 @@ func (r *Reassembled) Run(ctx context.Context, family model.Family, deliver func
 			return nil
 		}
 		if err == nil { // a datagram that cannot be read is dropped
-			deliver(b)
+			h.Deliver(b)
 		}
 	}
 }

@@ -31,6 +31,9 @@ func (s *Server) Status() api.Status {
 	for _, err := range applied.Refused {
 		st.Problems = append(st.Problems, "plan not applied completely: "+err.Error())
 	}
+	for _, err := range applied.Sockets {
+		st.Problems = append(st.Problems, "socket not open: "+err.Error()+"; retrying")
+	}
 	var live []tunnel.PeerStatus
 	s.DataPath.Use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) { live, st.Tunnel = tun.Peers(), tun.Stats() })
 	st.Peers = peerStatus(snap, p.Peers, live)

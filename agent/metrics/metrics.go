@@ -6,8 +6,6 @@ package metrics
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -18,7 +16,7 @@ import (
 	"github.com/warrennet/warren/agent/datapath"
 	"github.com/warrennet/warren/dns"
 	"github.com/warrennet/warren/internal/api"
-	"github.com/warrennet/warren/internal/httpserve"
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/servicelb"
 	"github.com/warrennet/warren/servicelb/announce"
@@ -73,19 +71,20 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// Run serves /metrics on addr until ctx ends and every handler has returned.
-func (m *Metrics) Run(ctx context.Context, addr string) error {
+// Run serves /metrics on addr until ctx ends and every handler has returned. A port that cannot be opened is retried. "" serves none.
+func (m *Metrics) Run(ctx context.Context, sockets *listen.Sockets, addr string) {
+	if addr == "" {
+		sockets.Keep(Role)
+		return
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", m.Handler())
-	l, err := net.Listen("tcp", addr)
-	if err == nil {
-		err = httpserve.Run(ctx, &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}, l)
-	}
-	if err != nil {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
+	sockets.ServeHTTP(ctx, "metrics", listen.Socket{Role: Role, Network: "tcp", Address: addr},
+		func() *http.Server { return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second} })
 }
+
+// Role is that of the socket of the metrics.
+const Role = "metrics"
 
 var (
 	metricReady = desc("warren_ready",

@@ -63,7 +63,8 @@ type Source struct {
 // New loads the snapshot and the upstreams of the last run from the disk. An unreadable copy is ignored, because it only bridges an
 // outage. A copy that a newer version wrote is an error (model.ErrNewer): this version must not run then.
 func New(c Config) (*Source, error) {
-	s := &Source{cfg: c, log: c.Log, store: Connectivity{name: "etcd", log: c.Log, limit: AnswerLimit}, api: Connectivity{name: "API server", log: c.Log},
+	s := &Source{cfg: c, log: c.Log, store: Connectivity{name: "etcd", log: c.Log, limit: AnswerLimit},
+		api:   Connectivity{name: "API server", log: c.Log},
 		first: make(chan struct{}), toSave: make(chan *model.Snapshot, 1)}
 	snap, err := c.Disk.Snapshot()
 	var newer *model.ErrNewer

@@ -43,7 +43,8 @@ func etcdCmd() *cobra.Command {
 	f.StringVar(&cfg.CAFile, "ca-file", "", "PEM file of the authorities that sign clients and members")
 	f.StringVar(&cfg.CertFile, "cert-file", "", "PEM file of this member's certificate")
 	f.StringVar(&cfg.KeyFile, "key-file", "", "PEM file of its key")
-	f.BoolVar(&cfg.Insecure, "insecure", false, "serve http:// URLs without TLS: every process that reaches them reads and writes everything")
+	f.BoolVar(&cfg.Insecure, "insecure", false,
+		"serve http:// URLs without TLS: every process that reaches them reads and writes everything")
 	f.StringSliceVar(&cfg.PeerNames, "peer-name", nil,
 		"common names that members' certificates may have (default: that of this member's certificate)")
 	f.StringVar(&cfg.LogLevel, "log-level", "warn", "etcd's own log: debug, info, warn, error")

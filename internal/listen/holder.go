@@ -53,7 +53,11 @@ func lookup(err error, own map[uint64]bool) (inode uint64, user string) {
 	if !errors.As(err, &op) || op.Addr == nil {
 		return 0, ""
 	}
-	want, perr := netip.ParseAddrPort(op.Addr.String())
+	at := op.Addr.String()
+	if strings.HasPrefix(at, ":") { // all addresses
+		at = "0.0.0.0" + at
+	}
+	want, perr := netip.ParseAddrPort(at)
 	if perr != nil {
 		return 0, ""
 	}

@@ -277,15 +277,30 @@ func TestSockets_InheritedDescriptorOfOtherKind_OpenedAgain(t *testing.T) {
 	l.Close()
 }
 
+// The holder of a port is found for a socket on all addresses, too.
+func TestReport_PortOfAllAddressesTaken_NamesTheProcess(t *testing.T) {
+	other, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	s := sockets(t, Config{})
+	_, port, _ := net.SplitHostPort(other.LocalAddr().String())
+	s.Report("tunnel", s.Hold(t.Context(), Socket{Role: "wireguard", Network: "udp4", Address: ":" + port}))
+	if p := s.Problem("tunnel"); !strings.Contains(p, ":"+port) || !strings.Contains(p, fmt.Sprintf("process %d (", os.Getpid())) {
+		t.Errorf("problem %q, expected port %s and process %d", p, port, os.Getpid())
+	}
+}
+
 func TestConflicting_LinesOfProcNet_FindsTheHolder(t *testing.T) {
 	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:254F 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65534        0 100 1
    1: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 200 2
    2: 0200000A:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 300 2
 `
-	const table6 = `  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 400 1
-   1: 00000000000000000000000000000000:0051 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 500 1
+	const table6 = `  sl  local_address remote_address st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0  1000        0 400 1
+   1: 00000000000000000000000000000000:0051 00000000000000000000000000000000:0000 0A 0:0 00:0 0  1001        0 500 1
 `
 	for _, c := range []struct {
 		table, want string

@@ -5,8 +5,9 @@ package systemd
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // States of a process (sd_notify(3)).
@@ -27,16 +28,14 @@ func send(state string, rights []byte) error {
 	if path == "" {
 		return errNone
 	}
-	if path[0] == '@' {
-		path = "\x00" + path[1:]
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("connect to the service manager: %w", err)
+		return fmt.Errorf("open a socket to the service manager: %w", err)
 	}
-	defer c.Close()
-	if _, _, err := c.WriteMsgUnix([]byte(state), rights, nil); err != nil {
-		return fmt.Errorf("notify the service manager: %w", err)
+	defer unix.Close(fd)
+	// A name that begins with @ is an abstract one. Package net sends no descriptors on a connected datagram socket.
+	if err := unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: path}, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("notify the service manager at %s: %w", path, err)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 )
 
@@ -45,10 +46,11 @@ type Desired struct {
 
 // Announcer announces addresses for one node. Its methods may be called from any goroutine.
 type Announcer struct {
-	node   string
-	log    *slog.Logger
-	timing Timing
-	keys   Keys
+	node    string
+	log     *slog.Logger
+	timing  Timing
+	keys    Keys
+	sockets *listen.Sockets
 
 	mu      sync.Mutex
 	desired *Desired
@@ -58,9 +60,25 @@ type Announcer struct {
 	addresses atomic.Pointer[map[netip.Addr]bool] // readers drop observations about other addresses
 }
 
+// Config is what an Announcer works with.
+type Config struct {
+	Node   string
+	Timing Timing // zero: the default
+	Keys   Keys
+	// Sockets have the socket of heartbeats, and the problem while it cannot be opened.
+	Sockets *listen.Sockets
+	Log     *slog.Logger
+}
+
+// Role is that of the socket of heartbeats.
+const Role = "heartbeat"
+
+// part is what does not work on this node while the socket is not open.
+const part = "load balancer heartbeats"
+
 // New returns an announcer. It opens and starts nothing.
-func New(node string, keys Keys, t Timing, log *slog.Logger) *Announcer {
-	a := &Announcer{node: node, keys: keys, log: log, timing: t, wake: make(chan struct{}, 1)}
+func New(c Config) *Announcer {
+	a := &Announcer{node: c.Node, log: c.Log, timing: c.Timing, keys: c.Keys, sockets: c.Sockets, wake: make(chan struct{}, 1)}
 	a.view.Store(&View{})
 	a.addresses.Store(&map[netip.Addr]bool{})
 	return a
@@ -125,7 +143,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 			a.mu.Lock()
 			d := a.desired
 			a.mu.Unlock()
-			l.set(d)
+			l.set(ctx, d)
 		case h := <-l.heartbeats:
 			l.receive(h)
 		case o := <-l.observations:
@@ -139,7 +157,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 }
 
 // set opens and closes the sockets of links and passes the desired state to the core.
-func (l *runner) set(d *Desired) {
+func (l *runner) set(ctx context.Context, d *Desired) {
 	addresses := map[netip.Addr]bool{}
 	for _, x := range d.Addresses {
 		addresses[x.Addr] = true
@@ -157,7 +175,7 @@ func (l *runner) set(d *Desired) {
 	for _, p := range d.Peers {
 		l.logFailure("node "+p.Name, errs[p.Name])
 	}
-	l.listen(d.Self, d.Device)
+	l.listen(ctx, d.Self, d.Device)
 	l.core.tick(time.Now())
 	l.publish()
 }
@@ -219,7 +237,7 @@ func (l *runner) deliver(o linkObservation) {
 
 // listen opens the heartbeat socket on the node's present address, bound to the tunnel's interface: no datagram from another
 // link reaches it. When the interface has been recreated, the socket is, too.
-func (l *runner) listen(self netip.Addr, device string) {
+func (l *runner) listen(ctx context.Context, self netip.Addr, device string) {
 	index := 0
 	if link, err := net.InterfaceByName(device); err == nil {
 		index = link.Index
@@ -231,15 +249,12 @@ func (l *runner) listen(self netip.Addr, device string) {
 		l.conn.Close()
 		l.conn = nil
 	}
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(self, Port)))
-	if err == nil {
-		err = bindToDevice(conn, device)
-	}
-	l.logFailure("heartbeat socket", err)
+	k := listen.Socket{Role: Role, Network: "udp", Address: netip.AddrPortFrom(self, Port).String(),
+		Options: func(fd int) error { return bindToDevice(fd, device) }}
+	l.sockets.Keep(Role, k)
+	conn, err := l.sockets.Packet(ctx, k)
+	l.sockets.Report(part, err)
 	if err != nil {
-		if conn != nil {
-			conn.Close()
-		}
 		return // the next Set tries again
 	}
 	l.conn, l.self, l.device = conn, self, index
@@ -247,17 +262,9 @@ func (l *runner) listen(self netip.Addr, device string) {
 }
 
 // bindToDevice sets SO_BINDTODEVICE.
-func bindToDevice(conn *net.UDPConn, device string) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var bindErr error
-	if err := raw.Control(func(fd uintptr) { bindErr = unix.BindToDevice(int(fd), device) }); err != nil {
-		return err
-	}
-	if bindErr != nil {
-		return fmt.Errorf("bind the socket to interface %s: %w", device, bindErr)
+func bindToDevice(fd int, device string) error {
+	if err := unix.BindToDevice(fd, device); err != nil {
+		return fmt.Errorf("bind the socket to interface %s: %w", device, err)
 	}
 	return nil
 }

@@ -7,13 +7,15 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/servicelb/announce"
 )
 
 // An announcer without links announces nothing. It still follows which node announces an address.
 func ExampleAnnouncer() {
-	a := announce.New("n1", announce.Keys{Own: func() []model.Key { return nil }}, announce.Timing{}, slog.New(slog.DiscardHandler))
+	a := announce.New(announce.Config{Node: "n1", Keys: announce.Keys{Own: func() []model.Key { return nil }},
+		Sockets: listen.New(listen.Config{}), Log: slog.New(slog.DiscardHandler)})
 	a.Set(announce.Desired{Addresses: []announce.Address{{Addr: netip.MustParseAddr("198.51.100.1")}}})
 
 	ctx, cancel := context.WithCancel(context.Background())

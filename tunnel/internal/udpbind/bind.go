@@ -1,5 +1,6 @@
 // Package udpbind sends and receives the tunnel's UDP datagrams in batches, with UDP_SEGMENT and UDP_GRO: it is the conn.Bind of
-// the WireGuard device. It owns one UDP socket per address family, either of which may be missing, and starts no goroutine.
+// the WireGuard device. It owns a descriptor of one UDP socket per address family, either of which may be missing, and starts no
+// goroutine.
 //
 // Fragmentation of the datagrams: IPv4 goes out without DF (IP_PMTUDISC_DONT, as the kernel's own WireGuard does), so that a path
 // narrower than configured fragments them instead of losing them, even where ICMP is filtered. IPv6 routers cannot fragment, so
@@ -20,6 +21,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/warrennet/warren/internal/listen"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/tunnel/internal/backpressure"
 	"github.com/warrennet/warren/tunnel/internal/counters"
@@ -31,8 +33,10 @@ import (
 // Config is what a Bind needs.
 type Config struct {
 	SegmentationOffload bool // use UDP_SEGMENT and UDP_GRO
-	Log                 *slog.Logger
-	Stats               *counters.Set
+	// Sockets keep the sockets open while the Bind is closed. nil: they end with Close, and port 0 is allowed.
+	Sockets *listen.Sockets
+	Log     *slog.Logger
+	Stats   *counters.Set
 	// Probe has the buffer of a datagram that must be sent with DF: the TUN device stores the buffer that it cut a path MTU probe
 	// into, and the WireGuard device passes the same buffer to Send. nil: there are no probes.
 	Probe *atomic.Pointer[byte]
@@ -42,6 +46,7 @@ type Config struct {
 
 // Bind is the network of the WireGuard device.
 type Bind struct {
+	sockets *listen.Sockets
 	log     *slog.Logger
 	stats   *counters.Set
 	gso     bool // UDP_SEGMENT and UDP_GRO are allowed by the configuration
@@ -69,7 +74,7 @@ type socket struct {
 
 // New returns a Bind; Open makes its sockets.
 func New(c Config) *Bind {
-	b := &Bind{gso: c.SegmentationOffload, log: c.Log, stats: c.Stats, probe: c.Probe, out: c.Out, in: c.In}
+	b := &Bind{sockets: c.Sockets, gso: c.SegmentationOffload, log: c.Log, stats: c.Stats, probe: c.Probe, out: c.Out, in: c.In}
 	b.pool.New = func() any { return newBatch() }
 	return b
 }
@@ -143,20 +148,45 @@ func network(f model.Family) string {
 
 func (s *socket) port() uint16 { return uint16(s.conn.LocalAddr().(*net.UDPAddr).Port) }
 
+// Role is that of the tunnel's sockets.
+const Role = "wireguard"
+
+// Hold opens the sockets of a port and keeps them for Open, which then does not fail on a port that is in use.
+func (b *Bind) Hold(ctx context.Context, port uint16) error {
+	if b.sockets == nil {
+		return nil
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	v4, v6 := b.socket(&socket{family: model.IPv4}, port), b.socket(&socket{family: model.IPv6}, port)
+	b.sockets.Keep(Role, v4, v6)
+	err4, err6 := b.sockets.Hold(ctx, v4), b.sockets.Hold(ctx, v6)
+	if err4 != nil && !absent(err4) {
+		return err4
+	}
+	if err6 != nil && (err4 != nil || !absent(err6)) {
+		return err6
+	}
+	return nil
+}
+
+// socket is how the socket of a family and port is opened.
+func (b *Bind) socket(s *socket, port uint16) listen.Socket {
+	return listen.Socket{Role: Role, Network: network(s.family), Address: ":" + strconv.Itoa(int(port)),
+		Options: func(fd int) error { return b.options(fd, s) }}
+}
+
 func (b *Bind) listen(f model.Family, port uint16) (*socket, error) {
 	s := &socket{family: f}
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		if cerr := c.Control(func(fd uintptr) { err = b.options(int(fd), s) }); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
-	pc, err := lc.ListenPacket(context.Background(), network(f), ":"+strconv.Itoa(int(port)))
-	if err != nil {
+	from := b.sockets
+	if from == nil {
+		from = listen.New(listen.Config{Log: b.log})
+		defer from.Close()
+	}
+	var err error
+	if s.conn, err = from.Packet(context.Background(), b.socket(s, port)); err != nil {
 		return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
 	}
-	s.conn = pc.(*net.UDPConn)
 	s.raw, err = s.conn.SyscallConn()
 	return s, err
 }
@@ -181,8 +211,11 @@ func (b *Bind) options(fd int, s *socket) error {
 		}
 	}
 	if s.family == model.IPv6 {
-		return errors.Join(
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
+		var err error
+		if only, e := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); e != nil || only == 0 { // fixed once bound
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+		}
+		return errors.Join(err,
 			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1),
 			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT))
 	}

@@ -19,7 +19,8 @@ func TestRun_WithoutTLS_Refused(t *testing.T) {
 		peers   string
 		want    []string // in the error; none: accepted
 	}{
-		{"no files", Config{}, "https://127.0.0.1:1", "https://127.0.0.1:2", []string{"--ca-file", "--cert-file", "--key-file", "--insecure"}},
+		{"no files", Config{}, "https://127.0.0.1:1", "https://127.0.0.1:2",
+			[]string{"--ca-file", "--cert-file", "--key-file", "--insecure"}},
 		{"no authority", Config{CertFile: "crt", KeyFile: "key"}, "https://127.0.0.1:1", "https://127.0.0.1:2", []string{"--ca-file"}},
 		{"http for clients", files, "http://127.0.0.1:1", "https://127.0.0.1:2", []string{`--client-urls: "http://127.0.0.1:1"`}},
 		{"upper case", files, "HTTP://127.0.0.1:1", "https://127.0.0.1:2", []string{`--client-urls: "HTTP://127.0.0.1:1"`}},
