@@ -28,7 +28,7 @@ type applier struct {
 
 func newApplier(l *Loop, d DataPath) *applier {
 	log := l.cfg.Log
-	return &applier{Loop: l, DataPath: d, log: log, view: hostView{observe: hostnet.Observe},
+	return &applier{Loop: l, DataPath: d, log: log, view: hostView{observe: hostnet.Observe, chains: hostnet.Chains},
 		pods:  offloadPods{program: d.Offload, log: log},
 		socks: newSockets(func() []netip.Prefix { return l.cfg.Self().Cluster.PodCIDRs }, d.Reassembled, log)}
 }

@@ -139,3 +139,30 @@ func TestFinish_FailedApply_KeepsTheTimeOfTheLastSuccess(t *testing.T) {
 		t.Errorf("after a failed apply: %+v, expected Succeeded %v", s, first.Succeeded)
 	}
 }
+
+// A kube-proxy that was found is not considered removed because the kernel's chains could not be listed; the next look repeats
+// the list.
+func TestSeesKubeProxy_ListFails_KeepsTheLastResult(t *testing.T) {
+	var chains []hostnet.Chain
+	var failure error
+	x := newApplier(New(Config{Log: slog.New(slog.DiscardHandler)}), DataPath{})
+	x.view.chains = func() ([]hostnet.Chain, error) { return chains, failure }
+	look := func(want bool) {
+		t.Helper()
+		x.chains.Store(false)
+		if got := x.seesKubeProxy(); got != want {
+			t.Errorf("%v, expected %v", got, want)
+		}
+		x.view.KubeProxy = want
+		if again := x.chains.Load(); again != (failure != nil) {
+			t.Errorf("looks again: %v", again)
+		}
+	}
+	look(false)
+	chains = []hostnet.Chain{{Table: "kube-proxy", Name: "services"}}
+	look(true)
+	chains, failure = nil, errors.New("results may be incomplete or inconsistent")
+	look(true)
+	failure = nil
+	look(false)
+}

@@ -18,6 +18,7 @@ import (
 // kernel sends no notification of.
 type hostView struct {
 	observe func(exclude []netip.Prefix) (hostnet.Underlay, error)
+	chains  func() ([]hostnet.Chain, error)
 	plan.Host
 	listeners hostio.Listeners
 	at        time.Time
@@ -76,11 +77,14 @@ func (l *Loop) underlay(ranges []netip.Prefix, observe func([]netip.Prefix) (hos
 	return under, err
 }
 
-// seesKubeProxy looks for a kube-proxy's chains. If they cannot be listed it reports none.
+// seesKubeProxy looks for a kube-proxy's chains. If they cannot be listed, the result of the last look remains, and the next
+// look repeats this: with the rules for a node without kube-proxy, replies of the backends that it selected would be lost.
 func (x *applier) seesKubeProxy() bool {
-	chains, err := hostnet.Chains()
+	chains, err := x.view.chains()
 	if err != nil {
-		x.log.Warn("cannot list the packet filter's chains to find a kube-proxy", "err", err)
+		x.log.Warn("cannot list the packet filter's chains to find a kube-proxy; keeping the last result", "err", err)
+		x.chains.Store(true)
+		return x.view.KubeProxy
 	}
 	return slices.ContainsFunc(chains, hostnet.Chain.KubeProxy)
 }

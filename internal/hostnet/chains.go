@@ -34,8 +34,11 @@ func (c Chain) KubeProxy() bool {
 	return c.Name == "KUBE-SERVICES" || c.Name == "KUBE-NODEPORTS" || c.Table == "kube-proxy"
 }
 
-// Chains lists all chains of nf_tables; it changes nothing. On a kernel without nf_tables it returns none.
-func Chains() ([]Chain, error) {
+// Chains lists all chains of nf_tables; it changes nothing. On a kernel without nf_tables it returns none. The list of a kernel
+// whose chains change meanwhile is read again: it may lack chains that exist throughout.
+func Chains() ([]Chain, error) { return dump(chains) }
+
+func chains() ([]Chain, error) {
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|nftGetChain, unix.NLM_F_DUMP)
 	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 	msgs, err := r.Execute(unix.NETLINK_NETFILTER, 0)
