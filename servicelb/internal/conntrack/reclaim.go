@@ -91,14 +91,17 @@ func (s State) exchange() bool {
 	return s == UDPOpen || s == DNSOpen || s == EchoOpen || s == TCPHalfClosed || s == SCTPOpen
 }
 
+// fewFlows is the number of additional flows with which a client still counts as one without others: two clients may share a counter.
+const fewFlows = 8
+
 // mayTakeFrom reports whether a flow may be ended for this client that is half-open, or an idle exchange. A client loses none
-// to one that has more flows, and a verified one none to an unverified one. Unverified clients lose flows to verified ones
-// when they are too many: each may have one flow only.
+// to one that has more flows, apart from a few, and a verified one none to an unverified one. Unverified clients lose flows
+// to verified ones when they are too many: each may have one flow only.
 func (by *claim) mayTakeFrom(from Client, theirs int32) bool {
 	if by.verified() && !from.verified() && by.crowded {
 		return true
 	}
-	return theirs >= by.held && (by.verified() || !from.verified() || theirs > by.manyFlows())
+	return theirs+fewFlows >= by.held && (by.verified() || !from.verified() || theirs > by.manyFlows())
 }
 
 // maySeize reports whether a flow that may be taken may be ended although it is established. An unverified client
@@ -107,8 +110,10 @@ func (by *claim) maySeize(from Client, theirs int32, idle uint32) bool {
 	switch {
 	case !by.verified():
 		return idle >= idleEstablished && theirs > by.manyFlows()
-	case idle >= idleEstablished, by.crowded && !from.verified():
+	case by.crowded && !from.verified():
 		return true
+	case idle >= idleEstablished:
+		return theirs >= by.held
 	}
 	return holdsMore(theirs, by.held)
 }
