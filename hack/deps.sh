@@ -29,7 +29,7 @@ crun crun
 /usr/lib/cni/ptp containernetworking-plugins
 runc runc k8s
 qemu-aarch64-static qemu-user-static arm64
-busybox busybox k8s
+busybox busybox
 conntrack conntrack
 nft nftables
 iptables iptables

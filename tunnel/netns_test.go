@@ -89,7 +89,7 @@ type ns string
 func needRoot(t *testing.T) {
 	t.Helper()
 	testutil.NeedRoot(t)
-	testutil.NeedTools(t, "ip", "iperf3", "wg")
+	testutil.NeedTools(t, "ip", "iperf3", "wg", "busybox")
 }
 
 func newNS(t *testing.T, name string) ns {
