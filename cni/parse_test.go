@@ -104,7 +104,8 @@ func TestPluginImports_OnlyAllowed(t *testing.T) {
 	}
 	allowed := []string{"github.com/warrennet/warren/cmd/warren-cni", "github.com/warrennet/warren/cni",
 		"github.com/warrennet/warren/cni/veth",
-		"github.com/warrennet/warren/internal/api", "github.com/warrennet/warren/internal/version", "golang.org/x/net/bpf",
+		"github.com/warrennet/warren/internal/api", "github.com/warrennet/warren/internal/namehash",
+		"github.com/warrennet/warren/internal/version", "golang.org/x/net/bpf",
 		"golang.org/x/sys/unix"}
 	for _, dep := range strings.Fields(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")
