@@ -42,12 +42,14 @@ func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot), answered fu
 	answered()
 	on(t.snapshot(list.Header.Revision))
 	ctx = clientv3.WithRequireLeader(ctx)
-	events := s.cli.Watch(ctx, s.cli.Prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1))
+	// From the revision of the list, not from the next one: etcd answers no progress request while the first revision of a watch is
+	// in the future. follow leaves out what the list contains.
+	events := s.cli.Watch(ctx, s.cli.Prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision))
 	var requests sync.WaitGroup
 	requests.Go(func() { s.requestProgress(ctx) })
 	defer requests.Wait()
 	defer cancel()
-	w := watch{table: t, rev: list.Header.Revision, on: on, answered: answered}
+	w := watch{table: t, listed: list.Header.Revision, rev: list.Header.Revision, on: on, answered: answered}
 	if err := w.follow(events); err != nil {
 		return fmt.Errorf("watch %s: %w", s.cli.Prefix, err)
 	}
@@ -71,6 +73,7 @@ func (s *Store) requestProgress(ctx context.Context) {
 // watch is the state of one Watch.
 type watch struct {
 	*table
+	listed   int64 // the revision of the list
 	rev      int64
 	on       func(*model.Snapshot)
 	answered func()
@@ -96,11 +99,15 @@ func (w *watch) follow(events clientv3.WatchChan) error {
 				return fmt.Errorf("revision %d after revision %d", resp.Header.Revision, w.rev)
 			}
 			for _, e := range resp.Events {
+				if e.Kv.ModRevision <= w.listed {
+					continue
+				}
 				w.apply(e)
+				if flush == nil {
+					flush = time.After(burst)
+				}
 			}
-			if w.rev = resp.Header.Revision; len(resp.Events) > 0 && flush == nil {
-				flush = time.After(burst)
-			}
+			w.rev = resp.Header.Revision
 		}
 	}
 }
