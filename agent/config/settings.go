@@ -86,24 +86,6 @@ func Settings() []Setting {
 		text("etcd.keyFile", "PEM file of that certificate's key", func(c *Config) *string { return &c.Etcd.KeyFile }),
 		text("etcd.username", "user name, for an etcd with users", func(c *Config) *string { return &c.Etcd.Username }),
 		text("etcd.passwordFile", "file that holds the user's password", func(c *Config) *string { return &c.EtcdPasswordFile }),
-		boolean("kubernetes.enabled", "read Services, endpoints and Pods from the Kubernetes API instead of the store's objects",
-			func(c *Config) *bool { return &c.Kubernetes.Enabled }),
-		list("kubernetes.servers", "API servers as address:port, tried in this order before discovered ones (never a Service address)",
-			func(c *Config) *[]string { return &c.Kubernetes.Servers }, kube.ParseServer),
-		text("kubernetes.hostIP", "this node's address as the kubelet has it; the agent tries an API server there",
-			func(c *Config) *string { return &c.Kubernetes.HostIP }),
-		text("kubernetes.tokenFile", "file of the service account's token",
-			func(c *Config) *string { return &c.Kubernetes.TokenFile }),
-		text("kubernetes.caFile", "PEM file of the authorities that sign API servers",
-			func(c *Config) *string { return &c.Kubernetes.CAFile }),
-		text("kubernetes.serverName", "name that an API server's certificate must have",
-			func(c *Config) *string { return &c.Kubernetes.ServerName }),
-		text("kubernetes.kubeconfig", "kubeconfig file to use instead of token, CA and servers",
-			func(c *Config) *string { return &c.Kubernetes.Kubeconfig }),
-		text("kubernetes.healthz", "address:port of /healthz and /livez as kube-proxy serves them; empty serves none",
-			func(c *Config) *string { return &c.Kubernetes.Healthz }),
-		text("kubernetes.proxyMetrics", "address:port of /proxyMode and /metrics, for tools that query kube-proxy; empty serves none",
-			func(c *Config) *string { return &c.Kubernetes.ProxyMetrics }),
 		list("endpoints", "address:port pairs where other nodes reach this node's tunnel, preferred first (default: the node's addresses)",
 			func(c *Config) *[]netip.AddrPort { return &c.Endpoints }, parseAddrPort),
 		list("nodeAddresses", "this node's own addresses (default: found on the host's links)",
@@ -143,7 +125,7 @@ func Settings() []Setting {
 		text("metrics", "address:port of the Prometheus metrics; empty serves none", func(c *Config) *string { return &c.Metrics }),
 		text("logLevel", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	}
-	out = append(out, dnsSettings()...)
+	out = append(append(out, kubernetesSettings()...), dnsSettings()...)
 	sort.Slice(out, func(i, j int) bool { return out[i].Key < out[j].Key })
 	return out
 }
@@ -265,4 +247,27 @@ func dashed(key string) string {
 		prevLower = !upper && r != '.'
 	}
 	return b.String()
+}
+
+func kubernetesSettings() []Setting {
+	return []Setting{
+		boolean("kubernetes.enabled", "read Services, endpoints and Pods from the Kubernetes API instead of the store's objects",
+			func(c *Config) *bool { return &c.Kubernetes.Enabled }),
+		list("kubernetes.servers", "API servers as address:port, tried in this order before discovered ones (never a Service address)",
+			func(c *Config) *[]string { return &c.Kubernetes.Servers }, kube.ParseServer),
+		text("kubernetes.hostIP", "this node's address as the kubelet has it; the agent tries an API server there",
+			func(c *Config) *string { return &c.Kubernetes.HostIP }),
+		text("kubernetes.tokenFile", "file of the service account's token",
+			func(c *Config) *string { return &c.Kubernetes.TokenFile }),
+		text("kubernetes.caFile", "PEM file of the authorities that sign API servers",
+			func(c *Config) *string { return &c.Kubernetes.CAFile }),
+		text("kubernetes.serverName", "name that an API server's certificate must have",
+			func(c *Config) *string { return &c.Kubernetes.ServerName }),
+		text("kubernetes.kubeconfig", "kubeconfig file to use instead of token, CA and servers",
+			func(c *Config) *string { return &c.Kubernetes.Kubeconfig }),
+		text("kubernetes.healthz", "address:port of /healthz and /livez as kube-proxy serves them; empty serves none",
+			func(c *Config) *string { return &c.Kubernetes.Healthz }),
+		text("kubernetes.proxyMetrics", "address:port of /proxyMode and /metrics, for tools that query kube-proxy; empty serves none",
+			func(c *Config) *string { return &c.Kubernetes.ProxyMetrics }),
+	}
 }
