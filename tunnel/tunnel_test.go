@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -325,24 +324,16 @@ func TestNew_InvalidConfig_ReportsEveryProblem(t *testing.T) {
 	}
 }
 
-func TestRun_LockOrSocketFails_ReturnsError(t *testing.T) {
-	dir := t.TempDir()
-	for name, cfg := range map[string]Config{
-		"lock": {LockFile: "/proc/nowhere/lock"},
-		"uapi": {LockFile: filepath.Join(dir, "l"), UAPIDir: "/proc/nowhere"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
-			cfg.Name, cfg.PrivateKey, cfg.ListenPort = "test9", testKey(t, 9), 1
-			tn, err := newTunnel(cfg.withDefaults(), parts{kernel: &tuntest.Kernel{}, bind: newNetwork().bind("192.0.2.1:1")})
-			must(t, err)
-			if err := tn.Run(context.Background()); err == nil {
-				t.Error("no error")
-			}
-			if tn.wg != nil {
-				t.Error("the closed WireGuard device is still in use")
-			}
-		})
+func TestRun_LockFails_ReturnsError(t *testing.T) {
+	noLeaks(t)
+	cfg := Config{Name: "test9", PrivateKey: testKey(t, 9), ListenPort: 1, LockFile: "/proc/nowhere/lock"}
+	tn, err := newTunnel(cfg.withDefaults(), parts{kernel: &tuntest.Kernel{}, bind: newNetwork().bind("192.0.2.1:1")})
+	must(t, err)
+	if err := tn.Run(context.Background()); err == nil {
+		t.Error("no error")
+	}
+	if tn.wg != nil {
+		t.Error("the closed WireGuard device is still in use")
 	}
 }
 
