@@ -73,10 +73,5 @@ func TestHealthCheckNodePort_ExternalClient_ReachesAgent(t *testing.T) {
 		if p.Destination() != netip.AddrPortFrom(own, 45000) || p.Src != ip(a.snat) {
 			t.Fatal(p.Source(), p.Destination())
 		}
-		self.ClusterOnly = true
-		b.Set(Build(self, snap([]model.Service{svc}, parts)))
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictDrop,
-			"outside client of a cluster address")
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "Pod")
 	})
 }

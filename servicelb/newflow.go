@@ -14,7 +14,7 @@ import (
 // newFlow handles the first packet of a flow to a frontend.
 func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table.Frontend, in ingress) packet.Verdict {
 	c := v.clientKind(p.Src)
-	if c == clientExternal && (!f.Admits(p.Src) || f.Kind == table.KindClusterIP && v.Self().ClusterOnly) {
+	if c == clientExternal && !f.Admits(p.Src) {
 		return b.drop(dropSourceRange)
 	}
 	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {

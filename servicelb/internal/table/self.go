@@ -42,8 +42,6 @@ type Self struct {
 	HostServed []netip.Addr
 	// Ownership is what no object may own. The node's own addresses and those of its peers need not be in it.
 	Ownership ownership.Rules
-	// ClusterOnly refuses clients outside of the cluster at ClusterIPs.
-	ClusterOnly bool
 }
 
 // Source is the node's source address towards a destination.
