@@ -105,14 +105,63 @@ func TestFlow_RSTBehindUnacknowledgedData_Resets(t *testing.T) {
 	})
 }
 
-// Data that a forger sends inside the window does not make its end an expected sequence number.
-func TestFlow_ForgedDataThenRST_ChangesNothing(t *testing.T) {
-	eachFamily(t, func(t *testing.T, a testAddrs) {
-		c := &conn{b: newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))}
-		c.open(t, a)
-		c.segment(t, a, original, packet.ACK, 70000, 5011, nil)
-		if got := c.segment(t, a, original, packet.RST, 70010, 0, nil); got != "tcp-open" {
-			t.Errorf("%s", got)
+// Both ends have data in flight, of which a segment was lost before this node and another is late. Whatever end one of them
+// sends for its data is seen; one far from the data is not.
+func TestFlow_DataInFlightBothWays_EndsWithGenuineRSTOrFIN(t *testing.T) {
+	for _, flags := range []uint8{packet.RST, packet.RST | packet.ACK, packet.FIN | packet.ACK} {
+		after := "tcp-reset"
+		if flags&packet.FIN != 0 {
+			after = "tcp-half-closed"
 		}
-	})
+		for name, x := range map[string]struct {
+			d    conntrack.Direction
+			seq  uint32
+			want string
+		}{
+			"server, behind its data":            {reply, 5071, after},
+			"server, inside its data":            {reply, 5051, after},
+			"server, acknowledged next":          {reply, 5011, after},
+			"server, a lost tail":                {reply, 5091, after},
+			"server, acknowledged long ago":      {reply, 5001, "tcp-open"},
+			"server, far ahead":                  {reply, 5071 + 1<<18, "tcp-open"},
+			"client, behind its data":            {original, 1041, after},
+			"client, acknowledged next":          {original, 1011, after},
+			"client, acknowledged":               {original, 1001, "tcp-open"},
+			"client, far ahead":                  {original, 1041 + 1<<18, "tcp-open"},
+			"client, sequence number of another": {original, 5071 + 1<<20, "tcp-open"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				eachFamily(t, func(t *testing.T, a testAddrs) {
+					c := &conn{b: newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))}
+					c.open(t, a)
+					c.segment(t, a, reply, packet.ACK, 5011, 1011, nil)
+					c.segment(t, a, original, packet.ACK, 1011, 5011, nil)
+					c.segment(t, a, reply, packet.ACK, 5041, 1011, nil) // 5021 is late, 5031 was lost
+					c.segment(t, a, original, packet.ACK, 1031, 5011, nil)
+					c.segment(t, a, reply, packet.ACK, 5021, 1011, nil)
+					c.segment(t, a, reply, packet.ACK, 5061, 1011, nil)
+					c.segment(t, a, original, packet.ACK, 1021, 5011, nil)
+					if got := c.segment(t, a, x.d, flags, x.seq, [2]uint32{5011, 1011}[x.d], nil); got != x.want {
+						t.Errorf("flags %#x: %s, expected %s", flags, got, x.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Data that a blind forger sends inside the window does not make its end an expected sequence number.
+func TestFlow_ForgedDataThenRST_ChangesNothing(t *testing.T) {
+	for _, ack := range []uint32{1, 5010, 5012, 5011 + 1<<20} {
+		eachFamily(t, func(t *testing.T, a testAddrs) {
+			c := &conn{b: newBalancer(t, 64, tableOf(service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)))}
+			c.open(t, a)
+			c.segment(t, a, original, packet.ACK, 70000, ack, nil)
+			for _, seq := range []uint32{70000, 70010} {
+				if got := c.segment(t, a, original, packet.RST, seq, 0, nil); got != "tcp-open" {
+					t.Errorf("acknowledgement %d, sequence number %d: %s", ack, seq, got)
+				}
+			}
+		})
+	}
 }

@@ -64,6 +64,7 @@ func (b *Balancer) arm(v *view, slot *offload.Slot, shared *offload.State) {
 		b.offloads.Leave(slot.Flow)
 		return
 	}
+	b.flows.At(slot.Flow).MarkOffloaded()
 	shared.Armed.Store(slot.ID)
 	if b.view.Load() != v || b.offloads.Pods() != pods {
 		shared.Armed.Store(0)

@@ -23,12 +23,25 @@ type Entry struct {
 	seen    atomic.Uint32
 	status  atomic.Uint32    // a Status
 	gen     atomic.Uint32    // generation of the table of Services that has last confirmed the flow
-	sent    atomic.Uint32    // sequence number after the last TCP segment in order, of either direction; 0: unknown
+	sent    [2]atomic.Uint32 // sequence number after the newest TCP data of each direction; 0: unknown
 	acks    [2]atomic.Uint32 // newest TCP acknowledgement of each direction; 0: unknown
 	next    [2]uint32        // index chains, guarded by their shards
-	packets [2]uint16        // of each direction since TakeCounters, guarded likewise
-	bytes   [2]uint32
+	traffic [2]traffic       // of each direction since TakeCounters, guarded likewise
 }
+
+// traffic counts packets in its highest byte and their bytes below it.
+type traffic uint32
+
+const (
+	onePacket = 1 << 24
+	byteMask  = onePacket - 1
+)
+
+func (c traffic) packets() uint32 { return uint32(c) / onePacket }
+func (c traffic) bytes() uint32   { return uint32(c) & byteMask }
+
+// halfFull is early enough: one more packet has fewer than 2^17 bytes.
+func (c traffic) halfFull() bool { return c.packets() >= 1<<7 || c.bytes() >= 1<<23 }
 
 const entrySize = unsafe.Sizeof(Entry{})
 
@@ -116,23 +129,27 @@ func (e *Entry) Client() Client { return e.client }
 // Ack returns the newest TCP acknowledgement of a direction; 0: unknown.
 func (e *Entry) Ack(d Direction) uint32 { return e.acks[d].Load() }
 
-// SetAck records an acknowledgement that the offload has seen.
-func (e *Entry) SetAck(d Direction, ack uint32) { e.acks[d].Store(ack) }
+// SetAck records an acknowledgement that the offload has seen. What it acknowledges was sent.
+func (e *Entry) SetAck(d Direction, ack uint32) {
+	e.acks[d].Store(ack)
+	if sent := &e.sent[d.Opposite()]; int32(ack-sent.Load()) > 0 {
+		sent.Store(ack)
+	}
+}
 
 // Count counts a packet of one direction. It reports whether the counters are half full, so that TakeCounters is due.
 // The direction's shard is locked.
 func (e *Entry) Count(d Direction, size int) (halfFull bool) {
-	e.packets[d]++
-	e.bytes[d] += uint32(size)
-	return e.packets[d] >= 1<<15 || e.bytes[d] >= 1<<31
+	e.traffic[d] += onePacket + traffic(size)
+	return e.traffic[d].halfFull()
 }
 
 // TakeCounters returns and resets the counters of one direction. The direction's shard is locked, or the entry has
 // ended and belongs to the caller.
-func (e *Entry) TakeCounters(d Direction) (packets uint16, bytes uint32) {
-	packets, bytes = e.packets[d], e.bytes[d]
-	e.packets[d], e.bytes[d] = 0, 0
-	return packets, bytes
+func (e *Entry) TakeCounters(d Direction) (packets, bytes uint32) {
+	c := e.traffic[d]
+	e.traffic[d] = 0
+	return c.packets(), c.bytes()
 }
 
 // isDNS reports whether the flow is an exchange of DNS over UDP, which ends with its answer.

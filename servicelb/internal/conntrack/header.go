@@ -14,7 +14,7 @@ import (
 const (
 	headerSize    = 4096
 	magic         = "warrenfl"
-	layoutVersion = 2
+	layoutVersion = 3
 	headerUsed    = 8 + 4 + 4 + 4 + bootLen
 	bootLen       = 36
 )

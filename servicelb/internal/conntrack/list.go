@@ -65,7 +65,7 @@ type Counters struct {
 	Service netip.AddrPort
 	Proto   uint8
 	Dir     Direction
-	Packets uint16
+	Packets uint32
 	Bytes   uint32
 }
 

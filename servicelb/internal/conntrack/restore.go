@@ -52,10 +52,8 @@ func (t *Table) restoreEntry(e *Entry, slot uint32, inPlace bool) bool {
 		slot, to = free, &t.slots[free]
 		to.copyFrom(e)
 	}
-	to.packets, to.bytes = [2]uint16{}, [2]uint32{} // the previous process has counted these
-	to.acks[Original].Store(0)                      // outdated if the flow was offloaded
-	to.acks[Reply].Store(0)
-	to.sent.Store(0)
+	to.traffic = [2]traffic{} // the previous process has counted these
+	to.forgetOffload()
 	to.gen.Store(0)
 	verified := Verified
 	if to.Has(FlagOutside) {
@@ -72,6 +70,19 @@ func (e *Entry) copyFrom(from *Entry) {
 	e.tuples, e.proto, e.flags, e.check, e.created = from.tuples, from.proto, from.flags, from.check, from.created
 	e.seen.Store(from.seen.Load())
 	e.status.Store(from.status.Load())
+	for d := range e.sent {
+		e.sent[d].Store(from.sent[d].Load())
+		e.acks[d].Store(from.acks[d].Load())
+	}
+}
+
+// forgetOffload makes the sequence numbers of a restored flow unknown if it was offloaded: then they may be outdated. Those of
+// other flows are still valid, because no packet passes without the process.
+func (e *Entry) forgetOffload() {
+	if s := e.Status(); s&bitOffloaded != 0 {
+		e.forgetSequence()
+		e.status.Store(uint32(s &^ bitOffloaded))
+	}
 }
 
 // rebuildFreeList lists the free slots below fresh.

@@ -1,10 +1,6 @@
 package conntrack
 
-import (
-	"encoding/binary"
-
-	"github.com/warrennet/warren/internal/packet"
-)
+import "github.com/warrennet/warren/internal/packet"
 
 // Status holds the state in its low byte, single bits above it, and the incarnation of the slot in its upper half: a
 // compare-and-swap never takes a flow for the one that had the slot before.
@@ -40,9 +36,10 @@ const (
 	bitFIN    = 1 << 8  // shifted by the direction: a FIN was seen
 	bitAlive  = 1 << 10 // shifted by the direction: segments were seen after a RST
 	bitFailed = 1 << 12 // with TCPSyn: the backend does not answer
-	bitsMask  = 0xff00
+	bitsMask  = 0x1f00
 
-	incarnation = 1 << 16
+	bitOffloaded = 1 << 13 // the offload has forwarded packets of the flow; no packet changes this
+	incarnation  = 1 << 16
 )
 
 var stateNames = [stateCount]string{"free", "ending", "tcp-syn", "tcp-answered", "tcp-open", "tcp-half-closed", "tcp-closing",
@@ -255,56 +252,19 @@ func (e *Entry) MarkFailed() bool {
 	return s&(stateMask|bitFailed) == Status(TCPSyn) && e.status.CompareAndSwap(uint32(s), uint32(s|bitFailed))
 }
 
+// MarkOffloaded records that the offload forwards the flow: from now on not every packet is tracked.
+func (e *Entry) MarkOffloaded() {
+	for {
+		s := e.status.Load()
+		if s&bitOffloaded != 0 || e.status.CompareAndSwap(s, s|bitOffloaded) {
+			return
+		}
+	}
+}
+
 // MarkReset sets the state after the balancer has reset both ends, unless the status has changed since it was read.
 func (e *Entry) MarkReset(s Status) {
 	e.status.CompareAndSwap(uint32(s), uint32(s&^(stateMask|bitsMask)|Status(TCPReset)))
-}
-
-// window is how far a sequence number may be from the other end's acknowledgement: more than any flow has in flight.
-// A sender that guesses hits it with a probability of one in 128.
-const window = 1 << 24
-
-func sequence(p *packet.Packet) uint32 { return binary.BigEndian.Uint32(p.Buf[p.L4+4:]) }
-
-// inWindow compares the sequence number with the other end's newest acknowledgement.
-func (e *Entry) inWindow(d Direction, p *packet.Packet) bool {
-	base := e.acks[d.Opposite()].Load()
-	diff := int32(sequence(p) - base)
-	return base == 0 || diff <= window && diff >= -window
-}
-
-// mayEnd reports whether an end of the connection would accept a RST or FIN. The sequence number must be the one that it
-// expects next (RFC 5961 section 3.2), which is known from the first acknowledgement on: what it has acknowledged, or the end
-// of the last segment in order if the acknowledgement for that has not been seen yet. The checksum must be correct. That of a
-// partial one was verified when the segments were coalesced, or is completed by this host.
-func (e *Entry) mayEnd(d Direction, p *packet.Packet) bool {
-	if base := e.acks[d.Opposite()].Load(); base != 0 {
-		if seq := sequence(p); seq != base && (seq != e.sent.Load() || seq == 0) {
-			return false
-		}
-	}
-	return p.Partial() || !p.Fragment() && len(p.Buf) == p.Length && p.ChecksumOK()
-}
-
-// recordSegment stores the acknowledgement, and the end of a segment in order. A forged segment is in order only with the
-// exact sequence number.
-func (e *Entry) recordSegment(d Direction, p *packet.Packet) {
-	if p.TCPFlags&packet.RST != 0 {
-		return
-	}
-	if p.TCPFlags&packet.ACK != 0 {
-		if ack := binary.BigEndian.Uint32(p.Buf[p.L4+8:]); e.acks[d].Load() != ack {
-			e.acks[d].Store(ack)
-		}
-	}
-	length := uint32(p.Length-p.HeaderLen()) + uint32(p.TCPFlags&packet.FIN) + uint32(p.TCPFlags&packet.SYN)/packet.SYN
-	if length == 0 {
-		return
-	}
-	seq := sequence(p)
-	if seq == e.acks[d.Opposite()].Load() || seq == e.sent.Load() || p.TCPFlags&packet.SYN != 0 && e.acks[d.Opposite()].Load() == 0 {
-		e.sent.Store(seq + length)
-	}
 }
 
 // endsSCTP reports whether the first chunk is ABORT or SHUTDOWN COMPLETE (RFC 9260).

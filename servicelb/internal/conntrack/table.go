@@ -179,11 +179,9 @@ func (t *Table) Insert(slot uint32, n *NewFlow) InsertResult {
 	e.gen.Store(n.Generation)
 	e.client = n.Client
 	t.owners[slot].Store(uint32(n.Client))
-	e.sent.Store(0)
-	e.acks[Original].Store(0)
-	e.acks[Reply].Store(0)
-	e.packets, e.bytes = [2]uint16{Original: 1}, [2]uint32{Original: uint32(n.Size)}
-	status := e.Status()&^(stateMask|bitsMask) + incarnation | Status(e.firstState())
+	e.forgetSequence()
+	e.traffic = [2]traffic{Original: onePacket + traffic(n.Size)}
+	status := e.Status()&^(stateMask|bitsMask|bitOffloaded) + incarnation | Status(e.firstState())
 	t.link(slot, ho, hr)
 	t.addCounts(e, status, 1)
 	e.status.Store(uint32(status))
