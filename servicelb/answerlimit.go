@@ -1,6 +1,7 @@
 package servicelb
 
 import (
+	"net/netip"
 	"sync/atomic"
 
 	"github.com/warrennet/warren/internal/packet"
@@ -16,9 +17,12 @@ type answerLimit [conntrack.ClientBuckets]atomic.Uint64
 
 // mayAnswer counts an answer to the sender of a packet, and reports whether it is within the client's rate. A sender
 // without a rate would have the balancer work, and the answers compete with the packets of other clients.
-func (b *Balancer) mayAnswer(p *packet.Packet) bool {
+func (b *Balancer) mayAnswer(p *packet.Packet) bool { return b.mayAnswerTo(p.Src) }
+
+// mayAnswerTo does the same for an answer to a client.
+func (b *Balancer) mayAnswerTo(client netip.Addr) bool {
 	v := b.view.Load()
-	slot := &b.answers[b.clientOf(v, p.Src, v.clientKind(p.Src)).Bucket()]
+	slot := &b.answers[b.clientOf(v, client, v.clientKind(client)).Bucket()]
 	second := uint64(b.now()) << 32
 	for {
 		was := slot.Load()

@@ -36,3 +36,36 @@ func TestAnswers_FloodOfOneClient_OtherClientsAnswered(t *testing.T) {
 		}
 	})
 }
+
+// Time exceeded about packets from one peer to another has the rate of the client, not that of the address behind which
+// the backend sees it.
+func TestForward_TTLUsedUpByFlood_OtherClientsAnswered(t *testing.T) {
+	for fam, a := range map[string][4]string{"4": {"10.42.1.5", "10.42.3.6", "192.168.0.2", "10.42.3.5"},
+		"6": {"fd42:0:0:1::5", "fd42:0:0:3::6", "fd00::2", "fd42:0:0:3::5"}} {
+		t.Run(fam, func(t *testing.T) {
+			svc, parts := nodePort("web", packet.ProtoUDP, 30080, 8080, a[3])
+			b := newBalancer(t, 64, onlyService(2, svc, parts))
+			pass := func(client string) packet.Verdict {
+				p := mk(packet.ProtoUDP, at(client, 4000), at(a[2], 30080), 0)
+				p.SetTTL(1)
+				return b.Inbound(p)
+			}
+			answered := 0
+			for range 3 * answersPerSecond {
+				if pass(a[0]) == packet.VerdictPeer {
+					answered++
+				}
+			}
+			if answered != answersPerSecond {
+				t.Errorf("%d answers to the flood, expected %d", answered, answersPerSecond)
+			}
+			want(t, b, pass(a[1]), packet.VerdictPeer, "a client on another node")
+			dropped := b.Stats().Dropped
+			if dropped["ttl_exceeded"] != answersPerSecond+1 || dropped["answer_rate"] != 2*answersPerSecond {
+				t.Errorf("%v", nonzero(dropped))
+			}
+			b.clock.Add(1)
+			want(t, b, pass(a[0]), packet.VerdictPeer, "a second later")
+		})
+	}
+}

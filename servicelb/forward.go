@@ -9,20 +9,24 @@ func (b *Balancer) forward(v *view, p *packet.Packet) packet.Verdict {
 	if p.DecrementTTL() {
 		return packet.VerdictPeer
 	}
-	b.counters.countDrop(dropTTL)
 	from := v.Self().PodNet(familyOf(p))
 	if p.Fragment() || p.Partial() || len(p.Buf) < p.Length || !from.IsValid() {
-		return packet.VerdictDrop
+		return b.drop(dropTTL)
 	}
 	buf := answerBuffers.Get().(*[packet.MaxAnswer]byte)
 	defer answerBuffers.Put(buf)
 	if !p.Become(p.AppendTimeExceeded(buf[:0], from)) {
+		return b.drop(dropTTL)
+	}
+	verdict, ok := b.translateError(v, p) // the error quotes the packet as translated; the sender must recognise it
+	if ok && !b.mayAnswerTo(p.Dst) {      // only now the destination is the client, not an address that many clients share
+		return b.drop(dropAnswerRate)
+	}
+	b.counters.countDrop(dropTTL)
+	if !ok {
 		return packet.VerdictDrop
 	}
-	if verdict, ok := b.translateError(v, p); ok { // the error quotes the packet as translated; the sender must recognise it
-		return verdict
-	}
-	return packet.VerdictDrop
+	return verdict
 }
 
 // forwardFromHost decrements the TTL or hop limit of a packet that a raw socket has received and that goes to a peer: the
