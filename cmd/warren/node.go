@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -148,7 +149,22 @@ func revokeNode(c *cobra.Command, cfg config.Config, s *etcd.Store, name string)
 	if note := certificateNote(cfg, name); note != "" {
 		fmt.Fprintln(out, note)
 	}
-	return verifyRevoked(c.Context(), s, done.Revocation)
+	for _, x := range done.Aliases {
+		fmt.Fprintf(out, "not revoked, perhaps the same machine under another name: %s\n", x)
+	}
+	if err := verifyRevoked(c.Context(), s, done.Revocation); err != nil {
+		return err
+	}
+	return incomplete(done)
+}
+
+// incomplete returns an error if the machine of a revoked node may remain under the name of another node.
+func incomplete(done records.Revoked) error {
+	if len(done.Shared) == 0 {
+		return nil
+	}
+	return fmt.Errorf("node %s is revoked, but another node's record has the same %s, which is not revoked: if it is the same machine, "+
+		"revoke that node as well", done.Revocation.Node, strings.Join(done.Shared, ", "))
 }
 
 // certificateNote returns why the store may still accept the node's certificate, "" if it does not.

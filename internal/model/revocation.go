@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -20,23 +21,61 @@ type Revocation struct {
 	Changed time.Time `json:"changed"`
 }
 
+// MaxAhead is how far in the future the dates of a revocation may be: clocks differ. Later dates are refused, because a node could
+// write a revocation of itself that no later one replaces.
+const MaxAhead = 5 * time.Minute
+
+// CheckDates reports a date that is more than MaxAhead after now.
+func (r Revocation) CheckDates(now time.Time) error {
+	limit := now.Add(MaxAhead)
+	switch {
+	case r.Revoked.After(limit):
+		return fmt.Errorf("revoked is %s, expected a time until %s; compare the clocks of the nodes", r.Revoked, limit.UTC())
+	case r.Changed.After(limit):
+		return fmt.Errorf("changed is %s, expected a time until %s; compare the clocks of the nodes", r.Changed, limit.UTC())
+	}
+	return nil
+}
+
+// After returns the revocation with dates after those of o, so that it counts in a Merge with o.
+func (r Revocation) After(o Revocation) Revocation {
+	if !r.Changed.After(o.Changed) {
+		r.Changed = o.Changed.Add(1)
+	}
+	if !r.Revoked.After(o.Revoked) {
+		r.Revoked = o.Revoked.Add(1)
+	}
+	return r
+}
+
+// Excludes reports whether the revocation excludes all that o does.
+func (r Revocation) Excludes(o Revocation) bool {
+	lacks := func(id string) bool { return !slices.Contains(r.Identities, id) }
+	lacksKey := func(k Key) bool { return !slices.Contains(r.PublicKeys, k) }
+	return r.Node == o.Node && (!r.NameAllowed || o.NameAllowed) && !r.Revoked.Before(o.Revoked) &&
+		!slices.ContainsFunc(o.Identities, lacks) && !slices.ContainsFunc(o.PublicKeys, lacksKey)
+}
+
 // MaxRevocations bounds a list of revocations, MaxRevoked the identities and keys of one.
 const (
 	MaxRevocations = 4096
 	MaxRevoked     = 64
 )
 
-// Merge returns a revocation of the node of o that excludes what either excludes. The zero Revocation adds nothing.
+// Merge returns a revocation of the node of o that excludes what either excludes. Beyond MaxRevoked, identities and keys of the
+// one that was revoked later count: a node cannot fill the list before it is revoked. The zero Revocation adds nothing.
 func (r Revocation) Merge(o Revocation) Revocation {
 	r.Node = o.Node
 	if o.Changed.After(r.Changed) {
 		r.NameAllowed, r.Changed = o.NameAllowed, o.Changed
 	}
+	later, earlier := r, o
 	if o.Revoked.After(r.Revoked) {
-		r.Revoked = o.Revoked
+		later, earlier = o, r
 	}
-	r.Identities = union(r.Identities, o.Identities)
-	r.PublicKeys = union(r.PublicKeys, o.PublicKeys)
+	r.Revoked = later.Revoked
+	r.Identities = union(later.Identities, earlier.Identities)
+	r.PublicKeys = union(later.PublicKeys, earlier.PublicKeys)
 	return r
 }
 

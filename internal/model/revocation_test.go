@@ -66,3 +66,30 @@ func TestRevocations_Merge_IsBounded(t *testing.T) {
 		t.Errorf("%d identities", len(r.Identities))
 	}
 }
+
+// A list of junk that was written before does not displace what a later revocation names.
+func TestRevocation_Merge_LaterOneCountsBeyondTheBound(t *testing.T) {
+	junk := Revocation{Node: "n", Revoked: revokedAt, Changed: revokedAt.Add(time.Hour), NameAllowed: true}
+	for i := range MaxRevoked {
+		junk.Identities = append(junk.Identities, fmt.Sprint(i))
+		junk.PublicKeys = append(junk.PublicKeys, Key{byte(i + 1), 1})
+	}
+	real := Revocation{Node: "n", Revoked: revokedAt, Changed: revokedAt, Identities: []string{"id"}, PublicKeys: []Key{{9}}}.After(junk)
+	for _, out := range []Revocation{junk.Merge(real), real.Merge(junk), junk.Merge(real).Merge(junk)} {
+		if !out.Excludes(real) || out.NameAllowed || len(out.Identities) != MaxRevoked || len(out.PublicKeys) != MaxRevoked {
+			t.Errorf("%+v", out)
+		}
+	}
+	if junk.Excludes(real) {
+		t.Error("the junk excludes the node")
+	}
+}
+
+func TestRevocation_CheckDates_RefusesTheFuture(t *testing.T) {
+	late := revokedAt.Add(MaxAhead + time.Second)
+	for _, r := range []Revocation{{Revoked: late}, {Changed: late}} {
+		if r.CheckDates(revokedAt) == nil || r.CheckDates(late) != nil {
+			t.Errorf("%+v", r)
+		}
+	}
+}

@@ -3,7 +3,9 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/warrennet/warren/internal/store/etcd/client"
 	"github.com/warrennet/warren/internal/store/etcd/etcdtest"
 	"github.com/warrennet/warren/internal/store/etcd/records"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func machine(name, identity string, key byte, block string) (model.Node, model.Block) {
@@ -104,6 +107,94 @@ func TestRevoke_IdentityOfAnotherNode_IsNotRevoked(t *testing.T) {
 	}
 	if err := s.CheckName(ctx, "n1", "id-n1"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A node that has written a revocation of itself, full of junk and with later dates, is revoked nevertheless.
+func TestRevoke_RevocationWrittenBefore_DoesNotCount(t *testing.T) {
+	url := etcdtest.Start(t)
+	for name, ahead := range map[string]time.Duration{"near": model.MaxAhead / 2, "far": 1000 * time.Hour} {
+		s := etcdtest.Open(t, url, name)
+		cli, err := client.New(client.Config{Endpoints: []string{url}, Cluster: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cli.Close()
+		n, _ := machine("n3", "id-n3", 3, "10.42.1.0/24")
+		if _, err := s.PutNode(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		junk := model.Revocation{Node: "n3", Revoked: time.Now().Add(ahead), Changed: time.Now().Add(ahead), NameAllowed: true}
+		for i := range model.MaxRevoked {
+			junk.Identities = append(junk.Identities, fmt.Sprint(i))
+			junk.PublicKeys = append(junk.PublicKeys, model.Key{byte(i + 1), 1})
+		}
+		raw, err := model.Encode(1, junk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cli.Put(t.Context(), cli.Key("revoked", "n3"), string(raw)); err != nil {
+			t.Fatal(err)
+		}
+		snaps := watching(t, s)
+		done, err := s.Revoke(t.Context(), "n3", time.Now())
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		meant := model.Revocation{Node: "n3", Identities: []string{"id-n3"}, PublicKeys: []model.Key{{3}}}
+		until(t, snaps, "the revocation", func(x *model.Snapshot) bool { return len(x.Revoked) == 1 && x.Revoked[0].Excludes(meant) })
+		if !done.Revocation.Excludes(meant) {
+			t.Errorf("%s: %+v", name, done.Revocation)
+		}
+		if err := s.Allow(t.Context(), "n3", time.Now()); err != nil {
+			t.Error(name, err)
+		}
+		if err := s.CheckName(t.Context(), "n3", "id-other"); err != nil {
+			t.Errorf("%s: allowed, but %v", name, err)
+		}
+	}
+}
+
+// A list that has as many nodes as it may have is an error, and not a revocation that nobody applies.
+func TestRevoke_ListFull_Fails(t *testing.T) {
+	url := etcdtest.Start(t)
+	s := etcdtest.Open(t, url, "full")
+	cli, err := client.New(client.Config{Endpoints: []string{url}, Cluster: "full"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cli.Close()
+	for i := 0; i < model.MaxRevocations; i += 64 {
+		var ops []clientv3.Op
+		for j := range 64 {
+			ops = append(ops, clientv3.OpPut(cli.Key("revoked", fmt.Sprint("junk", i+j)), "{}"))
+		}
+		if _, err := cli.Txn(t.Context()).Then(ops...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Revoke(t.Context(), "n3", time.Now()); err == nil || !strings.Contains(err.Error(), "no other node can be revoked") {
+		t.Errorf("%v", err)
+	}
+}
+
+// The records that a node may have written under other names are reported.
+func TestRevoke_RecordWithTheSameAddress_IsReported(t *testing.T) {
+	s := etcdtest.Open(t, etcdtest.Start(t), "alias")
+	addr := netip.MustParseAddr("192.0.2.3")
+	revoked, _ := machine("n3", "id-n3", 3, "10.42.1.0/24")
+	revoked.Addresses = []netip.Addr{addr}
+	alias, _ := machine("n9", "id-n9", 9, "10.42.2.0/24")
+	alias.Endpoints = []netip.AddrPort{netip.AddrPortFrom(addr, 51999)}
+	other, _ := machine("n1", "id-n1", 1, "10.42.0.0/24")
+	for _, n := range []model.Node{revoked, alias, other} {
+		if _, err := s.PutNode(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, err := s.Revoke(t.Context(), "n3", time.Now())
+	if err != nil || len(done.Aliases) != 1 || !strings.Contains(done.Aliases[0], "n9") {
+		t.Errorf("%q %v", done.Aliases, err)
 	}
 }
 

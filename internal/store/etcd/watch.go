@@ -185,9 +185,8 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 		t.alive[name] = string(kv.Value)
 	case "revoked":
 		var r model.Revocation
-		if r, err = records.DecodeRevocation(kv.Value, name); err == nil {
-			t.revoked[name] = t.revoked[name].Merge(r)
-			delete(t.lost, name)
+		if r, err = records.DecodeRevocation(kv.Value, name, time.Now()); err == nil {
+			err = t.revoke(r)
 		}
 	case "rotation":
 		t.rotation, err = records.DecodeRotation(kv.Value)
@@ -197,6 +196,17 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 	if err != nil {
 		t.problems[key] = err.Error()
 	}
+}
+
+// revoke adds a revocation to the list, which is bounded.
+func (t *table) revoke(r model.Revocation) error {
+	have, known := t.revoked[r.Node]
+	if !known && len(t.revoked) >= model.MaxRevocations {
+		return fmt.Errorf("this revocation is ignored: the list has %d nodes, the most that it may have", len(t.revoked))
+	}
+	t.revoked[r.Node] = have.Merge(r)
+	delete(t.lost, r.Node)
+	return nil
 }
 
 func (t *table) snapshot(rev int64) *model.Snapshot {
@@ -211,11 +221,12 @@ func (t *table) snapshot(rev int64) *model.Snapshot {
 	}
 	sort.Slice(s.Blocks, func(i, j int) bool { return s.Blocks[i].CIDR.Compare(s.Blocks[j].CIDR) < 0 })
 	for name, r := range t.revoked {
-		s.Revoked, _ = s.Revoked.Merge(model.Revocations{r})
+		s.Revoked = append(s.Revoked, r)
 		if t.lost[name] {
 			s.Lost = append(s.Lost, r)
 		}
 	}
+	sort.Slice(s.Revoked, func(i, j int) bool { return s.Revoked[i].Node < s.Revoked[j].Node })
 	t.objects.Fill(s)
 	for k, why := range t.problems {
 		s.Problems = append(s.Problems, k+": "+why)

@@ -3,6 +3,7 @@ package records
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
@@ -42,7 +43,7 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("cluster configuration %q was accepted as %+v", raw, c)
 		}
 		_, _ = DecodePod(raw) // must not panic
-		if r, err := DecodeRevocation(raw, name); err == nil && (r.Node != name || name == "") {
+		if r, err := DecodeRevocation(raw, name, time.Now()); err == nil && (r.Node != name || name == "") {
 			t.Errorf("revocation %q was accepted as %+v", name, r)
 		}
 		if n, err := DecodeNode(raw, name); err == nil && (n.Name != name || n.Identity == "" || n.PublicKey.IsZero()) {

@@ -33,8 +33,8 @@ func RevocationKey(key string) (node string, ok bool) {
 	return parts[2], true
 }
 
-// DecodeRevocation reads the revocation of the node with that name.
-func DecodeRevocation(raw []byte, node string) (model.Revocation, error) {
+// DecodeRevocation reads the revocation of the node with that name. Dates after now, beyond different clocks, are refused.
+func DecodeRevocation(raw []byte, node string, now time.Time) (model.Revocation, error) {
 	var r model.Revocation
 	if err := model.Decode(raw, revocationLayout, &r); err != nil {
 		return r, err
@@ -47,11 +47,14 @@ func DecodeRevocation(raw []byte, node string) (model.Revocation, error) {
 	case slices.Contains(r.Identities, "") || slices.Contains(r.PublicKeys, model.Key{}):
 		return r, fmt.Errorf("an empty identity or public key")
 	}
-	return r, nil
+	return r, r.CheckDates(now)
 }
 
-// putRevocation merges a revocation into the stored one and carries out ops in the same transaction.
-func (s *Store) putRevocation(ctx context.Context, r model.Revocation, ops ...clientv3.Op) (model.Revocation, error) {
+// putRevocation merges a revocation into the stored one and carries out ops in the same transaction. adapt gives the revocation
+// dates that suit the stored one; nil keeps them.
+func (s *Store) putRevocation(ctx context.Context, r model.Revocation, adapt func(r, stored model.Revocation) model.Revocation,
+	ops ...clientv3.Op,
+) (model.Revocation, error) {
 	ctx, cancel := client.Request(ctx)
 	defer cancel()
 	key := s.cli.Key("revoked", r.Node)
@@ -60,16 +63,24 @@ func (s *Store) putRevocation(ctx context.Context, r model.Revocation, ops ...cl
 		if err != nil {
 			return r, err
 		}
+		if len(got.Kvs) == 0 {
+			if err := s.checkFull(ctx); err != nil {
+				return r, err
+			}
+		}
 		unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", 0)
 		merged := r
 		if len(got.Kvs) == 1 {
 			unchanged = clientv3.Compare(clientv3.ModRevision(key), "=", got.Kvs[0].ModRevision)
-			have, err := DecodeRevocation(got.Kvs[0].Value, r.Node)
+			have, err := DecodeRevocation(got.Kvs[0].Value, r.Node, time.Now())
 			var newer *model.ErrNewer
 			switch {
 			case errors.As(err, &newer):
 				return r, fmt.Errorf("write %s: %w", key, err)
 			case err == nil:
+				if adapt != nil {
+					r = adapt(r, have)
+				}
 				merged = have.Merge(r)
 			}
 		}
@@ -87,9 +98,35 @@ func (s *Store) putRevocation(ctx context.Context, r model.Revocation, ops ...cl
 	}
 }
 
+// checkFull fails if the list of revocations cannot have another node: agents and members would ignore it.
+func (s *Store) checkFull(ctx context.Context) error {
+	prefix := s.cli.Key("revoked", "")
+	got, err := s.cli.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return fmt.Errorf("count %s: %w", prefix, err)
+	}
+	if got.Count >= model.MaxRevocations {
+		return fmt.Errorf("%s has %d revoked nodes, expected fewer than %d: no other node can be revoked; replace the certificate "+
+			"authority (warren pki rotate) to exclude a machine", prefix, got.Count, model.MaxRevocations)
+	}
+	return nil
+}
+
+// verifyRevocation reads the stored revocation and fails unless it excludes what was meant.
+func (s *Store) verifyRevocation(ctx context.Context, meant model.Revocation) error {
+	have, err := s.revocation(ctx, meant.Node)
+	switch {
+	case err != nil:
+		return err
+	case have == nil || !have.Excludes(meant) || have.NameAllowed != meant.NameAllowed:
+		return fmt.Errorf("the stored revocation of node %s was replaced by another one: run the command again", meant.Node)
+	}
+	return nil
+}
+
 // KeepRevocation writes a revocation that the store has lost, or combines it with the stored one.
 func (s *Store) KeepRevocation(ctx context.Context, r model.Revocation) error {
-	_, err := s.putRevocation(ctx, r)
+	_, err := s.putRevocation(ctx, r, nil)
 	return err
 }
 
@@ -105,8 +142,14 @@ func (s *Store) Allow(ctx context.Context, name string, now time.Time) error {
 		return fmt.Errorf("node %s is not revoked", name)
 	}
 	r.NameAllowed, r.Changed = true, now.UTC()
-	_, err = s.putRevocation(ctx, *r)
-	return err
+	allow := func(r, stored model.Revocation) model.Revocation {
+		r.Changed = r.After(stored).Changed
+		return r
+	}
+	if _, err = s.putRevocation(ctx, *r, allow); err != nil {
+		return err
+	}
+	return s.verifyRevocation(ctx, *r)
 }
 
 // Revocations lists the revoked nodes, sorted by name.
@@ -119,7 +162,7 @@ func (s *Store) Revocations(ctx context.Context) (out model.Revocations, err err
 		return nil, fmt.Errorf("list %s: %w", prefix, err)
 	}
 	for _, kv := range got.Kvs {
-		r, err := DecodeRevocation(kv.Value, strings.TrimPrefix(string(kv.Key), prefix))
+		r, err := DecodeRevocation(kv.Value, strings.TrimPrefix(string(kv.Key), prefix), time.Now())
 		if err != nil {
 			return nil, fmt.Errorf("record %s: %w", kv.Key, err)
 		}
@@ -138,7 +181,7 @@ func (s *Store) revocation(ctx context.Context, name string) (*model.Revocation,
 	if len(got.Kvs) == 0 {
 		return nil, nil
 	}
-	r, err := DecodeRevocation(got.Kvs[0].Value, name)
+	r, err := DecodeRevocation(got.Kvs[0].Value, name, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}

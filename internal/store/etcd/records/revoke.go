@@ -3,6 +3,7 @@ package records
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,8 @@ type Revoked struct {
 	Released   []model.Block
 	// Shared are identities and public keys of the record that other nodes' records have as well. They are not revoked.
 	Shared []string
+	// Aliases are other nodes whose records have an endpoint or address of the node. They are not revoked.
+	Aliases []string
 }
 
 // Revoke excludes a node, also one whose agent is alive: one transaction writes the revocation and deletes the node's record,
@@ -35,16 +38,19 @@ func (s *Store) Revoke(ctx context.Context, name string, now time.Time) (Revoked
 		return out, fmt.Errorf("revoke node %s: %w", name, err)
 	}
 	r := model.Revocation{Node: name, Revoked: now.UTC(), Changed: now.UTC()}
-	out.Shared = all.identify(&r)
+	out.Shared, out.Aliases = all.identify(&r), all.aliases(name)
 	blocks := all.blocksOf(r)
 	ops := []clientv3.Op{clientv3.OpDelete(s.cli.Key("nodes", name)), clientv3.OpDelete(s.cli.Key("alive", name))}
 	for _, b := range blocks[:min(len(blocks), opsPerTxn)] { // Purge deletes further ones
 		ops = append(ops, clientv3.OpDelete(s.cli.Key("blocks", blockKey(b.CIDR))))
 	}
-	if out.Revocation, err = s.putRevocation(ctx, r, ops...); err != nil {
+	if out.Revocation, err = s.putRevocation(ctx, r, model.Revocation.After, ops...); err != nil {
 		return out, fmt.Errorf("revoke node %s: %w", name, err)
 	}
 	out.Released = blocks
+	if err := s.verifyRevocation(ctx, r); err != nil {
+		return out, fmt.Errorf("revoke node %s: %w", name, err)
+	}
 	_, err = s.Purge(ctx, out.Revocation)
 	return out, err
 }
@@ -105,6 +111,37 @@ func (m machines) identify(r *model.Revocation) (shared []string) {
 		}
 	}
 	return shared
+}
+
+// aliases describes the records of other nodes that have an endpoint or address of the node: it may have written them itself,
+// under other names.
+func (m machines) aliases(name string) (out []string) {
+	own := map[any]bool{}
+	for _, n := range m.nodes {
+		if n.Name == name {
+			for _, x := range locations(n) {
+				own[x] = true
+			}
+		}
+	}
+	for _, n := range m.nodes {
+		for _, x := range locations(n) {
+			if n.Name != name && own[x] {
+				out = append(out, fmt.Sprintf("node %s has the address %s", n.Name, x))
+				break
+			}
+		}
+	}
+	return out
+}
+
+// locations are the addresses of a node and of its endpoints.
+func locations(n model.Node) []netip.Addr {
+	out := slices.Clone(n.Addresses)
+	for _, e := range n.Endpoints {
+		out = append(out, e.Addr())
+	}
+	return out
 }
 
 // blocksOf returns the blocks that the revoked node claimed.

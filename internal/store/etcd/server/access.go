@@ -24,6 +24,8 @@ import (
 // connection itself stays open, and every further request on it is refused.
 type access struct {
 	known chan struct{} // closed when the list was read
+	// ignored is called for a revocation that the full list cannot have.
+	ignored func(node string)
 
 	mu      sync.Mutex
 	until   map[string]time.Time // by common name: certificates that were issued until then are revoked
@@ -31,7 +33,7 @@ type access struct {
 }
 
 func newAccess() *access {
-	return &access{known: make(chan struct{}), until: map[string]time.Time{}, streams: map[*guardedStream]struct{}{}}
+	return &access{known: make(chan struct{}), ignored: func(string) {}, until: map[string]time.Time{}, streams: map[*guardedStream]struct{}{}}
 }
 
 // options make the client port refuse revoked certificates.
@@ -100,14 +102,18 @@ func (a *access) put(kv *mvccpb.KeyValue) {
 	if !ok {
 		return
 	}
-	r, err := records.DecodeRevocation(kv.Value, node)
+	r, err := records.DecodeRevocation(kv.Value, node, time.Now())
 	if err != nil {
 		return // the agents report it
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	last, ok := a.until[node]
-	if ok && !r.Revoked.After(last) || !ok && len(a.until) >= model.MaxRevocations {
+	if ok && !r.Revoked.After(last) {
+		return
+	}
+	if !ok && len(a.until) >= model.MaxRevocations {
+		a.ignored(node)
 		return
 	}
 	a.until[node] = r.Revoked

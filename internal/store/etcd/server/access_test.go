@@ -138,3 +138,28 @@ func TestAccess_InvalidRevocation_RefusesNobody(t *testing.T) {
 func kv(key string, value []byte) *mvccpb.KeyValue {
 	return &mvccpb.KeyValue{Key: []byte(key), Value: value}
 }
+
+func TestAccess_ListFull_IsReported(t *testing.T) {
+	x := newAccess()
+	var ignored []string
+	x.ignored = func(node string) { ignored = append(ignored, node) }
+	for i := range model.MaxRevocations + 1 {
+		name := fmt.Sprint("n", i)
+		raw, err := model.Encode(1, model.Revocation{Node: name, Revoked: time.Now()})
+		testutil.Must(t, err)
+		x.put(kv("/warren/c/revoked/"+name, raw))
+	}
+	if len(ignored) != 1 || len(x.until) != model.MaxRevocations {
+		t.Errorf("%q of %d ignored", ignored, len(x.until))
+	}
+}
+
+func TestAccess_DateInTheFuture_RefusesNobody(t *testing.T) {
+	x := newAccess()
+	raw, err := model.Encode(1, model.Revocation{Node: "n1", Revoked: time.Now().Add(time.Hour)})
+	testutil.Must(t, err)
+	x.put(kv("/warren/c/revoked/n1", raw))
+	if len(x.until) != 0 {
+		t.Errorf("%v", x.until)
+	}
+}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/warrennet/warren/internal/model"
+
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 )
@@ -84,6 +86,10 @@ func Run(ctx context.Context, c Config, ready func()) error {
 func follow(ctx context.Context, a *access, e *embed.Etcd) (join func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	cli := v3client.New(e.Server)
+	a.ignored = func(node string) {
+		e.GetLogger().Error(fmt.Sprintf("the list of revoked nodes has %d nodes, the most that it may have: certificates of node %q "+
+			"are not refused", model.MaxRevocations, node))
+	}
 	var all sync.WaitGroup
 	all.Go(func() { a.follow(ctx, cli) })
 	return func() {
