@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/warrennet/warren/agent/nodekey"
 	"github.com/warrennet/warren/internal/model"
@@ -14,7 +13,8 @@ import (
 // keyConfig is what a replacement of the node's key works with.
 func (a *Agent) keyConfig() nodekey.Config {
 	return nodekey.Config{Node: a.cfg.NodeName, Snapshot: a.source.Load, Exclusive: a.store.Exclusive, Switch: a.switchKey,
-		Connected: a.connected, Handled: a.disk.KeyRotation, SetHandled: a.disk.SetKeyRotation, Changed: a.kick, Log: a.log}
+		Ready: a.tunnelRuns, External: func() int { return len(a.external.List()) },
+		Handled: a.disk.KeyRotation, SetHandled: a.disk.SetKeyRotation, Changed: a.kick, Log: a.log}
 }
 
 // heartbeatKeys authenticate the heartbeats of load balancer announcements.
@@ -43,15 +43,7 @@ func (a *Agent) switchKey(key model.Key) (ok bool, err error) {
 	return ok, err
 }
 
-// sessionLifetime is how long WireGuard uses a session (Reject-After-Time).
-const sessionLifetime = 180 * time.Second
-
-// connected reports whether there is a session with the peer of that key.
-func (a *Agent) connected(key model.Key) (yes bool) {
-	a.path.Use(func(_ *servicelb.Balancer, tun *tunnel.Tunnel) {
-		for _, p := range tun.Peers() {
-			yes = yes || p.PublicKey == key && time.Since(p.LastHandshake) < sessionLifetime
-		}
-	})
-	return yes
+// tunnelRuns reports whether there is a tunnel that switchKey can change.
+func (a *Agent) tunnelRuns() bool {
+	return a.path.Use(func(*servicelb.Balancer, *tunnel.Tunnel) {})
 }

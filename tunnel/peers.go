@@ -39,6 +39,7 @@ type Peer struct {
 	External bool
 
 	standby bool // one of the two keys of a peer, which is not in use; see rotation.go
+	former  bool // a standby that the peer has used before
 }
 
 // PeerStatus is a peer as the WireGuard device has it.

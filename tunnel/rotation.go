@@ -73,12 +73,15 @@ func expand(peers []Peer, moved map[model.Key]bool) (out []Peer) {
 		}
 		standby := Peer{Name: p.Name, PublicKey: p.NextKey, PresharedKey: p.PresharedKey, External: p.External, standby: true}
 		if moved[p.NextKey] {
-			p.PublicKey, standby.PublicKey = p.NextKey, p.PublicKey
+			p.PublicKey, standby.PublicKey, standby.former = p.NextKey, p.PublicKey, true
 		}
 		out = append(out, p, standby)
 	}
 	return out
 }
+
+// movable reports whether a handshake with this key moves the peer to it: it is a next key that the node does not use yet.
+func (p *Peer) movable() bool { return p.standby && !p.former }
 
 // forget drops the moved keys that are no peer's next key any more.
 func (t *Tunnel) forget() {
@@ -97,7 +100,7 @@ func (t *Tunnel) forget() {
 // response, and without locks of the device. Other goroutines of the device process further handshakes meanwhile.
 func (t *Tunnel) responding(p *device.Peer) {
 	v, ok := t.byPeer.Load(p)
-	if !ok || !v.(*peerState).want.standby {
+	if !ok || !v.(*peerState).want.movable() {
 		return
 	}
 	time.Sleep(drainTime)

@@ -148,3 +148,22 @@ func TestNormalize_NextKeyOfAnotherPeer_IsLeftOut(t *testing.T) {
 		})
 	}
 }
+
+// Only a handshake with a next key that is not in use yet moves anything; others are answered without a delay.
+func TestExpand_OnlyUnusedNextKeyIsMovable(t *testing.T) {
+	record := []Peer{{Name: "a", PublicKey: key(1), NextKey: key(2)}, {Name: "b", PublicKey: key(3)}}
+	movable := func(moved map[model.Key]bool) (out []model.Key) {
+		for _, p := range expand(record, moved) {
+			if p.movable() {
+				out = append(out, p.PublicKey)
+			}
+		}
+		return out
+	}
+	if got := movable(nil); len(got) != 1 || got[0] != key(2) {
+		t.Errorf("before the move: %v", got)
+	}
+	if got := movable(map[model.Key]bool{key(2): true}); len(got) != 0 {
+		t.Errorf("after the move: %v", got)
+	}
+}

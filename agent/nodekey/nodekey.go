@@ -1,6 +1,6 @@
 // Package nodekey owns the WireGuard key of the node, its file, and its replacement without packet loss.
 //
-// A replacement publishes the next key in the node's record, waits until every node that is up has configured it, switches the
+// A replacement publishes the next key in the node's record, waits until every node has configured it, switches the
 // tunnel to it and then publishes it as the node's key. next.key on the disk exists during a replacement, so that it continues
 // after a restart. One node of the cluster replaces its key at a time. Run is the only goroutine. The package changes no peer.
 package nodekey
@@ -48,6 +48,8 @@ type Keys struct {
 	problem string
 	// registering: the store does not have the new key yet.
 	registering bool
+	// switching: the tunnel may have the former key of the last commit.
+	switching bool
 }
 
 // Open reads the keys from the state directory. It creates the first one.
@@ -69,6 +71,7 @@ func Open(dir string) (*Keys, error) {
 		k.next = Pair{}
 		return k, os.Remove(k.path(nextFile))
 	}
+	k.record[1] = k.next.Public // nodes that have configured it must keep it
 	return k, nil
 }
 
@@ -136,6 +139,20 @@ func (k *Keys) Wake() {
 	}
 }
 
+// incomplete reports whether a replacement must be continued.
+func (k *Keys) incomplete() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.next != (Pair{}) || k.switching
+}
+
+// switched reports that the tunnel has the current key.
+func (k *Keys) switched() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.switching = false
+}
+
 func (k *Keys) pending() (Pair, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -163,7 +180,7 @@ func (k *Keys) commit() error {
 	if err := atomicfile.Write(k.path(keyFile), []byte(k.next.Private.String()+"\n"), 0o600); err != nil {
 		return err
 	}
-	k.current, k.next = k.next, Pair{}
+	k.current, k.next, k.switching = k.next, Pair{}, true
 	return os.Remove(k.path(nextFile))
 }
 

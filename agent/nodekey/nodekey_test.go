@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -17,7 +18,11 @@ type cluster struct {
 	mu       sync.Mutex
 	keys     *Keys
 	accepted []model.Key // of n2
-	session  bool        // with n3
+	missing  bool        // n3 has not configured what n2 has
+	external int
+	forced   bool
+	noTunnel bool
+	failing  int // of the next calls of Switch
 	rotation string
 	handled  string
 	switched []model.Key
@@ -28,8 +33,12 @@ func (c *cluster) snapshot() *model.Snapshot {
 	defer c.mu.Unlock()
 	n1 := model.Node{Name: "n1", Alive: true}
 	n1.PublicKey, n1.NextPublicKey = c.keys.Record()
-	return &model.Snapshot{KeyRotation: c.rotation, Nodes: []model.Node{n1,
-		{Name: "n2", PublicKey: model.Key{2}, Alive: true, AcceptedKeys: c.accepted}, {Name: "n3", PublicKey: model.Key{3}}}}
+	n3 := model.Node{Name: "n3", PublicKey: model.Key{3}}
+	if !c.missing {
+		n3.AcceptedKeys = c.accepted
+	}
+	return &model.Snapshot{KeyRotation: c.rotation, KeyRotationForced: c.forced, Nodes: []model.Node{n1,
+		{Name: "n2", PublicKey: model.Key{2}, Alive: true, AcceptedKeys: c.accepted}, n3}}
 }
 
 func (c *cluster) accept(k model.Key) {
@@ -56,15 +65,20 @@ func (c *cluster) run(t *testing.T) (stop func()) {
 			Switch: func(k model.Key) (bool, error) {
 				c.mu.Lock()
 				defer c.mu.Unlock()
+				if c.failing > 0 {
+					c.failing--
+					return false, nil
+				}
 				c.switched = append(c.switched, k)
 				return true, nil
 			},
-			Connected: func(k model.Key) bool {
+			Ready: func() bool {
 				c.mu.Lock()
 				defer c.mu.Unlock()
-				return c.session && k == model.Key{3}
+				return !c.noTunnel
 			},
-			Handled: func() (string, error) { return c.handledID(), nil },
+			External: func() int { return c.external },
+			Handled:  func() (string, error) { return c.handledID(), nil },
 			SetHandled: func(id string) error {
 				c.mu.Lock()
 				defer c.mu.Unlock()
@@ -82,7 +96,7 @@ func open(t *testing.T, dir string) *Keys {
 	return testutil.Value[*Keys](t)(Open(dir))
 }
 
-// The tunnel switches only after every node that is up has configured the key, and the record has the new key after that. A restart
+// The tunnel switches only after every node has configured the key, and the record has the new key after that. A restart
 // in between continues.
 func TestRun_Rotate_SwitchesAfterAllNodesHaveTheKey(t *testing.T) {
 	dir := t.TempDir()
@@ -97,10 +111,13 @@ func TestRun_Rotate_SwitchesAfterAllNodesHaveTheKey(t *testing.T) {
 	_, next := c.keys.Record()
 	stop()
 	c.keys = open(t, dir)
+	if _, kept := c.keys.Record(); kept != next {
+		t.Error("the first record after a restart withdraws the next key")
+	}
 	if c.keys.Current() != before {
 		t.Fatal("the key changed before the nodes had it")
 	}
-	c.session = true // n3 does not reach the store, but this node
+	c.missing = true // n3 does not reach the store
 	c.run(t)
 	testutil.EventuallyTrue(t, "the next key in the record after a restart", waits(c.keys))
 	if _, again := c.keys.Record(); again != next || c.switches() != 0 {
@@ -109,10 +126,11 @@ func TestRun_Rotate_SwitchesAfterAllNodesHaveTheKey(t *testing.T) {
 	c.accept(next)
 	testutil.EventuallyTrue(t, "n3 as the only node that is missing", func() bool {
 		c.keys.Wake()
-		return c.keys.Problem() == "the replacement of the WireGuard key waits: nodes that have not configured the new key: n3"
+		return c.keys.Problem() == "the replacement of the WireGuard key waits: nodes that have not configured the new key: n3 "+
+			"(its agent is not alive; if it does not return: warren node rm n3)"
 	})
 	c.mu.Lock()
-	c.session = false
+	c.missing = false
 	c.mu.Unlock()
 	c.keys.Wake()
 	testutil.EventuallyTrue(t, "the end of the replacement", func() bool { return !c.keys.Rotating() })
@@ -189,4 +207,45 @@ func TestOpen_NextKeyIsCurrent_ReplacementIsComplete(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, nextFile)); err == nil {
 		t.Error("next.key is left")
 	}
+}
+
+// Without a tunnel the key stays; a switch that fails is tried again.
+func TestRun_NoTunnelOrSwitchFails_IsRetried(t *testing.T) {
+	c := &cluster{keys: open(t, t.TempDir()), noTunnel: true, failing: 2}
+	before := c.keys.Current()
+	c.run(t)
+	testutil.Must(t, c.keys.Rotate())
+	testutil.EventuallyTrue(t, "the next key", func() bool { _, next := c.keys.Record(); return !next.IsZero() })
+	_, next := c.keys.Record()
+	c.accept(next)
+	testutil.EventuallyTrue(t, "the missing tunnel as the problem", func() bool {
+		return c.keys.Problem() == "the replacement of the WireGuard key waits: there is no tunnel yet"
+	})
+	if c.keys.Current() != before {
+		t.Error("the key changed without a tunnel")
+	}
+	c.mu.Lock()
+	c.noTunnel = false
+	c.mu.Unlock()
+	testutil.EventuallyTrue(t, "the end of the replacement", func() bool { return !c.keys.Rotating() })
+	if c.keys.Current().Public != next || c.switches() != 1 {
+		t.Errorf("%d switches", c.switches())
+	}
+}
+
+// A request to all nodes does not cut off external peers, unless it is forced.
+func TestRun_RequestToAllNodes_ExternalPeersPreventIt(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	c := &cluster{keys: open(t, dir), rotation: "first", external: 1}
+	c.run(t)
+	testutil.EventuallyTrue(t, "a problem", func() bool { return strings.Contains(c.keys.Problem(), "external peers") })
+	if c.keys.Rotating() || c.handledID() != "" {
+		t.Error("the key is replaced")
+	}
+	c.mu.Lock()
+	c.forced = true
+	c.mu.Unlock()
+	c.keys.Wake()
+	testutil.EventuallyTrue(t, "the next key", func() bool { _, next := c.keys.Record(); return !next.IsZero() })
 }

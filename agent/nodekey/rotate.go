@@ -20,8 +20,10 @@ type Config struct {
 	Exclusive func(ctx context.Context, f func(context.Context) error) error
 	// Switch gives the tunnel another key. It returns false while there is no tunnel.
 	Switch func(model.Key) (ok bool, err error)
-	// Connected reports whether there was a handshake with that key within the lifetime of a session.
-	Connected func(model.Key) bool
+	// Ready reports whether there is a tunnel.
+	Ready func() bool
+	// External returns the number of external peers: they lose their tunnel when the key is replaced.
+	External func() int
 	// Handled has the request for a rotation of all nodes that this node has carried out, on its disk.
 	Handled    func() (string, error)
 	SetHandled func(string) error
@@ -40,7 +42,7 @@ const retryAfter = time.Second
 func (k *Keys) Run(ctx context.Context, c Config) {
 	for ctx.Err() == nil {
 		err := k.follow(c)
-		if _, pending := k.pending(); err == nil && pending {
+		if err == nil && k.incomplete() {
 			err = c.Exclusive(ctx, func(ctx context.Context) error { return k.replace(ctx, c) })
 		}
 		if ctx.Err() != nil {
@@ -85,6 +87,10 @@ func (k *Keys) follow(c Config) error {
 	if err != nil || handled == snap.KeyRotation {
 		return err
 	}
+	if !k.created && !k.incomplete() && c.External() > 0 && !snap.KeyRotationForced {
+		return errors.New("all nodes are requested to replace their keys, but this node has external peers, which would lose their " +
+			"tunnel: run warren key rotate --force on it and give them the new key")
+	}
 	if !k.created { // a request that is older than the key does not replace it
 		if err := k.Rotate(); err != nil {
 			return err
@@ -96,28 +102,27 @@ func (k *Keys) follow(c Config) error {
 
 // replace carries out one replacement. It is called again after an error.
 func (k *Keys) replace(ctx context.Context, c Config) error {
-	next, pending := k.pending()
-	if !pending {
-		return nil
+	if next, pending := k.pending(); pending {
+		k.publish(k.Current().Public, next.Public)
+		c.Changed()
+		if err := k.until(ctx, func() error { return accepted(c, next.Public) }); err != nil {
+			return err
+		}
+		if err := k.commit(); err != nil {
+			return fmt.Errorf("write the new key: %w", err)
+		}
 	}
-	before := k.Current()
-	k.publish(before.Public, next.Public)
-	c.Changed()
-	if err := k.until(ctx, func() error { return accepted(c, next.Public) }); err != nil {
-		return err
+	current := k.Current()
+	if ok, err := c.Switch(current.Private); err != nil || !ok {
+		return errors.Join(err, errors.New("the tunnel does not have the new key yet"))
 	}
-	if err := k.commit(); err != nil {
-		return fmt.Errorf("write the new key: %w", err)
-	}
-	if ok, err := c.Switch(next.Private); err != nil || !ok {
-		return errors.Join(err, fmt.Errorf("switch the tunnel to the new key: restart the agent"))
-	}
+	k.switched()
 	c.Log.Info("switched the tunnel to the new WireGuard key", "node", c.Node)
 	k.settle(ctx)
-	k.publish(next.Public, model.Key{})
+	k.publish(current.Public, model.Key{})
 	c.Changed()
 	defer k.registered()
-	return k.until(ctx, func() error { return registered(c, next.Public) })
+	return k.until(ctx, func() error { return registered(c, current.Public) })
 }
 
 // settle waits for settleTime.
@@ -143,21 +148,26 @@ func (k *Keys) until(ctx context.Context, check func() error) error {
 	}
 }
 
-// accepted reports which nodes would lose their tunnel to this node: those that are up, or have a session, and have not
-// configured the key.
+// accepted reports which nodes would lose their tunnel to this node: those that have not configured the key. A node that does not
+// reach the store counts as well, because it may still use its tunnel.
 func accepted(c Config, key model.Key) error {
 	snap := c.Snapshot()
 	if snap == nil {
 		return errors.New("no snapshot yet")
+	}
+	if !c.Ready() {
+		return errors.New("there is no tunnel yet")
 	}
 	var missing []string
 	for _, n := range snap.Nodes {
 		if n.Name == c.Node || slices.Contains(n.AcceptedKeys, key) {
 			continue
 		}
-		if n.Alive || c.Connected(n.PublicKey) {
-			missing = append(missing, n.Name)
+		name := n.Name
+		if !n.Alive {
+			name += " (its agent is not alive; if it does not return: warren node rm " + name + ")"
 		}
+		missing = append(missing, name)
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("nodes that have not configured the new key: %s", strings.Join(missing, ", "))

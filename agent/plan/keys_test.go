@@ -34,3 +34,21 @@ func TestMake_PresharedKey_NodesHaveIt(t *testing.T) {
 		}
 	}
 }
+
+// A next key that another record has, as next key or as key, is neither configured nor confirmed.
+func TestMake_NextKeyOfTwoRecords_IsRefusedForBoth(t *testing.T) {
+	for name, next := range map[string][2]model.Key{"both next": {testKey(9), testKey(9)}, "another's key": {testKey(3), {}},
+		"own key": {testKey(1), {}}} {
+		in := testInput()
+		in.Snapshot.Nodes[1].NextPublicKey, in.Snapshot.Nodes[2].NextPublicKey = next[0], next[1]
+		p := mustMake(t, in)
+		for _, peer := range p.Peers {
+			if !peer.NextKey.IsZero() {
+				t.Errorf("%s: peer %+v", name, peer)
+			}
+		}
+		if len(p.Node.AcceptedKeys) != 0 || len(p.Problems) == 0 {
+			t.Errorf("%s: accepted %v, problems %q", name, p.Node.AcceptedKeys, p.Problems)
+		}
+	}
+}

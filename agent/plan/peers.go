@@ -28,10 +28,32 @@ func registration(in *Input, mtu int) model.Node {
 // maxAccepted bounds the next keys that this node confirms; one node replaces its key at a time.
 const maxAccepted = 64
 
-// acceptedKeys are the next keys of other nodes. The record is published after the peers of the same plan were configured.
-func acceptedKeys(in *Input) (out []model.Key) {
+// keyUses counts the records and external peers that have a key, for all keys.
+func keyUses(in *Input) map[model.Key]int {
+	uses := map[model.Key]int{in.PublicKey: 1}
+	if in.NextPublicKey != in.PublicKey {
+		uses[in.NextPublicKey]++
+	}
 	for _, n := range in.Snapshot.Nodes {
-		if n.Name != in.Name && !n.NextPublicKey.IsZero() && len(out) < maxAccepted {
+		if n.Name == in.Name {
+			continue
+		}
+		uses[n.PublicKey]++
+		if n.NextPublicKey != n.PublicKey {
+			uses[n.NextPublicKey]++
+		}
+	}
+	for _, p := range in.External {
+		uses[p.PublicKey]++
+	}
+	return uses
+}
+
+// acceptedKeys are the next keys of other nodes that the tunnel has: those that only one record has. The record is published after the peers of the same plan were configured.
+func acceptedKeys(in *Input) (out []model.Key) {
+	uses := keyUses(in)
+	for _, n := range in.Snapshot.Nodes {
+		if n.Name != in.Name && !n.NextPublicKey.IsZero() && uses[n.NextPublicKey] == 1 && len(out) < maxAccepted {
 			out = append(out, n.NextPublicKey)
 		}
 	}
@@ -42,6 +64,7 @@ func acceptedKeys(in *Input) (out []model.Key) {
 // that a compromised node cannot take over other nodes' Pods by writing its own record.
 func (p *Plan) peers(in *Input) {
 	held := newClaims(in)
+	uses := keyUses(in)
 	for _, n := range byAge(in.Snapshot) {
 		if n.Name == in.Name {
 			if n.Identity != in.Identity {
@@ -54,6 +77,10 @@ func (p *Plan) peers(in *Input) {
 			continue
 		}
 		held.keys[n.PublicKey] = n.Name
+		if !n.NextPublicKey.IsZero() && uses[n.NextPublicKey] > 1 {
+			p.problem("node %s: its next public key %s is also the key of another node or peer; it is ignored", n.Name, n.NextPublicKey)
+			n.NextPublicKey = model.Key{}
+		}
 		peer := tunnel.Peer{Name: n.Name, PublicKey: n.PublicKey, NextKey: n.NextPublicKey, PresharedKey: in.PresharedKey,
 			Endpoints: n.Endpoints,
 			Keepalive: in.Keepalive, MTU: n.MTU}

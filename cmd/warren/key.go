@@ -9,6 +9,7 @@ import (
 	"github.com/warrennet/warren/agent/config"
 	"github.com/warrennet/warren/internal/api"
 	"github.com/warrennet/warren/internal/store/etcd"
+	"github.com/warrennet/warren/internal/store/etcd/records"
 )
 
 func keyCmd() *cobra.Command {
@@ -32,7 +33,7 @@ func keyRotateCmd() *cobra.Command {
 				return rotateKey(c, force)
 			}
 			return onNodes(func(c *cobra.Command, _ config.Config, s *etcd.Store, _ string) error {
-				if err := s.RotateKeys(c.Context()); err != nil {
+				if err := s.RotateKeys(c.Context(), records.Rotation{Force: force}); err != nil {
 					return err
 				}
 				fmt.Fprintln(c.OutOrStdout(), "all nodes replace their keys, one after the other")
@@ -41,7 +42,7 @@ func keyRotateCmd() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "request it from every node, through etcd")
-	c.Flags().BoolVar(&force, "force", false, "also if this node has external peers")
+	c.Flags().BoolVar(&force, "force", false, "also if the node has external peers; with --all: every node")
 	socketFlag(c)
 	configFlags(c)
 	return c

@@ -126,6 +126,8 @@ type Snapshot struct {
 	Lost Revocations `json:"-"`
 	// KeyRotation identifies the newest request to replace the WireGuard keys of all nodes, "" if there was none.
 	KeyRotation string `json:"-"`
+	// KeyRotationForced: the request holds for nodes with external peers as well.
+	KeyRotationForced bool `json:"-"`
 	// ServiceCIDRs are the ranges of ClusterIPs. They may change at any time.
 	ServiceCIDRs []netip.Prefix  `json:"serviceCIDRs,omitempty"`
 	Pools        []AddressPool   `json:"pools,omitempty"`    // sorted by name

@@ -121,7 +121,7 @@ type table struct {
 	alive    map[string]string           // node -> identity
 	revoked  map[string]model.Revocation // a deletion does not remove it
 	lost     map[string]bool             // of revoked: deleted since
-	rotation string
+	rotation records.Rotation
 	objects  objectstore.Table
 	problems map[string]string // key -> reason
 }
@@ -155,7 +155,7 @@ func (t *table) drop(key string) {
 			t.lost[name] = true
 		}
 	case "rotation":
-		t.rotation = ""
+		t.rotation = records.Rotation{}
 	case "objects":
 		t.objects.Drop(name)
 	}
@@ -210,7 +210,8 @@ func (t *table) revoke(r model.Revocation) error {
 }
 
 func (t *table) snapshot(rev int64) *model.Snapshot {
-	s := &model.Snapshot{Revision: rev, Cluster: t.cluster, KeyRotation: t.rotation}
+	s := &model.Snapshot{Revision: rev, Cluster: t.cluster, KeyRotation: t.rotation.ID,
+		KeyRotationForced: t.rotation.Force}
 	for _, n := range t.nodes {
 		n.Alive = t.alive[n.Name] == n.Identity
 		s.Nodes = append(s.Nodes, n)

@@ -16,26 +16,28 @@ const rotationLayout = 1
 // maxRotationID bounds the identifier of a request.
 const maxRotationID = 64
 
-// rotation is a request to all nodes to replace their WireGuard keys.
-type rotation struct {
-	ID string `json:"id"`
+// Rotation is a request to all nodes to replace their WireGuard keys.
+type Rotation struct {
+	ID    string `json:"id"`
+	Force bool   `json:"force,omitempty"` // also nodes with external peers, which lose their tunnel
 }
 
-// DecodeRotation reads the identifier of the request.
-func DecodeRotation(raw []byte) (id string, err error) {
-	var r rotation
+// DecodeRotation reads the request.
+func DecodeRotation(raw []byte) (Rotation, error) {
+	var r Rotation
 	if err := model.Decode(raw, rotationLayout, &r); err != nil {
-		return "", err
+		return Rotation{}, err
 	}
 	if r.ID == "" || len(r.ID) > maxRotationID {
-		return "", fmt.Errorf("id %q: expected 1 to %d characters", r.ID, maxRotationID)
+		return Rotation{}, fmt.Errorf("id %q: expected 1 to %d characters", r.ID, maxRotationID)
 	}
-	return r.ID, nil
+	return r, nil
 }
 
-// RotateKeys requests all nodes to replace their WireGuard keys, one after the other.
-func (s *Store) RotateKeys(ctx context.Context) error {
-	raw, err := model.Encode(rotationLayout, rotation{ID: rand.Text()})
+// RotateKeys requests all nodes to replace their WireGuard keys, one after the other. It gives the request an identifier.
+func (s *Store) RotateKeys(ctx context.Context, r Rotation) error {
+	r.ID = rand.Text()
+	raw, err := model.Encode(rotationLayout, r)
 	if err != nil {
 		return err
 	}
