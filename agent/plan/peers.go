@@ -49,7 +49,8 @@ func keyUses(in *Input) map[model.Key]int {
 	return uses
 }
 
-// acceptedKeys are the next keys of other nodes that the tunnel has: those that only one record has. The record is published after the peers of the same plan were configured.
+// acceptedKeys are the next keys of other nodes that the tunnel has: those that only one record has. The record is published after
+// the peers of the same plan were configured.
 func acceptedKeys(in *Input) (out []model.Key) {
 	uses := keyUses(in)
 	for _, n := range in.Snapshot.Nodes {
