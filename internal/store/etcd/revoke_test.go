@@ -155,7 +155,7 @@ func TestRevoke_RevocationWrittenBefore_DoesNotCount(t *testing.T) {
 	}
 }
 
-// A list that has as many nodes as it may have is an error, and not a revocation that nobody applies.
+// A list that has as many nodes as it may have is an error, and not a revocation without effect.
 func TestRevoke_ListFull_Fails(t *testing.T) {
 	url := etcdtest.Start(t)
 	s := etcdtest.Open(t, url, "full")

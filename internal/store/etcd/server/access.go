@@ -33,7 +33,8 @@ type access struct {
 }
 
 func newAccess() *access {
-	return &access{known: make(chan struct{}), ignored: func(string) {}, until: map[string]time.Time{}, streams: map[*guardedStream]struct{}{}}
+	return &access{known: make(chan struct{}), ignored: func(string) {}, until: map[string]time.Time{},
+		streams: map[*guardedStream]struct{}{}}
 }
 
 // options make the client port refuse revoked certificates.
