@@ -155,6 +155,43 @@ func TestRevoke_RevocationWrittenBefore_DoesNotCount(t *testing.T) {
 	}
 }
 
+// deletesRevocation is the access to etcd of a command whose revocation is deleted before it is read again.
+type deletesRevocation struct {
+	clientv3.KV
+	key   string
+	times int
+}
+
+func (d *deletesRevocation) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if key == d.key && d.times > 0 {
+		resp, err := d.Delete(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		d.times -= int(resp.Deleted)
+	}
+	return d.KV.Get(ctx, key, opts...)
+}
+
+// A node that deletes its revocation until every etcd server refuses it is revoked nevertheless.
+func TestRevoke_RevocationDeleted_IsWrittenAgain(t *testing.T) {
+	url := etcdtest.Start(t)
+	cli, err := client.New(client.Config{Endpoints: []string{url}, Cluster: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cli.Close()
+	hostile := &deletesRevocation{KV: cli.KV, key: cli.Key("revoked", "n3"), times: 3}
+	cli.KV = hostile
+	if _, err := records.New(cli).Revoke(t.Context(), "n3", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := cli.Get(t.Context(), hostile.key)
+	if err != nil || len(got.Kvs) != 1 || hostile.times != 0 {
+		t.Errorf("%v %+v, %d deletions left", err, got, hostile.times)
+	}
+}
+
 // A list that has as many nodes as it may have is an error, and not a revocation without effect.
 func TestRevoke_ListFull_Fails(t *testing.T) {
 	url := etcdtest.Start(t)

@@ -23,6 +23,9 @@ var ErrRevoked = errors.New("this machine was revoked")
 var ErrAccess = errors.New("its client certificate is not refused: run the members with this version of warren etcd, " +
 	"or replace the certificate authority if the nodes share a certificate")
 
+// errReplaced reports that what was written is not in the store.
+var errReplaced = errors.New("the stored revocation was deleted or replaced by another one: run the command again")
+
 // RevocationKey returns the name of the node that a key of any cluster revokes.
 func RevocationKey(key string) (node string, ok bool) {
 	rest, below := strings.CutPrefix(key, client.Root)
@@ -119,7 +122,7 @@ func (s *Store) verifyRevocation(ctx context.Context, meant model.Revocation) er
 	case err != nil:
 		return err
 	case have == nil || !have.Excludes(meant) || have.NameAllowed != meant.NameAllowed:
-		return fmt.Errorf("the stored revocation of node %s was replaced by another one: run the command again", meant.Node)
+		return fmt.Errorf("node %s: %w", meant.Node, errReplaced)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package records
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,6 +16,12 @@ import (
 
 // opsPerTxn is how many deletions one transaction has; etcd permits 128 operations.
 const opsPerTxn = 100
+
+// A revocation that its node replaces is written again after revokePause, for at most revokeTime.
+const (
+	revokeTime  = 10 * time.Second
+	revokePause = 50 * time.Millisecond
+)
 
 // Revoked is what Revoke has done.
 type Revoked struct {
@@ -44,15 +51,32 @@ func (s *Store) Revoke(ctx context.Context, name string, now time.Time) (Revoked
 	for _, b := range blocks[:min(len(blocks), opsPerTxn)] { // Purge deletes further ones
 		ops = append(ops, clientv3.OpDelete(s.cli.Key("blocks", blockKey(b.CIDR))))
 	}
-	if out.Revocation, err = s.putRevocation(ctx, r, model.Revocation.After, ops...); err != nil {
+	if out.Revocation, err = s.enforce(ctx, r, ops); err != nil {
 		return out, fmt.Errorf("revoke node %s: %w", name, err)
 	}
 	out.Released = blocks
-	if err := s.verifyRevocation(ctx, r); err != nil {
-		return out, fmt.Errorf("revoke node %s: %w", name, err)
-	}
 	_, err = s.Purge(ctx, out.Revocation)
 	return out, err
+}
+
+// enforce writes a revocation until it is in the store: until every etcd server refuses the node's certificate, the node can still
+// delete or replace what was written.
+func (s *Store) enforce(ctx context.Context, r model.Revocation, ops []clientv3.Op) (model.Revocation, error) {
+	end := time.Now().Add(revokeTime)
+	for {
+		stored, err := s.putRevocation(ctx, r, model.Revocation.After, ops...)
+		if err != nil {
+			return stored, err
+		}
+		if err = s.verifyRevocation(ctx, r); err == nil || !errors.Is(err, errReplaced) || time.Now().After(end) {
+			return stored, err
+		}
+		select {
+		case <-ctx.Done():
+			return stored, errors.Join(err, context.Cause(ctx))
+		case <-time.After(revokePause):
+		}
+	}
 }
 
 // machines are the records that a revocation is derived from.
