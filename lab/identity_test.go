@@ -109,10 +109,13 @@ func TestNodeRevoke_NodeKeepsWriting_IsExcludedEverywhere(t *testing.T) {
 		t.Errorf("a node whose liveness key exists was removed without --revoke: %s", out)
 	}
 	snapshot := filepath.Join(l.machineDir("n1"), "lib", "warren", "snapshot.json")
-	before := testutil.Value[[]byte](t)(os.ReadFile(snapshot))
-	if !strings.Contains(string(before), `"name":"n3"`) {
-		t.Fatal("the snapshot on the disk of n1 lacks n3")
-	}
+	var before []byte
+	testutil.Eventually(t, "n3 in the snapshot on the disk of n1", func() (err error) {
+		if before, err = os.ReadFile(snapshot); err != nil {
+			return err
+		}
+		return contains(string(before), `"name":"n3"`)
+	})
 	began := time.Now()
 	revoke := begin(t, l, on(l, "n1"), l.Exe, "node", "rm", "--revoke", "n3")
 	for _, n := range []string{"n1", "n2"} {

@@ -66,11 +66,10 @@ func TestOffload_AgentKilled_StreamContinues(t *testing.T) {
 // through runs a stream while its agent is killed and another Service is created.
 func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.Addr) {
 	t.Helper()
-	const seconds = 8
 	inKernel := node == "n1"
 	service := fmt.Sprintf(`warren_service_bytes_total{direction="request",service="default/web%s"}`, node)
 	before := metric(t, l, node, service)
-	s := stream(t, l, client, toService(backend, vip), seconds)
+	s := stream(t, l, client, toService(backend, vip))
 	carried := func(what string) {
 		t.Helper()
 		testutil.Eventually(t, what, func() error {
@@ -102,7 +101,7 @@ func through(t *testing.T, l *Lab, node string, client, backend *Pod, vip netip.
 	carried("flows are carried after a change of the table")
 	killAndStart(t, l, node)
 	carried("flows are carried after the agent was killed")
-	finish(t, s, seconds)
+	finish(t, s)
 	if t.Failed() {
 		t.Logf("%s %s\n%s", node, vip,
 			sh(t, l, node, "curl -s 127.0.0.1:9551/metrics | grep -E 'warren_(service_dropped|flows)' | grep -v ' 0$'; nft list ruleset; "+
@@ -131,16 +130,16 @@ func TestOffload_BackendRemoved_ConnectionEnds(t *testing.T) {
 	applyYAML(t, l, strings.Replace(web("web", "app: web", ""), "\n  - {name: udp", iperfPort+"\n  - {name: udp", 1))
 	for _, vip := range getSvc(t, l, "web").ips(t) {
 		mustConnect(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
-		s := stream(t, l, client, toService(backend, vip), 60)
+		s := stream(t, l, client, toService(backend, vip))
 		testutil.Eventually(t, "the kernel carries the stream", func() error {
 			if kernel, _ := carriers(t, l, "n1", vip); kernel == 0 {
-				text := s.text()
+				text := s.client.text()
 				return errors.New("none yet: " + vip.String() + text[max(0, len(text)-200):])
 			}
 			return nil
 		})
 		sh(t, l, "n1", l.Exe+" pod label web app=gone")
-		if out, _ := s.wait(t, 20e9); !strings.Contains(out, `"error":`) {
+		if out, _ := s.client.wait(t, 20e9); !strings.Contains(out, `"error":`) {
 			t.Errorf("the stream has not ended by an error: %s", out)
 		}
 		sh(t, l, "n1", l.Exe+" pod label web app=web")
@@ -157,11 +156,12 @@ func TestOffload_QdiscOnPodInterface_AgentForwards(t *testing.T) {
 	vip := getSvc(t, l, "web").ips(t)[0]
 	mustConnect(t, fromPod(l, client), vip, 7, 7, backend.Name, netip.Addr{})
 	link := strings.TrimSpace(sh(t, l, "n1", "ip -o route get "+backend.Addresses[0].String()+" | grep -o 'dev [^ ]*' | cut -c5-"))
-	s := stream(t, l, client, toService(backend, vip), 8)
+	s := stream(t, l, client, toService(backend, vip))
 	carriedBy := func(who string) {
 		t.Helper()
 		testutil.Eventually(t, "carried by the "+who, func() error {
-			if kernel, agent := carriers(t, l, "n1", vip); (who == "kernel") != (kernel > 0) || (who == "agent") != (agent > 0) {
+			// The control connection of iperf3 carries no packet meanwhile, so it stays where it is.
+			if kernel, agent := carriers(t, l, "n1", vip); (who == "kernel") != (kernel > 0) || who == "agent" && agent == 0 {
 				return fmt.Errorf("%d flows by the kernel, %d by the agent", kernel, agent)
 			}
 			return nil
@@ -172,5 +172,5 @@ func TestOffload_QdiscOnPodInterface_AgentForwards(t *testing.T) {
 	carriedBy("agent")
 	sh(t, l, "n1", "tc qdisc del dev "+link+" root")
 	carriedBy("kernel")
-	finish(t, s, 8)
+	finish(t, s)
 }
