@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -46,7 +50,8 @@ func applyCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "create or change Services, endpoints, AddressPools and ServiceCIDRs from manifests, in clusters without Kubernetes",
+		Short: "create or change Services, Ingresses, TLS Secrets and other objects from manifests, in clusters without Kubernetes",
+		Long:  "Create or change objects from manifests, in clusters without Kubernetes.\n\nKinds: " + kindNames() + ".",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := manifests(c, file)
@@ -60,6 +65,15 @@ func applyCmd() *cobra.Command {
 	configFlags(c)
 	namespaceFlag(c)
 	return c
+}
+
+// kindNames lists the kinds of objects.
+func kindNames() string {
+	var out []string
+	for _, k := range objects.Kinds {
+		out = append(out, k.Name)
+	}
+	return strings.Join(out, ", ")
 }
 
 func fileFlag(c *cobra.Command, file *string) {
@@ -128,7 +142,7 @@ func deleteCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   "delete (KIND NAME... | -f FILE)",
-		Short: "delete Services, endpoints, AddressPools and ServiceCIDRs, in clusters without Kubernetes",
+		Short: "delete Services, endpoints, Ingresses, TLS Secrets and other objects, in clusters without Kubernetes",
 		RunE: func(c *cobra.Command, args []string) error {
 			type target struct {
 				k        objects.Kind
@@ -180,7 +194,7 @@ func getCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use:   "get KIND [NAME]",
-		Short: "list Services, endpoints, AddressPools or ServiceCIDRs, or print one",
+		Short: "list Services, endpoints, Ingresses, TLS Secrets or other objects, or print one",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := objects.KindNamed(args[0])
@@ -254,6 +268,12 @@ func columns(k objects.Kind) []string {
 		return []string{"NAME", "ADDRESSES", "AUTO-ASSIGN", "NAMESPACES", "PRIORITY", "AGE"}
 	case "ServiceCIDR":
 		return []string{"NAME", "CIDRS", "AGE"}
+	case "Ingress":
+		return []string{"NAMESPACE", "NAME", "CLASS", "HOSTS", "TLS", "AGE"}
+	case "IngressClass":
+		return []string{"NAME", "CONTROLLER", "DEFAULT", "AGE"}
+	case "Secret":
+		return []string{"NAMESPACE", "NAME", "TYPE", "HOSTS", "EXPIRES", "AGE"}
 	}
 	return []string{"NAMESPACE", "NAME", "ENDPOINTS", "AGE"}
 }
@@ -269,6 +289,20 @@ func row(o objects.Object) []string {
 			dash(strings.Join(o.Spec.Namespaces, ",")), fmt.Sprint(o.Spec.Priority), age}
 	case *networkingv1.ServiceCIDR:
 		return []string{o.Name, strings.Join(o.Spec.CIDRs, ","), age}
+	case *networkingv1.Ingress:
+		in := objects.Ingress(o)
+		var hosts []string
+		for _, r := range in.Rules {
+			hosts = append(hosts, cmp.Or(r.Host, "*"))
+		}
+		return []string{in.Namespace, in.Name, dash(cmp.Or(in.Class, in.ClassAnnotation)), dash(strings.Join(hosts, ",")),
+			fmt.Sprint(len(in.TLS) > 0), age}
+	case *networkingv1.IngressClass:
+		k := objects.IngressClass(o)
+		return []string{k.Name, k.Controller, fmt.Sprint(k.Default), age}
+	case *corev1.Secret:
+		hosts, expires := certificateText(o)
+		return []string{o.Namespace, o.Name, string(o.Type), dash(hosts), dash(expires), age}
 	case *discoveryv1.EndpointSlice:
 		n := 0
 		for _, e := range o.Endpoints {
@@ -283,6 +317,15 @@ func row(o objects.Object) []string {
 		return []string{o.Namespace, o.Name, fmt.Sprint(n), age}
 	}
 	return []string{o.GetNamespace(), o.GetName()}
+}
+
+// certificateText returns the names in the certificate of a TLS Secret and the time until which it is valid.
+func certificateText(s *corev1.Secret) (hosts, expires string) {
+	pair, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
+	if err != nil || pair.Leaf == nil {
+		return "", ""
+	}
+	return strings.Join(pair.Leaf.DNSNames, ","), pair.Leaf.NotAfter.UTC().Format(time.RFC3339)
 }
 
 func externals(s *corev1.Service) string {
@@ -311,7 +354,7 @@ func portList(s *corev1.Service) string {
 func describeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "describe KIND NAME",
-		Short: "print everything about one Service or its endpoints",
+		Short: "print everything about one object; of a Service also its endpoints, of a Secret no key",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := objects.KindNamed(args[0])
@@ -323,6 +366,9 @@ func describeCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if x, ok := o.(*corev1.Secret); ok {
+					return describeSecret(c.OutOrStdout(), x)
+				}
 				if err := printObjects(c.OutOrStdout(), "yaml", k, []objects.Object{o}); err != nil || k.Name != "Service" {
 					return err
 				}
@@ -333,6 +379,17 @@ func describeCmd() *cobra.Command {
 	configFlags(c)
 	namespaceFlag(c)
 	return c
+}
+
+// describeSecret prints a Secret without its data, which has a private key.
+func describeSecret(w io.Writer, s *corev1.Secret) error {
+	hosts, expires := certificateText(s)
+	fmt.Fprintf(w, "name: %s\nnamespace: %s\ntype: %s\ncertificate for: %s\nvalid until: %s\ndata:\n", s.Name, s.Namespace, s.Type,
+		dash(hosts), dash(expires))
+	for _, key := range slices.Sorted(maps.Keys(s.Data)) {
+		fmt.Fprintf(w, "  %s: %d bytes\n", key, len(s.Data[key]))
+	}
+	return nil
 }
 
 // describeEndpoints lists the slices given by hand for a Service.

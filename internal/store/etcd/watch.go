@@ -27,15 +27,33 @@ const progress = 5 * time.Second
 // and then at least once per progress while a server answers. Watch returns when ctx ends, or when changes may have been missed. The
 // caller then calls it again, which lists everything again.
 func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot), answered func()) error {
+	return follow(ctx, s, s.cli.Prefix, newTable(s.cli.Prefix), on, answered)
+}
+
+// WatchIngress is Watch for the objects that routes are compiled from.
+func (s *Store) WatchIngress(ctx context.Context, on func(*model.IngressObjects), answered func()) error {
+	prefix := s.cli.Key("objects", "")
+	return follow(ctx, s, prefix, &ingressTable{prefix: prefix, objects: objectstore.NewIngressTable(), problems: map[string]string{}},
+		on,
+		answered)
+}
+
+// contents is the decoded content of a prefix.
+type contents[T any] interface {
+	put(kv *mvccpb.KeyValue)
+	drop(key string)
+	snapshot(revision int64) T
+}
+
+func follow[T any](ctx context.Context, s *Store, prefix string, t contents[T], on func(T), answered func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	rctx, done := client.Request(ctx)
-	list, err := s.cli.Get(rctx, s.cli.Prefix, clientv3.WithPrefix())
+	list, err := s.cli.Get(rctx, prefix, clientv3.WithPrefix())
 	done()
 	if err != nil {
 		cancel()
-		return fmt.Errorf("list %s: %w", s.cli.Prefix, err)
+		return fmt.Errorf("list %s: %w", prefix, err)
 	}
-	t := newTable(s.cli.Prefix)
 	for _, kv := range list.Kvs {
 		t.put(kv)
 	}
@@ -44,16 +62,16 @@ func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot), answered fu
 	ctx = clientv3.WithRequireLeader(ctx)
 	// From the revision of the list, not from the next one: etcd answers no progress request while the first revision of a watch is
 	// in the future. follow leaves out what the list contains.
-	events := s.cli.Watch(ctx, s.cli.Prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision))
+	events := s.cli.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision))
 	var requests sync.WaitGroup
 	requests.Go(func() { s.requestProgress(ctx) })
 	defer requests.Wait()
 	defer cancel()
-	w := watch{table: t, listed: list.Header.Revision, rev: list.Header.Revision, on: on, answered: answered}
+	w := watch[T]{contents: t, listed: list.Header.Revision, rev: list.Header.Revision, on: on, answered: answered}
 	if err := w.follow(events); err != nil {
-		return fmt.Errorf("watch %s: %w", s.cli.Prefix, err)
+		return fmt.Errorf("watch %s: %w", prefix, err)
 	}
-	return fmt.Errorf("watch %s: stream ended: %w", s.cli.Prefix, context.Cause(ctx))
+	return fmt.Errorf("watch %s: stream ended: %w", prefix, context.Cause(ctx))
 }
 
 // requestProgress requests an answer on the watch's stream again and again until ctx ends. A request waits while there is no connection.
@@ -71,16 +89,16 @@ func (s *Store) requestProgress(ctx context.Context) {
 }
 
 // watch is the state of one Watch.
-type watch struct {
-	*table
+type watch[T any] struct {
+	contents[T]
 	listed   int64 // the revision of the list
 	rev      int64
-	on       func(*model.Snapshot)
+	on       func(T)
 	answered func()
 }
 
 // follow applies responses until the stream ends.
-func (w *watch) follow(events clientv3.WatchChan) error {
+func (w *watch[T]) follow(events clientv3.WatchChan) error {
 	var flush <-chan time.Time
 	for {
 		select {
@@ -102,7 +120,11 @@ func (w *watch) follow(events clientv3.WatchChan) error {
 				if e.Kv.ModRevision <= w.listed {
 					continue
 				}
-				w.apply(e)
+				if e.Type == clientv3.EventTypeDelete {
+					w.drop(string(e.Kv.Key))
+				} else {
+					w.put(e.Kv)
+				}
 				if flush == nil {
 					flush = time.After(burst)
 				}
@@ -130,14 +152,6 @@ func newTable(prefix string) *table {
 	return &table{prefix: prefix, nodes: map[string]model.Node{}, blocks: map[string]model.Block{},
 		alive: map[string]string{}, revoked: map[string]model.Revocation{}, lost: map[string]bool{}, objects: objectstore.NewTable(),
 		problems: map[string]string{}}
-}
-
-func (t *table) apply(e *clientv3.Event) {
-	if e.Type == clientv3.EventTypeDelete {
-		t.drop(string(e.Kv.Key))
-		return
-	}
-	t.put(e.Kv)
 }
 
 func (t *table) drop(key string) {

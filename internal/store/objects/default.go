@@ -23,6 +23,8 @@ func Default(o Object, now time.Time) {
 	switch o := o.(type) {
 	case *corev1.Service:
 		defaultService(o)
+	case *corev1.Secret:
+		defaultSecret(o)
 	case *AddressPool:
 		if o.Spec.AutoAssign == nil {
 			yes := true

@@ -15,13 +15,20 @@ import (
 	"github.com/warrennet/warren/internal/model"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
 func manifest(kind, spec string) string {
 	api := map[string]string{"Service": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1",
-		"ServiceCIDR": "networking.k8s.io/v1", "AddressPool": "warren.dev/v1alpha1"}[kind]
+		"ServiceCIDR": "networking.k8s.io/v1", "AddressPool": "warren.dev/v1alpha1", "Secret": "v1",
+		"Ingress": "networking.k8s.io/v1", "IngressClass": "networking.k8s.io/v1"}[kind]
 	return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x}\n" + spec + "\n"
+}
+
+// path is an Ingress with one path.
+func path(fields string) string {
+	return manifest("Ingress", "spec: {rules: [{http: {paths: [{"+fields+"backend: {service: {name: a, port: {number: 80}}}}]}}]}")
 }
 
 // Every mistake is refused with the field that is wrong; the texts are those of the API server where it has one.
@@ -107,6 +114,34 @@ func TestValidate_EachMistake_NamesTheField(t *testing.T) {
 		{manifest("AddressPool", "spec: {addresses: [192.0.2.0/28], autoAsign: true}"), "unknown field \"autoAsign\""},
 		{strings.Replace(manifest("ServiceCIDR", "spec: {cidrs: [10.43.0.0/16]}"), "{name: x}", "{name: x, namespace: ns}", 1),
 			"metadata.namespace: Forbidden"},
+		{manifest("Ingress", "spec: {}"), "either defaultBackend or rules must be specified"},
+		{manifest("Ingress", "spec: {rules: [{host: 192.0.2.1}]}"), "spec.rules[0].host: Invalid value: \"192.0.2.1\": must be a DNS name"},
+		{manifest("Ingress", "spec: {rules: [{host: 'a.*.test'}]}"), "spec.rules[0].host: Invalid"},
+		{manifest("Ingress", "spec: {rules: [{host: A.test}]}"), "spec.rules[0].host: Invalid"},
+		{manifest("Ingress", "spec: {rules: [{http: {paths: []}}]}"), "spec.rules[0].http.paths: Required"},
+		{path("path: x, pathType: Prefix, "), "paths[0].path: Invalid value: \"x\": must be an absolute path"},
+		{path("path: x, pathType: ImplementationSpecific, "), "paths[0].path: Invalid value: \"x\": must be an absolute path"},
+		{path("path: /a//b, pathType: Exact, "), "must not contain \"//\""},
+		{path("path: /a%2Fb, pathType: Exact, "), "must not contain \"%2F\""},
+		{path("path: /a/.., pathType: Prefix, "), "must not end with \"/..\""},
+		{path("path: /a, "), "paths[0].pathType: Required"},
+		{path("path: /a, pathType: Regex, "), "paths[0].pathType: Unsupported value"},
+		{manifest("Ingress", "spec: {defaultBackend: {}}"), "spec.defaultBackend: Required"},
+		{manifest("Ingress", "spec: {defaultBackend: {service: {name: 1a, port: {number: 80}}}}"), "spec.defaultBackend.service.name"},
+		{manifest("Ingress", "spec: {defaultBackend: {service: {name: a, port: {}}}}"), "spec.defaultBackend.service.port: Required"},
+		{manifest("Ingress", "spec: {defaultBackend: {service: {name: a, port: {name: a, number: 1}}}}"), "not both"},
+		{manifest("Ingress", "spec: {defaultBackend: {service: {name: a, port: {number: 70000}}}}"), "service.port.number"},
+		{manifest("Ingress", "spec: {defaultBackend: {resource: {kind: B, name: ''}}}"), "spec.defaultBackend.resource.name: Required"},
+		{manifest("Ingress", "spec: {tls: [{hosts: [x_y], secretName: A}], defaultBackend: {resource: {kind: B, name: b}}}"),
+			"spec.tls[0].hosts[0]"},
+		{strings.Replace(manifest("Ingress", "spec: {ingressClassName: a, defaultBackend: {resource: {kind: B, name: b}}}"), "{name: x}",
+			"{name: x, annotations: {kubernetes.io/ingress.class: b}}", 1), "may not be set together with spec.ingressClassName"},
+		{manifest("IngressClass", "spec: {}"), "spec.controller: Required"},
+		{manifest("IngressClass", "spec: {controller: warren}"), "spec.controller: Invalid"},
+		{manifest("IngressClass", "spec: {controller: a.b/c, parameters: {kind: K}}"), "spec.parameters.name: Required"},
+		{manifest("Secret", "type: Opaque"), "type: Unsupported value"},
+		{manifest("Secret", "type: kubernetes.io/tls\nstringData: {tls.crt: x}"), "data[tls.key]: Required"},
+		{manifest("Secret", "type: kubernetes.io/tls\nstringData: {tls.crt: x, tls.key: z}"), "failed to find any PEM data"},
 	} {
 		t.Run(tc.want, func(t *testing.T) {
 			objs, err := Parse(strings.NewReader(tc.yaml), "default")
@@ -200,6 +235,62 @@ items:
 }
 
 // Conditions that are nil have the defaults of discovery/v1. FQDN slices and slices without a Service are not converted.
+func TestIngress_EveryField_IsConverted(t *testing.T) {
+	objs, err := Parse(strings.NewReader(`
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: in, namespace: prod, uid: u1, annotations: {warren.dev/a: b}}
+spec:
+  ingressClassName: warren
+  tls: [{hosts: [x.test, "*.y.test"], secretName: cert}]
+  defaultBackend: {resource: {apiGroup: a.test, kind: Bucket, name: b}}
+  rules:
+  - host: x.test
+    http:
+      paths:
+      - {path: /e, pathType: Exact, backend: {service: {name: a, port: {number: 80}}}}
+      - {path: /p, pathType: Prefix, backend: {service: {name: b, port: {name: http}}}}
+      - {pathType: ImplementationSpecific, backend: {service: {name: c, port: {number: 8080}}}}
+  - host: "*.y.test"
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: lb.test}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: old, namespace: prod, annotations: {kubernetes.io/ingress.class: warren}}
+spec: {rules: [{host: z.test}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: warren, annotations: {ingressclass.kubernetes.io/is-default-class: "true"}}
+spec: {controller: warren.dev/ingress, parameters: {kind: Config, name: c}}
+`), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objs {
+		if err := Validate(o); err != nil {
+			t.Error(err)
+		}
+	}
+	want := &model.Ingress{ObjectName: model.ObjectName{Namespace: "prod", Name: "in"}, UID: "u1", Class: "warren",
+		Annotations: map[string]string{"warren.dev/a": "b"}, Default: &model.IngressBackend{Resource: "Bucket b"},
+		TLS: []model.IngressTLS{{Hosts: []string{"x.test", "*.y.test"}, Secret: "cert"}}, Addresses: []string{"192.0.2.1", "lb.test"},
+		Rules: []model.IngressRule{{Host: "x.test", Paths: []model.IngressPath{
+			{Path: "/e", Type: model.PathExact, Backend: model.IngressBackend{Service: "a", Port: 80}},
+			{Path: "/p", Type: model.PathPrefix, Backend: model.IngressBackend{Service: "b", PortName: "http"}},
+			{Type: model.PathImplementationSpecific, Backend: model.IngressBackend{Service: "c", Port: 8080}}}}, {Host: "*.y.test"}}}
+	if d := cmp.Diff(want, Ingress(objs[0].(*networkingv1.Ingress))); d != "" {
+		t.Errorf("Ingress (-want +got):\n%s", d)
+	}
+	if in := Ingress(objs[1].(*networkingv1.Ingress)); in.Class != "" || in.ClassAnnotation != "warren" {
+		t.Errorf("class %q, annotation %q", in.Class, in.ClassAnnotation)
+	}
+	class := &model.IngressClass{Name: "warren", Controller: "warren.dev/ingress", Default: true, Parameters: "Config c"}
+	if d := cmp.Diff(class, IngressClass(objs[2].(*networkingv1.IngressClass))); d != "" {
+		t.Errorf("IngressClass (-want +got):\n%s", d)
+	}
+}
+
 func TestSlice_ConditionsAndHints_AreConverted(t *testing.T) {
 	objs, err := Parse(strings.NewReader(`
 apiVersion: discovery.k8s.io/v1

@@ -1,7 +1,7 @@
 // Package objects reads, validates and converts the Kubernetes objects that warren serves: core/v1 Service and Endpoints,
-// discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR, and warren's AddressPool. They are the same types whether
-// they come from a file, from etcd or from an API server; the conversions return types of internal/model. The package owns
-// nothing and does no input or output.
+// discovery/v1 EndpointSlice, networking.k8s.io/v1 ServiceCIDR, Ingress and IngressClass, Secrets of type kubernetes.io/tls, and
+// warren's AddressPool. They are the same types whether they come from a file, from etcd or from an API server; the conversions
+// return types of internal/model. The package owns nothing and does no input or output.
 package objects
 
 import (
@@ -42,6 +42,9 @@ var Kinds = []Kind{
 	{"Service", "services", "svc", "v1", true, func() Object { return &corev1.Service{} }},
 	{"Endpoints", "endpoints", "ep", "v1", true, func() Object { return &HandEndpoints{} }},
 	{"EndpointSlice", "endpointslices", "", "discovery.k8s.io/v1", true, func() Object { return &discoveryv1.EndpointSlice{} }},
+	{"Secret", "secrets", "", "v1", true, func() Object { return &corev1.Secret{} }},
+	{"IngressClass", "ingressclasses", "", "networking.k8s.io/v1", false, func() Object { return &networkingv1.IngressClass{} }},
+	{"Ingress", "ingresses", "ing", "networking.k8s.io/v1", true, func() Object { return &networkingv1.Ingress{} }},
 }
 
 // KindNamed finds a kind by any of its names: Service, service, services, svc.

@@ -29,6 +29,12 @@ func Validate(o Object) error {
 		errs = append(errs, validateServiceCIDR(o)...)
 	case *AddressPool:
 		errs = append(errs, validatePool(o)...)
+	case *networkingv1.Ingress:
+		errs = append(errs, validateIngress(o)...)
+	case *networkingv1.IngressClass:
+		errs = append(errs, validateIngressClass(o)...)
+	case *corev1.Secret:
+		errs = append(errs, validateSecret(o)...)
 	}
 	return errs.ToAggregate()
 }

@@ -1,5 +1,5 @@
-// Package objectstore is the object store of clusters without Kubernetes: Services, EndpointSlices, Endpoints, ServiceCIDRs and
-// AddressPools below objects/, and the addresses and ports allocated to Services below alloc/.
+// Package objectstore is the object store of clusters without Kubernetes: Services, EndpointSlices, Endpoints, ServiceCIDRs,
+// AddressPools, Ingresses, IngressClasses and TLS Secrets below objects/, and the addresses and ports allocated to Services below alloc/.
 //
 // An object is written in one transaction with its allocations. The package owns no goroutine. It does not serve the
 // Kubernetes API, and never writes cluster records (package records).

@@ -53,8 +53,11 @@ func (t *Table) Drop(key string) {
 // Put decodes one record. Records of an unknown kind, which a newer version may have written, are ignored.
 func (t *Table) Put(key string, kv *mvccpb.KeyValue) error {
 	kind, rest, _ := strings.Cut(key, "/")
-	if kind == "pods" {
+	switch kind {
+	case "pods":
 		return t.putPod(key, rest, kv)
+	case "ingresses", "ingressclasses", "secrets": // IngressTable has them
+		return nil
 	}
 	k, err := objects.KindNamed(kind)
 	if err != nil {
@@ -64,10 +67,7 @@ func (t *Table) Put(key string, kv *mvccpb.KeyValue) error {
 	if err != nil {
 		return err
 	}
-	if name := strings.Trim(o.GetNamespace()+"/"+o.GetName(), "/"); name != rest {
-		return fmt.Errorf("names the object %s", name)
-	}
-	if err := objects.Validate(o); err != nil {
+	if err := check(o, rest); err != nil {
 		return err
 	}
 	switch o := o.(type) {
@@ -89,6 +89,14 @@ func (t *Table) Put(key string, kv *mvccpb.KeyValue) error {
 		}
 	}
 	return nil
+}
+
+// check validates an object and its key.
+func check(o objects.Object, rest string) error {
+	if name := strings.Trim(o.GetNamespace()+"/"+o.GetName(), "/"); name != rest {
+		return fmt.Errorf("names the object %s", name)
+	}
+	return objects.Validate(o)
 }
 
 func (t *Table) putPod(key, rest string, kv *mvccpb.KeyValue) error {
