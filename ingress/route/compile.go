@@ -1,0 +1,316 @@
+package route
+
+import (
+	"cmp"
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/warrennet/warren/internal/model"
+)
+
+// Config is what a Compiler needs besides the objects.
+type Config struct {
+	// Classless: Ingresses without a class are served even if warren's class is not the default.
+	Classless bool
+	// SharedHosts are hosts that Ingresses of several namespaces may have rules for: names, "*.example.com", or "*" for all. Any
+	// other host belongs to the namespace of the oldest Ingress that has it.
+	SharedHosts []string
+	// DefaultCertificate names the Secret for TLS handshakes that no other certificate is for; zero: Fallback.
+	DefaultCertificate model.ObjectName
+	// Fallback is used where DefaultCertificate does not exist; nil: such handshakes fail.
+	Fallback  *tls.Certificate
+	Balancing Balancing // default LeastRequests
+}
+
+// Compiler makes Tables. It is not safe for concurrent use.
+type Compiler struct {
+	cfg      Config
+	shared   sharedHosts
+	units    map[*model.Ingress]*unit
+	hosts    map[string]*host
+	backends map[backendKey]*Backend
+	secrets  map[*model.TLSSecret]*certificate
+	services index[model.Service, *model.Service]
+	slices   index[model.EndpointSlice, []*model.EndpointSlice]
+}
+
+// index finds objects by name. It is made again only when the list of objects has changed.
+type index[T, V any] struct {
+	from []*T
+	by   map[model.ObjectName]V
+}
+
+func (x *index[T, V]) set(list []*T, add func(map[model.ObjectName]V, *T)) {
+	if x.by != nil && slices.Equal(x.from, list) {
+		return
+	}
+	x.from, x.by = slices.Clone(list), make(map[model.ObjectName]V, len(list))
+	for _, o := range list {
+		add(x.by, o)
+	}
+}
+
+// New makes a Compiler.
+func New(c Config) *Compiler {
+	if c.Balancing == "" {
+		c.Balancing = LeastRequests
+	}
+	k := &Compiler{cfg: c, shared: sharedHosts{}}
+	for _, h := range c.SharedHosts {
+		k.shared[strings.ToLower(h)] = true
+	}
+	return k
+}
+
+// unit is one compiled Ingress. It is used again while the Ingress and its backends are the same.
+type unit struct {
+	in       *model.Ingress
+	rules    []unitRule
+	fallback *Entry
+	refs     []*model.IngressBackend
+	backends []*Backend // of refs
+	problems []Problem
+}
+
+type unitRule struct {
+	host    string
+	entries []*Entry
+}
+
+// compilation is the state of one Compile.
+type compilation struct {
+	*Compiler
+	table    *Table
+	secretBy map[model.ObjectName]*model.TLSSecret
+	owners   map[string]string // host -> namespace
+	sources  map[string][]*unit
+	order    []string // hosts in the order of their first rule
+	// What this compilation has used, for the next one.
+	newUnits    map[*model.Ingress]*unit
+	newBackends map[backendKey]*Backend
+	newSecrets  map[*model.TLSSecret]*certificate
+	certOwner   map[string]*model.Ingress
+}
+
+// Compile makes a Table of the objects. Equal objects give equal tables.
+func (c *Compiler) Compile(in *model.IngressObjects) *Table {
+	n := len(in.Ingresses)
+	k := &compilation{Compiler: c, table: &Table{Revision: in.Revision, shared: c.shared,
+		hosts: make(map[string]*host, n), wildcards: map[string]*host{},
+		certificates: map[string]*tls.Certificate{}, wildcardCert: map[string]*tls.Certificate{}},
+		secretBy: make(map[model.ObjectName]*model.TLSSecret, len(in.Secrets)),
+		owners:   make(map[string]string, n), sources: make(map[string][]*unit, n),
+		newUnits: make(map[*model.Ingress]*unit, n), newBackends: make(map[backendKey]*Backend, len(c.backends)),
+		newSecrets: map[*model.TLSSecret]*certificate{}, certOwner: map[string]*model.Ingress{}}
+	c.services.set(in.Services, func(m map[model.ObjectName]*model.Service, s *model.Service) { m[s.ObjectName] = s })
+	c.slices.set(in.Slices, func(m map[model.ObjectName][]*model.EndpointSlice, s *model.EndpointSlice) {
+		name := model.ObjectName{Namespace: s.Namespace, Name: s.Service}
+		m[name] = append(m[name], s)
+	})
+	for _, s := range in.Secrets {
+		k.secretBy[s.ObjectName] = s
+	}
+	classes := NewClasses(in.Classes, c.cfg.Classless)
+	k.table.Problems = append(k.table.Problems, classes.problems...)
+	for _, x := range in.Ingresses {
+		if classes.Serves(x) {
+			k.table.Served = append(k.table.Served, x)
+		}
+	}
+	slices.SortFunc(k.table.Served, func(a, b *model.Ingress) int {
+		return cmp.Or(a.Created.Compare(b.Created), a.Compare(b.ObjectName))
+	})
+	for _, x := range k.table.Served {
+		k.ingress(x)
+	}
+	k.makeHosts()
+	k.defaultCertificate()
+	sortProblems(k.table.Problems)
+	c.units, c.backends, c.secrets = k.newUnits, k.newBackends, k.newSecrets
+	return k.table
+}
+
+func (k *compilation) problem(in *model.Ingress, field string, r Reason, message string) {
+	k.table.Problems = append(k.table.Problems, Problem{Kind: "Ingress", Object: in.ObjectName, Field: field, Reason: r,
+		Message: message})
+}
+
+// ingress compiles one Ingress, claims its hosts and adds its certificates.
+func (k *compilation) ingress(in *model.Ingress) {
+	u := k.unit(in)
+	k.newUnits[in] = u
+	k.table.Problems = append(k.table.Problems, u.problems...)
+	for i := range u.rules {
+		r := &u.rules[i]
+		if other := k.claim(r.host, in.Namespace); other != "" {
+			k.problem(in, fmt.Sprintf("spec.rules[%d].host", i), HostConflict, conflictText(r.host, other))
+			continue
+		}
+		list, ok := k.sources[r.host]
+		if !ok {
+			k.order = append(k.order, r.host)
+			if h := k.hosts[r.host]; h != nil && h.sources[0] == u {
+				k.sources[r.host] = h.sources[:1:1] // the usual case needs no list of its own
+				continue
+			}
+		}
+		if len(list) == 0 || list[len(list)-1] != u {
+			k.sources[r.host] = append(list, u)
+		}
+	}
+	if len(u.rules) == 0 && u.fallback != nil {
+		if f := k.table.fallback; f == nil {
+			k.table.fallback = u.fallback
+		} else {
+			k.problem(in, "spec.defaultBackend", PathConflict,
+				"the older Ingress "+f.Ingress.ObjectName.String()+" without rules has a default backend, which is used")
+		}
+	}
+	k.ingressCertificates(in)
+}
+
+func conflictText(name, owner string) string {
+	if name == "" {
+		name = "requests for any host"
+	}
+	return fmt.Sprintf("%s: an older Ingress of namespace %s has it; hosts are shared by namespaces only if --shared-hosts permits it",
+		name, owner)
+}
+
+// claim makes a namespace the owner of a host. It returns the other owner that it has already, "" if the namespace may use it. A
+// wildcard host of another namespace covers the names below it.
+func (k *compilation) claim(name, namespace string) (other string) {
+	owner, ok := k.owners[name]
+	if !ok {
+		if _, parent, found := strings.Cut(name, "."); found && !strings.HasPrefix(name, "*") {
+			owner = k.owners["*."+parent]
+		}
+	}
+	if owner != "" && owner != namespace && !k.shared.has(name) {
+		return owner
+	}
+	if !ok {
+		k.owners[name] = namespace
+	}
+	return ""
+}
+
+// unit compiles an Ingress, or returns the former result if nothing that it depends on has changed.
+func (k *compilation) unit(in *model.Ingress) *unit {
+	if u := k.units[in]; u != nil {
+		same := true
+		for i, ref := range u.refs {
+			same = k.backend(in.Namespace, ref) == u.backends[i] && same
+		}
+		if same {
+			return u
+		}
+	}
+	u := &unit{in: in}
+	o, problems := parseOptions(in)
+	u.problems = problems
+	if in.Default != nil {
+		u.fallback = k.entry(u, o, "spec.defaultBackend", Entry{Ingress: in}, in.Default)
+	}
+	for i := range in.Rules {
+		r := &in.Rules[i]
+		rule := unitRule{host: strings.ToLower(r.Host)}
+		for j := range r.Paths {
+			p := &r.Paths[j]
+			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", i, j)
+			path := cmp.Or(p.Path, "/")
+			if path[0] != '/' {
+				u.problem(at+".path", PathInvalid, fmt.Sprintf("%q does not start with a slash; the path is not served", path))
+				continue
+			}
+			rule.entries = append(rule.entries, k.entry(u, o, at+".backend", Entry{Ingress: in, Host: rule.host, Path: path,
+				Type: p.Type},
+				&p.Backend))
+		}
+		u.rules = append(u.rules, rule)
+	}
+	return u
+}
+
+func (u *unit) problem(field string, r Reason, message string) {
+	u.problems = append(u.problems, Problem{Kind: "Ingress", Object: u.in.ObjectName, Field: field, Reason: r, Message: message})
+}
+
+// entry completes a rule with its backend and decision.
+func (k *compilation) entry(u *unit, o *options, field string, e Entry, ref *model.IngressBackend) *Entry {
+	if ref.Resource != "" {
+		u.problem(field+".resource", BackendResource, ref.Resource+": resource backends are not supported; requests get status 503")
+		e.Backend = &Backend{reason: BackendResource, message: "the backend is a resource (" + ref.Resource + ")"}
+	} else {
+		e.Backend = k.backend(u.in.Namespace, ref)
+		u.refs, u.backends = append(u.refs, ref), append(u.backends, e.Backend)
+		if e.Backend.reason != "" {
+			u.problem(field, e.Backend.reason, e.Backend.message+"; requests get status 503")
+		}
+	}
+	e.options = o
+	e.decision = decide(&e)
+	return &e
+}
+
+// backend returns the backend of a Service's port. It is the former one if neither the Service nor its slices have changed.
+func (k *compilation) backend(namespace string, ref *model.IngressBackend) *Backend {
+	key := backendKey{model.ObjectName{Namespace: namespace, Name: ref.Service}, portName(ref)}
+	if b := k.newBackends[key]; b != nil {
+		return b
+	}
+	svc, list, former := k.services.by[key.service], k.slices.by[key.service], k.backends[key]
+	if former == nil || former.service != svc || !slices.Equal(former.slices, list) {
+		former = newBackend(key, ref, svc, list, former, k.cfg.Balancing)
+	}
+	k.newBackends[key] = former
+	return former
+}
+
+// makeHosts builds what each host serves, from the Ingresses in their order. A host whose Ingresses are unchanged is used again.
+func (k *compilation) makeHosts() {
+	kept := make(map[string]*host, len(k.order))
+	for _, name := range k.order {
+		h := k.hosts[name]
+		if h == nil || h.owner != k.owners[name] || !slices.Equal(h.sources, k.sources[name]) {
+			h = newHost(name, k.owners[name], k.sources[name])
+		}
+		kept[name] = h
+		k.table.Problems = append(k.table.Problems, h.problems...)
+		switch suffix, wildcard := strings.CutPrefix(name, "*."); {
+		case name == "":
+			k.table.any = h
+		case wildcard:
+			k.table.wildcards[suffix] = h
+		default:
+			k.table.hosts[name] = h
+		}
+	}
+	k.Compiler.hosts = kept
+}
+
+func newHost(name, owner string, sources []*unit) *host {
+	h := &host{name: name, owner: owner, sources: sources}
+	for _, u := range sources {
+		for i := range u.rules {
+			if u.rules[i].host != name {
+				continue
+			}
+			for _, e := range u.rules[i].entries {
+				if older := h.add(e); older != nil {
+					h.problems = append(h.problems, Problem{Kind: "Ingress", Object: u.in.ObjectName,
+						Field: fmt.Sprintf("spec.rules[%d].http.paths", i), Reason: PathConflict,
+						Message: fmt.Sprintf("%s path %s of host %q is served by Ingress %s, which is older or precedes it", e.Type,
+							e.Path, name,
+							older.Ingress.ObjectName)})
+				}
+			}
+		}
+		if h.fallback == nil && u.fallback != nil {
+			h.fallback = u.fallback
+		}
+	}
+	return h
+}
