@@ -54,8 +54,13 @@ func (p *Plan) ownershipRules(in *Input) ownership.Rules {
 	for _, a := range in.Underlay.Addrs {
 		need(a, "address of this node")
 	}
+	assigned := slices.Concat(in.Cluster.PodCIDRs, in.Snapshot.ServiceCIDRs)
 	for _, c := range in.Control {
-		need(c.Addr, c.Use)
+		// An API server or a DNS server can be reached through a Service as well: such an address has the owner that the cluster
+		// has assigned it to.
+		if !netx.Contains(assigned, c.Addr) {
+			need(c.Addr, c.Use)
+		}
 		if c.Port != 0 && (!c.Addr.IsValid() || slices.Contains(r.NodeAddrs, c.Addr)) {
 			r.NodeUses[ownership.Port{Proto: model.TCP, Port: c.Port}] = "used as " + c.Use
 		}

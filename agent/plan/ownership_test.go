@@ -91,6 +91,25 @@ func TestMake_AddressesThatTheNodeNeeds_NeverServed(t *testing.T) {
 	}
 }
 
+// A Service is served also if the agent itself connects to its ClusterIP, as KUBERNETES_SERVICE_HOST makes it do. No other
+// object can have the address.
+func TestMake_ServiceThatTheAgentConnectsTo_IsServed(t *testing.T) {
+	in := testInput()
+	in.Snapshot.ServiceCIDRs = []netip.Prefix{pfx("10.43.0.0/16")}
+	in.ExternalIPs = []netip.Prefix{pfx("0.0.0.0/0")}
+	in.Control = []Control{{ip("10.43.0.1"), 443, "address of an API server"}, {ip("10.42.0.9"), 0, "address of an upstream DNS server"}}
+	api := model.Service{ObjectName: model.ObjectName{Namespace: "default", Name: "kubernetes"}, UID: "k",
+		ClusterIPs: []netip.Addr{ip("10.43.0.1")}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 443}}}
+	in.Snapshot.Services = []model.Service{api, externalService("aaa", []netip.Addr{ip("10.43.0.1"), ip("10.42.0.9")}, 80)}
+	p := mustMake(t, in)
+	if f := p.Table.Frontends(); len(f) != 1 || f[0].Address.String() != "10.43.0.1:443" {
+		t.Errorf("served: %+v", f)
+	}
+	if r := p.Table.Refusals(); len(r) != 2 {
+		t.Errorf("refusals: %v", r)
+	}
+}
+
 // Records of other nodes take neither the gateway nor addresses outside of the configured ranges.
 func TestMake_NodeRecordsOutsideOfNodeRanges_Ignored(t *testing.T) {
 	in := testInput()
