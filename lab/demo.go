@@ -12,7 +12,8 @@ import (
 	"github.com/warrennet/warren/internal/text"
 )
 
-// Demo runs an echo Pod on every node, calls each Pod from each other one, and shows the state of WireGuard.
+// Demo runs an echo Pod on every node, calls each Pod from each other one, through a Service and through an Ingress, and shows the state
+// of WireGuard.
 func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 	var pods []*Pod
 	for _, n := range l.NodeNames() {
@@ -38,6 +39,9 @@ func (l *Lab) Demo(ctx context.Context, w io.Writer) error {
 	if err := l.demoService(ctx, w, first, pods); err != nil {
 		return err
 	}
+	if err := l.demoHTTP(ctx, w, pods[0]); err != nil {
+		return err
+	}
 	fmt.Fprintf(w, "\n$ warren lab exec %s -- wg show\n", first)
 	out, err := l.Output(first, "wg", "show")
 	if err != nil {
@@ -54,6 +58,7 @@ Next:
   bin/warren lab pod run n1 shell -- sleep inf
   bin/warren lab pod exec shell -- curl -s http://echo/
   bin/warren lab exec n1 -- $PWD/bin/warren services
+  bin/warren lab exec n1 -- $PWD/bin/warren ingress routes --socket /run/warren/ingress-1.sock
   bin/warren lab exec n1 -- tcpdump -ni eth0 -c 5
   bin/warren lab cut n1 n2; bin/warren lab status; bin/warren lab heal
   bin/warren lab down

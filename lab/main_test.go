@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(hostileEnv) != "" {
 		os.Exit(hostile())
 	}
+	if os.Getenv(loadEnv) != "" {
+		os.Exit(httpLoad())
+	}
 	if os.Getuid() != 0 {
 		fmt.Fprintln(os.Stderr, "these tests make network namespaces: run them as root")
 		os.Exit(1)

@@ -37,6 +37,6 @@ func root() *cobra.Command {
 	c.AddCommand(agentCmd(), etcdCmd(), statusCmd(), doctorCmd(), nodeCmd(), keyCmd(), peerCmd(), podCmd(), uninstallCmd(),
 		versionCmd(), labCmd(),
 		applyCmd(), getCmd(), describeCmd(), deleteCmd(), dnsCmd(), envCmd(), servicesCmd(), endpointsCmd(), flowsCmd(), lbCmd(),
-		installCNICmd(), controllerCmd(), pkiCmd())
+		installCNICmd(), controllerCmd(), ingressCmd(), pkiCmd())
 	return c
 }

@@ -110,3 +110,15 @@ type Router interface {
 	// Certificate returns the certificate for a TLS handshake.
 	Certificate(listener int, hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 }
+
+// Event is one request that has ended. It is passed to the observer of a server, which must not keep it.
+type Event struct {
+	Request  *Request
+	Rule     *Rule // nil: nothing matched
+	Status   int   // of the response; 499: the client closed its connection before the head of a response
+	Received int64 // bytes of the request's body
+	Sent     int64 // bytes of the response's body
+	Duration time.Duration
+	Endpoint netip.AddrPort // the last one that was tried; invalid without one
+	Attempts int            // at endpoints
+}

@@ -157,7 +157,8 @@ func (b *Backend) addEndpoint(e *model.Endpoint, at netip.AddrPort, former *Back
 	b.Endpoints = append(b.Endpoints, out)
 }
 
-// scanAll is the number of endpoints up to which all are compared. Of more, two random ones are ("the power of two choices").
+// scanAll is the number of endpoints up to which all are compared. Of more, the next one in turn is compared with a random one ("the power
+// of two choices").
 const scanAll = 8
 
 // pick selects an endpoint that is none of tried, avoids those that failed lately, and counts the request as active.
@@ -176,7 +177,7 @@ func (b *Backend) choose(tried []netip.AddrPort) *Endpoint {
 		return nil
 	}
 	if b.balancing == LeastRequests && n > scanAll && len(tried) == 0 {
-		x, y := b.Endpoints[rand.Uint32N(n)], b.Endpoints[rand.Uint32N(n)]
+		x, y := b.Endpoints[b.next.Add(1)%n], b.Endpoints[rand.Uint32N(n)]
 		if y.active.Load() < x.active.Load() {
 			x = y
 		}

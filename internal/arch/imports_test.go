@@ -59,6 +59,7 @@ var rules = []rule{
 	{module + "controller", []string{"cmd"}, "the controller is a separate process"},
 	{module + "servicelb", []string{"agent", "servicelb", "cmd"}, "only the agent connects tunnel and servicelb"},
 	{module + "dns", []string{"agent", "dns", "cmd", "bench"}, "only the agent passes snapshots to the DNS server"},
+	{module + "ingress", []string{"cmd", "ingress"}, "the ingress is a separate process"},
 	{module + "internal/store", []string{"agent", "controller", "cmd", "lab", "bench", "internal/store"},
 		"only the agent, the controller and commands use the store"},
 	{module + "internal/testutil", []string{"internal/testutil", "internal/store/etcd/etcdtest"}, "only tests use it"},
