@@ -178,8 +178,8 @@ func (k *controller) pass(ctx context.Context) error {
 		k.clearNetworkUnavailable(ctx, v),
 		k.reportPolicies(v),
 		k.reportExternalIPs(v, op),
-		k.reportIngresses(v),
 		k.assignAddresses(ctx, v, f),
+		k.serveIngresses(ctx, v),
 	)
 }
 

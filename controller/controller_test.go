@@ -356,17 +356,6 @@ func TestController_ExternalIPs_RefusedOnesAreReported(t *testing.T) {
 	}
 }
 
-// An Ingress of warren's class is reported as not served; Ingresses of other classes are not reported.
-func TestController_Ingress_IsReported(t *testing.T) {
-	ours, theirs := IngressClass, "nginx"
-	c := newCluster(t, &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop", UID: "1"},
-		Spec: networkingv1.IngressSpec{IngressClassName: &ours}},
-		&networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "other", Namespace: "shop", UID: "2"},
-			Spec: networkingv1.IngressSpec{IngressClassName: &theirs}})
-	c.lead()
-	c.untilEvent("shop", "NotServed")
-}
-
 // The condition is cleared if it is True and the agent is ready, and never changed otherwise.
 func TestController_NodeNetworkUnavailable_IsCleared(t *testing.T) {
 	with := func(name, ip string) *corev1.Node {

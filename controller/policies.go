@@ -22,26 +22,3 @@ func (k *controller) reportPolicies(v view) error {
 	k.forgetOthers(topic, there)
 	return nil
 }
-
-// IngressClass is the class of Ingresses that warren will serve.
-const IngressClass = "warren"
-
-const notServed = "warren does not serve Ingresses yet: this one has no effect"
-
-// reportIngresses reports once for every Ingress of warren's class that it is not served yet.
-func (k *controller) reportIngresses(v view) error {
-	const topic = "ingress "
-	there := map[string]bool{}
-	for _, i := range v.ingresses {
-		if i.Spec.IngressClassName == nil || *i.Spec.IngressClassName != IngressClass {
-			continue
-		}
-		key := topic + string(i.UID)
-		there[key] = true
-		if k.logOnce(key, slog.LevelWarn, "Ingress is not served", "object", i.Namespace+"/"+i.Name) {
-			k.events.Event(i, corev1.EventTypeWarning, "NotServed", notServed)
-		}
-	}
-	k.forgetOthers(topic, there)
-	return nil
-}

@@ -33,7 +33,8 @@ type sources struct {
 	all       []cache.SharedIndexInformer
 
 	configs, systemConfigs, secrets, services []cache.SharedIndexInformer // one object each
-	nodes, agents, policies, ingresses        cache.SharedIndexInformer
+	nodes, agents, policies                   cache.SharedIndexInformer
+	ingresses, classes                        cache.SharedIndexInformer
 	allServices                               cache.SharedIndexInformer
 	pools                                     cache.SharedIndexInformer // their kind may be defined later
 	serviceCIDRs                              cache.SharedIndexInformer // nil if the API server does not have the kind
@@ -52,6 +53,7 @@ type view struct {
 	agents                                    []*corev1.Pod
 	policies                                  []*networkingv1.NetworkPolicy
 	ingresses                                 []*networkingv1.Ingress
+	classes                                   []*networkingv1.IngressClass
 	allServices                               []*corev1.Service
 	pools                                     []*unstructured.Unstructured
 }
@@ -72,7 +74,8 @@ func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interfa
 		s.configs = append(s.configs, add(coreinformers.NewFilteredConfigMapInformer(c, namespace, 0, none, named(name))))
 	}
 	for _, name := range []string{"kubeadm-config", "kubelet-config"} {
-		s.systemConfigs = append(s.systemConfigs, add(coreinformers.NewFilteredConfigMapInformer(c, systemNamespace, 0, none, named(name))))
+		s.systemConfigs = append(s.systemConfigs, add(coreinformers.NewFilteredConfigMapInformer(c, systemNamespace, 0, none,
+			named(name))))
 	}
 	for _, name := range []string{CASecret, ClientSecret} {
 		s.secrets = append(s.secrets, add(coreinformers.NewFilteredSecretInformer(c, namespace, 0, none, named(name))))
@@ -88,6 +91,7 @@ func newSources(ctx context.Context, c kubernetes.Interface, own dynamic.Interfa
 		func(o *metav1.ListOptions) { o.LabelSelector = AgentSelector }))
 	s.policies = add(networkinginformers.NewNetworkPolicyInformer(c, metav1.NamespaceAll, 0, none))
 	s.ingresses = add(networkinginformers.NewIngressInformer(c, metav1.NamespaceAll, 0, none))
+	s.classes = add(networkinginformers.NewIngressClassInformer(c, 0, none))
 	s.allServices = add(coreinformers.NewServiceInformer(c, metav1.NamespaceAll, 0, none))
 	s.pools = add(cache.NewSharedIndexInformer(kube.PoolLister(own), &unstructured.Unstructured{}, 0, none))
 
@@ -184,6 +188,7 @@ func (s *sources) view() view {
 		agents:       list[*corev1.Pod](s.agents),
 		policies:     list[*networkingv1.NetworkPolicy](s.policies),
 		ingresses:    list[*networkingv1.Ingress](s.ingresses),
+		classes:      list[*networkingv1.IngressClass](s.classes),
 
 		allServices: list[*corev1.Service](s.allServices),
 		pools:       list[*unstructured.Unstructured](s.pools),

@@ -18,8 +18,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/warrennet/warren/controller"
+	"github.com/warrennet/warren/ingress/route"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -236,6 +239,111 @@ func TestManifest_AgentMounts_MatchTheProgram(t *testing.T) {
 		if m.Name == "cni-bin" {
 			t.Error("the agent can write the runtime's plugins")
 		}
+	}
+}
+
+// ingressManifest decodes ingress.yaml strictly.
+func ingressManifest(t *testing.T) (out []runtime.Object) {
+	t.Helper()
+	raw, err := os.ReadFile("kubeadm/ingress.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme.Scheme, scheme.Scheme,
+		k8sjson.SerializerOptions{Yaml: true, Strict: true})
+	for i, doc := range strings.Split(string(raw), "\n---\n") {
+		o, _, err := d.Decode([]byte(doc), nil, nil)
+		if err != nil {
+			t.Fatalf("document %d: %v", i, err)
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+func findIngress[T runtime.Object](t *testing.T) T {
+	t.Helper()
+	for _, o := range ingressManifest(t) {
+		if x, ok := o.(T); ok {
+			return x
+		}
+	}
+	t.Fatal("not in ingress.yaml")
+	var none T
+	return none
+}
+
+// The ingress reads five kinds, and writes nothing.
+func TestIngressManifest_Role_OnlyReads(t *testing.T) {
+	var reads []string
+	for _, r := range findIngress[*rbacv1.ClusterRole](t).Rules {
+		if !slices.Equal(r.Verbs, []string{"get", "list", "watch"}) {
+			t.Errorf("%v: %v", r.Resources, r.Verbs)
+		}
+		reads = append(reads, r.Resources...)
+	}
+	slices.Sort(reads)
+	if want := "endpointslices ingressclasses ingresses secrets services"; strings.Join(reads, " ") != want {
+		t.Errorf("reads %v, expected %s", reads, want)
+	}
+	account := findIngress[*corev1.ServiceAccount](t)
+	bound := findIngress[*rbacv1.ClusterRoleBinding](t)
+	if s := bound.Subjects[0]; s.Name != account.Name || s.Namespace != account.Namespace || bound.RoleRef.Name != "warren-ingress" {
+		t.Errorf("the role is bound to %+v", bound)
+	}
+}
+
+// The Pods satisfy the Pod security standard "restricted", in a namespace that enforces it.
+func TestIngressManifest_Pods_AreUnprivileged(t *testing.T) {
+	set, ns := findIngress[*appsv1.DaemonSet](t), findIngress[*corev1.Namespace](t)
+	if ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" || set.Namespace != ns.Name {
+		t.Errorf("namespace %s: %v", set.Namespace, ns.Labels)
+	}
+	spec := set.Spec.Template.Spec
+	if spec.HostNetwork || spec.HostPID || spec.HostIPC || len(spec.Tolerations) > 0 || len(spec.InitContainers) > 0 ||
+		len(spec.Containers) != 1 {
+		t.Errorf("Pods: %+v", spec)
+	}
+	for _, v := range spec.Volumes {
+		if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil {
+			t.Errorf("volume %+v", v)
+		}
+	}
+	c := spec.Containers[0]
+	sc := c.SecurityContext
+	if sc.Privileged != nil || *sc.AllowPrivilegeEscalation || !*sc.ReadOnlyRootFilesystem || !*sc.RunAsNonRoot || *sc.RunAsUser == 0 ||
+		len(sc.Capabilities.Add) > 0 || !slices.Equal(sc.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
+		sc.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("security context %+v", sc)
+	}
+	if c.Image != "localhost/warren:dev" || c.ImagePullPolicy != corev1.PullIfNotPresent {
+		t.Errorf("image %s, %s", c.Image, c.ImagePullPolicy)
+	}
+	if *spec.TerminationGracePeriodSeconds <= 35 || !slices.Contains(c.Args, "--linger=5s") || !slices.Contains(c.Args, "--drain=30s") {
+		t.Errorf("%d seconds for %v", *spec.TerminationGracePeriodSeconds, c.Args)
+	}
+}
+
+// Service, Pods, class and controller agree.
+func TestIngressManifest_Service_LeadsToThePods(t *testing.T) {
+	set, svc, class := findIngress[*appsv1.DaemonSet](t), findIngress[*corev1.Service](t), findIngress[*networkingv1.IngressClass](t)
+	for k, v := range svc.Spec.Selector {
+		if set.Spec.Template.Labels[k] != v {
+			t.Errorf("the Service selects %s=%s, the Pods have %v", k, v, set.Spec.Template.Labels)
+		}
+	}
+	ports := map[string]int32{}
+	for _, p := range set.Spec.Template.Spec.Containers[0].Ports {
+		ports[p.Name] = p.ContainerPort
+	}
+	for _, p := range svc.Spec.Ports {
+		if ports[p.TargetPort.StrVal] == 0 {
+			t.Errorf("target port %s is none of %v", p.TargetPort.StrVal, ports)
+		}
+	}
+	if svc.Namespace != controller.IngressNamespace || svc.Name != controller.IngressService ||
+		svc.Spec.Type != corev1.ServiceTypeLoadBalancer || class.Spec.Controller != route.Controller || class.Name != "warren" {
+		t.Errorf("Service %s/%s %s, class %+v", svc.Namespace, svc.Name, svc.Spec.Type, class.Spec)
 	}
 }
 
