@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(loadEnv) != "" {
 		os.Exit(httpLoad())
 	}
+	if os.Getenv(putEnv) != "" {
+		os.Exit(putRecords())
+	}
 	if os.Getuid() != 0 {
 		fmt.Fprintln(os.Stderr, "these tests make network namespaces: run them as root")
 		os.Exit(1)

@@ -36,6 +36,7 @@ func TestDecodeCluster_InvalidField_ErrorNamesFieldValueAndExpectation(t *testin
 
 func FuzzDecode(f *testing.F) {
 	f.Add("n1", []byte(`{"v":1,"value":{"name":"n1"}}`))
+	f.Add("n1", []byte(`{"v":1,"value":{"name":"n1","identity":"i","publicKey":"`+strings.Repeat("A", 42)+`E=","mtu":1}}`))
 	f.Add("10.42.0.0-24", []byte(`{"v":1,"value":{"cidr":"10.42.0.0/24","node":"n1","identity":"i"}}`))
 	f.Add("", []byte(`{"v":-1,"value":null}`))
 	f.Fuzz(func(t *testing.T, name string, raw []byte) {
@@ -46,7 +47,8 @@ func FuzzDecode(f *testing.F) {
 		if r, err := DecodeRevocation(raw, name, time.Now()); err == nil && (r.Node != name || name == "") {
 			t.Errorf("revocation %q was accepted as %+v", name, r)
 		}
-		if n, err := DecodeNode(raw, name); err == nil && (n.Name != name || n.Identity == "" || n.PublicKey.IsZero()) {
+		if n, err := DecodeNode(raw, name); err == nil && (n.Name != name || n.Identity == "" || n.PublicKey.IsZero() ||
+			n.MTU != 0 && n.MTU < minMTU) {
 			t.Errorf("node record %q was accepted as %+v", name, n)
 		}
 		b, err := DecodeBlock(&mvccpb.KeyValue{Key: []byte("/blocks/" + name), Value: raw})

@@ -165,6 +165,13 @@ func aliveUnchanged(key string, living []*mvccpb.KeyValue) clientv3.Cmp {
 // maxPerNode bounds the lists in a node's record; a record beyond it is refused whole.
 const maxPerNode = 256
 
+// minMTU and maxMTU bound the MTU in bytes that a node's configuration may have (RFC 1122 section 3.3.2; an IP packet's 65,535 bytes
+// less the tunnel's headers).
+const (
+	minMTU = 576
+	maxMTU = 65455
+)
+
 // DecodeNode reads a node's record, whose key ends with that name.
 func DecodeNode(raw []byte, name string) (model.Node, error) {
 	var n model.Node
@@ -181,6 +188,8 @@ func DecodeNode(raw []byte, name string) (model.Node, error) {
 	case len(n.Endpoints) > maxPerNode || len(n.Addresses) > maxPerNode || len(n.PodCIDRs) > maxPerNode ||
 		len(n.AcceptedKeys) > maxPerNode:
 		return n, fmt.Errorf("more than %d endpoints, addresses, podCIDRs or acceptedKeys", maxPerNode)
+	case n.MTU != 0 && (n.MTU < minMTU || n.MTU > maxMTU):
+		return n, fmt.Errorf("mtu is %d, expected 0 (unknown) or %d to %d", n.MTU, minMTU, maxMTU)
 	}
 	for _, p := range n.PodCIDRs {
 		if !p.IsValid() || p != p.Masked() {
