@@ -48,13 +48,13 @@ func ingressCmd() *cobra.Command {
 	}
 	f.api.add(c)
 	f.add(c)
-	c.AddCommand(ingressRoutesCmd(), ingressRouteCmd())
+	c.AddCommand(ingressRoutesCmd(), ingressRouteCmd(), ingressLintCmd())
 	return c
 }
 
 func (f *ingressFlags) add(c *cobra.Command) {
+	f.addStore(c)
 	fl := c.Flags()
-	fl.StringVar(&f.store, "store", envOr("WARREN_INGRESS_STORE", "etcd"), "where the objects are: etcd or kubernetes")
 	fl.StringVar(&f.cfg.HTTP, "http", ":8080", "address for HTTP, empty for none")
 	fl.StringVar(&f.cfg.HTTPS, "https", ":8443", "address for HTTPS, empty for none")
 	fl.StringVar(&f.cfg.Status, "status", "127.0.0.1:9571", "address for /metrics, /readyz and /livez, empty for none")
@@ -69,7 +69,14 @@ func (f *ingressFlags) add(c *cobra.Command) {
 		"hosts that Ingresses of several namespaces may have: names, *.example.com, or * for all")
 	fl.StringVar(&f.certificate, "default-certificate", "", "NAMESPACE/NAME of the TLS Secret for server names without one")
 	fl.BoolVar(&f.cfg.Routes.Classless, "classless", false, "serve Ingresses without a class also if warren's class is not the default")
+	fl.BoolVar(&f.cfg.Routes.Nginx, "nginx-annotations", false, "the annotations of ingress-nginx count as well, with its behaviour")
 	fl.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+}
+
+// addStore adds the flags that select where the objects are.
+func (f *ingressFlags) addStore(c *cobra.Command) {
+	fl := c.Flags()
+	fl.StringVar(&f.store, "store", envOr("WARREN_INGRESS_STORE", "etcd"), "where the objects are: etcd or kubernetes")
 	fl.String("config", config.DefaultFile, "the agent's configuration file, for the connection to etcd")
 	fl.String("cluster-config", "", "file of settings that the controller writes, for the connection to etcd")
 }
@@ -99,6 +106,11 @@ func (f *ingressFlags) run(c *cobra.Command) error {
 	if err := f.complete(); err != nil {
 		return fmt.Errorf("the flags have problems:\n%w", err)
 	}
+	return f.withSource(c, f.serve)
+}
+
+// withSource calls do with the objects of the store that the flag names.
+func (f *ingressFlags) withSource(c *cobra.Command, do func(context.Context, ingress.Source) error) error {
 	switch f.store {
 	case "etcd":
 		cfg, err := loadConfig(c)
@@ -110,13 +122,13 @@ func (f *ingressFlags) run(c *cobra.Command) error {
 			return err
 		}
 		defer s.Close()
-		return f.serve(c.Context(), s.FollowIngress)
+		return do(c.Context(), s.FollowIngress)
 	case "kubernetes":
 		conn, err := f.api.connect("warren-ingress")
 		if err != nil {
 			return err
 		}
-		return f.api.with(c.Context(), conn, func(ctx context.Context) error { return f.serve(ctx, kube.NewIngressStore(conn).Watch) })
+		return f.api.with(c.Context(), conn, func(ctx context.Context) error { return do(ctx, kube.NewIngressStore(conn).Watch) })
 	}
 	return fmt.Errorf("--store %q: expected etcd or kubernetes", f.store)
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -306,7 +307,9 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest, req *engine.Request) {
 		p.Out.Host = w.Host
 	}
 	if w.Path != "" {
-		p.Out.URL.Path, p.Out.URL.RawPath = w.Path, ""
+		if path, err := url.PathUnescape(w.Path); err == nil {
+			p.Out.URL.Path, p.Out.URL.RawPath = path, w.Path
+		}
 	}
 	change(p.Out.Header, &w.Request)
 }

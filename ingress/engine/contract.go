@@ -78,7 +78,7 @@ const (
 // Rewrite changes a request before it is forwarded, and its response.
 type Rewrite struct {
 	Host     string // "": as received
-	Path     string // "": as received; without query
+	Path     string // "": as received; without query, percent-encoded as it is sent
 	Request  HeaderChanges
 	Response HeaderChanges
 }

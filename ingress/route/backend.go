@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -58,8 +59,9 @@ type Backend struct {
 }
 
 type backendKey struct {
-	service model.ObjectName
-	port    string
+	service   model.ObjectName
+	port      string
+	balancing Balancing
 }
 
 // portName is the port of a backend as the Ingress names it.
@@ -71,15 +73,17 @@ func portName(b *model.IngressBackend) string {
 }
 
 // newBackend makes the backend of a Service's port. Endpoints that the former backend has as well keep their state.
-func newBackend(k backendKey, ref *model.IngressBackend, svc *model.Service, list []*model.EndpointSlice, former *Backend,
-	how Balancing) *Backend {
-	b := &Backend{Service: k.service, Port: k.port, service: svc, slices: list, balancing: how}
+func newBackend(k backendKey, ref *model.IngressBackend, svc *model.Service, list []*model.EndpointSlice, former *Backend) *Backend {
+	b := &Backend{Service: k.service, Port: k.port, service: svc, slices: list, balancing: k.balancing}
 	b.upstream = engine.Upstream{Pick: b.pick, Done: b.done}
 	port, ok := b.servicePort(ref)
 	if !ok {
 		return b
 	}
 	b.upstream.H2C = port.AppProtocol == "kubernetes.io/h2c"
+	if strings.EqualFold(port.AppProtocol, "https") {
+		b.upstream.TLS = upstreamTLS
+	}
 	for _, terminating := range []bool{false, true} {
 		b.addEndpoints(port, former, terminating)
 		if len(b.Endpoints) > 0 {

@@ -22,6 +22,8 @@ type Config struct {
 	// Fallback is used where DefaultCertificate does not exist; nil: such handshakes fail.
 	Fallback  *tls.Certificate
 	Balancing Balancing // default LeastRequests
+	// Nginx: the annotations of ingress-nginx count, and its behaviour in five cases that differ (docs/ingress-annotations.md).
+	Nginx bool
 }
 
 // Compiler makes Tables. It is not safe for concurrent use.
@@ -72,7 +74,13 @@ type unit struct {
 	refs     []*model.IngressBackend
 	backends []*Backend // of refs
 	problems []Problem
+
+	options   *options // nil without any
+	balancing Balancing
 }
+
+// isCanary reports whether the Ingress only adds alternatives to the rules of others.
+func (u *unit) isCanary() bool { return u.options != nil && u.options.canary }
 
 type unitRule struct {
 	host    string
@@ -202,15 +210,18 @@ func (k *compilation) unit(in *model.Ingress) *unit {
 	if u := k.units[in]; u != nil {
 		same := true
 		for i, ref := range u.refs {
-			same = k.backend(in.Namespace, ref) == u.backends[i] && same
+			same = k.backend(in.Namespace, ref, u.balancing) == u.backends[i] && same
 		}
 		if same {
 			return u
 		}
 	}
-	u := &unit{in: in}
-	o, problems := parseOptions(in)
-	u.problems = problems
+	u := &unit{in: in, balancing: k.cfg.Balancing}
+	o, problems := k.parseOptions(in)
+	u.problems, u.options = problems, o
+	if o != nil && o.balancing != "" {
+		u.balancing = o.balancing
+	}
 	if in.Default != nil {
 		u.fallback = k.entry(u, o, "spec.defaultBackend", Entry{Ingress: in}, in.Default)
 	}
@@ -244,26 +255,53 @@ func (k *compilation) entry(u *unit, o *options, field string, e Entry, ref *mod
 		u.problem(field+".resource", BackendResource, ref.Resource+": resource backends are not supported; requests get status 503")
 		e.Backend = &Backend{reason: BackendResource, message: "the backend is a resource (" + ref.Resource + ")"}
 	} else {
-		e.Backend = k.backend(u.in.Namespace, ref)
-		u.refs, u.backends = append(u.refs, ref), append(u.backends, e.Backend)
-		if e.Backend.reason != "" {
-			u.problem(field, e.Backend.reason, e.Backend.message+"; requests get status 503")
-		}
+		e.Backend = k.use(u, ref)
+		k.useDefault(u, o, field, &e)
 	}
 	e.options = o
 	e.decision = decide(&e)
 	return &e
 }
 
+// use returns the backend of a Service's port, and notes that the unit depends on it.
+func (k *compilation) use(u *unit, ref *model.IngressBackend) *Backend {
+	b := k.backend(u.in.Namespace, ref, u.balancing)
+	u.refs, u.backends = append(u.refs, ref), append(u.backends, b)
+	return b
+}
+
+// useDefault replaces a backend without endpoints by that of the annotation default-backend, or reports why there is none.
+func (k *compilation) useDefault(u *unit, o *options, field string, e *Entry) {
+	if e.Backend.reason == "" {
+		return
+	}
+	consequence := "; requests get status 503"
+	if o != nil && o.defaultBackend != "" {
+		name := model.ObjectName{Namespace: u.in.Namespace, Name: o.defaultBackend}
+		ref := &model.IngressBackend{Service: o.defaultBackend}
+		if svc := k.services.by[name]; svc != nil && len(svc.Ports) > 0 {
+			ref.Port = svc.Ports[0].Port
+		}
+		if b := k.use(u, ref); b.reason == "" {
+			consequence = "; requests get the default backend " + name.String()
+			e.Backend, b = b, e.Backend
+			u.problem(field, b.reason, b.message+consequence)
+			return
+		}
+		consequence = "; the default backend " + name.String() + " has no endpoint either: requests get status 503"
+	}
+	u.problem(field, e.Backend.reason, e.Backend.message+consequence)
+}
+
 // backend returns the backend of a Service's port. It is the former one if neither the Service nor its slices have changed.
-func (k *compilation) backend(namespace string, ref *model.IngressBackend) *Backend {
-	key := backendKey{model.ObjectName{Namespace: namespace, Name: ref.Service}, portName(ref)}
+func (k *compilation) backend(namespace string, ref *model.IngressBackend, how Balancing) *Backend {
+	key := backendKey{model.ObjectName{Namespace: namespace, Name: ref.Service}, portName(ref), how}
 	if b := k.newBackends[key]; b != nil {
 		return b
 	}
 	svc, list, former := k.services.by[key.service], k.slices.by[key.service], k.backends[key]
 	if former == nil || former.service != svc || !slices.Equal(former.slices, list) {
-		former = newBackend(key, ref, svc, list, former, k.cfg.Balancing)
+		former = newBackend(key, ref, svc, list, former)
 	}
 	k.newBackends[key] = former
 	return former
@@ -275,7 +313,7 @@ func (k *compilation) makeHosts() {
 	for _, name := range k.order {
 		h := k.hosts[name]
 		if h == nil || h.owner != k.owners[name] || !slices.Equal(h.sources, k.sources[name]) {
-			h = newHost(name, k.owners[name], k.sources[name])
+			h = k.newHost(name, k.owners[name], k.sources[name])
 		}
 		kept[name] = h
 		k.table.Problems = append(k.table.Problems, h.problems...)
@@ -289,28 +327,4 @@ func (k *compilation) makeHosts() {
 		}
 	}
 	k.Compiler.hosts = kept
-}
-
-func newHost(name, owner string, sources []*unit) *host {
-	h := &host{name: name, owner: owner, sources: sources}
-	for _, u := range sources {
-		for i := range u.rules {
-			if u.rules[i].host != name {
-				continue
-			}
-			for _, e := range u.rules[i].entries {
-				if older := h.add(e); older != nil {
-					h.problems = append(h.problems, Problem{Kind: "Ingress", Object: u.in.ObjectName,
-						Field: fmt.Sprintf("spec.rules[%d].http.paths", i), Reason: PathConflict,
-						Message: fmt.Sprintf("%s path %s of host %q is served by Ingress %s, which is older or precedes it", e.Type,
-							e.Path, name,
-							older.Ingress.ObjectName)})
-				}
-			}
-		}
-		if h.fallback == nil && u.fallback != nil {
-			h.fallback = u.fallback
-		}
-	}
-	return h
 }

@@ -75,7 +75,10 @@ func (t *Table) view(e *Entry) View {
 
 // entries are the rules of a host in the order in which they are tried, and its default backend.
 func (h *host) entries() (out []*Entry) {
-	for _, m := range []map[string]*Entry{h.exact, h.prefix} {
+	for i, m := range []map[string]*Entry{h.exact, h.prefix} {
+		if i == 1 {
+			out = append(out, h.regex...)
+		}
 		list := slices.Collect(maps.Values(m))
 		slices.SortFunc(list, func(a, b *Entry) int {
 			if d := len(b.Path) - len(a.Path); d != 0 {

@@ -25,12 +25,30 @@ func (t *Table) Route(r *engine.Request) engine.Decision {
 
 // route is the decision for a request that the rule serves.
 func (e *Entry) route(r *engine.Request) engine.Decision {
-	if e.options != nil {
+	if e.options == nil && e.canary == nil && !e.slash {
+		return e.decision
+	}
+	return e.routeWithOptions(r)
+}
+
+func (e *Entry) routeWithOptions(r *engine.Request) engine.Decision {
+	if e.slash {
+		return redirect(http.StatusMovedPermanently, r.Scheme+"://"+r.Host+r.Path+"/", r.Query, e.decision.Rule)
+	}
+	decides := e.options != nil && e.options.decides
+	if decides {
 		if d, done := e.options.apply(e, r); done {
 			return d
 		}
 	}
-	return e.decision
+	d := e.decision
+	if e.canary != nil && e.canary.takes(r) {
+		d = e.canary.decision
+	}
+	if decides && d.Upstream.Pick != nil {
+		e.options.change(e, r, &d)
+	}
+	return d
 }
 
 // decide makes the decision of a rule that does not depend on the request.

@@ -2,6 +2,7 @@ package route
 
 import (
 	"crypto/tls"
+	"regexp"
 	"strings"
 
 	"github.com/warrennet/warren/ingress/engine"
@@ -18,6 +19,9 @@ type Entry struct {
 
 	options  *options
 	decision engine.Decision
+	regex    *regexp.Regexp // nil: the path is no regular expression
+	canary   *canary        // nil: without one
+	slash    bool           // the request is redirected to its path with a final slash
 }
 
 // host is what one host of rules serves.
@@ -25,6 +29,7 @@ type host struct {
 	name     string
 	owner    string // namespace
 	exact    map[string]*Entry
+	regex    []*Entry          // the longest first
 	prefix   map[string]*Entry // by path without the final slash
 	longest  int               // of the keys of prefix
 	fallback *Entry            // default backend of an Ingress with a rule for this host
@@ -89,6 +94,11 @@ func (h *host) lookup(path string) *Entry {
 	if e := h.exact[path]; e != nil {
 		return e
 	}
+	for _, e := range h.regex {
+		if e.regex.MatchString(path) {
+			return e
+		}
+	}
 	if len(h.prefix) == 0 {
 		return nil
 	}
@@ -111,25 +121,6 @@ func (h *host) lookup(path string) *Entry {
 		}
 		p = p[:i]
 	}
-}
-
-// add adds a rule unless an older one has the same path. It returns that one.
-func (h *host) add(e *Entry) (older *Entry) {
-	at, key := &h.prefix, strings.TrimSuffix(canonical(e.Path), "/")
-	if e.Type == model.PathExact {
-		at, key = &h.exact, canonical(e.Path)
-	}
-	if older := (*at)[key]; older != nil {
-		return older
-	}
-	if *at == nil {
-		*at = map[string]*Entry{}
-	}
-	(*at)[key] = e
-	if e.Type != model.PathExact {
-		h.longest = max(h.longest, len(key))
-	}
-	return nil
 }
 
 // Hosts is the number of hosts with rules.

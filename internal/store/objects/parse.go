@@ -56,15 +56,39 @@ func KindNamed(name string) (Kind, error) {
 		}
 		known = append(known, k.Plural)
 	}
-	return Kind{}, fmt.Errorf("kind %q is not supported; expected one of %s", name, strings.Join(known, ", "))
+	return Kind{}, kindError{fmt.Sprintf("kind %q is not supported; expected one of %s", name, strings.Join(known, ", "))}
 }
+
+// kindError is an error that is errKind.
+type kindError struct{ text string }
+
+// Error is the text.
+func (e kindError) Error() string { return e.text }
+
+// Is reports that the error is errKind.
+func (e kindError) Is(target error) bool { return target == errKind }
 
 // maxManifest bounds one document.
 const maxManifest = 1 << 20
 
 // Parse reads manifests: YAML documents or JSON, List objects included. Every problem of every document is in the error.
 func Parse(r io.Reader, defaultNamespace string) ([]Object, error) {
-	var out []Object
+	out, _, err := parse(r, defaultNamespace, func(error) bool { return false })
+	if len(out) == 0 && err == nil {
+		err = errors.New("no object found")
+	}
+	return out, err
+}
+
+// ParseKnown is Parse for manifests that may have objects of other kinds. It counts them.
+func ParseKnown(r io.Reader, defaultNamespace string) (out []Object, others int, err error) {
+	return parse(r, defaultNamespace, func(err error) bool { return errors.Is(err, errKind) })
+}
+
+// errKind reports a kind or a version that is not supported.
+var errKind = errors.New("not supported")
+
+func parse(r io.Reader, defaultNamespace string, ignore func(error) bool) (out []Object, ignored int, err error) {
 	var errs []error
 	docs := yaml.NewYAMLReader(bufReader(r))
 	for n := 1; ; n++ {
@@ -73,12 +97,13 @@ func Parse(r io.Reader, defaultNamespace string) ([]Object, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", n, err)
+			return nil, 0, fmt.Errorf("document %d: %w", n, err)
 		}
 		if len(bytes.TrimSpace(raw)) == 0 {
 			continue
 		}
-		objs, err := parseDocument(raw)
+		objs, more, err := parseDocument(raw, ignore)
+		ignored += more
 		if err != nil {
 			errs = append(errs, fmt.Errorf("document %d: %w", n, err))
 		}
@@ -89,47 +114,47 @@ func Parse(r io.Reader, defaultNamespace string) ([]Object, error) {
 			out = append(out, o)
 		}
 	}
-	if len(out) == 0 && len(errs) == 0 {
-		errs = append(errs, errors.New("no object found"))
-	}
-	return out, errors.Join(errs...)
+	return out, ignored, errors.Join(errs...)
 }
 
-func parseDocument(raw []byte) ([]Object, error) {
+func parseDocument(raw []byte, ignore func(error) bool) (out []Object, ignored int, err error) {
 	if len(raw) > maxManifest {
-		return nil, fmt.Errorf("%d bytes are more than the %d an object may have", len(raw), maxManifest)
+		return nil, 0, fmt.Errorf("%d bytes are more than the %d an object may have", len(raw), maxManifest)
 	}
 	js, err := sigsyaml.YAMLToJSONStrict(raw)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var head struct {
 		metav1.TypeMeta `json:",inline"`
 		Items           []json.RawMessage `json:"items"`
 	}
 	if err := json.Unmarshal(js, &head); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if head.Kind == "List" {
-		var out []Object
 		var errs []error
 		for i, item := range head.Items {
-			objs, err := parseDocument(item)
+			objs, more, err := parseDocument(item, ignore)
+			ignored += more
 			if err != nil {
 				errs = append(errs, fmt.Errorf("items[%d]: %w", i, err))
 			}
 			out = append(out, objs...)
 		}
-		return out, errors.Join(errs...)
+		return out, ignored, errors.Join(errs...)
 	}
 	if string(bytes.TrimSpace(js)) == "null" {
-		return nil, nil
+		return nil, 0, nil
 	}
 	o, err := Decode(head.APIVersion, head.Kind, js)
-	if err != nil {
-		return nil, err
+	switch {
+	case err != nil && ignore(err):
+		return nil, 1, nil
+	case err != nil:
+		return nil, 0, err
 	}
-	return []Object{o}, nil
+	return []Object{o}, 0, nil
 }
 
 // Decode reads the JSON of one object strictly: unknown and repeated fields are errors.
@@ -142,7 +167,7 @@ func Decode(apiVersion, kind string, js []byte) (Object, error) {
 			continue
 		}
 		if apiVersion != k.APIVersion {
-			return nil, fmt.Errorf("%s: apiVersion: %q, expected %q", kind, apiVersion, k.APIVersion)
+			return nil, kindError{fmt.Sprintf("%s: apiVersion: %q, expected %q", kind, apiVersion, k.APIVersion)}
 		}
 		o := k.New()
 		dec := json.NewDecoder(bytes.NewReader(js))
