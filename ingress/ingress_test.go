@@ -302,6 +302,30 @@ func TestProcess_TrustedProxy_FieldsAreKept(t *testing.T) {
 	}
 }
 
+// The largest body is limited with and without a length in the head.
+func TestProcess_BodyTooLarge_GetsStatus413(t *testing.T) {
+	in := ingressOf("in", rule("x.test", "/", model.PathPrefix, "a"))
+	in.Annotations = map[string]string{"warren.dev/proxy-body-size": "1k"}
+	p := start(t, nil, objectsOf(map[string][]netip.AddrPort{"a": {backend(t, "a")}}, in))
+	for size, want := range map[int]int{1024: 200, 1025: 413} {
+		if status, _, _ := p.do("POST", "http://x.test/", strings.Repeat("x", size)); status != want {
+			t.Errorf("%d bytes: status %d, expected %d", size, status, want)
+		}
+		r, err := http.NewRequest("POST", "http://x.test/", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", size))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := p.client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%d bytes without a length: status %d, expected %d", size, resp.StatusCode, want)
+		}
+	}
+}
+
 func secretOf(t *testing.T, p *x509.CertPool, name string, hosts ...string) *model.TLSSecret {
 	certificate, key := testutil.Certificate(t, hosts...)
 	if p != nil {

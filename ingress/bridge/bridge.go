@@ -275,6 +275,13 @@ func (h header) Get(name string) string { return http.Header(h).Get(name) }
 func (h header) Values(name string) []string { return http.Header(h).Values(name) }
 
 func (x *exchange) forward(r *http.Request, req *engine.Request) {
+	if most := x.decision.MaxBody; most > 0 {
+		if r.ContentLength > most {
+			respond(x, &engine.Decision{Status: http.StatusRequestEntityTooLarge, Body: "the body is too large\n"})
+			return
+		}
+		r.Body = http.MaxBytesReader(x, r.Body, most)
+	}
 	if t := x.decision.Timeouts.Request; t > 0 {
 		ctx, cancel := context.WithTimeout(r.Context(), t)
 		defer cancel()
@@ -342,9 +349,12 @@ var errNoEndpoint = errors.New("no endpoint is available")
 func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusBadGateway
 	var timeout net.Error
+	var tooLarge *http.MaxBytesError
 	switch {
 	case r.Context().Err() != nil && !errors.Is(r.Context().Err(), context.DeadlineExceeded):
 		return // the client is gone
+	case errors.As(err, &tooLarge):
+		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, errNoEndpoint):
 		status = http.StatusServiceUnavailable
 	case errors.As(err, &timeout) && timeout.Timeout():

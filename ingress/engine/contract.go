@@ -43,6 +43,8 @@ type Decision struct {
 	Rewrite  *Rewrite // nil: the request is forwarded as it was received
 	Timeouts Timeouts
 	Retry    Retry
+	// MaxBody is the largest body of the request in bytes, 0 for no limit. A larger one gets status 413.
+	MaxBody int64
 	// Rule names the rule that matched, for the access log and metrics.
 	Rule *Rule
 }

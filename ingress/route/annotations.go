@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -64,6 +65,12 @@ func makeCatalogue() map[string]Annotation {
 
 // supported have an effect.
 var supported = []Annotation{
+	{"affinity", Same, "", func(o *options, v string) (err error) { o.affinity, err = oneOf(v, "cookie"); return err }},
+	{"affinity-mode", Different, "persistent in both modes: a session moves only when its endpoint is gone",
+		func(_ *options, v string) error {
+			_, err := oneOf(v, "balanced", "persistent")
+			return err
+		}},
 	{"allowlist-source-range", Same, "", func(o *options, v string) (err error) { o.allow, err = parsePrefixes(v); return err }},
 	{"app-root", Same, "", func(o *options, v string) (err error) { o.appRoot, err = parsePath(v); return err }},
 	{"backend-protocol", Different, "AJP and FCGI are not supported; certificates of HTTPS backends are not verified",
@@ -96,6 +103,7 @@ var supported = []Annotation{
 	{"denylist-source-range", Same, "", func(o *options, v string) (err error) { o.deny, err = parsePrefixes(v); return err }},
 	{"enable-cors", Same, "", func(o *options, v string) (err error) { o.corsOn, err = parseBool(v); return err }},
 	{"force-ssl-redirect", Same, "", func(o *options, v string) (err error) { o.forceSSL, err = parseBool(v); return err }},
+	{"from-to-www-redirect", Same, "", func(o *options, v string) (err error) { o.www, err = parseBool(v); return err }},
 	{"hsts", Different, "of warren alone: the value of Strict-Transport-Security in responses over https",
 		func(o *options, v string) (err error) { o.hsts, err = parseValue(v); return err }},
 	{"load-balance", Different, "ewma is least-requests", func(o *options, v string) (err error) {
@@ -109,6 +117,11 @@ var supported = []Annotation{
 			308)
 		return err
 	}},
+	{"proxy-body-size", Different, "no limit by default", func(o *options, v string) (err error) {
+		o.maxBody,
+			err = parseSize(v)
+		return err
+	}},
 	{"proxy-connect-timeout", Same, "", func(o *options, v string) (err error) { o.connect, err = parseSeconds(v); return err }},
 	{"proxy-next-upstream-tries", Different, "0 is warren's limit of 3, not unlimited",
 		func(o *options, v string) (err error) { o.tries, err = parseInt(v, 0, 10); return err }},
@@ -116,6 +129,25 @@ var supported = []Annotation{
 	{"proxy-send-timeout", Same, "", func(o *options, v string) (err error) { o.send, err = parseSeconds(v); return err }},
 	{"rewrite-target", Different, "RE2 instead of PCRE; under warren.dev/ it does not imply use-regex",
 		func(o *options, v string) (err error) { o.rewrite, err = parseRewrite(v); return err }},
+	{"server-alias", Different, "no regular expressions", func(o *options, v string) (err error) {
+		o.aliases,
+			err = parseAliases(v)
+		return err
+	}},
+	{"session-cookie-domain", Same, "", func(o *options, v string) (err error) { o.cookie.Domain, err = parseHost(v); return err }},
+	{"session-cookie-max-age", Same, "", func(o *options, v string) (err error) {
+		o.cookie.MaxAge, err = parseInt(v, 1,
+			1<<31-1)
+		return err
+	}},
+	{"session-cookie-name", Same, "", func(o *options, v string) (err error) { o.cookie.Name, err = parseToken(v); return err }},
+	{"session-cookie-path", Same, "", func(o *options, v string) (err error) { o.cookie.Path, err = parsePath(v); return err }},
+	{"session-cookie-samesite", Same, "", func(o *options, v string) (err error) {
+		o.cookie.SameSite,
+			err = parseSameSite(v)
+		return err
+	}},
+	{"session-cookie-secure", Same, "", func(o *options, v string) (err error) { o.cookie.Secure, err = parseBool(v); return err }},
 	{"service-upstream", Different, "no effect: requests always go to the endpoints", func(_ *options, v string) error {
 		_, err := parseBool(v)
 		return err
@@ -134,6 +166,8 @@ var supported = []Annotation{
 			308)
 		return err
 	}},
+	{"upstream-hash-by", Different, "only the variables of a request's line, header fields, cookies and client",
+		func(o *options, v string) (err error) { o.hash, err = parseHashKey(v); return err }},
 	{"upstream-vhost", Same, "", func(o *options, v string) (err error) { o.vhost, err = parseHost(v); return err }},
 	{"use-regex", Different, "RE2 instead of PCRE; under warren.dev/ only ImplementationSpecific paths of this Ingress, case-sensitive",
 		func(o *options, v string) (err error) { o.useRegex, err = parseBool(v); return err }},
@@ -146,21 +180,18 @@ var supported = []Annotation{
 func unsupported() (out []Annotation) {
 	for note, names := range map[string]string{
 		"not implemented yet": `
-			affinity affinity-canary-behavior affinity-mode auth-always-set-cookie auth-cache-duration auth-cache-key
-			auth-keepalive auth-keepalive-requests auth-keepalive-share-vars auth-keepalive-timeout auth-method
-			auth-proxy-set-headers auth-realm auth-request-redirect auth-response-headers auth-secret auth-secret-type
-			auth-signin auth-signin-redirect-param auth-tls-error-page auth-tls-match-cn
-			auth-tls-pass-certificate-to-upstream auth-tls-secret auth-tls-verify-client auth-tls-verify-depth auth-type
-			auth-url connection-proxy-header custom-headers custom-http-errors disable-proxy-intercept-errors
-			enable-global-auth from-to-www-redirect limit-allowlist limit-burst-multiplier limit-connections limit-rate
-			limit-rate-after limit-rpm limit-rps limit-whitelist mirror-host mirror-request-body mirror-target
-			preserve-trailing-slash proxy-body-size proxy-cookie-domain proxy-cookie-path proxy-redirect-from
-			proxy-redirect-to proxy-ssl-ciphers proxy-ssl-name proxy-ssl-protocols proxy-ssl-secret proxy-ssl-server-name
-			proxy-ssl-verify proxy-ssl-verify-depth relative-redirects satisfy server-alias
-			session-cookie-change-on-failure session-cookie-conditional-samesite-none session-cookie-domain
-			session-cookie-expires session-cookie-max-age session-cookie-name session-cookie-path session-cookie-samesite
-			session-cookie-secure ssl-ciphers ssl-passthrough ssl-prefer-server-ciphers upstream-hash-by
-			upstream-hash-by-subset upstream-hash-by-subset-size`,
+			affinity-canary-behavior auth-always-set-cookie auth-cache-duration auth-cache-key auth-keepalive
+			auth-keepalive-requests auth-keepalive-share-vars auth-keepalive-timeout auth-method auth-proxy-set-headers
+			auth-realm auth-request-redirect auth-response-headers auth-secret auth-secret-type auth-signin
+			auth-signin-redirect-param auth-tls-error-page auth-tls-match-cn auth-tls-pass-certificate-to-upstream
+			auth-tls-secret auth-tls-verify-client auth-tls-verify-depth auth-type auth-url connection-proxy-header
+			custom-headers custom-http-errors disable-proxy-intercept-errors enable-global-auth limit-allowlist
+			limit-burst-multiplier limit-connections limit-rate limit-rate-after limit-rpm limit-rps limit-whitelist
+			mirror-host mirror-request-body mirror-target preserve-trailing-slash proxy-cookie-domain proxy-cookie-path
+			proxy-redirect-from proxy-redirect-to proxy-ssl-ciphers proxy-ssl-name proxy-ssl-protocols proxy-ssl-secret
+			proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth relative-redirects satisfy
+			session-cookie-change-on-failure session-cookie-conditional-samesite-none session-cookie-expires ssl-ciphers
+			ssl-passthrough ssl-prefer-server-ciphers upstream-hash-by-subset upstream-hash-by-subset-size`,
 		"text of nginx' configuration; there is nothing that it could apply to": `auth-snippet configuration-snippet server-snippet stream-snippet`,
 		"ModSecurity is not part of warren":                                     `enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id`,
 		"needs Lua and memcached":                                               `global-rate-limit global-rate-limit-ignored-cidrs global-rate-limit-key global-rate-limit-window`,
@@ -358,6 +389,18 @@ func parseRegexp(v string) (*regexp.Regexp, error) {
 		return nil, fmt.Errorf("%d bytes, at most %d", len(v), maxRegexp)
 	}
 	return regexp.Compile(v)
+}
+
+func parseSameSite(v string) (http.SameSite, error) {
+	switch strings.ToLower(v) {
+	case "lax":
+		return http.SameSiteLaxMode, nil
+	case "strict":
+		return http.SameSiteStrictMode, nil
+	case "none":
+		return http.SameSiteNoneMode, nil
+	}
+	return 0, errors.New("expected Lax, Strict or None")
 }
 
 func parseOrigins(v string) (out []string, err error) {

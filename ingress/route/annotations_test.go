@@ -80,6 +80,9 @@ func outcome(d engine.Decision) string {
 	if d.Retry.Attempts != 0 {
 		out = append(out, fmt.Sprint("attempts=", d.Retry.Attempts))
 	}
+	if d.MaxBody != 0 {
+		out = append(out, fmt.Sprint("body<=", d.MaxBody))
+	}
 	return strings.Join(out, " ")
 }
 
@@ -121,6 +124,7 @@ var annotationCases = []struct {
 	{"x-forwarded-prefix: /pre", "x.test / Prefix a", "GET http x.test /", nil, "", "a request:X-Forwarded-Prefix=/pre"},
 	{"proxy-connect-timeout: 3; proxy-read-timeout: 1m; proxy-send-timeout: 5", "x.test / Prefix a", "GET http x.test /", nil, "",
 		"a 3s 1m0s 5s"},
+	{"proxy-body-size: 8m", "x.test / Prefix a", "GET http x.test /", nil, "", "a body<=8388608"},
 	{"proxy-next-upstream-tries: 5", "x.test / Prefix a", "GET http x.test /", nil, "", "a attempts=5"},
 	{"rewrite-target: /new", "x.test /old Prefix a", "GET http x.test /old/x", nil, "", "a path=/new"},
 	{"rewrite-target: /$2; use-regex: true", "x.test /old(/|$)(.*) ImplementationSpecific a", "GET http x.test /old/x/y", nil, "",
@@ -156,7 +160,13 @@ var annotationCases = []struct {
 // Each supported annotation has the effect that the document describes.
 func TestAnnotations_EachSupported_HasItsEffect(t *testing.T) {
 	tested := map[string]bool{"canary": true, "canary-by-cookie": true, "canary-by-header": true, "canary-by-header-pattern": true,
-		"canary-by-header-value": true, "canary-weight": true, "canary-weight-total": true, "load-balance": true} // below
+		"canary-by-header-value": true, "canary-weight": true, "canary-weight-total": true, "load-balance": true,
+		"upstream-hash-by": true,
+		"server-alias":     true, "from-to-www-redirect": true} // in tests of their own
+	for a := range strings.SplitSeq(allAnnotationsOfSessions, "; ") {
+		name, _, _ := strings.Cut(a, ": ")
+		tested[name] = true
+	}
 	for _, c := range annotationCases {
 		list := strings.Split(c.annotations, "; ")
 		for _, a := range list {
@@ -218,6 +228,19 @@ func TestAnnotations_InvalidValue_IsReportedAndHasNoEffect(t *testing.T) {
 				t.Errorf("the request: %s", got)
 			}
 		})
+	}
+}
+
+func TestParseRegexp_LongOrBackReference_IsRefused(t *testing.T) {
+	for _, text := range []string{strings.Repeat("a", maxRegexp+1), `(a)\1`, `(?=a)`, `a{2000}`} {
+		if _, err := parseRegexp(text); err == nil {
+			t.Errorf("%.20s was accepted", text)
+		}
+	}
+	long := annotated(ingress("default/in", "", "x.test /"+strings.Repeat("a", maxRegexp)+" ImplementationSpecific a"), "use-regex: true")
+	table := New(Config{}).Compile(parse(t, class, service("default/a", "10.0.0.1"), long))
+	if len(table.Problems) != 1 || table.Problems[0].Reason != PathInvalid {
+		t.Errorf("problems %v", table.Problems)
 	}
 }
 

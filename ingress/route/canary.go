@@ -11,6 +11,7 @@ import (
 type canary struct {
 	entry    *Entry // of the canary Ingress
 	decision engine.Decision
+	session  *session
 }
 
 // withCanary returns a copy of a rule that sends some requests to the backend of a canary. The options of the rule hold for both.
@@ -21,6 +22,9 @@ func withCanary(main, c *Entry) *Entry {
 	alternative.Ingress = c.Ingress
 	d := decide(&alternative)
 	out.canary = &canary{entry: c, decision: d}
+	if main.session != nil {
+		out.canary.session = newSession(&alternative)
+	}
 	return &out
 }
 

@@ -83,8 +83,55 @@ type unit struct {
 func (u *unit) isCanary() bool { return u.options != nil && u.options.canary }
 
 type unitRule struct {
+	field   string // of the Ingress
 	host    string
 	entries []*Entry
+}
+
+// hostField is the field that has the host.
+func (r *unitRule) hostField() string {
+	if strings.HasPrefix(r.field, "spec.") {
+		return r.field + ".host"
+	}
+	return r.field
+}
+
+// addHosts adds the hosts of the annotations server-alias and from-to-www-redirect.
+func (u *unit) addHosts() {
+	if u.options == nil {
+		return
+	}
+	own := u.rules
+	for _, alias := range u.options.aliases {
+		rule := unitRule{field: "metadata.annotations[server-alias]", host: alias}
+		for _, r := range own {
+			for _, e := range r.entries {
+				if slices.ContainsFunc(rule.entries, func(o *Entry) bool { return o.Path == e.Path && o.Type == e.Type }) {
+					continue // of several hosts the first counts
+				}
+				x := *e
+				x.Host = alias
+				x.decision = decide(&x)
+				rule.entries = append(rule.entries, &x)
+			}
+		}
+		u.rules = append(u.rules, rule)
+	}
+	if !u.options.www {
+		return
+	}
+	for _, r := range own {
+		if r.host == "" || strings.HasPrefix(r.host, "*") || len(r.entries) == 0 {
+			continue
+		}
+		other, ok := strings.CutPrefix(r.host, "www.")
+		if !ok {
+			other = "www." + r.host
+		}
+		x := Entry{Ingress: u.in, Host: other, Path: "/", Backend: r.entries[0].Backend, toHost: r.host}
+		x.decision = decide(&x)
+		u.rules = append(u.rules, unitRule{"metadata.annotations[from-to-www-redirect]", other, []*Entry{&x}})
+	}
 }
 
 // compilation is the state of one Compile.
@@ -153,7 +200,7 @@ func (k *compilation) ingress(in *model.Ingress) {
 	for i := range u.rules {
 		r := &u.rules[i]
 		if other := k.claim(r.host, in.Namespace); other != "" {
-			k.problem(in, fmt.Sprintf("spec.rules[%d].host", i), HostConflict, conflictText(r.host, other))
+			k.problem(in, r.hostField(), HostConflict, conflictText(r.host, other))
 			continue
 		}
 		list, ok := k.sources[r.host]
@@ -227,7 +274,7 @@ func (k *compilation) unit(in *model.Ingress) *unit {
 	}
 	for i := range in.Rules {
 		r := &in.Rules[i]
-		rule := unitRule{host: strings.ToLower(r.Host)}
+		rule := unitRule{field: fmt.Sprintf("spec.rules[%d]", i), host: strings.ToLower(r.Host)}
 		for j := range r.Paths {
 			p := &r.Paths[j]
 			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", i, j)
@@ -242,6 +289,7 @@ func (k *compilation) unit(in *model.Ingress) *unit {
 		}
 		u.rules = append(u.rules, rule)
 	}
+	u.addHosts()
 	return u
 }
 
@@ -260,6 +308,9 @@ func (k *compilation) entry(u *unit, o *options, field string, e Entry, ref *mod
 	}
 	e.options = o
 	e.decision = decide(&e)
+	if o != nil && o.affinity != "" {
+		e.session = newSession(&e)
+	}
 	return &e
 }
 

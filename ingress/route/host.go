@@ -32,6 +32,9 @@ func (c *Compiler) newHost(name, owner string, sources []*unit) *host {
 	}
 	slices.SortStableFunc(b.regex, func(x, y *Entry) int { return len(y.Path) - len(x.Path) })
 	b.slashes()
+	if len(b.www) > 0 && len(b.exact)+len(b.prefix)+len(b.regex) == 0 { // a host with rules of its own is not redirected
+		b.put(b.www[0])
+	}
 	return b.host
 }
 
@@ -40,17 +43,25 @@ type hostBuilder struct {
 	*host
 	nginx     bool
 	allRegexp bool
+	www       []*Entry // redirects to the host with or without www
 }
 
 func (b *hostBuilder) problem(u *unit, rule int, r Reason, format string, args ...any) {
-	b.problems = append(b.problems, Problem{Kind: "Ingress", Object: u.in.ObjectName, Field: fmt.Sprintf("spec.rules[%d].http.paths",
-		rule),
-		Reason: r, Message: fmt.Sprintf(format, args...)})
+	field := u.rules[rule].field
+	if strings.HasPrefix(field, "spec.") {
+		field += ".http.paths"
+	}
+	b.problems = append(b.problems, Problem{Kind: "Ingress", Object: u.in.ObjectName, Field: field, Reason: r,
+		Message: fmt.Sprintf(format, args...)})
 }
 
 // rule adds the paths of one rule, or those of a canary to the paths that are there.
 func (b *hostBuilder) rule(u *unit, i int) {
 	for _, e := range u.rules[i].entries {
+		if e.toHost != "" {
+			b.www = append(b.www, e)
+			continue
+		}
 		e, err := b.withRegexp(e)
 		if err != nil {
 			b.problem(u, i, PathInvalid, "path %s is no regular expression: %v; it is not served", u.rules[i].entries[0].Path, err)

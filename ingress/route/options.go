@@ -48,11 +48,20 @@ type options struct {
 	canaryPattern             *regexp.Regexp
 	canaryCookie              string
 	canaryWeight, canaryTotal int
-	decides                   bool // something depends on the request
+
+	affinity string
+	cookie   http.Cookie // of affinity, without value
+	hash     hashKey
+	www      bool
+	aliases  []string
+	maxBody  int64 // bytes, 0: no limit
+
+	decides bool // something depends on the request
 }
 
 func newOptions(in *model.Ingress) *options {
-	o := &options{redirectCode: http.StatusMovedPermanently, temporalCode: http.StatusFound, cors: defaultCORS, canaryTotal: 100}
+	o := &options{redirectCode: http.StatusMovedPermanently, temporalCode: http.StatusFound, cors: defaultCORS, canaryTotal: 100,
+		cookie: http.Cookie{Name: "INGRESSCOOKIE", Path: "/", HttpOnly: true}}
 	for _, t := range in.TLS {
 		for _, h := range t.Hosts {
 			o.tlsHosts = append(o.tlsHosts, strings.ToLower(h))
@@ -75,7 +84,8 @@ func (o *options) finish() {
 		o.useRegex = true
 	}
 	o.decides = *o.sslRedirect || o.forceSSL || o.hsts != "" || o.redirect != "" || o.temporal != "" || o.appRoot != "" ||
-		o.rewrite != "" || o.stripPrefix || len(o.allow) > 0 || len(o.deny) > 0 || o.corsOn
+		o.rewrite != "" || o.stripPrefix || len(o.allow) > 0 || len(o.deny) > 0 || o.corsOn || o.affinity != "" ||
+		o.hash != nil
 }
 
 // upstreamTLS is the configuration for backends with HTTPS. As with ingress-nginx their certificates are not verified: they are in
@@ -93,7 +103,7 @@ func (o *options) complete(d *engine.Decision) {
 		d.Upstream.TLS, d.Upstream.H2C = nil, true
 	}
 	d.Timeouts = engine.Timeouts{Connect: o.connect, Read: o.read, Write: o.send}
-	d.Retry.Attempts = o.tries
+	d.Retry.Attempts, d.MaxBody = o.tries, o.maxBody
 	if o.vhost == "" && o.forwardedPrefix == "" {
 		return
 	}

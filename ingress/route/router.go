@@ -25,13 +25,16 @@ func (t *Table) Route(r *engine.Request) engine.Decision {
 
 // route is the decision for a request that the rule serves.
 func (e *Entry) route(r *engine.Request) engine.Decision {
-	if e.options == nil && e.canary == nil && !e.slash {
+	if e.options == nil && e.canary == nil && !e.slash && e.toHost == "" {
 		return e.decision
 	}
 	return e.routeWithOptions(r)
 }
 
 func (e *Entry) routeWithOptions(r *engine.Request) engine.Decision {
+	if e.toHost != "" {
+		return redirect(http.StatusPermanentRedirect, r.Scheme+"://"+e.toHost+r.Path, r.Query, e.decision.Rule)
+	}
 	if e.slash {
 		return redirect(http.StatusMovedPermanently, r.Scheme+"://"+r.Host+r.Path+"/", r.Query, e.decision.Rule)
 	}
@@ -41,12 +44,19 @@ func (e *Entry) routeWithOptions(r *engine.Request) engine.Decision {
 			return d
 		}
 	}
-	d := e.decision
+	d, backend, sticky := e.decision, e.Backend, e.session
 	if e.canary != nil && e.canary.takes(r) {
-		d = e.canary.decision
+		d, backend, sticky = e.canary.decision, e.canary.entry.Backend, e.canary.session
 	}
-	if decides && d.Upstream.Pick != nil {
-		e.options.change(e, r, &d)
+	if !decides || d.Upstream.Pick == nil {
+		return d
+	}
+	e.options.change(e, r, &d)
+	switch {
+	case sticky != nil:
+		sticky.bind(backend, r, &d)
+	case e.options.hash != nil:
+		e.options.hash.bind(backend, r, &d)
 	}
 	return d
 }

@@ -22,6 +22,8 @@ type Entry struct {
 	regex    *regexp.Regexp // nil: the path is no regular expression
 	canary   *canary        // nil: without one
 	slash    bool           // the request is redirected to its path with a final slash
+	toHost   string         // the request is redirected to this host, "": it is not
+	session  *session       // nil: without session cookies
 }
 
 // host is what one host of rules serves.
