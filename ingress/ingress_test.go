@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/warrennet/warren/ingress/engine"
 	"github.com/warrennet/warren/ingress/route"
 	"github.com/warrennet/warren/internal/model"
 	"github.com/warrennet/warren/internal/testutil"
@@ -582,6 +583,25 @@ func TestMetrics_ManyServices_SeriesAreBounded(t *testing.T) {
 	}
 	if n >= 1000 {
 		t.Errorf("%d series", n)
+	}
+}
+
+// Counting a request does not allocate.
+func TestMetrics_Request_AllocatesNothing(t *testing.T) {
+	m := newMetrics(&Process{})
+	e := &engine.Event{Rule: &engine.Rule{Namespace: "default", Service: "a"}, Status: 200, Received: 1, Sent: 2, Attempts: 2,
+		Duration: time.Millisecond}
+	if n := testing.AllocsPerRun(100, func() { m.observe(e) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkObserve(b *testing.B) {
+	m := newMetrics(&Process{})
+	e := &engine.Event{Rule: &engine.Rule{Namespace: "default", Service: "a"}, Status: 200, Sent: 2, Duration: time.Millisecond}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.observe(e)
 	}
 }
 

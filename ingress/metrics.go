@@ -25,8 +25,17 @@ type metrics struct {
 	ready    prometheus.Gauge
 	isUp     atomic.Int32
 
-	mu       sync.Mutex
+	received, sent prometheus.Counter // of bytes
+
+	mu       sync.RWMutex
+	counters map[requestKey]prometheus.Counter // of requests
 	services map[string]bool
+}
+
+// requestKey selects a series of requests without building a text for each request.
+type requestKey struct {
+	namespace, service string
+	class              int // of the status: 2 for 2xx
 }
 
 // gauge is a prometheus.Gauge whose value the process reads as well.
@@ -45,6 +54,7 @@ func (m *metrics) isReady() int32 { return m.isUp.Load() }
 
 func newMetrics(p *Process) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(), services: map[string]bool{},
+		counters: map[requestKey]prometheus.Counter{},
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_ingress_requests_total",
 			Help: "Requests by Service (the first 100, then other; none without a backend) and class of the status."},
 			[]string{"service", "code"}),
@@ -58,6 +68,7 @@ func newMetrics(p *Process) *metrics {
 		compiles: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren_ingress_compile_seconds",
 			Help: "Time to compile the routes after a change.", Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25,
 				1}})}
+	m.received, m.sent = m.bytes.WithLabelValues("received"), m.bytes.WithLabelValues("sent")
 	m.ready = gauge{prometheus.NewGauge(prometheus.GaugeOpts{Name: "warren_ingress_ready",
 		Help: "1 while the process serves clients and was not ended."}), &m.isUp}
 	m.registry.MustRegister(m.requests, m.seconds, m.bytes, m.retries, m.compiles, m.ready, collectors.NewGoCollector(),
@@ -67,28 +78,47 @@ func newMetrics(p *Process) *metrics {
 
 func (m *metrics) compiled(took time.Duration) { m.compiles.Observe(took.Seconds()) }
 
-// service is the value of the label for a rule.
-func (m *metrics) service(r *engine.Rule) string {
-	if r == nil || r.Service == "" {
-		return "none"
+// maxCounters bounds what is kept for Services that do not exist any longer.
+const maxCounters = 16 * maxServices
+
+// requestsOf is the series of a request.
+func (m *metrics) requestsOf(e *engine.Event) prometheus.Counter {
+	k := requestKey{class: e.Status / 100}
+	if e.Rule != nil && e.Rule.Service != "" {
+		k.namespace, k.service = e.Rule.Namespace, e.Rule.Service
 	}
-	name := r.Namespace + "/" + r.Service
+	m.mu.RLock()
+	c := m.counters[k]
+	m.mu.RUnlock()
+	if c != nil {
+		return c
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.services[name] {
-		if len(m.services) >= maxServices {
-			return "other"
+	name := "none"
+	if k.service != "" {
+		name = k.namespace + "/" + k.service
+		if !m.services[name] && len(m.services) >= maxServices {
+			name = "other"
+		} else {
+			m.services[name] = true
 		}
-		m.services[name] = true
 	}
-	return name
+	c = m.requests.WithLabelValues(name, strconv.Itoa(k.class)+"xx")
+	if len(m.counters) >= maxCounters {
+		clear(m.counters)
+	}
+	m.counters[k] = c
+	return c
 }
 
 func (m *metrics) observe(e *engine.Event) {
-	m.requests.WithLabelValues(m.service(e.Rule), strconv.Itoa(e.Status/100)+"xx").Inc()
+	m.requestsOf(e).Inc()
 	m.seconds.Observe(e.Duration.Seconds())
-	m.bytes.WithLabelValues("received").Add(float64(e.Received))
-	m.bytes.WithLabelValues("sent").Add(float64(e.Sent))
+	if e.Received > 0 {
+		m.received.Add(float64(e.Received))
+	}
+	m.sent.Add(float64(e.Sent))
 	if e.Attempts > 1 {
 		m.retries.Add(float64(e.Attempts - 1))
 	}

@@ -30,6 +30,7 @@ type Config struct {
 type Compiler struct {
 	cfg      Config
 	shared   sharedHosts
+	served   []*model.Ingress // in order
 	units    map[*model.Ingress]*unit
 	hosts    map[string]*host
 	backends map[backendKey]*Backend
@@ -174,9 +175,8 @@ func (c *Compiler) Compile(in *model.IngressObjects) *Table {
 			k.table.Served = append(k.table.Served, x)
 		}
 	}
-	slices.SortFunc(k.table.Served, func(a, b *model.Ingress) int {
-		return cmp.Or(a.Created.Compare(b.Created), a.Compare(b.ObjectName))
-	})
+	k.table.Served = c.inOrder(k.table.Served)
+	c.served = k.table.Served
 	for _, x := range k.table.Served {
 		k.ingress(x)
 	}
@@ -185,6 +185,35 @@ func (c *Compiler) Compile(in *model.IngressObjects) *Table {
 	sortProblems(k.table.Problems)
 	c.units, c.backends, c.secrets = k.newUnits, k.newBackends, k.newSecrets
 	return k.table
+}
+
+func byAge(a, b *model.Ingress) int {
+	return cmp.Or(a.Created.Compare(b.Created), a.Compare(b.ObjectName))
+}
+
+// inOrder sorts Ingresses by age, then namespace and name. Only those that are new are sorted, and merged with the former ones.
+func (c *Compiler) inOrder(list []*model.Ingress) []*model.Ingress {
+	var fresh []*model.Ingress
+	present := make(map[*model.Ingress]bool, len(list))
+	for _, x := range list {
+		if c.units[x] == nil {
+			fresh = append(fresh, x)
+		} else {
+			present[x] = true
+		}
+	}
+	slices.SortFunc(fresh, byAge)
+	out := make([]*model.Ingress, 0, len(list))
+	for _, x := range c.served {
+		if !present[x] {
+			continue
+		}
+		for len(fresh) > 0 && byAge(fresh[0], x) < 0 {
+			out, fresh = append(out, fresh[0]), fresh[1:]
+		}
+		out = append(out, x)
+	}
+	return append(out, fresh...)
 }
 
 func (k *compilation) problem(in *model.Ingress, field string, r Reason, message string) {

@@ -19,6 +19,14 @@ import (
 // burst is how long a watch collects changes before it delivers one snapshot for all of them.
 const burst = 5 * time.Millisecond
 
+// delivery is when changes are delivered.
+type delivery uint8
+
+const (
+	afterBurst  delivery = iota // burst after the first change: an apply costs more than the delay
+	immediately                 // at once, and then not again for burst
+)
+
 // progress is how often a watch requests an answer: without changes the servers would send none, and a client that waits for changes
 // cannot distinguish a cluster at rest from servers that do not answer.
 const progress = 5 * time.Second
@@ -27,15 +35,14 @@ const progress = 5 * time.Second
 // and then at least once per progress while a server answers. Watch returns when ctx ends, or when changes may have been missed. The
 // caller then calls it again, which lists everything again.
 func (s *Store) Watch(ctx context.Context, on func(*model.Snapshot), answered func()) error {
-	return follow(ctx, s, s.cli.Prefix, newTable(s.cli.Prefix), on, answered)
+	return follow(ctx, s, s.cli.Prefix, newTable(s.cli.Prefix), afterBurst, on, answered)
 }
 
 // WatchIngress is Watch for the objects that routes are compiled from.
 func (s *Store) WatchIngress(ctx context.Context, on func(*model.IngressObjects), answered func()) error {
 	prefix := s.cli.Key("objects", "")
-	return follow(ctx, s, prefix, &ingressTable{prefix: prefix, objects: objectstore.NewIngressTable(), problems: map[string]string{}},
-		on,
-		answered)
+	t := &ingressTable{prefix: prefix, objects: objectstore.NewIngressTable(), problems: map[string]string{}}
+	return follow(ctx, s, prefix, t, immediately, on, answered)
 }
 
 // contents is the decoded content of a prefix.
@@ -45,7 +52,7 @@ type contents[T any] interface {
 	snapshot(revision int64) T
 }
 
-func follow[T any](ctx context.Context, s *Store, prefix string, t contents[T], on func(T), answered func()) error {
+func follow[T any](ctx context.Context, s *Store, prefix string, t contents[T], when delivery, on func(T), answered func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	rctx, done := client.Request(ctx)
 	list, err := s.cli.Get(rctx, prefix, clientv3.WithPrefix())
@@ -67,7 +74,7 @@ func follow[T any](ctx context.Context, s *Store, prefix string, t contents[T], 
 	requests.Go(func() { s.requestProgress(ctx) })
 	defer requests.Wait()
 	defer cancel()
-	w := watch[T]{contents: t, listed: list.Header.Revision, rev: list.Header.Revision, on: on, answered: answered}
+	w := watch[T]{contents: t, when: when, listed: list.Header.Revision, rev: list.Header.Revision, on: on, answered: answered}
 	if err := w.follow(events); err != nil {
 		return fmt.Errorf("watch %s: %w", prefix, err)
 	}
@@ -91,10 +98,20 @@ func (s *Store) requestProgress(ctx context.Context) {
 // watch is the state of one Watch.
 type watch[T any] struct {
 	contents[T]
-	listed   int64 // the revision of the list
+	when     delivery
+	last     time.Time // of the last delivery
+	listed   int64     // the revision of the list
 	rev      int64
 	on       func(T)
 	answered func()
+}
+
+// delay is the time from a change to its delivery.
+func (w *watch[T]) delay() time.Duration {
+	if w.when == immediately {
+		return max(burst-time.Since(w.last), 0)
+	}
+	return burst
 }
 
 // follow applies responses until the stream ends.
@@ -105,6 +122,7 @@ func (w *watch[T]) follow(events clientv3.WatchChan) error {
 		case <-flush:
 			flush = nil
 			w.on(w.snapshot(w.rev))
+			w.last = time.Now()
 		case resp, ok := <-events:
 			if !ok {
 				return nil
@@ -126,7 +144,7 @@ func (w *watch[T]) follow(events clientv3.WatchChan) error {
 					w.put(e.Kv)
 				}
 				if flush == nil {
-					flush = time.After(burst)
+					flush = time.After(w.delay())
 				}
 			}
 			w.rev = resp.Header.Revision
