@@ -15,6 +15,7 @@ import (
 	"github.com/warrennet/warren/internal/store/objects"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/yaml"
 )
 
 // lintTimeout bounds the time to read the objects of a cluster.
@@ -22,17 +23,21 @@ const lintTimeout = 30 * time.Second
 
 func ingressLintCmd() *cobra.Command {
 	var f ingressFlags
-	var file, format string
+	var file, format, gateway string
 	c := &cobra.Command{
 		Use:   "lint [-f FILE]",
 		Short: "report what changes when warren serves Ingresses of ingress-nginx, from manifests or from the cluster",
 		Long: "Report for each Ingress what is invalid or has no effect (error), and what differs from ingress-nginx (change).\n" +
-			"With -f the Ingresses of a file are checked, without it those of the cluster. The exit status is 1 if there is an error.",
+			"With -f the Ingresses of a file are checked, without it those of the cluster. The exit status is 1 if there is an error.\n" +
+			"With -o httproute the Ingresses are printed as HTTPRoutes instead.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			in, err := f.lintInput(c, file)
 			if err != nil {
 				return err
+			}
+			if format == "httproute" {
+				return printHTTPRoutes(c, in, gateway)
 			}
 			list := route.Lint(in)
 			if err := render(c.OutOrStdout(), format, list, func(w io.Writer) { printFindings(w, len(in.Ingresses), list) }); err != nil {
@@ -51,10 +56,30 @@ func ingressLintCmd() *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&file, "filename", "f", "", "manifests in YAML or JSON; - for standard input; other kinds are ignored")
-	outputFlag(c, &format)
+	c.Flags().StringVarP(&format, "output", "o", "text", "text, json, or httproute: the Ingresses as HTTPRoutes of the Gateway API")
+	c.Flags().StringVar(&gateway, "gateway", "warren", "[NAMESPACE/]NAME of the Gateway in HTTPRoutes")
 	f.api.add(c)
 	f.addStore(c)
 	return c
+}
+
+// printHTTPRoutes prints the Ingresses as HTTPRoutes, and to standard error what has no equivalent.
+func printHTTPRoutes(c *cobra.Command, in *model.IngressObjects, gateway string) error {
+	routes, findings := route.HTTPRoutes(in, gateway)
+	for _, r := range routes {
+		raw, err := yaml.Marshal(r)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c.OutOrStdout(), "---\n%s", raw)
+	}
+	for _, x := range findings {
+		fmt.Fprintf(c.ErrOrStderr(), "%s %s: %s\n", x.Object, x.Field, x.Message)
+	}
+	if len(findings) > 0 {
+		return fmt.Errorf("%d parts of the Ingresses have no equivalent", len(findings))
+	}
+	return nil
 }
 
 func printFindings(w io.Writer, ingresses int, list []route.Finding) {

@@ -42,6 +42,31 @@ spec: {rules: [{host: x.test, http: {paths: [{path: /, pathType: Prefix, backend
 	}
 }
 
+// warren ingress lint -o httproute prints HTTPRoutes, and what has no equivalent.
+func TestIngressLint_HTTPRoute_IsPrinted(t *testing.T) {
+	const manifest = `
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web, annotations: {warren.dev/enable-cors: "true"}}
+spec: {rules: [{host: x.test, http: {paths: [{path: /a, pathType: Exact, backend: {service: {name: a, port: {number: 80}}}}]}}]}
+`
+	var out, errOut strings.Builder
+	r := root()
+	r.SetArgs([]string{"ingress", "lint", "-f", "-", "-o", "httproute", "--gateway", "infra/gw"})
+	r.SetIn(strings.NewReader(manifest))
+	r.SetOut(&out)
+	r.SetErr(&errOut)
+	err := r.Execute()
+	for _, want := range []string{"kind: HTTPRoute", "namespace: infra", "value: /a", "type: Exact"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, out.String())
+		}
+	}
+	if err == nil || !strings.Contains(errOut.String(), "enable-cors") {
+		t.Errorf("%v, standard error %q", err, errOut.String())
+	}
+}
+
 // Invalid flags of warren ingress are all reported, with flag, value and what was expected.
 func TestIngress_InvalidFlags_AllAreReported(t *testing.T) {
 	r := root()
