@@ -27,13 +27,15 @@ trap down EXIT
 "$rig/down.sh" >/dev/null 2>&1 || true
 "$rig/up.sh"
 if [ $# -gt 0 ]; then
-  go test -tags k8s -count=1 -timeout 30m -v -skip TestMigration "$@" ./test/k8s
+  go test -tags k8s -count=1 -timeout 30m -v -skip 'TestMigration|TestRBAC' "$@" ./test/k8s
   exit
 fi
-go test -tags k8s -count=1 -timeout 30m -v -skip 'TestMigration|TestUninstall' ./test/k8s
+go test -tags k8s -count=1 -timeout 30m -v -skip 'TestMigration|TestUninstall|TestRBAC' ./test/k8s
 # Afterwards, since it removes warren from a node of the cluster that the other tests use.
 WARREN_K8S_DEPLOYED=1 go test -tags k8s -count=1 -timeout 10m -v -run TestUninstall ./test/k8s
 go test -tags k8s -count=1 -v ./test/k8s/dns
+# After all tests of this cluster: it compares what warren did with what its roles permit.
+WARREN_K8S_DEPLOYED=1 WARREN_K8S_AUDIT=1 go test -tags k8s -count=1 -timeout 5m -v -run TestRBAC ./test/k8s
 "$rig/down.sh"
 export FAMILIES=ipv4
 "$rig/up.sh"
