@@ -7,7 +7,7 @@ GO = go
 GOARCH ?= $(shell $(GO) env GOARCH)
 OUT = bin
 
-.PHONY: build lab down check test fuzz lint test-k8s test-arm64 bench fmt deps cross
+.PHONY: build sbom lab down check test fuzz lint test-k8s test-arm64 bench fmt deps cross
 
 build:
 	GOARCH=$(GOARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/warren ./cmd/warren
@@ -48,6 +48,10 @@ test-arm64:
 
 bench: deps build
 	@hack/bench.sh
+
+# A software bill of materials (CycloneDX 1.6) of each program, from its build information.
+sbom: build
+	@hack/sbom.sh $(OUT)
 
 cross:
 	$(MAKE) build GOARCH=arm64 OUT=bin/arm64

@@ -26,6 +26,7 @@ musl-gcc musl-tools
 podman podman
 crun crun
 /lib/systemd/systemd systemd
+systemd-analyze systemd
 /usr/lib/cni/ptp containernetworking-plugins
 runc runc k8s
 qemu-aarch64-static qemu-user-static arm64

@@ -5,7 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
 root=$PWD
-GOBIN=$root/bin/tools go -C hack/tools install tool
+GOBIN=$root/bin/tools go -C hack/tools install honnef.co/go/tools/cmd/staticcheck github.com/mgechev/revive \
+  github.com/client9/misspell/cmd/misspell
 [ $# -gt 0 ] || set -- ./...
 failed=0
 bin/tools/staticcheck -tags k8s "$@" || failed=1

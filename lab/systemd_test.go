@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -183,6 +184,15 @@ func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 	caps := s.must("grep", "CapEff", "/proc/"+main+"/status")
 	if f := strings.Fields(caps); len(f) != 2 || strings.TrimLeft(f[1], "0") != "8000003400" {
 		t.Errorf("capabilities %s, expected NET_BIND_SERVICE, NET_ADMIN, NET_RAW and BPF (8000003400)", caps)
+	}
+	if out := s.must("grep", "Seccomp:", "/proc/"+main+"/status"); strings.Fields(out)[1] != "2" {
+		t.Errorf("the filter of system calls is not in force: %s", out)
+	}
+	for dir, writable := range map[string]bool{"/etc": false, "/usr": false, "/var/lib": false, "/etc/cni/net.d": true, "/var/lib/warren": true} {
+		out := strings.Fields(s.must("findmnt", "--task", main, "--noheadings", "--output", "OPTIONS", "--target", dir))
+		if len(out) == 0 || slices.Contains(strings.Split(out[len(out)-1], ","), "rw") != writable { // the last one is the uppermost
+			t.Errorf("mount options of %s for the agent: %v, expected writable %v", dir, out, writable)
+		}
 	}
 	s.must("kill", "-KILL", main)
 	testutil.Eventually(t, "systemd starts it again", func() error {

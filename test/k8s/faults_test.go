@@ -167,6 +167,12 @@ func TestAPIServer_Hangs_TrafficContinues(t *testing.T) {
 	ns := namespace(t)
 	web := onEachNode(t, ns, "web")
 	ip := nodePortService(t, ns, 30083)
+	for _, p := range web { // n2's agent starts with what it has on its disk
+		testutil.EventuallyWithin(t, 30*time.Second, "endpoint "+p.IP+" on the disk of n2", func() error {
+			_, err := try("n2", "grep", "-q", `"`+p.IP+`"`, "/var/lib/warren/snapshot.json")
+			return err
+		})
+	}
 	run(t, "n1", "sh", "-c", "kill -STOP $(cat /run/rig/kube-apiserver.pid)")
 	resumed := false
 	resume := func() {

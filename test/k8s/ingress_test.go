@@ -49,7 +49,9 @@ spec:
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {name: wrong, namespace: %[1]s}
-spec: {ingressClassName: warren, defaultBackend: {resource: {kind: Bucket, name: b}}}
+spec:
+  ingressClassName: warren
+  rules: [{host: wrong.test, http: {paths: [{path: /, pathType: Prefix, backend: {resource: {kind: Bucket, name: b}}}]}}]
 ---
 `, ns)+secret)
 	ca := certificateFile(t, secret)
