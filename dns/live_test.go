@@ -163,10 +163,12 @@ func TestQuery_EachZone_ReportsSourceAndRecords(t *testing.T) {
 		{"www.example.com", "upstream", "external", "www.example.com. 60 IN A 192.0.2.40"},
 		{"www.example.com", "cache", "external", "www.example.com. 60 IN A 192.0.2.40"},
 	} {
-		e := s.Query(t.Context(), c.name, mdns.TypeA, from)
-		if e.From != c.from || e.Zone != c.zone || len(e.Answers) != 1 || e.Answers[0] != c.answer || !e.Allowed {
-			t.Errorf("%s: %+v", c.name, e)
-		}
+		t.Run(c.name+" from "+c.from, func(t *testing.T) {
+			e := s.Query(t.Context(), c.name, mdns.TypeA, from)
+			if e.From != c.from || e.Zone != c.zone || len(e.Answers) != 1 || e.Answers[0] != c.answer || !e.Allowed {
+				t.Errorf("%s: %+v", c.name, e)
+			}
+		})
 	}
 	search := []string{"default.svc.cluster.local", "svc.cluster.local", "cluster.local"}
 	e := s.Search(t.Context(), "www.example.com", mdns.TypeA, from, search, 5)

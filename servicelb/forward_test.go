@@ -150,11 +150,13 @@ func TestForward_ThroughKernel_KeepsTTL(t *testing.T) {
 		"from the host":         {b.Outbound, at("10.42.2.5", 4000), at("10.42.1.5", 80), packet.VerdictPeer},
 		"to the node's Service": {b.Outbound, at("10.42.2.6", 4000), at("192.168.0.2", 30080), packet.VerdictReflect},
 	} {
-		p := mk(packet.ProtoUDP, c.src, c.dst, 0)
-		want(t, b, c.pass(p), c.to, name)
-		if p.TTL() != 64 {
-			t.Errorf("%s: TTL %d", name, p.TTL())
-		}
+		t.Run(name, func(t *testing.T) {
+			p := mk(packet.ProtoUDP, c.src, c.dst, 0)
+			want(t, b, c.pass(p), c.to, name)
+			if p.TTL() != 64 {
+				t.Errorf("%s: TTL %d", name, p.TTL())
+			}
+		})
 	}
 }
 

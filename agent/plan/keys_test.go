@@ -39,16 +39,18 @@ func TestMake_PresharedKey_NodesHaveIt(t *testing.T) {
 func TestMake_NextKeyOfTwoRecords_IsRefusedForBoth(t *testing.T) {
 	for name, next := range map[string][2]model.Key{"both next": {testKey(9), testKey(9)}, "another's key": {testKey(3), {}},
 		"own key": {testKey(1), {}}} {
-		in := testInput()
-		in.Snapshot.Nodes[1].NextPublicKey, in.Snapshot.Nodes[2].NextPublicKey = next[0], next[1]
-		p := mustMake(t, in)
-		for _, peer := range p.Peers {
-			if !peer.NextKey.IsZero() {
-				t.Errorf("%s: peer %+v", name, peer)
+		t.Run(name, func(t *testing.T) {
+			in := testInput()
+			in.Snapshot.Nodes[1].NextPublicKey, in.Snapshot.Nodes[2].NextPublicKey = next[0], next[1]
+			p := mustMake(t, in)
+			for _, peer := range p.Peers {
+				if !peer.NextKey.IsZero() {
+					t.Errorf("%s: peer %+v", name, peer)
+				}
 			}
-		}
-		if len(p.Node.AcceptedKeys) != 0 || len(p.Problems) == 0 {
-			t.Errorf("%s: accepted %v, problems %q", name, p.Node.AcceptedKeys, p.Problems)
-		}
+			if len(p.Node.AcceptedKeys) != 0 || len(p.Problems) == 0 {
+				t.Errorf("%s: accepted %v, problems %q", name, p.Node.AcceptedKeys, p.Problems)
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -77,12 +78,14 @@ func TestLANRules_PacketsByInterface_OnlyPodsAndTUNHaveClusterAddresses(t *testi
 		{"wrn1", "fd42::3", "fd43::1", true, true},
 		{"eth0", "fe80::9", "2001:db8::1", true, true},
 	} {
-		if got := closed.passes(c.iif, packet.ProtoTCP, ip(c.src), ip(c.dst)); got != c.closed {
-			t.Errorf("closed: %s on %s to %s passes: %v", c.src, c.iif, c.dst, got)
-		}
-		if got := open.passes(c.iif, packet.ProtoTCP, ip(c.src), ip(c.dst)); got != c.open {
-			t.Errorf("open: %s on %s to %s passes: %v", c.src, c.iif, c.dst, got)
-		}
+		t.Run(fmt.Sprintf("%s on %s to %s", c.src, c.iif, c.dst), func(t *testing.T) {
+			if got := closed.passes(c.iif, packet.ProtoTCP, ip(c.src), ip(c.dst)); got != c.closed {
+				t.Errorf("closed: %s on %s to %s passes: %v", c.src, c.iif, c.dst, got)
+			}
+			if got := open.passes(c.iif, packet.ProtoTCP, ip(c.src), ip(c.dst)); got != c.open {
+				t.Errorf("open: %s on %s to %s passes: %v", c.src, c.iif, c.dst, got)
+			}
+		})
 	}
 }
 
@@ -127,9 +130,11 @@ func TestLANRules_OtherCNI_MigrationContinues(t *testing.T) {
 		{"eth0", "10.42.0.3", "10.42.1.4", false},
 		{"eth0", "192.0.2.99", "10.43.0.1", false},
 	} {
-		if got := p.passes(c.iif, packet.ProtoTCP, ip(c.src), ip(c.dst)); got != c.pass {
-			t.Errorf("%s on %s to %s passes: %v", c.src, c.iif, c.dst, got)
-		}
+		t.Run(fmt.Sprintf("%s on %s to %s", c.src, c.iif, c.dst), func(t *testing.T) {
+			if got := p.passes(c.iif, packet.ProtoTCP, ip(c.src), ip(c.dst)); got != c.pass {
+				t.Errorf("%s on %s to %s passes: %v", c.src, c.iif, c.dst, got)
+			}
+		})
 	}
 	all := strings.Join(p.Problems, "\n")
 	for _, want := range []string{"another CNI plugin has the links cni0, flannel.1, mybridge",

@@ -114,23 +114,25 @@ func TestChoose_SharedAcrossNamespaces_NeedsBothConsents(t *testing.T) {
 		victim, other string
 		want          bool
 	}{{"", "", false}, {"b", "", false}, {"", "a", false}, {"b", "a", true}, {"*", "a", true}, {"b", "*", true}, {"c", "a", false}} {
-		sharing := func(namespace, with string, port uint16) model.Service {
-			return service(namespace, func(s *model.Service) {
-				s.Namespace, s.Ports[0].Port = namespace, port
-				s.Annotations[ShareAnnotation], s.Annotations[ShareWithAnnotation] = "k", with
-			})
-		}
-		a, b := sharing("a", c.victim, 80), sharing("b", c.other, 81)
-		a.LBAddresses = []netip.Addr{ip("192.0.2.1")}
-		b.ClusterIPs = b.ClusterIPs[:1]
-		r, err := RequestOf(&b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, why := Choose(r, pools, TakenBy([]model.Service{a}))
-		if (len(got) == 1) != c.want {
-			t.Errorf("consents %q and %q: got %v (%v), expected %t", c.victim, c.other, got, why, c.want)
-		}
+		t.Run(fmt.Sprintf("%q and %q", c.victim, c.other), func(t *testing.T) {
+			sharing := func(namespace, with string, port uint16) model.Service {
+				return service(namespace, func(s *model.Service) {
+					s.Namespace, s.Ports[0].Port = namespace, port
+					s.Annotations[ShareAnnotation], s.Annotations[ShareWithAnnotation] = "k", with
+				})
+			}
+			a, b := sharing("a", c.victim, 80), sharing("b", c.other, 81)
+			a.LBAddresses = []netip.Addr{ip("192.0.2.1")}
+			b.ClusterIPs = b.ClusterIPs[:1]
+			r, err := RequestOf(&b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, why := Choose(r, pools, TakenBy([]model.Service{a}))
+			if (len(got) == 1) != c.want {
+				t.Errorf("consents %q and %q: got %v (%v), expected %t", c.victim, c.other, got, why, c.want)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -75,10 +76,12 @@ func TestRefuseNodePort_OwnPortsAndOtherAddresses_Refused(t *testing.T) {
 		{ip("127.0.0.1"), model.TCP, 80, ""},
 		{ip("10.42.1.7"), model.TCP, 80, "not an address of this node"},
 	} {
-		got := r.RefuseNodePort(c.addr, Port{c.proto, c.port})
-		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
-			t.Errorf("%v %d/%s: %q, expected a reason with %q", c.addr, c.port, c.proto, got, c.want)
-		}
+		t.Run(fmt.Sprintf("%v %d %s", c.addr, c.port, c.proto), func(t *testing.T) {
+			got := r.RefuseNodePort(c.addr, Port{c.proto, c.port})
+			if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+				t.Errorf("%v %d/%s: %q, expected a reason with %q", c.addr, c.port, c.proto, got, c.want)
+			}
+		})
 	}
 }
 

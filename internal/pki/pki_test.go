@@ -130,9 +130,11 @@ func TestParseCA_InvalidInput_IsRefused(t *testing.T) {
 		"rubbish behind": {append(ca.Trusted(), "rubbish"...), ca.KeyPEM()},
 		"no key":         {ca.Trusted(), ca.Trusted()},
 	} {
-		if _, err := ParseCA(in[0], in[1]); err == nil {
-			t.Errorf("%s was accepted", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := ParseCA(in[0], in[1]); err == nil {
+				t.Errorf("%s was accepted", name)
+			}
+		})
 	}
 }
 
