@@ -14,7 +14,8 @@ import (
 // newFlow handles the first packet of a flow to a frontend.
 func (b *Balancer) newFlow(v *view, p *packet.Packet, k *conntrack.Key, f *table.Frontend, in ingress) packet.Verdict {
 	c := v.clientKind(p.Src)
-	if c == clientExternal && !f.Admits(p.Src) {
+	// This node is admitted by any of its addresses: which one its packets have depends on routes.
+	if !f.Admits(p.Src) && (c != clientNode && c != clientLoopback || !slices.ContainsFunc(v.Self().Addrs, f.Admits)) {
 		return b.drop(dropSourceRange)
 	}
 	if p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {

@@ -16,7 +16,8 @@ func TestNewFlow_PoliciesAndSourceRanges_Applied(t *testing.T) {
 		svc.Type, svc.LBAddresses = model.LoadBalancer, []netip.Addr{lb.Addr()}
 		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyLocal, model.PolicyCluster
 		svc.ExternalIPs, svc.Ports[0].NodePort = []netip.Addr{lb.Addr().Next()}, 30080
-		svc.LBSourceRanges = []netip.Prefix{netip.PrefixFrom(ip(a.outside), ip(a.outside).BitLen())}
+		one := func(s string) netip.Prefix { return netip.PrefixFrom(ip(s), ip(s).BitLen()) }
+		svc.LBSourceRanges = []netip.Prefix{one(a.outside), one(a.pod), one(a.node)}
 		b := newBalancer(t, 64, tableOf(svc, parts))
 		syn := func(src string, dst netip.AddrPort) packet.Verdict {
 			return b.Outbound(mk(packet.ProtoTCP, at(src, 4000), dst, packet.SYN))
@@ -30,13 +31,28 @@ func TestNewFlow_PoliciesAndSourceRanges_Applied(t *testing.T) {
 		}
 		want(t, b, syn(a.outside, lb), packet.VerdictPeer, "allowed client")
 		want(t, b, syn(ip(a.outside).Next().String(), lb), packet.VerdictDrop, "forbidden client")
+		want(t, b, syn(ip(a.pod).Next().String(), lb), packet.VerdictDrop, "forbidden Pod")
 		svc.InternalPolicy, svc.ExternalPolicy = model.PolicyCluster, model.PolicyLocal
 		b.Set(tableOf(svc, parts))
-		want(t, b, syn(ip(a.pod).Next().String(), lb), packet.VerdictPeer, "a Pod has Cluster semantics")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4001), lb, packet.SYN)), packet.VerdictPeer, "a Pod has Cluster semantics")
 		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.outside, 4001), lb, packet.SYN)), packet.VerdictDrop, "external policy Local")
-		if s := b.Stats(); s.Dropped["local_policy"] != 3 || s.Dropped["source_range"] != 1 {
+		if s := b.Stats(); s.Dropped["local_policy"] != 3 || s.Dropped["source_range"] != 2 {
 			t.Fatal(nonzero(s.Dropped))
 		}
+	})
+}
+
+// Source ranges that cannot be read admit nobody, inside or outside of the cluster.
+func TestNewFlow_InvalidSourceRanges_NobodyAdmitted(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a testAddrs) {
+		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
+		lb := at(a.endpoint, 80)
+		svc.Type, svc.LBAddresses, svc.LBSourceInvalid = model.LoadBalancer, []netip.Addr{lb.Addr()}, []string{"everybody"}
+		b := newBalancer(t, 64, tableOf(svc, parts))
+		for _, client := range []string{a.outside, a.pod, a.node} {
+			want(t, b, b.Outbound(mk(packet.ProtoTCP, at(client, 4000), lb, packet.SYN)), packet.VerdictDrop, client)
+		}
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "the ClusterIP is not restricted")
 	})
 }
 

@@ -206,7 +206,8 @@ func (o *oracle) packet(in ingress, proto uint8, src, dst netip.AddrPort, flags 
 		switch {
 		case in == fromPeer && !o.local(dst.Addr()):
 			return forecast{verdict: packet.VerdictDrop}
-		case outside && kind == "lb" && len(s.LBSourceRanges) > 0 && !netx.Contains(s.LBSourceRanges, src.Addr()):
+		case kind == "lb" && len(s.LBSourceRanges) > 0 && !netx.Contains(s.LBSourceRanges, src.Addr()) &&
+			!((o.local(src.Addr()) || src.Addr().IsLoopback()) && netx.Contains(s.LBSourceRanges, o.self.Addrs[0])):
 			return forecast{verdict: packet.VerdictDrop}
 		case !opens:
 			return refuse
@@ -516,6 +517,9 @@ func (d dice) service(i int, name string) model.Service {
 		s.LBAddresses = []netip.Addr{ip(pick(d, []string{"198.51.100.30", "fd99::30"}))}
 		if d.yes(50) {
 			s.LBSourceRanges = []netip.Prefix{pfx("203.0.113.9/32"), pfx("2001:db8::8/125")}
+			if d.yes(50) {
+				s.LBSourceRanges = append(s.LBSourceRanges, pfx("10.42.0.0/16"), pfx("192.168.0.1/32"))
+			}
 		}
 	}
 	if d.yes(25) {

@@ -90,7 +90,8 @@ type Service struct {
 	LBRequested netip.Addr
 	// LBClass is spec.loadBalancerClass, "" for the default class.
 	LBClass           string
-	LBSourceRanges    []netip.Prefix // empty: all clients
+	LBSourceRanges    []netip.Prefix // empty: all clients, unless LBSourceInvalid has entries
+	LBSourceInvalid   []string       // source ranges that are no CIDR; they admit nobody
 	AllocateNodePorts bool
 	// HealthCheckNodePort serves the health of externalTrafficPolicy Local, 0 for none.
 	HealthCheckNodePort uint16
@@ -107,6 +108,9 @@ type Service struct {
 	Labels      map[string]string
 	Annotations map[string]string
 }
+
+// Restricted reports whether only the clients of LBSourceRanges may use the load balancer addresses.
+func (s *Service) Restricted() bool { return len(s.LBSourceRanges)+len(s.LBSourceInvalid) > 0 }
 
 // ServicePort is core/v1 ServicePort.
 type ServicePort struct {

@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	netutils "k8s.io/utils/net"
 )
 
 // Service converts a Service. Invalid addresses are left out: the API server accepts none, and the valid addresses of the
@@ -35,8 +37,8 @@ func Service(s *corev1.Service) model.Service {
 	case corev1.ServiceTypeExternalName:
 		out.Type, out.ClusterIPs, out.Headless = model.ExternalName, nil, false
 	}
-	if a, err := netip.ParseAddr(s.Spec.LoadBalancerIP); err == nil {
-		out.LBRequested = a.Unmap()
+	if a, err := parseAddr(s.Spec.LoadBalancerIP); err == nil {
+		out.LBRequested = a
 	}
 	for _, in := range s.Status.LoadBalancer.Ingress {
 		if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
@@ -46,8 +48,10 @@ func Service(s *corev1.Service) model.Service {
 		}
 	}
 	for _, r := range s.Spec.LoadBalancerSourceRanges {
-		if p, err := netip.ParsePrefix(r); err == nil {
-			out.LBSourceRanges = append(out.LBSourceRanges, p.Masked())
+		if p, err := parsePrefix(r); err == nil {
+			out.LBSourceRanges = append(out.LBSourceRanges, p)
+		} else {
+			out.LBSourceInvalid = append(out.LBSourceInvalid, r)
 		}
 	}
 	if s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
@@ -193,7 +197,7 @@ func sliceFamily(t discoveryv1.AddressType) model.Family {
 // subset converts the addresses of one family.
 func subset(in []corev1.EndpointAddress, f model.Family, ready bool) (out []model.Endpoint) {
 	for _, x := range in {
-		a, err := netip.ParseAddr(x.IP)
+		a, err := parseAddr(x.IP)
 		if err != nil || model.FamilyOf(a) != f {
 			continue
 		}
@@ -208,11 +212,32 @@ func subset(in []corev1.EndpointAddress, f model.Family, ready bool) (out []mode
 
 func addrs(in []string) (out []netip.Addr) {
 	for _, s := range in {
-		if a, err := netip.ParseAddr(s); err == nil {
-			out = append(out, a.Unmap())
+		if a, err := parseAddr(s); err == nil {
+			out = append(out, a)
 		}
 	}
 	return out
+}
+
+// parseAddr reads an address as Kubernetes reads it: with white space around it, and with leading zeros in IPv4, as old objects have
+// them (k8s.io/utils/net, ParseIPSloppy).
+func parseAddr(s string) (netip.Addr, error) {
+	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(strings.TrimSpace(s)))
+	if !ok {
+		return a, fmt.Errorf("%q is not an IP address", s)
+	}
+	return a.Unmap(), nil
+}
+
+// parsePrefix reads a CIDR as Kubernetes reads it, without its host bits.
+func parsePrefix(s string) (netip.Prefix, error) {
+	_, n, err := netutils.ParseCIDRSloppy(strings.TrimSpace(s))
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	a, _ := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a, bits), nil
 }
 
 func deref[T ~string](p *T) string {

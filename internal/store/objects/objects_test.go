@@ -172,6 +172,20 @@ func TestValidate_SeveralMistakes_AllAreReported(t *testing.T) {
 	}
 }
 
+// Values are read as Kubernetes reads them. A source range that nobody can read is kept, because it admits nobody.
+func TestService_LegacyFormsOfAddresses_AreRead(t *testing.T) {
+	s := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: []string{" 010.043.0.5"}, ExternalIPs: []string{"192.0.2.09 "},
+		LoadBalancerIP: "192.0.2.010", LoadBalancerSourceRanges: []string{" 172.16.0.0/12", "010.0.0.0/8\t", "fd00::1/64", "x", ""}}}
+	got := Service(s)
+	want := model.Service{AllocateNodePorts: true, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.43.0.5")},
+		ExternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.9")}, LBRequested: netip.MustParseAddr("192.0.2.10"),
+		LBSourceRanges: []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("10.0.0.0/8"),
+			netip.MustParsePrefix("fd00::/64")}, LBSourceInvalid: []string{"x", ""}}
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestService_EveryField_IsConverted(t *testing.T) {
 	objs, err := Parse(strings.NewReader(`
 apiVersion: v1

@@ -66,9 +66,9 @@ func (f *Frontend) Pool(outside bool) *Pool {
 	return f.Internal
 }
 
-// Admits applies loadBalancerSourceRanges to a client outside of the cluster.
+// Admits applies loadBalancerSourceRanges to a client inside or outside of the cluster.
 func (f *Frontend) Admits(client netip.Addr) bool {
-	return f.Kind != KindExternal || len(f.SourceRanges) == 0 || netx.Contains(f.SourceRanges, client)
+	return !f.Restricted || f.Kind != KindExternal || netx.Contains(f.SourceRanges, client)
 }
 
 // HasEndpoint reports whether an endpoint exists, in whatever condition: connections to a terminating one continue.

@@ -144,7 +144,7 @@ func (t *Table) compilePort(u *unit, svc *model.Service, p *model.ServicePort, a
 			Service: svc.ObjectName, PortName: p.Name, Claim: claim,
 		}
 		if claim.Class == ownership.LoadBalancer {
-			f.SourceRanges = svc.LBSourceRanges
+			f.SourceRanges, f.Restricted = svc.LBSourceRanges, svc.Restricted()
 		}
 		u.prepare(f)
 		u.addFrontend(Key{addr, number, uint8(p.Protocol)}, f)

@@ -58,6 +58,7 @@ func sameService(a, b *model.Service) bool {
 		a.Affinity == b.Affinity && a.PublishNotReady == b.PublishNotReady && a.HealthCheckNodePort == b.HealthCheckNodePort &&
 		same(a.ClusterIPs, b.ClusterIPs) && same(a.Ports, b.Ports) && same(a.ExternalIPs, b.ExternalIPs) &&
 		same(a.LBAddresses, b.LBAddresses) && same(a.LBSourceRanges, b.LBSourceRanges) &&
+		same(a.LBSourceInvalid, b.LBSourceInvalid) &&
 		a.Annotations[Annotation] == b.Annotations[Annotation] &&
 		a.Annotations[EjectAnnotation] == b.Annotations[EjectAnnotation]
 }

@@ -45,7 +45,8 @@ type Frontend struct {
 	Algorithm          Algorithm
 	// EjectAfter is the number of failed connections in a row that eject a backend; 0: never.
 	EjectAfter   uint16
-	SourceRanges []netip.Prefix // loadBalancerSourceRanges; empty: every client is admitted
+	SourceRanges []netip.Prefix // loadBalancerSourceRanges
+	Restricted   bool           // only clients in SourceRanges are admitted; false: all
 	// Endpoints are the endpoints in any condition, sorted. A connection continues while its backend is one of them.
 	Endpoints []Backend
 	Service   model.ObjectName
