@@ -2,6 +2,7 @@ package servicelb
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,7 +53,10 @@ func TestNewFlow_InvalidSourceRanges_NobodyAdmitted(t *testing.T) {
 		for _, client := range []string{a.outside, a.pod, a.node} {
 			want(t, b, b.Outbound(mk(packet.ProtoTCP, at(client, 4000), lb, packet.SYN)), packet.VerdictDrop, client)
 		}
-		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "the ClusterIP is not restricted")
+		want(t, b, b.Outbound(mk(packet.ProtoTCP, at(a.pod, 4000), at(a.vip, 80), packet.SYN)), packet.VerdictPeer, "the ClusterIP")
+		if p := tableOf(svc, parts).Problems(); len(p) != 1 || !strings.Contains(p[0], "everybody") {
+			t.Errorf("problems %q", p)
+		}
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,11 +117,11 @@ func certificateFile(t *testing.T, secret string) string {
 // replaceUnderLoad replaces the Pods of the backend and those of the ingress while requests are sent from outside of the cluster.
 func replaceUnderLoad(t *testing.T, ns, address string) {
 	t.Helper()
-	const seconds = 40
+	replaced := filepath.Join(t.TempDir(), "replaced")
 	load := background(func() (string, error) {
-		return try("ext", "bash", "-c", fmt.Sprintf(`n=0; while [ $SECONDS -lt %d ]; do
+		return try("ext", "bash", "-c", fmt.Sprintf(`n=0; while [ ! -e %s ]; do
 curl -fsS -m 5 --connect-to web.test::%s: http://web.test/hostname >/dev/null || { echo "failed after $n requests" >&2; exit 1; }
-n=$((n+1)); done; [ $n -ge 100 ]`, seconds, address))
+n=$((n+1)); done; echo $n`, replaced, address))
 	})
 	for _, n := range []string{"6", "1", "4"} {
 		kubectl(t, "-n", ns, "scale", "deployment/web", "--replicas="+n)
@@ -130,6 +131,7 @@ n=$((n+1)); done; [ $n -ge 100 ]`, seconds, address))
 	kubectl(t, "-n", ns, "rollout", "status", "deployment/web", "--timeout=90s")
 	kubectl(t, "-n", "warren-ingress", "rollout", "restart", "daemonset/warren-ingress")
 	kubectl(t, "-n", "warren-ingress", "rollout", "status", "daemonset/warren-ingress", "--timeout=180s")
+	testutil.Must(t, os.WriteFile(replaced, nil, 0o600))
 	if err := load(); err != nil {
 		t.Errorf("a request failed while Pods were replaced: %v", err)
 	}

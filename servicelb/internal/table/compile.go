@@ -1,6 +1,7 @@
 package table
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -19,7 +20,7 @@ type unit struct {
 	refusals     []Refusal
 	meter        *traffic.Meter
 	maglevSlots  int    // of all lookup tables
-	problem      string // what exceeds a bound, "" for nothing
+	problem      string // what exceeds a bound or cannot be used, "" for nothing
 	// records are the ejection records of the backends; previous are those of the unit that this one replaces.
 	records, previous map[recordKey]*Record
 	refused           []RefusedEndpoint
@@ -86,6 +87,10 @@ func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, u *uni
 		t.compilePort(u, svc, &svc.Ports[i], addrs, parts)
 	}
 	t.compileHealthCheck(u, svc)
+	if len(svc.LBSourceInvalid) > 0 && u.problem == "" {
+		u.problem = fmt.Sprintf("Service %s: loadBalancerSourceRanges has %q, which are no CIDRs such as 192.0.2.0/24; they admit nobody",
+			svc.ObjectName, svc.LBSourceInvalid)
+	}
 	for _, x := range addrs {
 		if x.claim.Class.Whole() {
 			u.addServiceAddr(x.addr, x.claim.Class)
