@@ -11,14 +11,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// The units give no more access to the host than warren needs: their exposure, as systemd rates it from 0 (none) to 100, stays below a
+// The units limit the access of warren to the host: their exposure, as systemd rates it from 0 (none) to 100, stays below a
 // bound. What remains is named in docs/security.md.
 func TestUnits_Exposure_IsBounded(t *testing.T) {
 	testutil.NeedTools(t, "systemd-analyze")
 	for unit, bound := range map[string]string{"warren.service": "31", "warren-etcd.service": "21"} {
 		t.Run(unit, func(t *testing.T) {
-			out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+bound,
-				"systemd/"+unit).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--no-pager",
+				"--threshold="+bound, "systemd/"+unit).CombinedOutput()
 			if err != nil {
 				t.Errorf("%v, expected an exposure of at most %s of 100:\n%s", err, bound, out)
 			}

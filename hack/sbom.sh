@@ -1,5 +1,5 @@
 #!/bin/bash
-# Writes a software bill of materials (CycloneDX 1.6, JSON) beside each program of warren in a directory: sbom.sh [DIR]
+# Writes a software bill of materials (CycloneDX 1.6, JSON) of each program of warren in a directory, as PROGRAM.cdx.json: sbom.sh [DIR]
 # It lists the modules that the linker has put into the program, with their versions and checksums.
 set -euo pipefail
 cd "$(dirname "$0")/.."

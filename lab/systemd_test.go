@@ -188,7 +188,9 @@ func TestSystemd_AgentUnit_StartKillStop(t *testing.T) {
 	if out := s.must("grep", "Seccomp:", "/proc/"+main+"/status"); strings.Fields(out)[1] != "2" {
 		t.Errorf("the filter of system calls is not in force: %s", out)
 	}
-	for dir, writable := range map[string]bool{"/etc": false, "/usr": false, "/var/lib": false, "/etc/cni/net.d": true, "/var/lib/warren": true} {
+	for dir, writable := range map[string]bool{
+		"/etc": false, "/usr": false, "/var/lib": false, "/etc/cni/net.d": true, "/var/lib/warren": true,
+	} {
 		out := strings.Fields(s.must("findmnt", "--task", main, "--noheadings", "--output", "OPTIONS", "--target", dir))
 		if len(out) == 0 || slices.Contains(strings.Split(out[len(out)-1], ","), "rw") != writable { // the last one is the uppermost
 			t.Errorf("mount options of %s for the agent: %v, expected writable %v", dir, out, writable)

@@ -43,8 +43,8 @@ func TestNewFlow_PoliciesAndSourceRanges_Applied(t *testing.T) {
 	})
 }
 
-// Source ranges that cannot be read admit nobody, inside or outside of the cluster.
-func TestNewFlow_InvalidSourceRanges_NobodyAdmitted(t *testing.T) {
+// Source ranges that cannot be read admit no client, inside or outside of the cluster.
+func TestNewFlow_InvalidSourceRanges_NoClientAdmitted(t *testing.T) {
 	eachFamily(t, func(t *testing.T, a testAddrs) {
 		svc, parts := service("web", packet.ProtoTCP, a.vip, 80, 8080, a.far)
 		lb := at(a.endpoint, 80)

@@ -91,7 +91,7 @@ type Service struct {
 	// LBClass is spec.loadBalancerClass, "" for the default class.
 	LBClass           string
 	LBSourceRanges    []netip.Prefix // empty: all clients, unless LBSourceInvalid has entries
-	LBSourceInvalid   []string       // source ranges that are no CIDR; they admit nobody
+	LBSourceInvalid   []string       // source ranges that are no CIDR; they admit no client
 	AllocateNodePorts bool
 	// HealthCheckNodePort serves the health of externalTrafficPolicy Local, 0 for none.
 	HealthCheckNodePort uint16

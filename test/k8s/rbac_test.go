@@ -64,7 +64,8 @@ func permissions(t *testing.T) (out []permission) {
 	t.Helper()
 	get := func(kind string, into any) {
 		t.Helper()
-		if err := json.Unmarshal([]byte(kubectl(t, "get", kind, "-A", "-l", "app.kubernetes.io/name=warren", "-o", "json")), into); err != nil {
+		out := kubectl(t, "get", kind, "-A", "-l", "app.kubernetes.io/name=warren", "-o", "json")
+		if err := json.Unmarshal([]byte(out), into); err != nil {
 			t.Fatal(kind, err)
 		}
 	}
@@ -140,8 +141,8 @@ func TestRBAC_Roles_EqualUse(t *testing.T) {
 		}
 	}
 	for _, p := range all {
-		text := strings.TrimSpace(fmt.Sprintf("%s: %s %s %s/%s %s", strings.TrimPrefix(p.Account, "system:serviceaccount:"), p.Namespace, p.Verb,
-			p.Group, p.Resource, p.Name))
+		text := strings.TrimSpace(fmt.Sprintf("%s: %s %s %s/%s %s", strings.TrimPrefix(p.Account, "system:serviceaccount:"), p.Namespace,
+			p.Verb, p.Group, p.Resource, p.Name))
 		isUsed := slices.ContainsFunc(used, p.permits)
 		if reason, listed := unused[text]; !isUsed && !listed {
 			t.Errorf("permitted and never used: %s", text)

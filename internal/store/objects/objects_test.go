@@ -172,7 +172,7 @@ func TestValidate_SeveralMistakes_AllAreReported(t *testing.T) {
 	}
 }
 
-// Values are read as Kubernetes reads them. A source range that nobody can read is kept, because it admits nobody.
+// Values are read as Kubernetes reads them. A source range that is no CIDR is kept: it admits no client.
 func TestService_LegacyFormsOfAddresses_AreRead(t *testing.T) {
 	s := &corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: []string{" 010.043.0.5"}, ExternalIPs: []string{"192.0.2.09 "},
 		LoadBalancerIP: "192.0.2.010", LoadBalancerSourceRanges: []string{" 172.16.0.0/12", "010.0.0.0/8\t", "fd00::1/64", "x", ""}}}

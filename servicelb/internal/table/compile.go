@@ -88,7 +88,7 @@ func (t *Table) compile(svc *model.Service, parts []*model.EndpointSlice, u *uni
 	}
 	t.compileHealthCheck(u, svc)
 	if len(svc.LBSourceInvalid) > 0 && u.problem == "" {
-		u.problem = fmt.Sprintf("Service %s: loadBalancerSourceRanges has %q, which are no CIDRs such as 192.0.2.0/24; they admit nobody",
+		u.problem = fmt.Sprintf("Service %s: loadBalancerSourceRanges has %q, no CIDRs such as 192.0.2.0/24; they admit no client",
 			svc.ObjectName, svc.LBSourceInvalid)
 	}
 	for _, x := range addrs {
