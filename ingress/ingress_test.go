@@ -470,7 +470,9 @@ func TestProcess_Ended_FinishesRequestsInProgress(t *testing.T) {
 	}
 }
 
-func TestProcess_WebSocketUpgrade_BytesPassInBothDirections(t *testing.T) {
+// upgraded opens a connection through the process to a backend that switches to an echo protocol.
+func upgraded(t *testing.T, change func(*Config)) (p *proc, echo func(word string) error) {
+	t.Helper()
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		c, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -482,26 +484,60 @@ func TestProcess_WebSocketUpgrade_BytesPassInBothDirections(t *testing.T) {
 		_ = rw.Flush()
 		_, _ = io.Copy(c, rw)
 	}))
-	defer up.Close()
-	p := start(t, nil, objectsOf(map[string][]netip.AddrPort{"a": {netip.MustParseAddrPort(up.Listener.Addr().String())}},
+	t.Cleanup(up.Close)
+	p = start(t, change, objectsOf(map[string][]netip.AddrPort{"a": {netip.MustParseAddrPort(up.Listener.Addr().String())}},
 		ingressOf("in", rule("x.test", "/", model.PathPrefix, "a"))))
 	c, err := net.Dial("tcp", p.cfg.HTTP)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
 	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	r := bufio.NewReader(c)
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v %v", resp, err)
 	}
-	for _, word := range []string{"one", "two"} {
+	return p, func(word string) error {
 		fmt.Fprintln(c, word)
-		if line, err := r.ReadString('\n'); err != nil || line != word+"\n" {
-			t.Fatalf("%q %v", line, err)
+		line, err := r.ReadString('\n')
+		if err == nil && line != word+"\n" {
+			err = fmt.Errorf("received %q, expected %q", line, word)
+		}
+		return err
+	}
+}
+
+func TestProcess_WebSocketUpgrade_SurvivesChangesOfRoutes(t *testing.T) {
+	p, echo := upgraded(t, nil)
+	for i := range 100 {
+		p.set(objectsOf(nil, ingressOf("other", rule(fmt.Sprintf("h%d.test", i), "/", model.PathPrefix, "a"))))
+		if err := echo(fmt.Sprint("word ", i)); err != nil {
+			t.Fatal(err)
 		}
 	}
+}
+
+// An upgraded connection has the time of --drain, and is closed then.
+func TestProcess_EndedWithWebSocket_IsDrainedThenClosed(t *testing.T) {
+	p, echo := upgraded(t, func(c *Config) { c.Drain = time.Second })
+	p.cancel()
+	testutil.Eventually(t, "the end of readiness", func() error {
+		if p.Ready() == nil {
+			return errors.New("still ready")
+		}
+		return nil
+	})
+	if err := echo("while it drains"); err != nil {
+		t.Error(err)
+	}
+	testutil.Eventually(t, "the end of the connection", func() error {
+		if echo("x") == nil {
+			return errors.New("it is open")
+		}
+		return nil
+	})
+	p.stop()
 }
 
 func TestLocalAPI_RoutesAndRoute_ExplainWhatIsServed(t *testing.T) {

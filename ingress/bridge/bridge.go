@@ -54,11 +54,13 @@ type Server struct {
 	secure  map[*tls.Config]*http.Transport
 	servers []*http.Server
 	closed  bool
+	running sync.WaitGroup // requests, also those that became other protocols, which http.Server does not wait for
+	ended   chan struct{}  // closed at the end of Shutdown's patience: upgraded connections are closed
 }
 
 // New makes a Server.
 func New(c Config) *Server {
-	s := &Server{cfg: c, clear: transport(), h2c: transport(), secure: map[*tls.Config]*http.Transport{}}
+	s := &Server{ended: make(chan struct{}), cfg: c, clear: transport(), h2c: transport(), secure: map[*tls.Config]*http.Transport{}}
 	s.h2c.Protocols = &http.Protocols{}
 	s.h2c.Protocols.SetUnencryptedHTTP2(true)
 	return s
@@ -99,7 +101,8 @@ func ended(err error) error {
 	return err
 }
 
-// Shutdown closes the listeners and waits for the requests in progress, until ctx ends. Then it closes their connections.
+// Shutdown closes the listeners and waits for the requests in progress and for upgraded connections such as WebSockets, until ctx ends.
+// Then it closes their connections. It is called once.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
@@ -115,6 +118,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	stop := context.AfterFunc(ctx, func() { close(s.ended) })
+	s.running.Wait()
+	stop()
 	s.clear.CloseIdleConnections()
 	s.h2c.CloseIdleConnections()
 	return errors.Join(errs...)
@@ -189,6 +195,8 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 // ServeHTTP routes and forwards one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
+	h.running.Add(1)
+	defer h.running.Done()
 	x := &exchange{ResponseWriter: w, s: h.Server, body: &countedBody{ReadCloser: r.Body}}
 	if r.Body != http.NoBody {
 		r.Body = x.body
@@ -281,6 +289,18 @@ func (x *exchange) forward(r *http.Request, req *engine.Request) {
 			return
 		}
 		r.Body = http.MaxBytesReader(x, r.Body, most)
+	}
+	if r.Header.Get("Upgrade") != "" { // the server does not end such a request by itself
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		go func() {
+			select {
+			case <-x.s.ended:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		r = r.WithContext(ctx)
 	}
 	if t := x.decision.Timeouts.Request; t > 0 {
 		ctx, cancel := context.WithTimeout(r.Context(), t)
