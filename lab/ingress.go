@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -12,11 +14,19 @@ import (
 // IngressLabel is the value of the label app of the Pods that RunIngress starts.
 const IngressLabel = "warren-ingress"
 
-// RunIngress runs `warren ingress` in a Pod without any capability, and waits until it is ready. It listens on ports 8080 and 8443.
+// unprivileged are the words before a command that take every capability from it; none where setpriv (util-linux) is not installed.
+func unprivileged() []string {
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		return nil
+	}
+	return []string{"setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"}
+}
+
+// RunIngress runs `warren ingress` in a Pod, without any capability where setpriv is installed, and waits until it is ready. It listens on
+// ports 8080 and 8443.
 func (l *Lab) RunIngress(ctx context.Context, node, name string, flags ...string) (*Pod, error) {
 	socket := "/run/warren/" + name + ".sock"
-	args := append([]string{"setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", l.Exe, "ingress", "--socket", socket},
-		flags...)
+	args := slices.Concat(unprivileged(), []string{l.Exe, "ingress", "--socket", socket}, flags)
 	p, err := l.RunPod(ctx, PodSpec{Node: node, Name: name, Labels: map[string]string{"app": IngressLabel}, Args: args})
 	if err != nil {
 		return nil, err
@@ -74,7 +84,11 @@ func (l *Lab) demoHTTP(ctx context.Context, w io.Writer, from *Pod) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "\nPod %s on %s runs `warren ingress`, without any capability\n", p.Name, n)
+		how := "with all capabilities: setpriv is not installed"
+		if len(unprivileged()) > 0 {
+			how = "without any capability"
+		}
+		fmt.Fprintf(w, "\nPod %s on %s runs `warren ingress`, %s\n", p.Name, n, how)
 	}
 	secret, authority, err := demoCertificate("echo-tls", "echo.test")
 	if err != nil {
