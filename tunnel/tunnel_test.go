@@ -187,8 +187,10 @@ func TestTunnel_SourceOfAnotherPeer_IsDroppedAndCounted(t *testing.T) {
 	s.Src = "10.99.0.1:1"
 	a.queue().Feed(packet.Vnet{}, s.Bytes())
 	testutil.EventuallyTrue(t, "the drop", func() bool { return b.Stats().Drops["source_not_allowed"] == 1 })
-	if len(b.queue().Taken()) != 0 {
-		t.Error("it got through")
+	for _, got := range b.queue().Taken() {
+		if !bytes.Equal(got, mark) { // which settle has sent again on a slow machine
+			t.Errorf("%x got through", got)
+		}
 	}
 }
 

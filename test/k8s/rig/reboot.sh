@@ -6,10 +6,8 @@ new=""; [[ ${1:-} != --new-disk ]] || { new=yes; shift; }
 for n in "$@"; do stop_node "$n"; done
 for n in "$@"; do
   ip netns del "$(ns "$n")"
-  for _ in $(seq 100); do # the kernel takes the other end of its cable away in its own time
-    ip -n "$(ns dc)" link show "p-$n" >/dev/null 2>&1 || break
-    sleep 0.1
-  done
+  # Not left to the removal of the namespace: that is delayed, and mount namespaces of other programs may hold it.
+  ip -n "$(ns dc)" link del "p-$n" 2>/dev/null || true
   [[ -z $new ]] || rm -rf "${RIG_STATE:?}/$n"
   plug_node "$n"
   start_node "$n"
