@@ -118,10 +118,10 @@ func plainService(name, selector string) string {
 }
 
 // startIngress runs ingress Pods on the first two nodes, behind the Service ingress.
-func startIngress(t *testing.T, l *Lab) (pods []*Pod) {
+func startIngress(t *testing.T, l *Lab, flags ...string) (pods []*Pod) {
 	t.Helper()
 	for i, n := range []string{"n1", "n2"} {
-		p, err := l.RunIngress(t.Context(), n, fmt.Sprintf("ingress-%d", i+1), "--access-log", fmt.Sprintf("/run/access-%d.log", i+1))
+		p, err := l.RunIngress(t.Context(), n, fmt.Sprintf("ingress-%d", i+1), flags...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -290,4 +290,53 @@ func TestIngress_ChangesUnderLoad_NoRequestFails(t *testing.T) {
 		}
 	}
 	t.Logf("%d requests, none failed, by Pod: %v", r.Requests, r.Hosts)
+}
+
+// No request fails while one ingress after the other is ended and replaced, as in an upgrade: the ended one fails its readiness first, and
+// accepts connections until no Service sends any.
+func TestIngress_ReplacedUnderLoad_NoRequestFails(t *testing.T) {
+	t.Parallel()
+	l := start(t, Spec{Nodes: 3})
+	flags := []string{"--status", ":9571", "--linger", "3s", "--drain", "5s"}
+	pods := startIngress(t, l, flags...)
+	for _, n := range l.NodeNames() {
+		labelled(t, l, n, "web-"+n, "app=web")
+	}
+	client := labelled(t, l, "n3", "client", "app=client")
+	applyYAML(t, l, plainService("web", ", selector: {app: web}")+"---\n"+ingressYAML("web", "", "/ web"))
+	probe := func(p *Pod) {
+		sh(t, l, p.Node, l.Exe+" pod probe "+p.Name+" http:9571/readyz --interval 200ms --failures 1")
+	}
+	ready := func(node string, count int) {
+		t.Helper()
+		testutil.Eventually(t, fmt.Sprintf("%d ready ingress Pods seen by %s", count, node), func() error {
+			out, err := l.Output(node, "sh", "-c", l.Exe+" endpoints default/ingress | grep -w ready | grep -vc 'not ready'")
+			if strings.TrimSpace(out) != fmt.Sprint(count) {
+				return fmt.Errorf("%s ready, expected %d (%w)", strings.TrimSpace(out), count, errors.Join(err, errors.New("not yet")))
+			}
+			return nil
+		})
+	}
+	for _, p := range pods {
+		probe(p)
+	}
+	ready("n3", 2)
+	k := beginLoad(t, l, client, host(getSvc(t, l, "ingress").ips(t)[0])+":80", "/")
+	for i, old := range pods {
+		if err := l.kill(l.Pid(old.Node, old.process()), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		ready("n3", 1)
+		if err := l.RemovePod(old); err != nil {
+			t.Fatal(err)
+		}
+		p, err := l.RunIngress(t.Context(), old.Node, fmt.Sprintf("ingress-%d", i+3), flags...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe(p)
+		ready("n3", 2)
+	}
+	r := endLoad(t, k, 500)
+	t.Logf("%d requests, none failed", r.Requests)
 }
