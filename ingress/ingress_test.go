@@ -303,6 +303,24 @@ func TestProcess_TrustedProxy_FieldsAreKept(t *testing.T) {
 	}
 }
 
+// An endpoint that is the ingress itself makes no loop.
+func TestProcess_EndpointIsTheIngress_LoopEnds(t *testing.T) {
+	p := start(t, nil, objectsOf(nil))
+	p.set(objectsOf(map[string][]netip.AddrPort{"loop": {netip.MustParseAddrPort(p.cfg.HTTP)}}, ingressOf("in",
+		rule("x.test", "/", model.PathPrefix, "loop"))))
+	if status, _, _ := p.do("GET", "http://x.test/", ""); status != http.StatusLoopDetected {
+		t.Errorf("status %d", status)
+	}
+	p.stop()
+	raw, err := os.ReadFile(p.cfg.AccessLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(raw), "\n"); n > 5 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 // The largest body is limited with and without a length in the head.
 func TestProcess_BodyTooLarge_GetsStatus413(t *testing.T) {
 	in := ingressOf("in", rule("x.test", "/", model.PathPrefix, "a"))

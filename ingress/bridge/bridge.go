@@ -14,6 +14,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -155,6 +156,7 @@ type exchange struct {
 	s        *Server
 	decision engine.Decision
 	event    engine.Event
+	hops     int // how often an ingress forwarded the request before
 	body     *countedBody
 }
 
@@ -210,6 +212,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		h.cfg.Observe(&x.event)
 	}()
+	if x.hops, _ = strconv.Atoi(r.Header.Get(engine.HopsField)); x.hops >= engine.MaxHops {
+		respond(x, &engine.Decision{Status: http.StatusLoopDetected, Body: "the request passed an ingress too often\n"})
+		return
+	}
 	x.decision = h.cfg.Router().Route(req)
 	x.event.Rule = x.decision.Rule
 	if x.decision.Upstream.Pick == nil {
@@ -325,6 +331,7 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest, req *engine.Request) {
 	p.SetXForwarded()
 	p.Out.Header.Set("X-Forwarded-Proto", req.Scheme)
 	p.Out.Header.Set("X-Real-Ip", req.Client.Addr().String())
+	p.Out.Header.Set(engine.HopsField, strconv.Itoa(max(x.hops, 0)+1))
 	p.Out.Host = p.In.Host
 	w := x.decision.Rewrite
 	if w == nil {

@@ -124,3 +124,10 @@ type Event struct {
 	Endpoint netip.AddrPort // the last one that was tried; invalid without one
 	Attempts int            // at endpoints
 }
+
+// HopsField counts how often a request passed an ingress. An engine refuses a request that has MaxHops with status 508 (RFC 5842), and
+// otherwise adds one, so that an endpoint that is the ingress itself makes no loop.
+const (
+	HopsField = "X-Warren-Hops"
+	MaxHops   = 4
+)
