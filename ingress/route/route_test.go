@@ -662,3 +662,20 @@ func BenchmarkCompile_5000FromNothing(b *testing.B) {
 		New(Config{}).Compile(o)
 	}
 }
+
+// cert-manager's HTTP-01 solver makes another Ingress of the same namespace and host, with an Exact path. It is served without a redirect
+// as soon as it exists, and does not disturb the other paths.
+func TestCompile_ACMESolverIngress_IsServedWithTheHostsOwn(t *testing.T) {
+	main := annotated(ingress("default/main", "tls: [{hosts: [x.test], secretName: c}]", "x.test / Prefix a"), "ssl-redirect: true")
+	solver := ingress("default/cm-acme-http-solver-abcde", "", "x.test /.well-known/acme-challenge/token Exact b")
+	c := New(Config{})
+	services := []string{class, service("default/a", "10.0.0.1"), service("default/b", "10.0.0.2")}
+	c.Compile(parse(t, append(services, main)...))
+	table := c.Compile(parse(t, append(services, main, solver)...))
+	for path, want := range map[string]string{"/.well-known/acme-challenge/token": "b", "/.well-known/acme-challenge/other": "a",
+		"/": "308 Location=https://x.test/"} {
+		if got := outcome(table.Route(&engine.Request{Scheme: "http", Host: "x.test", Path: path, Header: fields{}})); got != want {
+			t.Errorf("%s: %s, expected %s", path, got, want)
+		}
+	}
+}
