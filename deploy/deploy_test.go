@@ -96,13 +96,13 @@ func TestManifest_AgentRole_OnlyReads(t *testing.T) {
 		if slices.Equal(r.Resources, []string{"events"}) && slices.Equal(r.Verbs, []string{"create"}) {
 			continue
 		}
-		if !slices.Equal(r.Verbs, []string{"get", "list", "watch"}) {
+		if !slices.Equal(r.Verbs, []string{"list", "watch"}) {
 			t.Errorf("%v: %v", r.Resources, r.Verbs)
 		}
 		reads = append(reads, r.Resources...)
 	}
 	slices.Sort(reads)
-	want := "addresspools endpointslices ingressclasses ingresses namespaces networkpolicies nodes pods servicecidrs services"
+	want := "addresspools endpointslices nodes pods servicecidrs services"
 	if strings.Join(reads, " ") != want {
 		t.Errorf("reads %v, expected %s", reads, want)
 	}
@@ -117,7 +117,7 @@ func TestManifest_AgentRole_OnlyReads(t *testing.T) {
 	}
 	names := find(t, func(r *rbacv1.Role) bool { return r.Namespace == "kube-system" && r.Name == "warren-agent" })
 	one := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-dns"},
-		Verbs: []string{"get", "list", "watch"}}}
+		Verbs: []string{"list", "watch"}}}
 	if !reflect.DeepEqual(names.Rules, one) {
 		t.Errorf("in kube-system it may %v, expected %v", names.Rules, one)
 	}

@@ -123,7 +123,14 @@ func expand(account, namespace string, r rbacv1.PolicyRule) (out []permission) {
 }
 
 // unused are permissions whose use the tests do not cause, each with its reason.
-var unused = map[string]string{}
+var unused = map[string]string{
+	"warren-system:warren-agent:  create /events":                                         "written for refused claims only",
+	"warren-system:warren-controller:  patch /events":                                     "repeated Events",
+	"warren-system:warren-controller:  patch /nodes/status":                               "a condition that cloud controllers set",
+	"warren-system:warren-controller: kube-system delete discovery.k8s.io/endpointslices": "when a node loses its DNS address",
+	"warren-system:warren-controller: warren-system update /configmaps warren-cluster":    "when the cluster's settings change",
+	"warren-system:warren-controller: warren-system update /secrets warren-etcd-client":   "renewal of the certificate",
+}
 
 // The roles permit what warren does and nothing else. It runs after all other tests, which make warren do everything that it does:
 // the audit log of the API server has no refused request, and a use of each permission.
@@ -136,7 +143,8 @@ func TestRBAC_Roles_EqualUse(t *testing.T) {
 		t.Fatalf("%d requests and %d permissions", len(used), len(all))
 	}
 	for _, r := range used {
-		if r.ResponseStatus.Code == 403 {
+		// An API server that has just started refuses requests until it has read the roles.
+		if r.ResponseStatus.Code == 403 && !slices.ContainsFunc(all, func(p permission) bool { return p.permits(r) }) {
 			t.Errorf("refused: %s %s %+v", r.User.Username, r.Verb, r.ObjectRef)
 		}
 	}
@@ -144,6 +152,10 @@ func TestRBAC_Roles_EqualUse(t *testing.T) {
 		text := strings.TrimSpace(fmt.Sprintf("%s: %s %s %s/%s %s", strings.TrimPrefix(p.Account, "system:serviceaccount:"), p.Namespace,
 			p.Verb, p.Group, p.Resource, p.Name))
 		isUsed := slices.ContainsFunc(used, p.permits)
+		if p.Verb == "list" { // a watch replaces it with API servers that send the list as well (WatchList); with others it is needed
+			p.Verb = "watch"
+			isUsed = isUsed || slices.ContainsFunc(used, p.permits)
+		}
 		if reason, listed := unused[text]; !isUsed && !listed {
 			t.Errorf("permitted and never used: %s", text)
 		} else if isUsed && listed {
